@@ -71,6 +71,8 @@ def _run(options: argparse.Namespace) -> int:
             return verb(options)
         except ColabHelpersError as error:
             return _complain(error)
+        except BrokenPipeError:  # of ``| head``: it has what it wants
+            return FAILURE
         except OSError as error:
             lost = lost_mount(error, Path(error.filename or "."))
             if lost is None:

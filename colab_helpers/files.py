@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -145,6 +146,11 @@ def no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
+def only_ours(path: str, flags: int) -> int:
+    """Open a file that nobody else may read, where it is made; an opener for ``open``."""
+    return os.open(path, flags, 0o600)
+
+
 def ends_a_line(file: BinaryIO) -> bool:
     """Whether a file that is open for reading is empty or ends with a line break."""
     if file.seek(0, os.SEEK_END) == 0:
@@ -181,8 +187,10 @@ def crc32_of(path: Path) -> str:
     return f"{value:08x}"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a small file, all of it or nothing, safe on disk; its folder must be there.
+
+    Nobody else may read a ``private`` one.
 
     Raises:
         OSError: It cannot be written; a file that was there stays as it was.
@@ -191,7 +199,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         partial.unlink(missing_ok=True)  # a link would be followed
-        partial.write_bytes(data)
+        with open(partial, "xb", opener=only_ours if private else None) as file:
+            file.write(data)
         publish(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -312,3 +321,21 @@ def unwritable(path: Path, error: Exception) -> OutputError:
         where=str(path),
         remedy=tr(_REMEDIES.get(code, _OTHER_REMEDY)),
     )
+
+
+def matching(target: str) -> list[Path]:
+    """Return the files that a pattern such as ``clips/*.mp4`` stands for, in natural order, or the one named.
+
+    MissingFileError where none fits.
+    """
+    path = Path(target)
+    if not glob.has_magic(target) or path.exists():
+        return [path]
+    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    if not (files := sorted(found, key=lambda path: natural_key(path.name))):
+        raise MissingFileError(
+            tr("there is no such file, and no file's name fits it as a pattern"),
+            where=target,
+            remedy=tr("check the name, the folder and the suffix"),
+        )
+    return files

@@ -29,10 +29,13 @@ def all_loaded() -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """End a process that is all ours at once: everything is on disk.
+    """End a process that is all ours at once: everything is on disk; code 1 where what was said is lost.
 
     To take modules and networks apart takes a tenth of a second, and threads of drivers may hold that up.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # a shell may have closed either
+        try:
+            stream.flush()
+        except OSError:  # a full disk, or nobody reads
+            code = code or 1
     os._exit(code)

@@ -88,7 +88,7 @@ _PEOPLE = (
 _MINORS = (
     r"child(ren|ish)?|kids?|boys?|girls?|bab(y|ies)|toddlers?|infants?|(pre)?teen\w*|minors?|school(girl|boy)s?|"
     r"underage|bebes?|menor(es)?|adolescentes?|infantil(es)?|colegial\w*|chaval\w*|crios?|"
-    r"(1[0-7]|[0-9]) ?(years? old|yo|y o|anos)"
+    r"(1[0-7]|[0-9]) ?(years? old|yo|y o|anos)|(aged?|edad)( of| de)? (1[0-7]|[0-9])"
 )
 
 
@@ -119,7 +119,9 @@ def improved(prompt: str, kind: Kind = "auto") -> str:
 
 def require_adult(prompt: str) -> None:
     """Refuse a prompt that speaks of children or minors; UsageError where it does."""
-    if _has(_folded(prompt), _MINORS) or re.search(r"\bniñ(o|a|ez|it)", prompt.casefold()):
+    if _has(_folded(prompt), _MINORS) or re.search(
+        r"\bniñ(o|a|ez|it)", unicodedata.normalize("NFC", prompt.casefold())
+    ):
         raise UsageError(
             tr("portraits are made of adults alone, and this prompt speaks of somebody younger"),
             where=prompt,

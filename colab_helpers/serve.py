@@ -18,20 +18,21 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from io import BytesIO
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from colab_helpers.batch.checked import checked_job
@@ -41,7 +42,7 @@ from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.queue import Queue
 from colab_helpers.batch.supervisor import BatchStopped, Supervisor
 from colab_helpers.errors import ColabHelpersError, MediaError, MissingFileError, UsageError, WorkerError
-from colab_helpers.files import absolute, to_json, write_whole
+from colab_helpers.files import absolute, only_ours, to_json, write_whole
 from colab_helpers.itself import VERSION
 from colab_helpers.language import tr
 from colab_helpers.machine import home, on_colab, this_machine
@@ -50,23 +51,19 @@ from colab_helpers.prompts import Kind, improved
 from colab_helpers.request import BatchRequest
 from colab_helpers.resources.sampler import cuda_version, gpu_memory, gpu_memory_percent
 from colab_helpers.settings import DEFAULT_PRESET
+from colab_helpers.trust.signing import LOCAL
 
 MOST_BYTES = 64 << 20
 """Largest body of a request; two photos of 20 MB fit as data URLs."""
 _PATIENCE = 30.0
 """Seconds that a picture waits for its turn."""
 _OPEN = ("/docs", "/openapi.json")  # as public as this file
-_OWN = ("library", "models_dir", "report_path", "work_dir", "in_process", "upload", "download", "headless")
+_OWN = (*BatchRequest.not_in_form, "library", "models_dir", "upload", "download", "headless")
 _FREE_TEXTS = ("visible_label_text", "disclosure")
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
 
-class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Swap(_Asked):
+class Swap(BaseModel, extra="forbid"):
     """Two pictures as data URLs of PNG, JPEG or WebP; the source may be a name of the library instead."""
 
     source: str
@@ -76,14 +73,14 @@ class Swap(_Asked):
     overrides: dict[str, Any] = {}
 
 
-class Prompt(_Asked):
+class Prompt(BaseModel, extra="forbid"):
     """What a picture shows, in English or Spanish."""
 
     prompt: str
     kind: Kind = "auto"
 
 
-class Avatar(_Asked):
+class Avatar(BaseModel, extra="forbid"):
     """Photos of somebody, as data URLs of PNG, JPEG or WebP."""
 
     name: str
@@ -105,10 +102,12 @@ class Server:
     library: Path | None
     models_dir: Path | None
     queue: Queue
+    _adding: Lock = field(default_factory=Lock)
 
     def app(self) -> FastAPI:
         """Build the application, without the `Door` before it."""
         app = FastAPI(title="colab_helpers", version=VERSION, docs_url=None, redoc_url=None)
+        app.router.default_response_class = _Answer
         batch = {
             "requestBody": {"content": {"application/json": {"schema": BatchRequest.model_json_schema()}}}
         }
@@ -122,8 +121,13 @@ class Server:
         app.post("/api/jobs", status_code=202, openapi_extra=batch)(self.add_job)
         app.get("/api/jobs/{name}")(self.job)
         app.post("/api/jobs/{name}/stop", status_code=202)(self.stop)
-        app.get("/docs", response_class=HTMLResponse, include_in_schema=False)(lambda: _page(app.openapi()))
-        app.exception_handler(ColabHelpersError)(_refused)
+        # FastAPI's own page takes its scripts from another site.
+        page = "<!doctype html><meta charset=utf-8><title>colab_helpers</title><pre>{}"
+        app.get("/docs", response_class=HTMLResponse, include_in_schema=False)(
+            lambda: page.format(escape(json.dumps(app.openapi(), indent=1)))
+        )
+        for kind in (ColabHelpersError, RequestValidationError):
+            app.exception_handler(kind)(_refused)
         return app
 
     def root(self) -> dict[str, str]:
@@ -187,9 +191,10 @@ class Server:
         if self.library is None:
             raise UsageError(tr("there is no library"), remedy=tr("start the server with one in --library"))
         pictures, folder = [_picture(photo) for photo in asked.photos], _below(self.library, asked.name)
-        for kind, data in pictures:
-            paths = (folder / f"photo-{number}.{kind}" for number in count(1))
-            write_whole(next(path for path in paths if not os.path.lexists(path)), BytesIO(data))
+        with self._adding:  # or two requests find the same name free
+            for kind, data in pictures:
+                paths = (folder / f"photo-{number}.{kind}" for number in count(1))
+                write_whole(next(path for path in paths if not os.path.lexists(path)), BytesIO(data))
         return self.avatars()
 
     def jobs(self) -> list[dict[str, str]]:
@@ -214,13 +219,14 @@ class Server:
 
     def _job(self, asked: Mapping[str, Any], folder: Path, *more: Path) -> Job:
         """Check a request for a batch into a folder, of files in the inputs and ``more``."""
-        if own := ", ".join(name for name in _OWN if name in asked):
+        if own := ", ".join(sorted(asked.keys() & {*_OWN})):
             what = tr("{names} cannot be asked for over HTTP", names=own)
             raise UsageError(what, remedy=tr("name folders when the server is started"))
         given = {"library": self.library, "models_dir": self.models_dir, "output_dir": folder}
         request = BatchRequest(**{**asked, **given})
         for name, value in request.overrides.items():
-            if name not in _FREE_TEXTS and "/" in str(value):
+            key = name == "signing_certificate" and value != LOCAL
+            if key or (name not in _FREE_TEXTS and "/" in str(value)):
                 raise UsageError(tr("a path cannot be a setting over HTTP"), where=name)
         stated = request.consent.strip()
         statement = [stated] if stated.lower().endswith((".yaml", ".yml")) else []
@@ -229,6 +235,13 @@ class Server:
         job = checked_job(request)
         _confine(map(str, job.inputs), roots)  # what patterns and links lead to
         return job
+
+
+class _Answer(JSONResponse):
+    """JSON that spells out what no encoding takes: half of a pair of surrogates, as in names of files."""
+
+    def render(self, content: object) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
 
 
 class Door:
@@ -252,20 +265,20 @@ class Door:
 
         known = hmac.compare_digest(headers.get(b"authorization", b""), self._expected)
         if not known and scope["path"] not in _OPEN:
-            refusal = JSONResponse(
-                {"detail": tr("the token is missing or wrong")}, 401, {"WWW-Authenticate": "Bearer"}
-            )
-            return await refusal(scope, receive, send)
+            told, asked = tr("the token is missing or wrong"), {"WWW-Authenticate": "Bearer"}
+            return await JSONResponse({"detail": told}, 401, asked)(scope, receive, send)
         if int(headers.get(b"content-length", b"0")) > MOST_BYTES:
             return await JSONResponse({"detail": too_large}, 413)(scope, receive, send)
         return await self._app(scope, counted, send)
 
 
 def _refused(_request: Request, error: Exception) -> JSONResponse:
-    """What an error of this package says."""
+    """What an error says; of a body that does not fit nothing of what was in it, photos of megabytes."""
+    if isinstance(error, RequestValidationError):
+        return _Answer({"detail": [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]}, 422)
     assert isinstance(error, ColabHelpersError)
     code = {FolderBusyError: 409, MissingFileError: 404}.get(type(error), 422 if error.refusal else 500)
-    return JSONResponse({"detail": error.what, "where": error.where, "remedy": error.remedy}, code)
+    return _Answer({"detail": error.what, "where": error.where, "remedy": error.remedy}, code)
 
 
 def _confine(paths: Iterable[str], roots: Collection[str]) -> None:
@@ -278,7 +291,8 @@ def _confine(paths: Iterable[str], roots: Collection[str]) -> None:
 
 def _below(folder: Path, name: str) -> Path:
     """Return what a name means in a folder; UsageError where it would lead elsewhere."""
-    if name != Path(name).name or name[:1] in ("", ".") or not name.isprintable():
+    plain = name == Path(name).name and name[:1] not in ("", ".") and name.isprintable()
+    if not plain or len(name.encode()) > 200:  # file systems take 255, of what is made beside it, too
         what = tr("{name!r} cannot be the name of a folder here", name=name)
         raise UsageError(what, remedy=tr("name it with letters and digits"))
     return folder / name
@@ -295,23 +309,10 @@ def _picture(url: str) -> tuple[str, bytes]:
     raise MediaError(tr("only data URLs of PNG, JPEG and WebP are taken"), where=url[:40])
 
 
-def _page(schema: Mapping[str, Any]) -> str:
-    """What there is, for people: a page without scripts, where FastAPI's own takes them from another site."""
-    calls = (
-        f"<dt><b>{verb.upper()} {escape(path)}</b><dd>{escape(call['description'])}"
-        for path, verbs in schema["paths"].items()
-        for verb, call in verbs.items()
-    )
-    text = escape(json.dumps(schema, indent=1))
-    return (
-        f"<!doctype html><meta charset=utf-8><title>colab_helpers</title><dl>{''.join(calls)}</dl><pre>{text}"
-    )
-
-
 def token_at(path: Path) -> str:
     """Read the token, which is made where there is none; UsageError where others may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError), os.fdopen(os.open(path, _NEW, 0o600), "w") as file:
+    with suppress(FileExistsError), open(path, "x", opener=only_ours) as file:
         file.write(secrets.token_urlsafe(32))
     with path.open() as file:
         state, token = os.fstat(file.fileno()), file.read(1000).strip()
@@ -333,18 +334,18 @@ def serve(server: Server, host: str, port: int) -> None:
         raise UsageError(what, remedy=tr("run serve on a machine of your own; on Colab use the notebooks"))
     path = home() / "serve-token"
     app = Door(server.app(), token_at(path))
-    for folder in filter(None, [server.library]):
-        folder.mkdir(parents=True, exist_ok=True)
+    if server.library:
+        server.library.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with folder_lock(server.queue.folder), suppress(KeyboardInterrupt), socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    family, name = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)
+    with folder_lock(server.queue.folder), suppress(KeyboardInterrupt):
         try:
-            listening.bind((host, port))
+            listening = socket.create_server((host, port), family=family)
         except OSError as error:
             what = tr("nothing can listen there ({reason})", reason=error.strerror or error)
-            raise UsageError(what, where=f"{host}:{port}", remedy=tr("choose another port")) from error
+            raise UsageError(what, where=f"{name}:{port}", remedy=tr("choose another port")) from error
         Thread(target=copy_context().run, args=(server.queue.work,), name="queue", daemon=True).start()
-        address = f"http://{host}:{listening.getsockname()[1]}"
+        address = f"http://{name}:{listening.getsockname()[1]}"
         print(tr("listening at {address}; the token is in {path}", address=address, path=path), flush=True)
         usual: dict[str, Any] = {"log_level": "warning", "lifespan": "off", "ws": "none"}
         uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=10, **usual)).run([listening])

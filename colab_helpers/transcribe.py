@@ -130,16 +130,19 @@ def transcribe(path: Path, hear: Hear, *, track: bool) -> tuple[Heard, list[Path
     """
     path = existing_file(path)
     subtitles, copy = path.with_suffix(".srt"), path.with_name(f"{path.stem}.subtitled{path.suffix}")
-    for result in (subtitles, copy)[: 1 + track]:
+    for result in filter(None, (subtitles, copy, sidecar(copy)) if track else (subtitles,)):
         Writable().clear(result)
     if track and path.suffix.lower() not in MUXERS:
-        what, remedy = tr("this kind of file takes no track here"), tr("use one of {suffixes}")
-        raise MediaError(what, where=str(path), remedy=remedy.format(suffixes=", ".join(MUXERS)))
+        what, remedy = (
+            tr("this kind of file takes no track here"),
+            tr("use one of {suffixes}", suffixes=", ".join(MUXERS)),
+        )
+        raise MediaError(what, where=str(path), remedy=remedy)
     heard = listened(path, hear)
-    write_whole(subtitles, io.BytesIO(srt(heard.lines).encode()))
     if track:
         marks = Marks(signed_by=credentials(LOCAL), target=path, target_manifest=sidecar(path), networks={})
         add_track(path, copy, heard, lambda partial: marks.seal(partial, copy, ()))
+    write_whole(subtitles, io.BytesIO(srt(heard.lines).encode()))
     return heard, [subtitles, copy][: 1 + track]
 
 
@@ -170,9 +173,17 @@ def pieces(path: Path) -> Iterator[tuple[float, Samples]]:
         for packet in demuxed(container, stream):
             with suppress(av.FFmpegError):  # one damaged packet: a pause
                 for frame in stream.decode(packet):
-                    end = (frame.time or 0.0) + frame.samples / frame.sample_rate
+                    begin = end if frame.time is None else frame.time
+                    if blocks and (gap := round((begin - end) * RATE)) > _STEP:  # nothing lies there: silence
+                        if gap > _WINDOW:
+                            yield end - count / RATE, np.concatenate(blocks)
+                            blocks, count, gap = [], 0, 0
+                        blocks.append(np.zeros(gap, np.float32))
+                        count += gap
+                    end = begin + frame.samples / frame.sample_rate
                     parts = [part.to_ndarray()[0] for part in resampler.resample(frame)]
-                    blocks, count = blocks + parts, count + sum(map(len, parts))
+                    blocks += parts
+                    count += sum(map(len, parts))
             if count >= _LONGEST:
                 held = np.concatenate(blocks)
                 cut = len(held) - _WINDOW + _quietest(held[-_WINDOW:])

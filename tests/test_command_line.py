@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from threading import Thread
 
@@ -277,3 +279,17 @@ def test_preload_shows_licences_and_fetches_nothing_until_they_are_accepted(
     assert main(["preload", "--models-dir", str(tmp_path), "--offline", "--accept-licenses"]) == WRONG_USAGE
     assert "nothing is fetched offline" in capsys.readouterr().err
     assert list(tmp_path.rglob("*.onnx")) == []
+
+
+def test_nobody_who_reads_and_a_full_disk_are_no_success() -> None:
+    command = [sys.executable, "-m", "colab_helpers", "prompt", "a sunset"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""  # no traceback behind ``| head``
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False)
+    end = "from colab_helpers.itself import end_process; print(1); end_process(0)"
+    with Path("/dev/full").open("w") as full:
+        lost = subprocess.run([sys.executable, "-c", end], stdout=full, check=False).returncode
+    assert (process.returncode, closed.returncode, closed.stderr, lost) == (FAILURE, SUCCESS, b"", FAILURE)

@@ -107,6 +107,9 @@ def test_after_some_seeds_it_is_given_up_and_nothing_is_left(
     monkeypatch.setattr(portraits, "sex_and_age", lambda *_: np.array([0, 19.0]))
     with pytest.raises(NoFaceError, match="seems to be 19 years old"):
         make_portrait("ana", tmp_path / "people", "a woman", seed=3, **given)
+    monkeypatch.setattr(portraits, "sex_and_age", lambda *_: np.array([0, np.nan]))
+    with pytest.raises(NoFaceError, match="seems to be nan years old"):
+        make_portrait("ana", tmp_path / "people", "a woman", seed=3, **given)
     with pytest.raises(ValueError, match="adults alone"):
         make_portrait("ana", tmp_path / "people", "a girl", **given)
     assert not (tmp_path / "people").exists()

@@ -51,7 +51,7 @@ def test_whatever_is_added_counts_as_said() -> None:
 @pytest.mark.parametrize(
     "prompt",
     ["a girl", "two Children", "una NIÑA", "un niño", "a 17 year old", "schoolboy", "teenager", "un bebé",
-     "mujer de 16 años", "a 9-year-old"],
+     "mujer de 16 años", "a 9-year-old", "una nin\u0303a", "a woman aged 15", "mujer, edad de 12"],
 )  # fmt: skip
 def test_nobody_under_age_is_made_up(prompt: str) -> None:
     with pytest.raises(ValueError, match="adults alone"):
@@ -59,7 +59,7 @@ def test_nobody_under_age_is_made_up(prompt: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["a woman", "una mujer de 38 años", "an old man", "a 117 year old", "Nina"]
+    "prompt", ["a woman", "una mujer de 38 años", "an old man", "a 117 year old", "Nina", "aged 50"]
 )
 def test_adults_are(prompt: str) -> None:
     require_adult(prompt)

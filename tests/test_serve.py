@@ -23,6 +23,7 @@ from fastapi import HTTPException
 
 from colab_helpers import errors, serve
 from colab_helpers.__main__ import WRONG_USAGE, main
+from colab_helpers.batch import queue
 from colab_helpers.batch.lock import folder_lock
 from colab_helpers.batch.queue import QUEUED_NAME, Queue
 from colab_helpers.batch.stop import STATUS_NAME
@@ -37,6 +38,7 @@ from tests.helpers.nvml import fake_nvml
 from tests.helpers.processes import SECONDS, at_start, contents, draw_photo, hold, repeated, run_here
 from tests.media.make import Spec, make
 
+JSON = {"Content-Type": "application/json"}
 SETTINGS = {name: getattr(SECONDS, name) for name in SECONDS.model_fields_set}
 
 
@@ -130,6 +132,10 @@ def test_every_address_but_those_of_jobs(common: Service, tmp_path: Path) -> Non
     made = client.post("/magic-prompt", json={"prompt": "a sunset", "kind": "general"}).json()["prompt"]
     assert made == improved("a sunset", "general") != "a sunset"
     assert client.post("/magic-prompt", json={"prompt": " "}).status_code == 422
+    half = client.post("/magic-prompt", content=rb'{"prompt": "a \ud800 sunset"}', headers=JSON)
+    assert half.json()["prompt"].startswith("a \ud800 sunset, ")  # as names of files may have it
+    odd = client.post("/face-swap", json={"source": photo, "target": 5})
+    assert (odd.status_code, photo in odd.text) == (422, False)
     assert client.get("/avatars").json() == []
     assert client.post("/avatars", json={"name": "hanna", "photos": [photo, photo]}).json() == ["hanna"]
     kept = sorted((common.jobs.parent / "people" / "hanna").iterdir())
@@ -250,6 +256,9 @@ ESCAPES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "unfinished work": lambda _: {"work_dir": "/tmp"},
     "in the server": lambda _: {"in_process": True},
     "library": lambda _: {"library": "/home"},
+    "cluster": lambda _: {"cluster": "10.0.0.1:6379"},
+    "key beside the server": lambda _: {"overrides": {"signing_certificate": "key.pem"}},
+    "too long": lambda _: {"output_dir": "x" * 250},
 }
 
 
@@ -263,6 +272,27 @@ def test_requests_lead_nowhere_else(way: str, server: Server, tmp_path: Path) ->
     with pytest.raises(UsageError, match=r"over HTTP|none of the folders|cannot be the name of a folder"):
         server.add_job({**asked, **ESCAPES[way](place)})
     assert not (tmp_path / "jobs").exists()
+
+
+def test_photos_that_come_at_once_are_all_kept(server: Server, tmp_path: Path) -> None:
+    server.library = tmp_path / "people"
+    asked = serve.Avatar(name="hanna", photos=[data_url(tmp_path / "inputs" / "photo.png")])
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: server.add_avatar(asked), range(16)))
+    assert len(list((tmp_path / "people" / "hanna").iterdir())) == 16
+
+
+def test_the_queue_outlives_a_folder_that_goes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def gone() -> None:
+        asked.append(1)
+        raise FileNotFoundError if len(asked) == 1 else KeyboardInterrupt
+
+    monkeypatch.setattr(queue, "_LOOK_EVERY", 0)
+    monkeypatch.setattr(server.queue, "_next", gone)
+    with pytest.raises(KeyboardInterrupt):
+        server.queue.work()
 
 
 def test_what_cannot_begin_has_failed_and_says_why(server: Server, tmp_path: Path) -> None:
@@ -304,6 +334,9 @@ def test_the_gpu_as_its_driver_tells_it(server: Server, monkeypatch: pytest.Monk
     nvml.__dict__["nvmlSystemGetCudaDriverVersion_v2"] = lambda: 12080
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(sampler, "open_gpu", lambda: 0)
+    monkeypatch.setattr(
+        serve, "this_machine", lambda: SimpleNamespace(gpu=None)
+    )  # or others hear of the card
     told = server.gpu_status()
     assert (told["cuda"], told["vram_total"], told["vram_reserved"]) == ("12.8", 16 * GIB, 3 * GIB)
     assert (told["vram_free"], told["vram_percent"]) == (13 * GIB, 18.75)

@@ -78,6 +78,22 @@ def test_sound_comes_in_pieces_that_end_where_it_is_quiet(
     assert heard.lines[0].end == pytest.approx(found[2][0], abs=0.002)
 
 
+@pytest.mark.parametrize(("pause", "begins"), [(2, [0.0]), (50, [0.0, 52.0])])
+def test_where_the_file_holds_no_sound_for_a_while_times_stay(
+    tmp_path: Path, pause: int, begins: list[float]
+) -> None:
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("pcm_s16le", rate=RATE)
+        for start in (*range(0, 2 * RATE, 800), *range((2 + pause) * RATE, (4 + pause) * RATE, 800)):
+            frame = av.AudioFrame.from_ndarray(np.full((1, 800), 99, np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+    found = list(pieces(path))
+    assert [start for start, _ in found] == pytest.approx(begins, abs=0.01)
+    assert found[-1][0] + len(found[-1][1]) / RATE == pytest.approx(4 + pause, abs=0.01)
+
+
 @pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "mov_text"), ("clip.mkv", "srt")])
 def test_a_copy_with_a_track_is_the_rest_packet_by_packet(tmp_path: Path, name: str, codec: str) -> None:
     own = (Subtitle(lines=((100, 200, "own"), (900, 300, "words"))),) if codec == "mov_text" else ()
@@ -116,7 +132,13 @@ def test_what_cannot_be_done_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
         transcribe.transcribe(silent, knows, track=True)
     with pytest.raises(MediaError, match="takes no track"):
         transcribe.transcribe(avi, knows, track=True)
-    target = film(tmp_path / "clip.mp4")
+    target, mine = film(tmp_path / "clip.mkv"), tmp_path / "clip.subtitled.mkv.c2pa"
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match="already"):
+        transcribe.transcribe(target, knows, track=True)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    target = target.rename(tmp_path / "clip.mp4")
     genuine = transcribe._told
     monkeypatch.setattr(transcribe, "_told", lambda packet: (genuine(packet), id(packet)))
     with pytest.raises(OutputError, match="not what was copied"):

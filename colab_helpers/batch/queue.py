@@ -7,6 +7,7 @@ Whoever is killed therefore loses nothing: the next one goes on with what lies t
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -80,7 +81,10 @@ class Queue:
     def work(self) -> None:
         """Do one batch after another, for ever."""
         while True:
-            with self.turn:
+            with (
+                self.turn,
+                suppress(OSError, ColabHelpersError),
+            ):  # a folder is gone or full: it is asked again
                 with self._guard:
                     self.at_work = self._next()
                 if self.at_work is not None:

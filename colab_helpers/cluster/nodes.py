@@ -21,7 +21,7 @@ import psutil
 
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import UsageError, WorkerError, require_extra
-from colab_helpers.files import parsed
+from colab_helpers.files import only_ours, parsed
 from colab_helpers.language import tr
 from colab_helpers.machine import home
 
@@ -43,7 +43,7 @@ def start(host: str, port: int) -> str:
     path = token_path()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError), open(path, "x", opener=_private) as file:
+        with suppress(FileExistsError), open(path, "x", opener=only_ours) as file:
             file.write(secrets.token_hex(32))
     address = f"{host}:{port}"
     alone = ("--include-dashboard=false", f"--temp-dir={_folder()}")
@@ -186,10 +186,6 @@ def _environment(address: str) -> dict[str, str]:
         # On any system: whether there may be more nodes; without, it listens on the loopback alone.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if address.startswith(f"{LOOPBACK}:") else "1",
     }
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _folder() -> Path:

@@ -95,11 +95,12 @@ class FrameEnhancer:
     def enlarged_info(self, info: VideoInfo) -> VideoInfo:
         """Describe the video that one becomes.
 
-        What players would guess by the size that changes (BT.601 up to 576 lines) is stated.
+        What players would guess by the size that changes (BT.601 up to 576 lines) is stated. It is interlaced
+        no more: a line of a field has become several.
         """
         colour = replace(info.colour, matrix=matrix_of(working_colour(info).matrix, info.height))
         width, height = self.size_of(info.width, info.height, where=str(info.path))
-        return replace(info, width=width, height=height, colour=colour)
+        return replace(info, width=width, height=height, colour=colour, interlaced=False)
 
     def note(self, width: int, height: int) -> str:
         """Say that pictures were enlarged, and to which size."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,9 @@ from colab_helpers.media.opening import (
 
 _MAX_PROBED_PACKETS = 600
 """Video packets tried before a stream counts as undecodable (ten seconds at 60 per second)."""
+
+_GRAIN = 2 * 10**9
+"""Nanoseconds that the coarsest clock of a file system (FAT's) cannot tell apart."""
 
 _HDR10 = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
 # How many places are looked at for the largest size.
@@ -154,7 +158,10 @@ def probe(path: str | Path) -> VideoInfo:
         MissingFileError: There is no such file.
         MediaError: It is a folder, empty, not a video, cut off, without a picture, too long, or undecodable.
     """
-    return _probed(path := existing_file(path), state_of(path))
+    state = state_of(path := existing_file(path))
+    if state is None or time.time_ns() - state[1] < _GRAIN:  # written again, it might look the same
+        return _probed.__wrapped__(path, state)
+    return _probed(path, state)
 
 
 @lru_cache(maxsize=4)  # it costs as much as five frames, and several ask

@@ -13,6 +13,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 _ROOT, _ORGANIZATION = "colab_helpers local root", "colab_helpers, made locally: cannot show who signed"
 # No time stamp server is asked, so a mark can be checked only as long as its certificate is valid.
 _VALID = datetime.timedelta(days=30 * 365)
+_OTHER_USES = (
+    "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign",
+    "encipher_only", "decipher_only",
+)  # fmt: skip
 _CURVES = {256: "ES256", 384: "ES384", 521: "ES512"}
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -85,17 +89,8 @@ def _certificate(
 
 
 def _usage(*, signs_others: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_others,
-        key_cert_sign=signs_others,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    none = dict.fromkeys(_OTHER_USES, False)
+    return x509.KeyUsage(digital_signature=not signs_others, key_cert_sign=signs_others, **none)
 
 
 def _name(name: str) -> x509.Name:

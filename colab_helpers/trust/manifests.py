@@ -112,30 +112,24 @@ class Claim:
             return manifest
 
 
-def archived(target: Path, beside: Path | None, beat: Callable[[], None]) -> bytes:
-    """Return what manifests say of a target, with what its own says; it is read once.
+def archived(target: Path, beside: Path | None) -> bytes:
+    """Return what manifests say of a target, with what its own says; OSError where it cannot be read.
 
     Args:
-        target: The file.
+        target: The file; its head is read, and all of it where it has a manifest.
         beside: Where its manifest lies, if not in it.
-        beat: Called while it is read; may raise to give up.
-
-    Raises:
-        OSError: It cannot be read.
     """
     from c2pa import Builder, C2paError
 
     named = {"title": printable(target.name), "relationship": "parentOf", "label": "target"}
-    kind, stopped, archive = MIME.get(target.suffix.lower(), _OTHER), list[BaseException](), io.BytesIO()
+    kind, archive = MIME.get(target.suffix.lower(), _OTHER), io.BytesIO()
     with Builder({"assertions": []}, context=context()) as builder:
         try:
             own = _said_beside(builder, target, kind, beside) if beside and beside.is_file() else {}
-            with _Watched(target, beat, stopped) as content:
+            with target.open("rb") as content:
                 builder.add_ingredient(named | own, kind, content)
         except C2paError:
             builder.add_ingredient(named, _OTHER, io.BytesIO())  # not what its name says, or damaged
-        if stopped:  # which the library takes for the end of the file, or for damage
-            raise stopped[0]
         builder.write_ingredient_archive("target", archive)
     return archive.getvalue()
 
@@ -153,23 +147,6 @@ def _said_beside(builder: Builder, target: Path, kind: str, beside: Path) -> dic
         "active_manifest": store["active_manifest"],
         "validation_results": store["validation_results"],
     }
-
-
-class _Watched(io.FileIO):
-    """A file that the library reads; what stops it is kept in ``stopped``, as the library would lose it."""
-
-    def __init__(self, path: Path, beat: Callable[[], None], stopped: list[BaseException]) -> None:
-        super().__init__(path)
-        self._beat, self._stopped = beat, stopped
-
-    def readinto(self, buffer: Any) -> int:
-        """See ``io.FileIO``."""
-        try:
-            self._beat()
-            return super().readinto(buffer) or 0
-        except BaseException as error:
-            self._stopped.append(error)
-            raise OSError from error
 
 
 @lru_cache(maxsize=1)

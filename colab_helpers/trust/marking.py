@@ -19,20 +19,12 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.files import hidden_name, sha256_of, unwritable, write_whole
 from colab_helpers.itself import VERSION
 from colab_helpers.language import printable, tr
-from colab_helpers.machine import home
 from colab_helpers.media.label import Label
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
 from colab_helpers.trust.manifests import Claim, archived, sidecar
 from colab_helpers.trust.records import Consent
-from colab_helpers.trust.signing import (
-    LOCAL,
-    LOCAL_NAME,
-    LOCAL_SIGNER,
-    Credentials,
-    credentials,
-    discard_local,
-)
+from colab_helpers.trust.signing import LOCAL, LOCAL_SIGNER, Credentials, credentials
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
@@ -156,8 +148,7 @@ class Marks:
         beside, signed, definition = sidecar(output), hidden_name(partial), self._manifest(output, actions)
         try:
             signed.unlink(missing_ok=True)  # a link would be followed
-            made_from = archived(self.target, self.target_manifest, self.beat)
-            claim = Claim(definition, self.signed_by, made_from)
+            claim = Claim(definition, self.signed_by, archived(self.target, self.target_manifest))
             if beside:
                 data = claim.beside(partial, self.beat)
                 write_whole(beside, io.BytesIO(data))
@@ -223,16 +214,13 @@ def check_marks(settings: Settings) -> None:
 
 
 def checked_credentials(path: str) -> Credentials:
-    """Return whose certificate is used, once it has signed something: before any work.
-
-    One that was made here has done so when it was made, or is gone.
+    """Return whose certificate is used; one that was not made here has signed something before any work.
 
     Raises:
         SettingsError: It cannot sign what this package writes; see also `signing.credentials`.
     """
-    there = (home() / LOCAL_NAME).exists()
     found = credentials(path)
-    if found.local and found.name == LOCAL_SIGNER and there:
+    if found.local and found.name == LOCAL_SIGNER:
         return found
     from c2pa import C2paError
 
@@ -240,8 +228,6 @@ def checked_credentials(path: str) -> Credentials:
     try:
         Claim(_definition("trial", [made]), found).signed()
     except C2paError as error:
-        if found.local and not there:
-            discard_local()
         raise SettingsError(
             tr("this certificate cannot sign results ({reason})", reason=error),
             where=path,

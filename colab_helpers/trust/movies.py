@@ -61,8 +61,8 @@ def copy_with_room(
         ValueError: It is no such movie.
     """
     boxes, digest = list(_boxes(source, 0, source.seek(0, os.SEEK_END))), hashlib.sha256()
-    if not boxes or boxes[0].kind != b"ftyp":
-        raise ValueError("it does not say first which kind of movie it is")
+    if not boxes or boxes[0].kind != b"ftyp" or any(box.kind == b"moof" for box in boxes):
+        raise ValueError("it does not say first which kind of movie it is, or is in fragments")
     for box in boxes:
         bound, begin = box.kind not in _NOT_BOUND, box.start + (room if box.start else 0)
         if bound:

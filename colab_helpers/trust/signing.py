@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colab_helpers.errors import MissingFileError, OutputError, SettingsError
-from colab_helpers.files import absolute, publish
+from colab_helpers.files import absolute, write_atomically
 from colab_helpers.language import tr
 from colab_helpers.machine import home
 
@@ -60,12 +59,6 @@ def credentials(path: str) -> Credentials:
     return _read(home() / LOCAL_NAME if local else absolute(path), local=local)
 
 
-def discard_local() -> None:
-    """Remove the certificate made here, which is of no use; the next run makes another."""
-    (home() / LOCAL_NAME).unlink(missing_ok=True)
-    _read.cache_clear()
-
-
 def local_anchor() -> bytes:
     """Return the certificate that vouches for this machine's own, PEM; empty before there is one."""
     from colab_helpers.trust.certificates import last_certificate
@@ -86,7 +79,7 @@ def _make(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
-                _write_private(path, make_certificates(LOCAL_SIGNER))
+                write_atomically(path, make_certificates(LOCAL_SIGNER), private=True)
     except OSError as error:
         raise OutputError(
             tr("the certificate made here cannot be kept ({reason})", reason=error.strerror or error),
@@ -125,14 +118,3 @@ def _read(path: Path, *, local: bool) -> Credentials:
                 "join them in one file, your own certificate first, or set signing_certificate to local"
             ),
         ) from error
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write a file that nobody else may read, all of it or nothing."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-        publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

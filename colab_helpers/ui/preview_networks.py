@@ -119,7 +119,7 @@ class PreviewNetworks:
         index = None if single else self._index(engine, folder, target)
         cast, notes = self._cast(engine, request, folder, index.key if index else "")
         ages = [one.age for one in cast.treatments if one.action == "swap"]
-        check_pictures(ContentCheck(engine, target, ages, digest=model_digest), [(0.0, BgrPicture(before))])
+        check = ContentCheck(engine, target, ages, digest=model_digest)
         known = self._decided(engine, target, index, cast) if index else None
         label = Label.of(request.settings)
         if known is None:
@@ -127,6 +127,7 @@ class PreviewNetworks:
             after, faces = process_image(engine, cast, before, single=single, label=label if shown else None)
         else:
             before, after, faces = process_known_frame(engine, probe(target), frame, known, label)
+        check_pictures(check, [(0.0, BgrPicture(before))])  # the very frame that is shown
         took = time.monotonic() - started
         return Preview(before, after, faces, known is not None, took, (*engine.notes, *notes))
 

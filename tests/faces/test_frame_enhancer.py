@@ -194,7 +194,8 @@ def test_what_the_size_no_longer_tells_is_stated_and_too_large_is_refused(
 ) -> None:
     info = replace(probe(make(tmp_path / "in.mp4", Spec(frames=2))), width=1024, height=540)
     info = replace(info, colour=replace(info.colour, matrix=2))
-    large = opened().enlarged_info(info)
+    large = opened().enlarged_info(replace(info, interlaced=True))
+    assert not large.interlaced  # its fields are no lines of one picture each
     assert (large.width, large.height, large.colour.matrix) == (2048, 1080, 6)
     frame = av.VideoFrame(64, 300, "yuv420p")
     frame.colorspace, frame.time_base = 2, Fraction(1, 25)

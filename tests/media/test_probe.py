@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
@@ -192,3 +193,12 @@ def follow(first: Path, second: Path) -> Path:
                     packet.stream = stream
                     out.mux(packet)
     return path
+
+
+def test_a_file_that_is_written_again_at_once_is_looked_at_again(clip: Clip) -> None:
+    path, other = clip("a.mp4", frames=9), clip("b.mp4", frames=2)
+    state = path.stat()
+    assert probe(path).frames == 9
+    path.write_bytes(other.read_bytes().ljust(state.st_size, b"\0"))
+    os.utime(path, ns=(state.st_mtime_ns, state.st_mtime_ns))  # within a tick of the disk's clock
+    assert probe(path).frames == 2

@@ -13,6 +13,8 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.media.images import write_image
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
+from colab_helpers.trust import content
+from colab_helpers.ui import preview_networks
 from colab_helpers.ui.preview_networks import picture_of
 from tests.conftest import CONSENT
 from tests.people.actors import portrait
@@ -144,7 +146,9 @@ def snapshot(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_what_a_run_has_found_is_shown_and_nothing_is_written(make_panel, on_demo, tmp_path, text_of):
+def test_what_a_run_has_found_is_shown_and_nothing_is_written(
+    make_panel, on_demo, tmp_path, text_of, monkeypatch
+):
     out = tmp_path / "out"
     asked = on_demo.replaced(
         output_dir=out, overrides={"frame_processors": "face_swapper", "output_video_quality": 0}
@@ -164,10 +168,16 @@ def test_what_a_run_has_found_is_shown_and_nothing_is_written(make_panel, on_dem
     made.tabs.selected_index = PREVIEW
     assert "A run makes the same of it" in text_of(made.preview.message)
     assert "Only this frame" not in text_of(made.preview.message)
+    looked_at = []
+    monkeypatch.setattr(content, "check_pictures", lambda _, one: looked_at.append(one[0][1]))
+    monkeypatch.setattr(
+        preview_networks, "picture_of", lambda *_: np.zeros((8, 8, 3), np.uint8)
+    )  # another one
     for number in (9, 0, 4):
         made.preview.frame.value = number
         result = picture_of(Path(report.files[0].output), number)
         assert np.array_equal(made.preview.shown.after, result)
+        assert looked_at[-1].image is made.preview.shown.before
     assert text_of(made.preview.strips) == "Person 1 Person 1: missed in 0 spans"
     assert made.preview.strips.value.count("<svg") == 1
     made.settings.overrides.value = "face_detector_size: 320"  # whose faces no run has found
