@@ -154,6 +154,7 @@ main() {
     help | -h | --help) usage ;;
     *)
       usage >&2
+      say "there is no '$verb'" >&2
       exit 2
       ;;
   esac

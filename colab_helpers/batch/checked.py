@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def checked_job(request: BatchRequest, photos: Sequence[Source] | None = None) -
             request.target_paths, folder, video_range=request.video_range, sources=request.photo_paths
         )
         given = consent_for(request, [*request.photo_paths, *(task.target for task in tasks)])
+        _require_one(photos)
         return Job.of(request.replaced(consent=given.text), photos, tasks, folder, left_out)
 
 
@@ -60,9 +62,18 @@ def checked_task(
     )
     require_places([*given, path, result])
     existing_file(path)
+    _require_one(photos)
     writable = Writable(identities([*given, path]), overwrite)
     writable.clear(result := result / path.name if result.is_dir() else result)
     return Task(path, result, demanded=True), stated, writable
+
+
+def _require_one(photos: Sequence[Source]) -> None:
+    """MissingFileError where no photo is there at all; one of several is left out later, and named."""
+    paths = [photo.path for photo in photos if photo.path is not None]
+    missing = [path for path in paths if not os.path.exists(path)]  # noqa: PTH110
+    if missing and len(missing) == len(photos):
+        existing_file(missing[0])
 
 
 def _results_folder(folder: Path | None) -> Path:

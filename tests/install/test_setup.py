@@ -190,6 +190,7 @@ def test_an_unsuitable_python_and_a_misspelt_verb_are_refused(sandbox):
     done = sandbox.call("instal")
     assert done.returncode == 2
     assert "bash setup.sh [--system] install" in done.stderr
+    assert "there is no 'instal'" in done.stderr
 
 
 def test_any_shell_opens_the_door(sandbox):
