@@ -12,7 +12,7 @@ import gc
 import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -150,7 +150,13 @@ def _keep(photo: Path, consent: Path, image: ByteImage, prompt: str, seed: int) 
     write_whole(consent, io.BytesIO(yaml.safe_dump(ground, allow_unicode=True).encode()))
     still = Still(image, parts={"xmp": xmp_of_created(told)})
     content = io.BytesIO(encode_still(still, photo))
-    write_whole(photo, content, partial(seal_created, told=told, network=Path(MODEL).stem))
+    try:
+        write_whole(photo, content, partial(seal_created, told=told, network=Path(MODEL).stem))
+    except BaseException:  # the name stays free
+        consent.unlink(missing_ok=True)
+        with suppress(OSError):
+            photo.parent.rmdir()
+        raise
 
 
 @contextmanager
