@@ -136,6 +136,7 @@ def _stop(options: argparse.Namespace) -> int:
 
 def _batch(options: argparse.Namespace) -> int:
     from colab_helpers.api import do_batch
+    from colab_helpers.batch.report import REPORT_NAME, html_path
     from colab_helpers.batch.supervisor import BatchStopped
     from colab_helpers.request import BatchRequest
     from colab_helpers.ui.progress import ProgressLine
@@ -152,7 +153,10 @@ def _batch(options: argparse.Namespace) -> int:
             if stopped.report is None:
                 raise
             report = stopped.report
-    return _conclude(report)
+    code = _conclude(report)
+    if request.output_dir and (page := html_path(request.output_dir / REPORT_NAME)).is_file():
+        print(tr("report:   {path}", path=page))
+    return code
 
 
 def _roop(options: argparse.Namespace) -> int:

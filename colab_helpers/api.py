@@ -12,18 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
-from colab_helpers.batch.checked import checked_job
-from colab_helpers.batch.job import ImageLike, Source, named_in
+from colab_helpers.batch.checked import checked_job, checked_task
+from colab_helpers.batch.job import ImageLike, Source
 from colab_helpers.batch.library import photos_of
-from colab_helpers.batch.overwriting import Writable, identities
-from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.files import absolute
 from colab_helpers.language import spoken
 from colab_helpers.machine import require_places
-from colab_helpers.media.inputs import existing_file, is_image
+from colab_helpers.media.inputs import is_image
 from colab_helpers.progress import ProgressCallback
-from colab_helpers.request import BatchRequest, refuse_address
+from colab_helpers.request import BatchRequest
 from colab_helpers.settings import Settings, load_settings
 from colab_helpers.trust.consent import require_consent
 
@@ -247,7 +245,7 @@ def do_batch(
                 from colab_helpers.batch.worker import run_job
 
                 return run_job(job, on_progress=on_progress)
-            if request.cluster:
+            if request.cluster and request.people != "only":  # which one process does
                 from colab_helpers.cluster.supervisor import ClusterSupervisor
 
                 return ClusterSupervisor(job, on_progress=on_progress, on_status=on_status).run()
@@ -280,20 +278,11 @@ def _open(
     on_progress: ProgressCallback | None,
 ) -> tuple[FileRun, Sequence[str]]:
     """Check everything before any work, load the networks and the sources; also returns notes on these."""
-    refuse_address(target)
-    refuse_address(output)
     require_places([] if shown.library is None else [shown.library])
     photos, people, spared = shown.photos()
-    path, result = absolute(target), absolute(output)
-    images = [*photos, *people, *spared]
-    inputs, named = [*_files(images), path], named_in(shown.library, _files(photos))
-    given = require_consent(consent, [path, *(image.path for image in images)], named)
-    require_places([*inputs, result])
-    result = result / path.name if result.is_dir() else result
-    existing_file(path)
     settings = settings or load_settings()
-    writable = Writable(identities(inputs), settings.overwrite)
-    writable.clear(result)
+    library, others = shown.library, [*people, *spared]
+    task, given, writable = checked_task(photos, others, target, output, consent, library, settings.overwrite)
     from concurrent.futures import ThreadPoolExecutor
 
     from colab_helpers.batch.photos import cast_of, identity_of, sought_of
@@ -305,12 +294,12 @@ def _open(
     from colab_helpers.trust.marking import check_marks
 
     tune_allocator()  # before any thread has a store of its own
-    if not is_image(path):  # beside the networks; what is wrong with it is told when it is asked for
-        ThreadPoolExecutor(1).submit(probe, path)
+    if not is_image(task.target):  # beside the networks; what is wrong with it is told when it is asked for
+        ThreadPoolExecutor(1).submit(probe, task.target)
     check_marks(settings)
     engine = Engine.open(settings, models_dir=_place(models_dir))
     require_networks(engine)
-    identity, task = identity_of(engine, photos), Task(path, result, demanded=True)
+    identity = identity_of(engine, photos)
     sought, told = sought_of(engine, [one.image for one in people], [one.image for one in spared])
     report = new_report(task, identity)
     report.fallbacks += told

@@ -147,7 +147,7 @@ def _add_people(parser: argparse.ArgumentParser) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     photos = tr("photo(s) of the person to put in, or their folder; averaged")
-    add("-s", "--source", dest="sources", nargs="+", default=[], metavar="FACE", help=photos)
+    add("-s", "--source", "--sources", dest="sources", nargs="+", default=[], metavar="FACE", help=photos)
     library = tr("a folder of people, each a folder of photos; any FACE may be a name there")
     add("--library", help=library, **FOLDER)
     person = tr("photo(s) of the one person who is changed, wherever she is")

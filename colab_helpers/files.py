@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -320,3 +321,21 @@ def unwritable(path: Path, error: Exception) -> OutputError:
         where=str(path),
         remedy=tr(_REMEDIES.get(code, _OTHER_REMEDY)),
     )
+
+
+def matching(target: str) -> list[Path]:
+    """Return the files that a pattern such as ``clips/*.mp4`` stands for, in natural order, or the one named.
+
+    MissingFileError where none fits.
+    """
+    path = Path(target)
+    if not glob.has_magic(target) or path.exists():
+        return [path]
+    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    if not (files := sorted(found, key=lambda path: natural_key(path.name))):
+        raise MissingFileError(
+            tr("there is no such file, and no file's name fits it as a pattern"),
+            where=target,
+            remedy=tr("check the name, the folder and the suffix"),
+        )
+    return files

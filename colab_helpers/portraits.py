@@ -101,18 +101,8 @@ def make_portrait(
         NoFaceError: No picture showed what a source has to show.
     """
     require_adult(prompt)
-    place, root, wanted = (
-        absolute(library),
-        models_root(absolute(models_dir) if models_dir else None),
-        improved(prompt, "portrait"),
-    )
-    folder, consent = place / name, place / f"{name}.consent.yaml"
-    if name != Path(name).name or name[:1] in ("", ".") or folder.exists() or consent.exists():
-        raise UsageError(
-            tr("this is no name for somebody new in the library"),
-            where=str(folder),
-            remedy=tr("choose another name"),
-        )
+    folder, consent = _places_of(name, absolute(library))
+    root, wanted = models_root(absolute(models_dir) if models_dir else None), improved(prompt, "portrait")
     runtime, notes = Runtime("cpu"), list[str]()
     analyser = FaceAnalyser(Settings(execution_provider="cpu"), models_dir=root, runtime=runtime)
     ages = runtime.open(root / f"{ANALYSIS_MODELS[2]}.onnx")
@@ -128,6 +118,18 @@ def make_portrait(
             raise NoFaceError("; ".join(notes), where=wanted, remedy=remedy)
     _keep(folder / "portrait.png", consent, image, wanted, tried)
     return Portrait(folder / "portrait.png", consent, wanted, tried, tuple(notes))
+
+
+def _places_of(name: str, library: Path) -> tuple[Path, Path]:
+    """Where somebody new lies, and what is said of consent; UsageError where that is no name for one."""
+    folder, consent = library / name, library / f"{name}.consent.yaml"
+    if name != Path(name).name or name[:1] in ("", ".") or folder.exists() or consent.exists():
+        raise UsageError(
+            tr("this is no name for somebody new in the library"),
+            where=str(folder),
+            remedy=tr("choose another name"),
+        )
+    return folder, consent
 
 
 def _problem(analyser: FaceAnalyser, ages: Network, image: ByteImage) -> str:

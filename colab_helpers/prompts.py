@@ -24,6 +24,7 @@ class Rule(NamedTuple):
     unless: str  # regular expression of whole words, folded
     portrait: tuple[str, str]
     general: tuple[str, str]
+    indoors: bool = False  # what a portrait gets contradicts a place in the open: that gets the general
 
 
 _FRAMING = r"portrait|retrato|headshot|close up|primer plano|selfie|full body|cuerpo entero|profile|perfil"
@@ -55,6 +56,7 @@ _RULES = (
         r"contraluz|golden hour|hora dorada|shadows?|sombras?|neon",
         ("soft studio lighting", "luz suave de estudio"),
         ("warm natural light", "luz natural cálida"),
+        indoors=True,
     ),
     Rule(
         r"\d+ ?mm|f ?\d+(\.\d+)?|lens|lente|objetivo|bokeh|depth of field|profundidad de campo|macro|"
@@ -72,6 +74,11 @@ _RULES = (
 _SPANISH = (
     r"un|una|unos|unas|el|los|las|del|con|sobre|hombre|mujer|persona|retrato|cara|rostro|senora?|ancian[ao]|"
     r"atardecer|ciudad|playa|mar|montanas?|bosque|paisaje|castillo|gato|perro|flores|noche|cielo"
+)
+_OUTDOORS = (
+    r"outdoors?|outside|beach|seaside|mountains?|forest|woods|field|meadow|garden|park|street|desert|sunset|sunrise|"
+    r"snow|al aire libre|fuera|playa|mar|montanas?|bosque|campo|prado|jardin|parque|calle|desierto|atardecer|"
+    r"amanecer|puesta de sol|nieve"
 )
 _PEOPLE = (
     rf"{_FRAMING}|wom[ae]n|m[ae]n|persons?|people|face|lady|gentleman|actor|actress|grand(mother|father)|"
@@ -101,8 +108,11 @@ def improved(prompt: str, kind: Kind = "auto") -> str:
     said = _folded(words)
     portrait = _has(said, _PEOPLE) if kind == "auto" else kind == "portrait"
     lacking = [rule for rule in _RULES if not _has(said, rule.unless)]
-    spanish = _has(said, _SPANISH)
-    adds = ", ".join((rule.portrait if portrait else rule.general)[spanish] for rule in lacking)
+    spanish, outdoors = _has(said, _SPANISH), _has(said, _OUTDOORS)
+    adds = ", ".join(
+        (rule.portrait if portrait and not (rule.indoors and outdoors) else rule.general)[spanish]
+        for rule in lacking
+    )
     added = [part for part in adds.split(", ") if part and not _has(said, re.escape(_folded(part)))]
     return ", ".join([words, *added])
 

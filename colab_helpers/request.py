@@ -8,7 +8,6 @@ wrong kind is refused before any work.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import re
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
-from colab_helpers.errors import MissingFileError, UsageError, allowed_values
-from colab_helpers.files import absolute, from_yaml, natural_key
+from colab_helpers.errors import UsageError, allowed_values
+from colab_helpers.files import absolute, from_yaml, matching
 from colab_helpers.language import ASKED, Asked, mark, spoken, tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings, load_settings
 
@@ -279,7 +278,7 @@ class BatchRequest(SettingsRequest):
     @property
     def target_paths(self) -> list[Path]:
         """The targets, with patterns such as ``clips/*.mp4`` replaced by the files they stand for."""
-        return [path for target in self.targets for path in _matching(target)]
+        return [path for target in self.targets for path in matching(target)]
 
     @property
     def photos(self) -> tuple[str, ...]:
@@ -330,20 +329,6 @@ def refuse_address(path: str | Path) -> None:
             where=str(path),
             remedy=tr("download it first, or mount the place, and write the path of the file"),
         )
-
-
-def _matching(target: str) -> list[Path]:
-    path = Path(target)
-    if not glob.has_magic(target) or path.exists():
-        return [path]
-    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    if not (files := sorted(found, key=lambda path: natural_key(path.name))):
-        raise MissingFileError(
-            tr("there is no such file, and no file's name fits it as a pattern"),
-            where=target,
-            remedy=tr("check the name, the folder and the suffix"),
-        )
-    return files
 
 
 def _stem(path: str) -> str:

@@ -297,9 +297,8 @@ def preset_values(presets: PresetFile, preset: str) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for name in map(str.strip, preset.split("+")):
-        part = presets.values(name)
-        validate_settings(part, preset=name)
-        values.update(part)
+        validate_settings(presets.values(name), preset=name)
+        values |= presets.values(name)
     return values
 
 
@@ -334,12 +333,9 @@ def validate_settings(values: Mapping[str, Any], *, preset: str) -> Settings:
         remedy = tr("correct the value")
         if any(item["type"] == "extra_forbidden" for item in error.errors()):
             remedy = tr("known keys: {keys}", keys=", ".join(sorted(Settings.model_fields)))
-        raise SettingsError(_explain(error, tr("preset {preset!r}", preset=preset)), remedy=remedy) from error
-
-
-def _explain(error: ValidationError, context: str) -> str:
-    complaints = "; ".join(dict.fromkeys(map(_complaint, error.errors())))
-    return tr("{context}: {complaints}", context=context, complaints=complaints)
+        context, said = tr("preset {preset!r}", preset=preset), dict.fromkeys(map(_complaint, error.errors()))
+        what = tr("{context}: {complaints}", context=context, complaints="; ".join(said))
+        raise SettingsError(what, remedy=remedy) from error
 
 
 def _complaint(item: Any) -> str:

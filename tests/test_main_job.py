@@ -58,13 +58,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.xdist_group("main_job")
-def test_command_line_and_python_give_the_same_video(demo: Path, tmp_path: Path) -> None:
+def test_command_line_and_python_give_the_same_video(demo: Path, tmp_path: Path, capsys) -> None:
     source, target = demo / "source" / "bruno.png", demo / "targets" / "clip1.mp4"
     common = ["-s", str(source), "--models-dir", str(demo / "models"), "--consent", DEMO_CONSENT]
     swap = ["swap", *common, "-t", str(target), "-o", str(tmp_path / "swap.mp4")]
     batch = ["batch", *common, "-t", str(demo / "targets"), "-o", str(tmp_path / "batch")]
     assert main(swap) == SUCCESS
     assert main(batch) == SUCCESS
+    assert f"report:   {tmp_path / 'batch' / 'report.html'}" in capsys.readouterr().out
     options = {"consent": DEMO_CONSENT, "models_dir": demo / "models"}
     report = swap_video(source, target, tmp_path / "api.mp4", settings=load_settings(), **options)  # type: ignore[arg-type]
     assert report.faces_swapped > 10

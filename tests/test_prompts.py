@@ -17,6 +17,9 @@ PROMPTS = {
     "una puesta de sol sobre el mar": "una puesta de sol sobre el mar, composición equilibrada, fotografía "
     "profesional, muy detallado, enfoque nítido, 8k, luz natural cálida, gran angular, atmósfera serena y "
     "cinematográfica",
+    "una mujer mayor en la playa": "una mujer mayor en la playa, retrato de cabeza y hombros, de frente a "
+    "la cámara, fotorrealista, muy detallado, textura natural de la piel, enfoque nítido, 8k, luz natural "
+    "cálida, objetivo de 85 mm, poca profundidad de campo, expresión serena",
     "RETRATO de una señora sonriente, óleo": "RETRATO de una señora sonriente, óleo, muy detallado, textura "
     "natural de la piel, enfoque nítido, 8k, luz suave de estudio, objetivo de 85 mm, poca profundidad de "
     "campo",

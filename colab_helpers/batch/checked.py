@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from colab_helpers.batch.job import Job, Source, consent_for
+from colab_helpers.batch.job import Job, Source, consent_for, named_in
 from colab_helpers.batch.library import photos_of, with_photos
-from colab_helpers.batch.plan import plan_batch
+from colab_helpers.batch.overwriting import Writable, identities
+from colab_helpers.batch.plan import Task, plan_batch
 from colab_helpers.errors import UsageError
+from colab_helpers.files import absolute
 from colab_helpers.language import spoken, tr
 from colab_helpers.machine import require_places
-from colab_helpers.media.inputs import is_image, is_video
-from colab_helpers.request import BatchRequest
+from colab_helpers.media.inputs import existing_file, is_image, is_video
+from colab_helpers.request import BatchRequest, refuse_address
+from colab_helpers.trust.consent import require_consent
+from colab_helpers.trust.records import Consent
 
 
 def checked_job(request: BatchRequest, photos: Sequence[Source] | None = None) -> Job:
@@ -32,6 +36,33 @@ def checked_job(request: BatchRequest, photos: Sequence[Source] | None = None) -
         )
         given = consent_for(request, [*request.photo_paths, *(task.target for task in tasks)])
         return Job.of(request.replaced(consent=given.text), photos, tasks, folder, left_out)
+
+
+def checked_task(
+    photos: Sequence[Source],
+    others: Sequence[Source],
+    target: str | Path,
+    output: str | Path,
+    consent: str,
+    library: Path | None,
+    overwrite: bool,
+) -> tuple[Task, Consent, Writable]:
+    """Refuse a single file that may not be read, changed or written; see `checked_job`.
+
+    ``photos`` show who is put in, ``others`` who is changed or never is.
+    """
+    refuse_address(target)
+    refuse_address(output)
+    path, result = absolute(target), absolute(output)
+    given, own = ([each.path for each in some if each.path] for some in ([*photos, *others], photos))
+    stated = require_consent(
+        consent, [path, *(each.path for each in [*photos, *others])], named_in(library, own)
+    )
+    require_places([*given, path, result])
+    existing_file(path)
+    writable = Writable(identities([*given, path]), overwrite)
+    writable.clear(result := result / path.name if result.is_dir() else result)
+    return Task(path, result, demanded=True), stated, writable
 
 
 def _results_folder(folder: Path | None) -> Path:

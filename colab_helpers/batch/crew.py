@@ -20,19 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from colab_helpers.batch.hands import Loaded, Prepared
-from colab_helpers.batch.journal import Entry, Journal, SegmentDone
+from colab_helpers.batch.journal import Entry, FileDone, Journal, SegmentDone, Started, read_journal
 from colab_helpers.batch.processes import cause_of
-from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.report import JOURNAL_NAME, FileReport
 from colab_helpers.batch.run_batch import Batch
 from colab_helpers.batch.run_file import error_text
 from colab_helpers.batch.schedule import Call, Schedule
 from colab_helpers.batch.stop import LONGEST_STOP
-from colab_helpers.batch.surroundings import MOST_DEATHS
+from colab_helpers.batch.surroundings import MOST_DEATHS, NONE, Deaths
 from colab_helpers.errors import OutputError, UsageError, WorkerError
 from colab_helpers.files import state_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import SHARED_BY, visible_gpus
-from colab_helpers.pipeline import FinishedSegment
 from colab_helpers.progress import Progress
 
 _LOOK_EVERY = 0.5
@@ -53,9 +52,9 @@ def devices_of(gpus: str) -> list[str]:
     wanted = [int(number) for number in gpus.split(",")]
     if missing := [number for number in wanted if number >= len(there)]:
         raise UsageError(
-            tr("there is no GPU {number}: {count} are seen", number=missing[0], count=len(there)),
+            tr("there is no GPU {number}; GPUs seen here: {count}", number=missing[0], count=len(there)),
             where="gpus",
-            remedy=tr("count from 0, as CUDA does, or look at CUDA_VISIBLE_DEVICES"),
+            remedy=tr("count from 0, as CUDA does, look at CUDA_VISIBLE_DEVICES, or leave it empty"),
         )
     return [there[number] for number in dict.fromkeys(wanted)]
 
@@ -79,16 +78,15 @@ class Member:
 
 @dataclass(eq=False)
 class _File:
-    """A file in work: since when, what is to be done with it, and its segments so far."""
+    """A file in work: since when, what is to be done with it, and the frames of its segments so far."""
 
     began: float = field(default_factory=time.monotonic)
     plan: Prepared = field(default_factory=Prepared)
-    parts: dict[int, FinishedSegment] = field(default_factory=dict)
+    frames: dict[int, int] = field(default_factory=dict)
 
     def together(self, latest: Progress, members: Iterable[Member]) -> Progress:
         """Return how far all who make its segments have come."""
-        frame, fps = len(self.plan.finished) * self.plan.length, 0.0
-        frame += sum(part.segment.frames for part in self.parts.values())
+        frame, fps = len(self.plan.finished) * self.plan.length + sum(self.frames.values()), 0.0
         for member in members:
             if member.call and member.progress and member.progress.file_index == latest.file_index:
                 frame += max(0, member.progress.frame - member.call.number * self.plan.length)
@@ -120,6 +118,10 @@ class Crew(Batch):
     _ending: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        history, run = read_journal(self.around.job.folder / JOURNAL_NAME), self.around.job.run
+        begun = {entry.target: entry.key for entry in history.entries if isinstance(entry, Started)}
+        # On what the crews before this one ended, if this run had any.
+        self._before = {target: history.interruptions(key, run) for target, key in begun.items()}
         # Whoever is asked once more after so many deaths refuses, and says so in the file's report.
         # Copies of one file have one working folder and one face index; what differs in size is none.
         sizes = {n: (state_of(task.target) or (n,))[0] for n, task in enumerate(self.around.job.tasks)}
@@ -151,6 +153,8 @@ class Crew(Batch):
             self._end()
 
     def _start(self, device: str) -> None:
+        if self._ending:
+            return
         ours, theirs = Pipe()
         command = [sys.executable, "-m", "colab_helpers.batch.member"]
         given = {"CUDA_VISIBLE_DEVICES": device, SHARED_BY: str(len(self.devices))}
@@ -166,17 +170,21 @@ class Crew(Batch):
     def _hand_out(self) -> None:
         for member in self._members:
             if member.loaded and member.call is None and (call := self._schedule.next(member)) is not None:
-                file, deaths = self._files.setdefault(call.index, _File()), self._schedule.deaths(call)
-                given: dict[str, Any] = {"index": call.index, "deaths": (deaths, self._cause)}
+                file = self._files.setdefault(call.index, _File())
+                given: dict[str, Any] = {"index": call.index, "deaths": self._deaths(call)}
                 if call.kind in ("segment", "finish"):
                     given["encoder"] = file.plan.encoder
                 if call.kind == "segment":
                     given |= {"number": call.number, "goes_on": self._schedule.goes_on(call)}
-                if call.kind == "finish":
-                    given["parts"] = list(file.parts.values())
                 member.call, member.progress, member.heard = call, None, time.monotonic()
                 with suppress(OSError):  # it has died, which is heard next
-                    member.far.send((call.kind, given))
+                    member.far.send(("whole" if call.kind == "finish" else call.kind, given))
+
+    def _deaths(self, call: Call) -> Deaths:
+        target = str(self.around.job.tasks[call.index].target)
+        before = self._before.get(target, 0) if call.kind in ("prepare", "whole") else 0
+        times = self._schedule.deaths(call) + before
+        return (times, self._cause or self.around.cause or "") if times else NONE
 
     def _take_news(self) -> None:
         for far in wait([member.far for member in self._members], _LOOK_EVERY):
@@ -194,14 +202,16 @@ class Crew(Batch):
     def _note(self, member: Member, entry: Entry) -> None:
         """Write an entry into the journal, and tell the worker how that went."""
         error = None
+        if isinstance(entry, FileDone) and member.call is not None:
+            self._together(member.call, entry.report)
         try:
             self.journal.append(entry)
         except OutputError as failed:
             error = failed
         if isinstance(entry, SegmentDone):
             self._schedule.progressed(member)
-            if error is None and member.call is not None and member.call.kind == "segment":
-                self._files[member.call.index].parts[entry.part.segment.number] = entry.part
+            if error is None and (file := self._file(member.call)):
+                file.frames[entry.part.segment.number] = entry.part.segment.frames
         with suppress(OSError):
             member.far.send(error)
 
@@ -221,13 +231,19 @@ class Crew(Batch):
         """Show how the file gets on at which the first worker is; of others only that they are in work."""
         member.progress, call = progress, member.call
         first = next((each for each in self._members if each.call is not None), member).call
+        if call is not None and call.index not in self._files:  # by an error in another's segment
+            self.around.beat()
+            return
         if call is not None and first is not None and call.index != first.index:
             self.around.status.status.files[call.index].status = "running"
             self.around.beat()
             return
-        if call is not None and call.kind == "segment":
-            progress = self._files[call.index].together(progress, self._members)
-        self.tell(progress)
+        file = self._file(call)
+        self.tell(file.together(progress, self._members) if file else progress)
+
+    def _file(self, call: Call | None) -> _File | None:
+        """Return the file of whose segments one is made; None where it is over, as by an error in another."""
+        return self._files.get(call.index) if call is not None and call.kind == "segment" else None
 
     def _opened(self, member: Member, loaded: Loaded) -> None:
         member.loaded, self.loaded, self._barren = True, loaded, 0
@@ -241,40 +257,43 @@ class Crew(Batch):
             raise error
         self.around.status.note(tr("one worker less: {error}", error=error_text(error)))
 
-    def _failed(self, member: Member, report: FileReport, leaves: bool) -> None:
-        self._done(member, report, leaves, self._schedule.failed(member))
+    def _recycled(self, member: Member) -> None:
+        """Have another worker take the place of one that holds too much memory."""
+        self._leave(member)
+        self._start(member.device)
 
-    def _done(
-        self,
-        member: Member,
-        result: Prepared | FinishedSegment | FileReport,
-        leaves: bool,
-        call: Call | None = None,
+    def _failed(self, member: Member, report: FileReport, leaves: bool) -> None:
+        self._landed(member, self._schedule.failed(member), report, leaves)
+
+    def _done(self, member: Member, result: Prepared | FileReport | None, leaves: bool) -> None:
+        plan = result if isinstance(result, Prepared) else None
+        self._landed(member, self._schedule.done(member, plan), result, leaves)
+
+    def _landed(
+        self, member: Member, call: Call | None, result: Prepared | FileReport | None, leaves: bool
     ) -> None:
         member.call = None
-        call = call or self._schedule.done(member, result if isinstance(result, Prepared) else None)
         if call is not None:
-            file = self._files[call.index]
-            if isinstance(result, FinishedSegment):
-                file.parts[call.number] = result
-            elif isinstance(result, FileReport):
+            if isinstance(result, Prepared):
+                self._files[call.index].plan, result = result, result.report
+            if result is not None:
                 self._over(call, result)
-            else:
-                file.plan = result
-                if result.report is not None:
-                    self._over(call, result.report)
-        if leaves and not self._ending:  # it holds too much memory
-            self._leave(member)
-            self._start(member.device)
+        if leaves:
+            self._recycled(member)
 
     def _over(self, call: Call, report: FileReport) -> None:
-        """Take a file's report; what several have done is told together."""
-        file = self._files.pop(call.index)
+        """Take a file's report."""
+        self._together(call, report)
+        del self._files[call.index]
+        self.ended(call.index, report)
+
+    def _together(self, call: Call, report: FileReport) -> None:
+        """Tell of a file what several have done."""
+        file = self._files[call.index]
+        report.fallbacks = list(dict.fromkeys([*file.plan.notes, *report.fallbacks]))
         if call.kind == "finish":
-            report.fallbacks = list(dict.fromkeys([*file.plan.notes, *report.fallbacks]))
             report.segments_kept, report.seconds = len(file.plan.finished), time.monotonic() - file.began
             report.fps = report.frames_out / report.seconds
-        self.ended(call.index, report)
 
     def _lost(self, member: Member) -> None:
         """Have another worker take the place of one that died."""
@@ -283,8 +302,8 @@ class Crew(Batch):
             return
         self._cause = member.killed_for or cause_of(member.process.wait())
         self.around.status.restarted(self._cause)
-        call = member.call
-        if call is not None and call.kind == "segment" and call.number in self._files[call.index].parts:
+        call, file = member.call, self._file(member.call)
+        if call is not None and file is not None and call.number in file.frames:
             self._schedule.done(member)  # it is noted, and only the answer was lost
         else:
             self._schedule.died(member)

@@ -137,10 +137,10 @@ class Patience:
         return result
 
 
-def require_room(folder: Path, target_bytes: int, times: int) -> None:
-    """Refuse a task for which there may not be so many times its target's size."""
+def require_room(folder: Path, target_bytes: int, times: int, begun: int = 0) -> None:
+    """Refuse a task for which there may not be so many times its target's size, with the bytes it has."""
     free = disk_free(folder)
-    if free < times * target_bytes:
+    if free + begun < times * target_bytes:
         raise OutputError(
             tr(
                 "{free:.1f} GB are free, but {needed:.1f} GB are needed: "

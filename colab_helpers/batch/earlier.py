@@ -151,6 +151,11 @@ class UnfinishedFile:
         """Where segments are written."""
         return self.place
 
+    @property
+    def bytes(self) -> int:
+        """Size of the segments that are there."""
+        return sum(path.stat().st_size for path in self.place.glob(f"*{SUFFIX}"))
+
     def face_index(self) -> FaceIndex:
         """Return what earlier runs know of the target's faces, with the other sources, too."""
         return self.index.open(self.patience, self.beat)

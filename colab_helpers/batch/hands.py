@@ -7,9 +7,10 @@ to be noted in the journal goes to whoever writes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from colab_helpers.batch.photos import cast_of, identity_of, sought_of
 from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
-from colab_helpers.batch.surroundings import Deaths, Surroundings, unfinished
+from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, unfinished
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
 from colab_helpers.faces.cast import Cast
@@ -31,7 +32,6 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.language import tr
 from colab_helpers.media.inputs import existing_file
-from colab_helpers.pipeline import FinishedSegment
 from colab_helpers.pipeline.video import SegmentMaker
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
@@ -98,7 +98,7 @@ class Hands:
 
     def __post_init__(self) -> None:
         self.tasks, self.on_progress = self.around.job.tasks, self.around.tell
-        self.guard = MemoryGuard(sleep=self.around.sleep)
+        self.guard = MemoryGuard(sleep=self.around.sleep, on_warning=partial(self.around.status.warned, 1))
 
     @classmethod
     def open(
@@ -157,12 +157,14 @@ class Hands:
             photos=tuple(self.source.photos) if self.source else (),
         )
 
-    def prepare(self, index: int, *, deaths: Deaths = (0, "")) -> Prepared:
+    def prepare(self, index: int, *, deaths: Deaths = NONE) -> Prepared:
         """Find a file's faces, unless it goes whole; see `segment` for ``deaths``."""
         self.close()
         task, report = self.tasks[index], self._report(index)
         with self._told(index, report):
-            if os.path.isdir(task.target) or not goes_in_parts(task, self.engine.settings):  # noqa: PTH112
+            settings = self.engine.settings
+            scattered = settings.keep_frames and self.around.job.request.cluster  # frames on several disks
+            if os.path.isdir(task.target) or scattered or not goes_in_parts(task, settings):  # noqa: PTH112
                 return Prepared()
             work = self._unfinished(task)
             if (known := self._known(task, work)) is not None:
@@ -181,8 +183,8 @@ class Hands:
         return Prepared(report=report)
 
     def segment(
-        self, index: int, number: int, *, encoder: str = "", goes_on: bool = False, deaths: Deaths = (0, "")
-    ) -> FinishedSegment:
+        self, index: int, number: int, *, encoder: str, goes_on: bool = False, deaths: Deaths = NONE
+    ) -> None:
         """Make any segment of a file that was prepared, here or elsewhere.
 
         Args:
@@ -202,29 +204,19 @@ class Hands:
             run = self._run(index, report, work, number=number, deaths=deaths, encoder=encoder)
             self._at, self._maker = at, SegmentMaker(run.planned())
         try:
-            part = self._maker.make(number, goes_on=goes_on)
+            self._maker.make(number, goes_on=goes_on)
         except BaseException:
             self.close()
             raise
-        if self.guard.check(wait=True):
-            self.around.status.warned(1)
-        return part
+        self.guard.check(wait=False)  # for workers that hold it: they would wait for each other
 
-    def finish(
-        self, index: int, parts: Sequence[FinishedSegment], *, encoder: str = "", deaths: Deaths = (0, "")
-    ) -> FileReport:
-        """Join the segments of a file, those of this run and of earlier ones, and deliver the result."""
-        self.close()
-        report = self._report(index)
-        with self._told(index, report):
-            work = self._unfinished(self.tasks[index])
-            self._do(index, report, work, parts=parts, encoder=encoder, deaths=deaths)
-        return report
+    def whole(self, index: int, *, encoder: str = "", deaths: Deaths | None = None) -> FileReport:
+        """Do a file from end to end, unless an earlier run did, or what is left of one begun with an encoder.
 
-    def whole(self, index: int, *, deaths: Deaths = (0, "")) -> FileReport:
-        """Do a file from end to end, unless an earlier run did; going on where an earlier attempt ended."""
+        ``deaths`` is as for `segment`; None: as the journal tells.
+        """
         self.close()
-        if deaths[0]:  # what another worker has noted since
+        if encoder or (deaths and deaths[0]):  # what other workers have noted since
             self.earlier.history = read_journal(self.around.job.folder / JOURNAL_NAME)
         task, report = self.tasks[index], self._report(index)
         with self._told(index, report):
@@ -234,7 +226,7 @@ class Hands:
             work = self._unfinished(task)
             if (known := self._known(task, work)) is not None:
                 return known
-            self._do(index, report, work, deaths=deaths)
+            self._do(index, report, work, encoder=encoder, deaths=deaths)
         return report
 
     def failed(self, index: int, error: Exception) -> FileReport:
@@ -283,8 +275,8 @@ class Hands:
         work: UnfinishedFile,
         *,
         number: int | None = None,
-        deaths: Deaths = (0, ""),
-        **given: Any,
+        encoder: str = "",
+        deaths: Deaths | None = None,
     ) -> FileRun:
         """Note that work on a file, or a segment of it, begins."""
         task = self.tasks[index]
@@ -317,17 +309,16 @@ class Hands:
                 data_url(picture.detector_view(_PICTURE_EDGE).image)
             ),
             beat=self.around.beat,
-            **given,
+            encoder=encoder,
         )
 
     def _do(self, index: int, report: FileReport, work: UnfinishedFile, **given: Any) -> None:
         """Do a task, and note that it is done."""
-        run, warnings = self._run(index, report, work, **given), self.guard.warnings
+        run = self._run(index, report, work, **given)
         try:
             with work.leaving_no_more():
                 digest = run.run()
         finally:
-            self.around.status.warned(self.guard.warnings - warnings)
             self.worked = True
         try:
             self.around.patience.attempt(lambda: self._note_done(work.key, report, digest))

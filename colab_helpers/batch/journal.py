@@ -136,28 +136,23 @@ class History:
             return None
         return last if target in (None, last.report.target) else None
 
-    def interruptions(self, key: str, run: str, number: int | None = None) -> int:
+    def interruptions(self, key: str, run: str) -> int:
         """Count how often in a row work on a target was cut off in this run before it got any further.
 
-        A finished segment is progress: a long video that is interrupted once a day is not a bad video. Where
-        segments are begun one by one, by several workers, only what concerns that of a ``number`` counts.
+        A finished segment is progress: a long video that is interrupted once a day is not a bad video. Of
+        segments begun one by one, whoever schedules them counts the deaths.
         """
         count = 0
         for entry in self._of(key):
             if isinstance(entry, Started):
-                if entry.number == number:
+                if entry.number is None:
                     count = count + 1 if entry.run == run else 0
-            elif not isinstance(entry, Claimed) and number in (None, _number_of(entry, number)):
+            elif not isinstance(entry, Claimed):
                 count = 0
         return count
 
     def _of(self, key: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.key == key]
-
-
-def _number_of(entry: Entry, usual: int | None) -> int | None:
-    """The segment that an entry is about; others are about all of them."""
-    return entry.part.segment.number if isinstance(entry, SegmentDone) else usual
 
 
 def _may_be(output: str, planned: str) -> bool:

@@ -56,6 +56,18 @@ class _FarStatus(StatusWriter):
             self._tell("tick")
 
 
+class _Far(Connection):
+    """The way to whoever asks; what several threads send at once does not get mixed up."""
+
+    def __init__(self, handle: int) -> None:
+        super().__init__(handle)
+        self._lock = threading.Lock()
+
+    def send(self, message: object) -> None:
+        with self._lock:
+            super().send(message)
+
+
 class _FarNotes:
     """Has entries noted by the process that writes the journal."""
 
@@ -70,7 +82,7 @@ class _FarNotes:
 
 def main(argv: Sequence[str]) -> None:
     """Do what is asked for until nobody asks any more."""
-    stop, far = Stop(owns_process=True), Connection(int(argv[1]))
+    stop, far = Stop(owns_process=True), _Far(int(argv[1]))
     tune_allocator()
     _end_with_parent()
     job = Job.load(Path(argv[0]))
@@ -82,6 +94,9 @@ def main(argv: Sequence[str]) -> None:
             hands = Hands.open(
                 around, own, _FarNotes(far), lambda told, times: far.send(("announce", [*told], times))
             )
+        except RecycleError:
+            far.send(("recycled",))
+            return
         except Exception as error:  # noqa: BLE001 - whoever has started this decides what it means
             far.send(("refused", error))
             return
@@ -99,7 +114,8 @@ def _serve(hands: Hands, far: Connection, stop: Stop) -> None:
         except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
             result, news = hands.failed(given["index"], error), "failed"
         try:
-            growth.check(stop)
+            if kind != "prepare":  # which uses but some of the networks
+                growth.check(stop)
         except RecycleError:
             leaves = True
         far.send((news, result, leaves))

@@ -1,7 +1,8 @@
 """What is done to whom in a batch: ``people.yaml`` in the output folder, the user's to edit.
 
 What a verb or the panel changes, or a run that finds somebody new adds, is written with the same header;
-a text with anything else in it, such as comments, is kept beside it as ``people.yaml.old``.
+a text with anything else in it, such as comments, is kept beside it as ``people.yaml.old``,
+or with a number where one is there.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from colab_helpers.errors import MissingFileError, SettingsError, UsageError
 from colab_helpers.faces.cast import PERSONAL
 from colab_helpers.faces.geometry import face_distance
 from colab_helpers.faces.types import FloatArray
+from colab_helpers.files import numbered
 from colab_helpers.language import mark, tr
 from colab_helpers.request import MAP_NAME as MAP_NAME
 from colab_helpers.settings import Settings
@@ -202,7 +204,9 @@ class PeopleMap(BaseModel):
         """
         text = self.text()
         if self._read and PeopleMap.of(self._read).text() != self._read:
-            write_text(output_dir / f"{MAP_NAME}.old", self._read)
+            first = output_dir / f"{MAP_NAME}.old"  # one that is there holds an earlier text
+            others = (numbered(first, number) for number in count(2))
+            write_text(next(old for old in chain([first], others) if not old.exists()), self._read)
         write_text(output_dir / MAP_NAME, text)
         self._read = text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,13 +28,7 @@ from colab_helpers.media.images import Still, write_still
 from colab_helpers.media.inputs import existing_file, is_image
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
-from colab_helpers.pipeline import (
-    FinishedSegment,
-    frames_folder,
-    move_frames,
-    process_picture,
-    process_video,
-)
+from colab_helpers.pipeline import frames_folder, move_frames, process_picture, process_video
 from colab_helpers.pipeline.image import FrameCallback, pictures_of
 from colab_helpers.pipeline.plan import VideoPlan, plan
 from colab_helpers.pipeline.report_progress import ProgressReporter
@@ -68,7 +62,7 @@ class FileRun:
         unfinished: Where segments are kept; None keeps none.
         on_picture: Called with a frame just written, now and then; it must not keep it.
         beat: Called as the work gets on; may raise to give up.
-        encoder: Name of the one that others have begun with; ``parts`` are the segments they have made.
+        encoder: Name of the one that others have begun with.
     """
 
     engine: Engine
@@ -85,7 +79,6 @@ class FileRun:
     on_picture: Callable[[VideoPicture], None] | None = None
     beat: Callable[[], None] = lambda: None
     encoder: str = ""
-    parts: Sequence[FinishedSegment] = ()
     check: ContentCheck = field(init=False)
 
     def __post_init__(self) -> None:
@@ -152,10 +145,11 @@ class FileRun:
         if self._put_in() and not self.consent.statement:  # the map was another one at the door
             require_consent("", ())
         self.check.begin()
-        growth = self.engine.growth
-        require_room(task.output.parent, report.bytes_in, growth * (_ROOM_OF_COPIES if work else _ROOM))
+        growth, begun = self.engine.growth, self.unfinished.bytes if self.unfinished else 0
+        times = growth * (_ROOM_OF_COPIES if work else _ROOM)
+        require_room(task.output.parent, report.bytes_in, times, begun)
         if work:
-            require_room(work, report.bytes_in, growth * _ROOM_OF_WORK)
+            require_room(work, report.bytes_in, growth * _ROOM_OF_WORK, begun)
         output, note = output_of(task)
         keeps = self.engine.settings.keep_frames and not is_image(task.target)
         frames = frames_folder(output) if keeps else None
@@ -215,7 +209,6 @@ class FileRun:
                 target,
                 output,
                 store=self.unfinished,
-                parts=self.parts,
                 **self._how(marks),
             )
         enter(result, self.report, marks)

@@ -232,7 +232,8 @@ class StatusWriter:
                 status.fitting = files
 
     def restarted(self, cause: str) -> None:
-        """Note that the worker before this one died."""
+        """Note that the worker before this one died; who notes it gets on."""
+        self.tick()
         self.status.restarts += 1
         self.note(tr("the worker process {cause}; a new one goes on with what is finished", cause=cause))
 

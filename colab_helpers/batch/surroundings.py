@@ -21,7 +21,8 @@ from colab_helpers.language import tr
 from colab_helpers.progress import Progress, ProgressCallback
 
 Deaths = tuple[int, str]
-"""How many workers have died on something, as far as whoever asks for it knows, and of what the last."""
+"""How many workers have died on something, and of what the last."""
+NONE: Deaths = (0, "")
 MOST_DEATHS = 3
 """Workers that may die on a file before it is given up: the first, and two with less memory."""
 
@@ -65,22 +66,22 @@ class Surroundings:
         journal: Notes,
         *,
         number: int | None = None,
-        deaths: Deaths = (0, ""),
+        deaths: Deaths | None = None,
         short: bool = False,
     ) -> tuple[Engine, list[str]]:
         """Note that work on a file, or on a segment of a ``number``, begins; return the networks and notes.
 
-        They are used with less memory where it is ``short`` or workers died on that, as is known or as the
-        journal tells; WorkerError where too many did.
+        They are used with less memory where it is ``short`` or workers died on that, which the journal tells
+        whoever works alone; WorkerError where too many did.
         """
-        known, cause = deaths
-        times, notes = max(known, earlier.history.interruptions(key, earlier.run, number)), list[str]()
+        died, notes = deaths or (earlier.history.interruptions(key, earlier.run), self.cause), list[str]()
+        times, cause = died
         if times >= MOST_DEATHS:
             raise WorkerError(
                 tr(
                     "the worker process died {deaths} times on this file, last: {cause}",
                     deaths=times,
-                    cause=cause or self.cause or tr("unknown"),
+                    cause=cause or tr("unknown"),
                 ),
                 where=str(task.target),
                 remedy=tr("free memory, choose the preset stable, or leave this file out"),

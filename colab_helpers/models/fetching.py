@@ -276,7 +276,8 @@ def _require_accepted(missing: Iterable[ModelFile], options: FetchOptions) -> No
                 licences="\n".join(map(_licence_line, refused)),
             ),
             remedy=tr(
-                "read the licences; if you may use the models under them, run '{command}'",
+                "read the licences; if you may use the models under them, run '{command}' "
+                "with the same settings",
                 command="python -m colab_helpers preload --accept-licences",
             ),
         )

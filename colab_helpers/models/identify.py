@@ -10,9 +10,10 @@ from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import load_catalog
 
 _MISSING_REMEDY = mark(
-    "fetch the models with preload.ipynb or 'python -m colab_helpers preload --accept-licences' (both show "
-    "the licences first, unless they are accepted), put the file there yourself, or name another folder in "
-    "models_dir or COLAB_HELPERS_MODELS; the demo brings its own stand-in models"
+    "fetch the models with preload.ipynb or 'python -m colab_helpers preload --accept-licences', with the "
+    "settings and the models folder of the run (both show the licences first, unless they are accepted), "
+    "put the file there yourself, or name another folder in models_dir or COLAB_HELPERS_MODELS; the demo "
+    "brings its own stand-in models"
 )
 
 

@@ -128,7 +128,7 @@ def results_html(
         more=more,
         players=players,
         left_out=left_out,
-        places=[folder / HTML_REPORT_NAME, folder / REPORT_NAME],
+        places=[place for name in (HTML_REPORT_NAME, REPORT_NAME) if (place := folder / name).is_file()],
         keeping=keeping,
     )
 

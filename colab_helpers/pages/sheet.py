@@ -111,7 +111,8 @@ def library_cards(library: Path, models_dir: Path | None) -> list[Card]:
             tr("there are neither people of a batch here nor folders of photos"),
             where=str(library),
             remedy=tr(
-                "name the output folder of a batch, or a folder that holds one of photos for each person"
+                "run the batch with people=only first, or name a folder that holds one of photos for each "
+                "person"
             ),
         )
     analyser = FaceAnalyser(Settings(), models_dir=models_dir)

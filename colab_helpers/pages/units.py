@@ -128,7 +128,7 @@ def results_text(report: BatchReport) -> str:
     for file in report.files:
         told = tr("{frames} frames, {faces} faces", frames=file.frames_out, faces=file.faces_swapped)
         ended = (file.output if file.status == "done" else file.error) or ""
-        lines.append(f"  {tr(STATE_WORDS[file.status]):8}{Path(file.target).name}: {told}, {ended}")
+        lines.append(f"  {tr(STATE_WORDS[file.status]):7} {Path(file.target).name}: {told}, {ended}")
         marked = [tr("marked {how}", how=mark_text(file))] if file.mark else []
         notes = [tr("note: {note}", note=note) for note in file.fallbacks]
         lines += [f"          {line}" for line in (*marked, *notes)]

@@ -74,7 +74,7 @@ class Following:
         """Complete the index and decide who is changed; yield the number of each frame that is known.
 
         Args:
-            works: The frames from `begin` on, after `look`; none where the index is complete.
+            works: The frames from `begin` on, after `look`.
         """
         rows = self._rows(work.seen for work in works)
         for frame, _ in enumerate(self._followed(Tracker(self._embed, self._keep), rows, sys.maxsize)):
@@ -82,7 +82,12 @@ class Following:
                 self.index.flush()
             yield frame
         self.index.flush()
-        self.selection.decide(self.tracks)
+        self.decide()
+
+    def decide(self) -> None:
+        """Decide who is changed, once all faces are known."""
+        if self.selection.needs_all:
+            self.selection.decide(self.tracks)
 
     def works(
         self, works: Generator[Work[Item, AnyPicture], None, None], *, stop: int | None = None

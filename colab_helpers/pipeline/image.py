@@ -72,7 +72,7 @@ def _changed_image(
     image: ByteImage,
     alpha: ByteImage | None,
     *,
-    single: bool,
+    single: bool = True,
     label: Label | None,
 ) -> tuple[ByteImage, ByteImage | None, Measured, tuple[Person, ...]]:
     """Like `process_image`; also returns the transparency, what was done, and who of those known is seen."""
@@ -142,9 +142,7 @@ def process_picture(
     height, width = still.bgr.shape[:2]
     size = _made_size(engine, (width, height), target)
     label, unlabelled = label_for(marks, *size)
-    image, alpha, measured, people = _changed_image(
-        engine, cast, still.bgr, still.alpha, single=True, label=label
-    )
+    image, alpha, measured, people = _changed_image(engine, cast, still.bgr, still.alpha, label=label)
     if not measured.faces and not engine.frame_enhancer and _is_copied(target, output, still.kind):
         _put_copy(target, output, put)
         notes = [tr("no face to change was found: the picture is unchanged")]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.index import Watcher
+from colab_helpers.faces.index import FaceIndex, Watcher
 from colab_helpers.faces.quality import Measured
 from colab_helpers.media.encoders import EncoderChoice, encoder_for
 from colab_helpers.media.probe import VideoInfo
@@ -59,7 +59,7 @@ class VideoPlan:
 
     def __post_init__(self) -> None:
         if self.untouched is None:
-            self.finished = self.usable(self.store.finished())
+            self.finished = self._usable({part.segment.number: part for part in self.store.finished()})
 
     @property
     def segments(self) -> int | None:
@@ -78,9 +78,9 @@ class VideoPlan:
         """The same without a label, which does not go with its segments so far."""
         return replace(self, video=replace(self.video, label=None))
 
-    def usable(self, parts: Iterable[FinishedSegment]) -> dict[int, FinishedSegment]:
-        """Return those segments that fit this run, by number: any of them whose frames the index decides."""
-        given, fitting = {part.segment.number: part for part in parts}, dict[int, FinishedSegment]()
+    def _usable(self, given: Mapping[int, FinishedSegment]) -> dict[int, FinishedSegment]:
+        """Return those segments that fit this run: any of them whose frames the index decides."""
+        fitting = dict[int, FinishedSegment]()
         length, known = self.video.length, len(self.faces.index)
         for number, digest in enumerate(self.faces.digests(length) if given else ()):
             part, start = given.get(number), number * length
@@ -146,20 +146,23 @@ def plan(
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, info.path.name, file_index, file_count, frames)
     made = Reading(engine, cast, info, progress).result
-    edges = (made.width, made.height)[:: -1 if info.rotation % 180 else 1]
-    label, unlabelled = label_for(marks, *edges)
+    label, unlabelled = label_for(marks, *(made.width, made.height)[:: -1 if info.rotation % 180 else 1])
     choice, index = _encoder(made, settings, encoder), store.face_index()
     video = VideoRun(engine, cast, info, progress, output, choice, on_picture, label)
     started = time.monotonic()
+    faces = _followed(video, index, watcher, all_first=all_first)
+    nobody = untouched(video, faces)
+    if nobody is None and label is not None and faces.spares_all_from_ai:
+        video = replace(video, label=None)
+    images = KeptFrames(store.folder / "frames", settings, marks)
+    return VideoPlan(video, faces, store, images, marks, unlabelled, started, nobody)
+
+
+def _followed(video: VideoRun, index: FaceIndex, watcher: Watcher | None, *, all_first: bool) -> Following:
     with one_opencv_thread():
         if watcher is not None:
             watch(video, index, watcher)
-        faces = follow_faces(video, index, all_first=all_first)
-        nobody = untouched(video, faces)
-        if nobody is None and label is not None and faces.spares_all_from_ai:
-            video = replace(video, label=None)
-    images = KeptFrames(store.folder / "frames", settings, marks)
-    return VideoPlan(video, faces, store, images, marks, unlabelled, started, nobody)
+        return follow_faces(video, index, all_first=all_first)
 
 
 def _encoder(info: VideoInfo, settings: Settings, begun: str) -> EncoderChoice:

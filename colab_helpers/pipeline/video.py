@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -45,12 +45,11 @@ def process_video(
     watcher: Watcher | None = None,
     marks: Marks | None = None,
     encoder: str = "",
-    parts: Iterable[FinishedSegment] = (),
 ) -> FileResult:
     """Change the faces of a video; all that is given beside is as for `plan`.
 
     The result is written beside ``output`` first and renamed at the end. Without a ``store`` no segments are
-    kept for a later run; ``parts`` are segments that others have made in this one.
+    kept for a later run.
 
     Raises:
         ColabHelpersError: The video cannot be read, the result cannot be written, the watcher gave it up, or
@@ -59,22 +58,22 @@ def process_video(
     info = probe(target)
     check_output(output, info, audio=not engine.settings.skip_audio)
     with nullcontext(store) if store else temporary_store(output) as place:
-        work = plan(
-            engine,
-            cast,
-            info,
-            output,
-            place,
-            on_progress=on_progress,
-            file_index=file_index,
-            file_count=file_count,
-            on_picture=on_picture,
-            watcher=watcher,
-            marks=marks,
-            encoder=encoder,
+        return completed(
+            plan(
+                engine,
+                cast,
+                info,
+                output,
+                place,
+                on_progress=on_progress,
+                file_index=file_index,
+                file_count=file_count,
+                on_picture=on_picture,
+                watcher=watcher,
+                marks=marks,
+                encoder=encoder,
+            )
         )
-        work.finished |= work.usable(parts)
-        return completed(work)
 
 
 def completed(work: VideoPlan) -> FileResult:
@@ -112,7 +111,7 @@ def make_segments(
             video.encoding,
             video.engine.place,
             tally.faces.take(),
-            tuple(reader.notes),
+            (*reader.notes, *video.engine.take_memory_notes()),
             reader.times_kept,
         )
         work.store.keep(part)

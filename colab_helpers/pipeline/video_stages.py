@@ -116,8 +116,9 @@ def follow_faces(video: Reading, index: FaceIndex, *, all_first: bool = False) -
     settings = video.settings
     faces = following_of(video.engine, video.info, index, video.cast)
     room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
-    needs_all = all_first or faces.selection.needs_all
-    if not needs_all and (index.complete or room >= LOOK_AHEAD):
+    if index.complete:
+        faces.decide()
+    if index.complete or not (all_first or faces.selection.needs_all or room < LOOK_AHEAD):
         return faces
     with _open_reader(video, faces.begin, faces) as reader, closing(_looked(video, faces, reader)) as works:
         for frame in faces.find_all(works):

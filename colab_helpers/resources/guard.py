@@ -21,7 +21,7 @@ _LOOK_EVERY = 1.0
 
 @dataclass
 class MemoryGuard:
-    """Watches RAM: ``warnings`` counts how often it was found above ``WARNING_PERCENT``.
+    """Watches RAM: ``warnings`` counts how often it was found above ``WARNING_PERCENT``, which is told, too.
 
     ``short`` tells whether it still was after the last wait: what comes next had better need less.
     """
@@ -29,6 +29,7 @@ class MemoryGuard:
     read: Callable[[], float] = ram_percent
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    on_warning: Callable[[], object] = lambda: None
     warnings: int = field(default=0, init=False)
     short: bool = field(default=False, init=False)
 
@@ -42,6 +43,7 @@ class MemoryGuard:
         if before <= WARNING_PERCENT:
             return None
         self.warnings += 1
+        self.on_warning()
         gc.collect()
         return_free_memory()
         started = self.clock()

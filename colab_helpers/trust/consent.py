@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Collection, Iterable
@@ -15,6 +16,7 @@ import yaml
 from colab_helpers.errors import ConsentError
 from colab_helpers.files import absolute, from_json, sha256_of
 from colab_helpers.language import mark, tr
+from colab_helpers.media.inputs import existing_file
 from colab_helpers.trust.records import GROUNDS, Consent, Named, grounds
 
 _BY_THEMSELVES = ("self", "synthetic")  # nobody else has to say so
@@ -58,6 +60,7 @@ def require_consent(text: str, files: Iterable[Path | None], people: Collection[
     Raises:
         ConsentError: It is missing, says nothing, is the demo's while other files are used, or its file does
             not name everybody.
+        MissingFileError: It is the demo's, and one of them is not there.
     """
     given = consent_of(text)
     if given.people:
@@ -160,12 +163,15 @@ def _is_whole(named: Named) -> bool:
 
 def _require_demo(files: Iterable[Path | None]) -> None:
     for path in files:
-        if path is None or not is_demo_file(path):
-            raise ConsentError(
-                tr("the demo's statement of consent covers its rendered people only"),
-                where=str(path or ""),
-                remedy=_how(),
-            )
+        if path is not None and is_demo_file(path):
+            continue
+        if path is not None and not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for long names
+            existing_file(path)  # a name that was mistyped is that, not somebody else
+        raise ConsentError(
+            tr("the demo's statement of consent covers its rendered people only"),
+            where=str(path or ""),
+            remedy=_how(),
+        )
 
 
 def _how() -> str:

@@ -29,7 +29,7 @@ from typing import Any
 
 from colab_helpers import errors
 from colab_helpers.batch.lock import FolderBusyError
-from colab_helpers.batch.report import REPORT_NAME
+from colab_helpers.batch.report import REPORT_NAME, html_path
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute, state_of
 from colab_helpers.language import spoken, tr
@@ -225,6 +225,8 @@ def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
             lines.append(tr("{succeeded} of {total} files in {seconds:.1f} s", **told))
             made = [file["output"] for file in report["files"] if file["status"] == "done"]
             lines += [tr("result:   {path}", path=output) for output in made]
+            if state_of(page := html_path(path)):
+                lines.append(tr("report:   {path}", path=page))
         lines.append(tr("report:   {path}", path=path))
     return [*lines, tr("notebook: {output}", output=output)] if output.exists() else lines
 

@@ -268,7 +268,7 @@ def models_text(models: Sequence[NeededModel], root: Path) -> str:
     lines = []
     for name, role, state, count, licence, forbids in map(_cells, models):
         told = tr("{licence}. Forbidden: {forbids}", licence=licence, forbids=forbids)
-        lines.append(f"  {state:9}{name} ({role}, {count}): {told}")
+        lines.append(f"  {state:8} {name} ({role}, {count}): {told}")
     return "\n".join([tr("models folder: {root}", root=root), *lines, *_remarks(models)])
 
 

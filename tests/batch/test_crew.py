@@ -6,16 +6,25 @@ import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from colab_helpers.batch.crew import devices_of
+from colab_helpers.batch import member
+from colab_helpers.batch.crew import Crew, Member, devices_of
+from colab_helpers.batch.drive import WorkPlaces
+from colab_helpers.batch.hands import Hands, Loaded
+from colab_helpers.batch.job import Job
+from colab_helpers.batch.journal import History, Started
+from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport
-from colab_helpers.errors import UsageError
+from colab_helpers.batch.surroundings import NONE, Surroundings
+from colab_helpers.errors import UsageError, WorkerError
 from colab_helpers.faces.engine import resolve
 from colab_helpers.machine import GIB, SHARED_BY, SYSTEM_RESERVE, Machine
+from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
 from tests.batch.films import SETTINGS
 from tests.helpers.marks import media
@@ -97,6 +106,8 @@ def test_two_workers_give_what_one_gives(clips, alone, tmp_path, which) -> None:
     assert two.ok
     assert_same(one[0], tmp_path / "two", which=which)
     assert told(one[1]) == told(two)
+    for done in (entry["report"] for entry in entries(tmp_path / "two", "done")):  # as a later run tells it
+        assert (done["segments_kept"], done["fps"] < 500) == (0, True)
     begun = [(entry["key"], entry["number"], entry["pid"]) for entry in entries(tmp_path / "two", "started")]
     assert len({key for key, number, _ in begun if number is not None}) == 2, "each was done in parts"
     assert len({pid for *_, pid in begun}) == 2
@@ -132,6 +143,16 @@ DIES = """
     def amid_segment(name, number):
         if name == "vfr.mp4":
             os.kill(os.getpid(), signal.SIGKILL)
+"""
+FAILS = """
+    def amid_segment(name, number):
+        if name == "cfr.mp4":
+            (place / f"at{bool(number)}").touch()
+            while not (place / f"at{not number}").exists():
+                time.sleep(0.05)
+            if number == 0:
+                raise RuntimeError("no")
+            time.sleep(0.5)  # meanwhile that is told
 """
 STOPS = """
     def amid_segment(name, number):
@@ -169,6 +190,52 @@ def test_a_segment_on_which_three_workers_die_fails_its_file_alone(clips, in_mem
     assert "died 3 times on this file" in (failed["vfr.mp4"].error or "")
     assert sum(file.status == "done" for file in report.files) == 2
     assert 3 <= report.summary.restarts <= 5  # they die on two segments at a time
+
+
+def test_an_error_in_a_segment_fails_its_file_once_while_another_worker_is_at_it(
+    clips, in_members, monkeypatch, tmp_path
+) -> None:
+    assert clips().ok
+    with (tmp_path / "out" / "cfr.mp4").open("ab") as file:
+        file.write(b"changed")
+    in_members(FAILS)
+    report = clips(overrides=TWO | {"output_video_quality": 20})
+    failed = {Path(file.target).name: file for file in report.files if file.status == "failed"}
+    assert list(failed) == ["cfr.mp4"]
+    assert "no" in (failed["cfr.mp4"].error or "")
+    assert any("it is kept as" in note for note in failed["cfr.mp4"].fallbacks), "what was told before counts"
+    assert [file.status for file in report.files].count("done") == 2
+
+
+OWN_DISKS = """
+if "colab_helpers.batch.member" in sys.orig_argv:
+    import os, signal
+    from pathlib import Path
+    from colab_helpers.batch.drive import WorkPlaces
+    from colab_helpers.batch.earlier import UnfinishedFile
+    keep, of = UnfinishedFile.keep, WorkPlaces.of
+    def placed(folder, work_dir=None):
+        return of(folder, Path(os.environ["PLACE"]) / f"disk{os.getpid()}")
+    def kept(self, done):
+        keep(self, done)
+        died = Path(os.environ["PLACE"]) / "died"
+        if done.segment.number == 1 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    UnfinishedFile.keep, WorkPlaces.of = kept, staticmethod(placed)
+"""
+
+
+def test_workers_on_disks_of_their_own_share_segments_and_one_noted_by_a_dead_one_counts(
+    clips, alone, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    at_start(monkeypatch, tmp_path, OWN_DISKS)
+    report = clips("two", overrides=TWO, work_dir=tmp_path / "disk")
+    assert (tmp_path / "died").exists()
+    assert report.ok, [file.error for file in report.files]
+    assert_same(alone()[0], tmp_path / "two")
+    assert not any("worker process died" in note for file in report.files for note in file.fallbacks)
 
 
 @pytest.mark.parametrize("then", [{}, TWO], ids=["one", "two"])
@@ -220,7 +287,7 @@ def test_which_gpu_each_worker_sees(monkeypatch) -> None:
     assert devices_of("all") == ["GPU-a", "GPU-b", "GPU-c"]
     assert devices_of("2,0,2") == ["GPU-c", "GPU-a"]
     assert devices_of("cpu,cpu") == ["", ""]
-    with pytest.raises(UsageError, match="there is no GPU 3: 3 are seen"):
+    with pytest.raises(UsageError, match="there is no GPU 3; GPUs seen here: 3"):
         devices_of("0,3")
     monkeypatch.setattr("colab_helpers.batch.crew.visible_gpus", lambda: ["GPU-a"])
     assert devices_of("all") == []
@@ -278,3 +345,49 @@ def test_copies_of_one_file_are_done_one_after_another(photo, shared_dir, consta
     report = run_here(photo, folder, tmp_path / "two", constant_models, overrides=TWO)
     assert report.ok
     assert media(tmp_path / "two" / "a.mp4") == media(tmp_path / "two" / "b.mp4")
+
+
+def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None:
+    begun = Started(key="k", run="r", target="/t.mp4", pid=1)
+    earlier: Any = SimpleNamespace(history=History([begun]), run="r")
+    around, noted = SimpleNamespace(cause=None), list[Any]()
+    given: Any = around, "engine", Task(Path("/t.mp4"), Path("/o.mp4")), "k", earlier
+    journal: Any = SimpleNamespace(append=noted.append)
+    assert Surroundings.begin(*given, journal, deaths=NONE) == ("engine", [])
+    assert [entry.target for entry in noted] == ["/t.mp4"]
+    with pytest.raises(WorkerError, match="died 3 times on this file, last: cold"):
+        Surroundings.begin(*given, journal, deaths=(3, "cold"))
+
+
+def test_a_crew_that_ends_starts_nobody(monkeypatch, tmp_path) -> None:
+    job = Job(request=BatchRequest(output_dir=tmp_path), tasks=())
+    around: Any = SimpleNamespace(job=job, places=WorkPlaces(tmp_path, None))
+    nothing: Any = None
+    crew = Crew(around, [], nothing, nothing, ["", ""], print, True)
+    crew._waiting, crew._ending = [""], True
+    monkeypatch.setattr("subprocess.Popen", nothing)
+    crew._opened(Member(nothing, nothing, ""), Loaded())
+    assert crew._members == []
+
+
+def test_a_worker_never_waits_for_memory_amid_a_file() -> None:
+    waits, made = list[bool](), list[int]()
+    hands: Any = SimpleNamespace(
+        _at=(0, "libx264", NONE),
+        _maker=SimpleNamespace(make=lambda number, goes_on: made.append(number)),
+        guard=SimpleNamespace(short=False, check=lambda wait: waits.append(wait)),
+    )
+    Hands.segment(hands, 0, 3, encoder="libx264")
+    assert (made, waits) == ([3], [False])
+
+
+def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch) -> None:
+    weighed, sent = list[int](), list[Any]()
+    monkeypatch.setattr(member.Growth, "check", lambda *_: weighed.append(len(sent)))
+    hands: Any = SimpleNamespace(prepare=lambda index: "plan", segment=lambda index: None)
+    calls = iter([("prepare", {"index": 0}), ("segment", {"index": 0})])
+    far: Any = SimpleNamespace(recv=calls.__next__, send=sent.append)
+    with pytest.raises(StopIteration):
+        member._serve(hands, far, far)
+    assert sent == [("done", "plan", False), ("done", None, False)]
+    assert weighed == [1]

@@ -93,17 +93,6 @@ def test_interruptions_count_until_there_is_progress(tmp_path) -> None:
     assert read_journal(path).interruptions("a", "s") == 0
 
 
-def test_interruptions_of_a_segment_are_counted_by_themselves(tmp_path) -> None:
-    path = tmp_path / "j"
-    first, second = (Started(key="a", run="r", target="t", pid=1, number=number) for number in (1, 2))
-    write(path, first, second, first, segment(2), segment(0))
-    counted = [read_journal(path).interruptions("a", "r", number) for number in (None, 0, 1, 2)]
-    assert counted == [0, 0, 2, 0]
-    write(path, second, segment(1))
-    counted = [read_journal(path).interruptions("a", "r", number) for number in (None, 1, 2)]
-    assert counted == [0, 0, 1]
-
-
 def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path) -> None:
     path = tmp_path / "j"
     failed = Failed(key="a", run="r", report=done().report.model_copy(update={"error": "it broke"}))

@@ -11,7 +11,7 @@ import pytest
 
 from colab_helpers.__main__ import _edit_people
 from colab_helpers.batch.known_people import NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
-from colab_helpers.batch.people_edits import set_source
+from colab_helpers.batch.people_edits import set_default, set_source
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap, Person, summary
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.people import Appearance
@@ -238,3 +238,11 @@ def test_words_that_are_too_long_for_a_path_are_words(tmp_path: Path) -> None:
         _edit_people(asked)
     with pytest.raises(UsageError, match="neither a file"):
         set_source(tmp_path, "p1", [words])
+
+
+def test_every_text_with_comments_is_kept(tmp_path) -> None:
+    texts = [f"default: leave  # {note}\n" for note in ("one", "two")]
+    for text in texts:
+        (tmp_path / "people.yaml").write_text(text)
+        set_default(tmp_path, ["blur"])
+    assert [(tmp_path / name).read_text() for name in ("people.yaml.old", "people.yaml (2).old")] == texts

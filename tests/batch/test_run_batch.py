@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -31,7 +33,7 @@ from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.trust.marking import COMPOSITE, NETWORKS
 from tests.helpers.marks import actions, read_mark
 from tests.helpers.networks import enlarger, with_enlarger
-from tests.helpers.processes import CPU, litter
+from tests.helpers.processes import CPU, SECONDS, litter, stop_at
 from tests.media.make import Sound, Spec, decoded, make
 
 
@@ -129,6 +131,13 @@ def test_too_little_disk_is_said_with_figures(batch, tmp_path, monkeypatch) -> N
     assert batch(target).ok
 
 
+def test_what_is_done_already_needs_no_more_room(batch, tmp_path, monkeypatch) -> None:
+    target = make(tmp_path / "a.mp4", Spec(frames=30, rate=Fraction(10)))
+    assert batch(target, settings=SECONDS, on_progress=stop_at(25)).stopped
+    monkeypatch.setattr(drive, "disk_free", lambda _: 3 * target.stat().st_size - 1)
+    assert batch(target, settings=SECONDS).ok
+
+
 def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant_models, monkeypatch) -> None:
     models = with_enlarger(constant_models, tmp_path / "models")
     settings = CPU.with_overrides(frame_processors="face_swapper,frame_enhancer")
@@ -159,7 +168,9 @@ def test_memory_warnings_are_counted(batch, tmp_path, monkeypatch) -> None:
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=3)) for name in "ab"]
     clock = count().__next__
     short = MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
-    monkeypatch.setattr(batch_room, "MemoryGuard", lambda **_: short)
+    monkeypatch.setattr(
+        batch_room, "MemoryGuard", lambda on_warning, **_: replace(short, on_warning=on_warning)
+    )
     report = batch(*targets)
     assert report.summary.memory_warnings == 2
     assert "RAM in use was 90 %" in report.files[0].fallbacks[-1]

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from colab_helpers.errors import LicenceError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import spoken
 from colab_helpers.models import catalog
 from colab_helpers.models import preload as models_preload
 from colab_helpers.models.catalog import Licence, Source, load_catalog
@@ -82,6 +83,8 @@ def test_an_empty_form_shows_and_runs_the_demos_networks(run, tmp_path, capfd):
     assert "stand-in inswapper_128 (swapper, " in printed
     assert "Nothing is missing. The demo's stand-in networks" in printed
     assert f"report:   {tmp_path / 'preload.json'}" in printed
+    with spoken("es"):  # a longer word stands apart from the name, too
+        assert "sustituta inswapper_128 (swapper, " in models_text(result.models, tmp_path)
 
 
 def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(standins, tmp_path):

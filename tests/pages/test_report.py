@@ -84,8 +84,10 @@ def clips(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("render", [page_of, results_of])
-def test_the_pictures_are_the_right_frame_before_and_after(clips, render) -> None:
-    page = render(a_report(a_file(*clips), notes=["one note"]))
+def test_the_pictures_are_the_right_frame_before_and_after(clips, render, tmp_path: Path) -> None:
+    (tmp_path / "report.json").touch()
+    options = {"folder": tmp_path} if render is results_of else {}
+    page = render(a_report(a_file(*clips), notes=["one note"]), **options)
     before, after = images(page)
     assert number_of(before) == number_of(after) == 4
     assert np.abs(before[40:].astype(int) - after[40:]).mean() > 40
@@ -94,8 +96,9 @@ def test_the_pictures_are_the_right_frame_before_and_after(clips, render) -> Non
     if render is results_of:  # a fragment with a player and the places of the reports
         assert not page.all("body")
         assert len(page.all("video")) == 1
-        for text in ("1 of 1 files", "out.avi (the first 4", "/out/report.html"):
+        for text in ("1 of 1 files", "out.avi (the first 4", str(tmp_path / "report.json")):
             assert text in page.text
+        assert "report.html" not in page.text  # a run that was stopped has none
 
 
 def test_what_the_run_was_is_at_the_top() -> None:

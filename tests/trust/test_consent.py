@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from colab_helpers.errors import ConsentError
+from colab_helpers.errors import ConsentError, MissingFileError
 from colab_helpers.language import spoken
 from colab_helpers.trust.consent import (
     DEMO_CONSENT,
@@ -35,6 +35,8 @@ def test_a_demo_file_is_known_by_its_hash(tmp_path: Path) -> None:
     assert not is_demo_file(target)
     with pytest.raises(ConsentError):
         require_consent(DEMO_CONSENT, [target])
+    with pytest.raises(MissingFileError, match="there is no such file"):
+        require_consent(DEMO_CONSENT, [target.with_name("clpi.mp4")])
 
 
 @pytest.mark.parametrize(

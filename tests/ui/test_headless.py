@@ -154,11 +154,15 @@ def test_only_what_this_run_has_made_is_told(tmp_path):
     out, before = tmp_path / "out.ipynb", headless.reports_in(tmp_path)
     assert headless.describe_results(out, tmp_path, before) == []
     out.touch()
+    (tmp_path / "report.html").write_text("<p>for people</p>")
     for name in ("report.json", "doctor.json", "monitor.json"):
         write_atomically(tmp_path / name, old.get(name, "{}").encode())
     assert headless.describe_results(out, tmp_path, before) == [
         "1 of 1 files in 1.5 s",
-        *(f"report:   {tmp_path / name}" for name in ("report.json", "doctor.json", "monitor.json")),
+        *(
+            f"report:   {tmp_path / name}"
+            for name in ("report.html", "report.json", "doctor.json", "monitor.json")
+        ),
         f"notebook: {out}",
     ]
 
