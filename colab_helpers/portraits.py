@@ -12,7 +12,7 @@ import gc
 import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from colab_helpers.models.session import Network, Runtime, models_root
 from colab_helpers.prompts import improved, require_adult
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import APPARENT_AGE
-from colab_helpers.trust.marking import seal_created, xmp_of_created
+from colab_helpers.trust.marking import CREATED, seal_created, xmp_of
 
 MODEL = "sdxl_lightning_4step.safetensors"
 BASE, REVISION = "stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b"
@@ -150,9 +150,15 @@ def _keep(photo: Path, consent: Path, image: ByteImage, prompt: str, seed: int) 
     told = f"{Path(MODEL).stem}, seed {seed}: {prompt}"
     ground = {"people": {photo.parent.name: {"ground": "synthetic", "document": told}}}
     write_whole(consent, io.BytesIO(yaml.safe_dump(ground, allow_unicode=True).encode()))
-    still = Still(image, parts={"xmp": xmp_of_created(told)})
+    still = Still(image, parts={"xmp": xmp_of(told, CREATED)})
     content = io.BytesIO(encode_still(still, photo))
-    write_whole(photo, content, partial(seal_created, told=told, network=Path(MODEL).stem))
+    try:
+        write_whole(photo, content, partial(seal_created, told=told, network=Path(MODEL).stem))
+    except BaseException:  # the name stays free
+        consent.unlink(missing_ok=True)
+        with suppress(OSError):
+            photo.parent.rmdir()
+        raise
 
 
 @contextmanager

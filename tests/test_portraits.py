@@ -17,7 +17,7 @@ from colab_helpers import errors, portraits
 from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
 from colab_helpers.batch.library import names_in, photos_at
 from colab_helpers.demo import Demo, copy_demo
-from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError
+from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError, OutputError
 from colab_helpers.media.images import read_still
 from colab_helpers.portraits import CONFIG, CONFIG_FILES, MODEL, PACKAGES, lightning, make_portrait
 from colab_helpers.trust.consent import require_consent
@@ -93,6 +93,19 @@ def test_somebody_new_is_kept_with_a_mark_and_on_what_ground(
         with pytest.raises(ValueError, match="no name for somebody new"):
             make_portrait(name, library, "a woman", models_dir=shipped.models, painter=paint)
     assert {path: path.read_bytes() for path in library.rglob("*") if path.is_file()} == before
+
+
+def test_what_cannot_be_signed_leaves_the_name_free(
+    paint: Painter, shipped: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(portraits, "seal_created", full)
+    given: dict[str, Any] = {"models_dir": shipped.models, "painter": paint, "size": 512}
+    with pytest.raises(OutputError, match="No space left"):
+        make_portrait("ana", tmp_path / "people", "a woman", seed=3, **given)
+    assert list((tmp_path / "people").iterdir()) == []
 
 
 def test_after_some_seeds_it_is_given_up_and_nothing_is_left(

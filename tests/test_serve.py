@@ -334,9 +334,8 @@ def test_the_gpu_as_its_driver_tells_it(server: Server, monkeypatch: pytest.Monk
     nvml.__dict__["nvmlSystemGetCudaDriverVersion_v2"] = lambda: 12080
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(sampler, "open_gpu", lambda: 0)
-    monkeypatch.setattr(
-        serve, "this_machine", lambda: SimpleNamespace(gpu=None)
-    )  # or others hear of the card
+    machine = SimpleNamespace(gpu=None)  # the real one is remembered, and others would hear of the card
+    monkeypatch.setattr(serve, "this_machine", lambda: machine)
     told = server.gpu_status()
     assert (told["cuda"], told["vram_total"], told["vram_reserved"]) == ("12.8", 16 * GIB, 3 * GIB)
     assert (told["vram_free"], told["vram_percent"]) == (13 * GIB, 18.75)

@@ -47,7 +47,7 @@ class Batch(ABC):
             stopped = True
         loaded, now = self.loaded, status.status
         reports = [
-            self.files.get(n) or skipped(task, list(loaded.photos))
+            self.files.get(n) or skipped(task, list(loaded.photos or self.around.job.names))
             for n, task in enumerate(self.around.job.tasks)
         ]
         return report_of(
@@ -92,3 +92,18 @@ class Alone(Batch):
             self.ended(index, self.hands.whole(index))
             if self.hands.worked and len(self.files) < len(self.around.job.tasks):
                 growth.check(self.around.stop)
+
+
+@dataclass(eq=False)
+class Idle(Batch):
+    """A batch of which no file is done, for a reason; without one somebody has stopped it."""
+
+    why: str
+
+    def _do_all(self) -> None:
+        if not self.why:
+            raise KeyboardInterrupt
+        for index in self.order:
+            report = skipped(self.around.job.tasks[index], list(self.around.job.names), self.why)
+            report.fallbacks = list(self.around.status.status.files[index].fallbacks)
+            self.ended(index, report)

@@ -14,7 +14,6 @@ if __name__ == "__main__":
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from pathlib import Path
 from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces, supervisor_of
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
-from colab_helpers.batch.file_report import report_of, skipped
 from colab_helpers.batch.growth import RecycleError
 from colab_helpers.batch.hands import Hands
 from colab_helpers.batch.job import Job, consent_for
@@ -42,7 +40,7 @@ from colab_helpers.batch.report import (
     html_path,
     own_file,
 )
-from colab_helpers.batch.run_batch import Alone, Batch
+from colab_helpers.batch.run_batch import Alone, Batch, Idle
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
 from colab_helpers.batch.surroundings import Surroundings
@@ -53,7 +51,6 @@ from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
-from colab_helpers.trust.consent import consent_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -194,9 +191,9 @@ class _Run(Surroundings):
                     return Crew(self, order, estimate, journal, devices, announce, first_alone).run()
                 hands = Hands.open(self, self.own, journal, self._announce)
             except KeyboardInterrupt:
-                return self._nothing_done(tr("stopped by the user"), stopped=True)
+                return Idle(self, (), Estimate((), (), self.status), "").run()
             if request.people == "only":
-                return self._nothing_done(tr("only the people were asked for"), stopped=False)
+                return Idle(self, order, estimate, tr("only the people were asked for")).run()
             return Alone(self, order, estimate, hands).run()
 
     def _in_order(self) -> tuple[list[int], Estimate]:
@@ -207,24 +204,6 @@ class _Run(Surroundings):
             loads = [load_of(task.target, beat=self.beat) for task in plan]
         order = shortest_first(loads) if request.shortest_first else list(range(len(plan)))
         return order, Estimate(loads, order, self.status)
-
-    def _nothing_done(self, why: str, *, stopped: bool) -> BatchReport:
-        """Return the report of a batch that ended before its first file."""
-        now = self.status.status
-        files = [skipped(task, list(self.job.names), why) for task in self.job.tasks]
-        if not stopped:
-            for index, file in enumerate(files):
-                file.fallbacks = list(now.files[index].fallbacks)
-                self.status.file(index, file)
-        return report_of(
-            files,
-            consent=consent_of(self.job.request.consent),
-            settings=self.job.request.settings.model_dump(mode="json"),
-            seconds=max(0.0, time.time() - now.started),
-            notes=now.remarks,
-            run=self.job.run,
-            stopped=stopped,
-        )
 
     def _announce(self, notes: Iterable[str], times: int, workers: int = 1) -> None:
         """Say before the start what is to be done, and whether there is so many times the targets' room."""

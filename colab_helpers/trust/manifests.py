@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colab_helpers.files import manifest_beside, sha256_of
+from colab_helpers.files import manifest_beside
 from colab_helpers.language import printable
-from colab_helpers.trust.movies import copy_with_room, file_binding, manifest_box, movie_binding
+from colab_helpers.trust.movies import copy_with_room, manifest_box, movie_binding
 from colab_helpers.trust.signing import Credentials
 
 if TYPE_CHECKING:
@@ -67,10 +67,6 @@ class Claim:
         """
         definition = self.definition | {"assertions": [*self.definition["assertions"], *bound]}
         return self._signed(definition, _OTHER, io.BytesIO(b"\0"), io.BytesIO(), embed=False)
-
-    def beside(self, path: Path, beat: Callable[[], None]) -> bytes:
-        """Return the manifest of a file that cannot hold it; OSError where that cannot be read."""
-        return self.signed(file_binding(sha256_of(path, on_chunk=beat)))
 
     def embed(self, path: Path, signed: Path, beat: Callable[[], None]) -> None:
         """Write a copy of a file that holds its manifest.

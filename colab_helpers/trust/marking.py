@@ -23,12 +23,13 @@ from colab_helpers.media.label import Label
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
 from colab_helpers.trust.manifests import Claim, archived, sidecar
+from colab_helpers.trust.movies import file_binding
 from colab_helpers.trust.records import Consent
 from colab_helpers.trust.signing import LOCAL, LOCAL_SIGNER, Credentials, credentials
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
-_CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for a picture that a trained network made as a whole."""
 _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
 SOFTWARE = {"name": "colab_helpers", "version": VERSION}
@@ -128,8 +129,8 @@ class Marks:
         return f"{self._told(actions)} (colab_helpers {VERSION}{kind})" if actions else ""
 
     def parts(self, actions: Collection[str]) -> dict[str, bytes]:
-        """Return a picture's XMP packet; none where nothing was made by AI (IPTC Photo Metadata 2023.2)."""
-        return {"xmp": _xmp(self._told(actions))} if _by_ai(actions) else {}
+        """Return a picture's XMP packet; none where nothing was made by AI."""
+        return {"xmp": xmp_of(self._told(actions))} if _by_ai(actions) else {}
 
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         """Sign a finished file under its hidden name; it is replaced by the signed one.
@@ -150,7 +151,7 @@ class Marks:
             signed.unlink(missing_ok=True)  # a link would be followed
             claim = Claim(definition, self.signed_by, archived(self.target, self.target_manifest))
             if beside:
-                data = claim.beside(partial, self.beat)
+                data = claim.signed(file_binding(sha256_of(partial, on_chunk=self.beat)))
                 write_whole(beside, io.BytesIO(data))
                 self.manifest = hashlib.sha256(data).hexdigest()
             else:
@@ -248,19 +249,15 @@ def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
 
 def seal_created(partial: Path, *, told: str, network: str) -> None:
     """Sign a PNG that a network made as a whole, under its hidden name, by this machine's certificate."""
-    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _CREATED}
+    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": CREATED}
     definition = _definition("portrait", [made | {"description": told, "parameters": {NETWORKS: [network]}}])
     signed = hidden_name(partial)
     Claim(definition, credentials(LOCAL)).embed(partial, signed, lambda: None)
     signed.replace(partial)
 
 
-def xmp_of_created(told: str) -> bytes:
-    """Return the XMP packet of a picture that a network made as a whole."""
-    return _xmp(told, _CREATED)
-
-
-def _xmp(told: str, source_type: str = COMPOSITE) -> bytes:
+def xmp_of(told: str, source_type: str = COMPOSITE) -> bytes:
+    """Return a picture's XMP packet (IPTC Photo Metadata 2023.2)."""
     from xml.sax.saxutils import quoteattr  # slow: it brings urllib and http along
 
     return (
