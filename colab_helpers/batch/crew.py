@@ -231,11 +231,9 @@ class Crew(Batch):
         """Show how the file gets on at which the first worker is; of others only that they are in work."""
         member.progress, call = progress, member.call
         first = next((each for each in self._members if each.call is not None), member).call
-        if call is not None and call.index not in self._files:  # by an error in another's segment
-            self.around.beat()
-            return
-        if call is not None and first is not None and call.index != first.index:
-            self.around.status.status.files[call.index].status = "running"
+        if call is not None and (call.index not in self._files or (first and call.index != first.index)):
+            if call.index in self._files:  # else it is over, by an error in another's segment
+                self.around.status.status.files[call.index].status = "running"
             self.around.beat()
             return
         file = self._file(call)

@@ -192,6 +192,10 @@ class UnfinishedFile:
         part = replace(done, segment=replace(done.segment, path=Path(path.name)))
         self.patience.attempt(lambda: self.journal.append(SegmentDone(key=self.key, part=part)))
 
+    @property
+    def _folders(self) -> list[Path]:
+        return [self.place, *([self.mirror] if self.mirror else [])]
+
     def claim(self, places: Sequence[Path]) -> None:
         """Note what is about to be made, so that it is known for our own even after a crash."""
         entry = Claimed(key=self.key, names=tuple(place.name for place in places))
@@ -211,7 +215,7 @@ class UnfinishedFile:
 
     def _break_off(self) -> None:
         """A place where nothing was made is noted as the user's."""
-        if not any(path.suffix == SUFFIX and path.name[0] != "." for path in self.place.glob("*")):
+        if not any(any(folder.glob(f"[!.]*{SUFFIX}")) for folder in self._folders):
             self.discard()
         claimed, self._claimed = self._claimed, ()
         if claimed and not any(map(os.path.lexists, claimed)):
@@ -220,7 +224,7 @@ class UnfinishedFile:
 
     def discard(self) -> None:
         """Remove everything: the work is finished, or cannot be."""
-        for folder in filter(None, (self.place, self.mirror)):
+        for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -136,6 +137,20 @@ def test_what_is_done_already_needs_no_more_room(batch, tmp_path, monkeypatch) -
     assert batch(target, settings=SECONDS, on_progress=stop_at(25)).stopped
     monkeypatch.setattr(drive, "disk_free", lambda _: 3 * target.stat().st_size - 1)
     assert batch(target, settings=SECONDS).ok
+
+
+def test_segments_beside_the_results_outlive_a_disk_that_is_gone_and_a_start_that_fails(
+    batch, tmp_path, monkeypatch
+) -> None:
+    target = make(tmp_path / "a.mp4", Spec(frames=30, rate=Fraction(10)))
+    given = {"settings": SECONDS, "work_dir": tmp_path / "work"}
+    assert batch(target, on_progress=stop_at(25), **given).stopped
+    shutil.rmtree(tmp_path / "work")
+    with monkeypatch.context() as patch:
+        patch.setattr(drive, "disk_free", lambda _: 0)
+        assert "are free, but" in (batch(target, **given).files[0].error or "")
+    (file,) = batch(target, **given).files
+    assert (file.status, file.segments_kept, file.segments) == ("done", 2, 3)
 
 
 def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant_models, monkeypatch) -> None:
