@@ -101,7 +101,8 @@ class Settings(BaseModel):
         description="Where networks run: auto takes CUDA when a trial proves it, cuda insists on it.",
     )
     gpus: Gpus = Field(
-        "", description="Workers of a batch: empty, one; all, one on each GPU; 0,1 on these; cpu,cpu without."
+        "all",
+        description="Workers of a batch: all, one on each GPU; 0,1 on these; cpu,cpu without; empty, one.",
     )
     half_precision: bool | Auto = Field(
         "auto",

@@ -33,17 +33,19 @@ from colab_helpers.files import state_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import SHARED_BY, visible_gpus
 from colab_helpers.progress import Progress
+from colab_helpers.settings import Settings
 
 _LOOK_EVERY = 0.5
 # Less than a process is waited for that has been asked to stop.
 _LAST_NEWS = LONGEST_STOP - 15.0
 
 
-def devices_of(gpus: str) -> list[str]:
-    """Return for each worker of the setting ``gpus`` what it sees: the identifier of a GPU, or "" for none.
+def devices_of(settings: Settings) -> list[str]:
+    """Return for each worker what it sees, by ``gpus``: the identifier of a GPU, or "" for none.
 
-    Empty where one worker does it as ever. UsageError where a GPU is not there.
+    Empty where one worker does it, as with a single GPU. UsageError where a GPU is not there.
     """
+    gpus = "" if settings.gpus == "all" and settings.execution_provider == "cpu" else settings.gpus
     if gpus.startswith("cpu"):
         return [""] * len(gpus.split(","))
     there = visible_gpus() if gpus else []

@@ -184,7 +184,7 @@ class _Run(Surroundings):
                 order, estimate = self._in_order()
                 if self.crew is not None:
                     return self.crew(self, order, estimate, journal, [], self._announce).run()
-                devices = devices_of(request.settings.gpus) if request.people != "only" else []
+                devices = devices_of(request.settings) if request.people != "only" else []
                 if devices:
                     announce = partial(self._announce, workers=len(devices))
                     first_alone = request.mapped or request.people != "auto"

@@ -283,14 +283,15 @@ def test_with_a_map_of_people(run, tmp_path, films) -> None:
 def test_which_gpu_each_worker_sees(monkeypatch) -> None:
     monkeypatch.setattr("colab_helpers.batch.crew.visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
     assert load_settings(gpus=1).gpus == "1"  # as YAML reads it
-    assert devices_of("") == []
-    assert devices_of("all") == ["GPU-a", "GPU-b", "GPU-c"]
-    assert devices_of("2,0,2") == ["GPU-c", "GPU-a"]
-    assert devices_of("cpu,cpu") == ["", ""]
+    assert devices_of(load_settings(gpus="")) == []
+    assert devices_of(load_settings()) == ["GPU-a", "GPU-b", "GPU-c"]
+    assert devices_of(load_settings(execution_provider="cpu")) == []
+    assert devices_of(load_settings(gpus="2,0,2")) == ["GPU-c", "GPU-a"]
+    assert devices_of(load_settings(gpus="cpu,cpu")) == ["", ""]
     with pytest.raises(UsageError, match="there is no GPU 3; GPUs seen here: 3"):
-        devices_of("0,3")
+        devices_of(load_settings(gpus="0,3"))
     monkeypatch.setattr("colab_helpers.batch.crew.visible_gpus", lambda: ["GPU-a"])
-    assert devices_of("all") == []
+    assert devices_of(load_settings(gpus="all")) == []
 
 
 def test_workers_share_what_the_machine_has(monkeypatch) -> None:
