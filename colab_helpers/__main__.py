@@ -14,10 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from colab_helpers.command_line import (
     as_options,
@@ -306,32 +305,6 @@ def _doctor(options: argparse.Namespace) -> int:
     return SUCCESS if diagnosis.ok else FAILURE
 
 
-def _bench(options: argparse.Namespace) -> int:
-    from tempfile import TemporaryDirectory
-
-    from colab_helpers.batch.overwriting import Writable
-    from colab_helpers.batch.report import clear_report, own_file, write_text
-    from colab_helpers.demo import copy_demo
-    from colab_helpers.diagnosis.bench import Plan, bench
-
-    if options.json:
-        clear_report(options.json, Writable(made=own_file), page=False)
-    for pair in options.settings or ():
-        split_pair(pair, "output_video_preset=veryfast")
-    names = ("heights", "faces", "seconds", "repeat", "settings")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    quick: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
-    plan = (quick if options.quick else {}) | given
-    with TemporaryDirectory() as folder:
-        made = copy_demo(Path(folder) / "media") if options.demo else None
-        plan["demo"] = (made.targets[0], made.source, made.models) if made else None
-        asked = Plan(**plan, models=options.models_dir)
-        found = bench(asked, Path(folder), partial(print, flush=True))
-    if options.json:
-        write_text(options.json, json.dumps(found, indent=2) + "\n")
-    return SUCCESS
-
-
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "swap": _swap,
     "batch": _batch,
@@ -349,7 +322,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "convert": _convert,
     "verify": _verify,
     "doctor": _doctor,
-    "bench": _bench,
+    "bench": _extra,
 }
 
 if __name__ == "__main__":

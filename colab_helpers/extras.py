@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from colab_helpers.command_line import split_pair
 from colab_helpers.errors import ColabHelpersError, require_extra
 from colab_helpers.language import tr
 
@@ -76,10 +80,37 @@ def _cluster(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from tempfile import TemporaryDirectory
+
+    from colab_helpers.batch.overwriting import Writable
+    from colab_helpers.batch.report import clear_report, own_file, write_text
+    from colab_helpers.demo import copy_demo
+    from colab_helpers.diagnosis.bench import Plan, bench
+
+    if options.json:
+        clear_report(options.json, Writable(made=own_file), page=False)
+    for pair in options.settings or ():
+        split_pair(pair, "output_video_preset=veryfast")
+    names = ("heights", "faces", "seconds", "repeat", "settings")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    quick: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
+    plan = (quick if options.quick else {}) | given
+    with TemporaryDirectory() as folder:
+        made = copy_demo(Path(folder) / "media") if options.demo else None
+        plan["demo"] = (made.targets[0], made.source, made.models) if made else None
+        asked = Plan(**plan, models=options.models_dir)
+        found = bench(asked, Path(folder), partial(print, flush=True))
+    if options.json:
+        write_text(options.json, json.dumps(found, indent=2) + "\n")
+    return 0
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "serve": _serve,
     "transcribe": _transcribe,
     "cluster": _cluster,
+    "bench": _bench,
     "prompt": _prompt,
     "portraits": _portraits,
 }
