@@ -150,7 +150,7 @@ def test_segments_beside_the_results_outlive_a_disk_that_is_gone_and_a_start_tha
         patch.setattr(drive, "disk_free", lambda _: 0)
         assert "are free, but" in (batch(target, **given).files[0].error or "")
     (file,) = batch(target, **given).files
-    assert (file.status, file.segments_kept, file.segments) == ("done", 2, 3)
+    assert (file.status, file.segments_kept > 1, file.segments) == ("done", True, 3)
 
 
 def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant_models, monkeypatch) -> None:
