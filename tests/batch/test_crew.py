@@ -189,7 +189,7 @@ def test_a_segment_on_which_three_workers_die_fails_its_file_alone(clips, in_mem
     assert list(failed) == ["vfr.mp4"]
     assert "died 3 times on this file" in (failed["vfr.mp4"].error or "")
     assert sum(file.status == "done" for file in report.files) == 2
-    assert 3 <= report.summary.restarts <= 5  # they die on two segments at a time
+    assert 3 <= report.summary.restarts <= 6  # they die on two segments at a time
 
 
 def test_an_error_in_a_segment_fails_its_file_once_while_another_worker_is_at_it(
