@@ -122,8 +122,11 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
 
     def attempt(self, action: Callable[[], T]) -> T:
-        """Return what ``action`` returns; an OutputError is raised only after the longest wait."""
-        started = self.clock()
+        """Return what ``action`` returns; an OutputError is raised only after the longest wait.
+
+        Nobody is told of what works at once: whoever is told may give up, and what is done would go unnoted.
+        """
+        started, waited = self.clock(), False
         while True:
             try:
                 result = action()
@@ -131,9 +134,11 @@ class Patience:
             except OutputError as error:
                 if self.clock() - started >= self.longest:
                     raise
+                waited = True
                 self.tell(tr("waiting for room or access: {error}", error=error))
                 self.sleep(_LOOK_EVERY)
-        self.tell(None)
+        if waited:
+            self.tell(None)
         return result
 
 

@@ -143,6 +143,13 @@ def test_tidying_up_keeps_unfinished_work_the_users_files_and_the_job_of_one_tha
     assert (tmp_path / "local" / "mine.txt").read_text() == "mine"
 
 
+def test_who_asks_to_stop_is_heard_before_work_not_between_it_and_its_note() -> None:
+    def gives_up(_what: str | None) -> None:
+        raise KeyboardInterrupt
+
+    assert Patience(1.0, tell=gives_up).attempt(lambda: "done") == "done"
+
+
 @pytest.mark.parametrize("longest", [0, 60])
 def test_patience_ends_after_the_longest_wait_with_the_last_error(longest) -> None:
     now, told = [0.0], []
