@@ -10,6 +10,7 @@ norms are folded into the convolutions, as the exports have them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -336,3 +337,12 @@ def _steered(build: Builder, image: str, features: str, half: int) -> str:
 def _to_rgb(build: Builder, x: str, ins: int, style: str) -> str:
     scaled = build.node("Mul", x, _as_map(build, build.linear(style, 512, ins)))
     return build.conv(scaled, ins, 3, 1, gain=0.1)
+
+
+def write_real_shapes(folder: Path, *, seed: int = 0) -> Path:
+    """Write detector, recogniser and swapper, laid out as ``--models-dir`` wants them (about 800 MB)."""
+    (folder / "buffalo_l").mkdir(parents=True, exist_ok=True)
+    onnx.save(scrfd_10g(seed), folder / "buffalo_l" / "det_10g.onnx")
+    onnx.save(iresnet50(seed), folder / "buffalo_l" / "w600k_r50.onnx")
+    onnx.save(inswapper(seed), folder / "inswapper_128.onnx")
+    return folder

@@ -92,6 +92,18 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_shapes(shared_dir: Path) -> Path:
+    """Networks of the real layer shapes with random weights."""
+    from benchmarks.realshapes import write_real_shapes
+
+    folder = shared_dir / "real_shapes"
+    with FileLock(shared_dir / "real_shapes.lock"):
+        if not folder.exists():
+            write_real_shapes(folder)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(shared_dir: Path) -> None:
     """What the product keeps, such as the certificate that signs results, is not the user's in a test."""

@@ -103,6 +103,7 @@ def make_segments(
     end = None if stop is None or stop == work.segments else stop * video.length
 
     def finish(segment: Segment) -> None:
+        return_free_memory()  # it lies between records that stay: a long video would hold ever more of it
         faces.index.flush()
         part = FinishedSegment(
             segment,
