@@ -304,14 +304,12 @@ def _first_gpu() -> Gpu | None:
     import pynvml
 
     handle = gpu_handle()
-    return (
-        handle
-        if handle is None
-        else Gpu(
-            name=pynvml.nvmlDeviceGetName(handle),
-            memory_total=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-            driver=pynvml.nvmlSystemGetDriverVersion(),
-        )
+    if handle is None:
+        return None
+    return Gpu(
+        name=pynvml.nvmlDeviceGetName(handle),
+        memory_total=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        driver=pynvml.nvmlSystemGetDriverVersion(),
     )
 
 

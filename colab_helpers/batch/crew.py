@@ -124,11 +124,9 @@ class Crew(Batch):
         begun = {entry.target: entry.key for entry in history.entries if isinstance(entry, Started)}
         # On what the crews before this one ended, if this run had any.
         self._before = {target: history.interruptions(key, run) for target, key in begun.items()}
-        # Whoever is asked once more after so many deaths refuses, and says so in the file's report.
         # Copies of one file have one working folder and one face index; what differs in size is none.
         sizes = {n: (state_of(task.target) or (n,))[0] for n, task in enumerate(self.around.job.tasks)}
-        whole_above = len(self.devices)
-        self._schedule = Schedule(self.order, most_deaths=sys.maxsize, whole_above=whole_above, alike=sizes)
+        self._schedule = Schedule(self.order, whole_above=len(self.devices), alike=sizes)
 
     @cached_property
     def _job_file(self) -> Path:

@@ -53,22 +53,20 @@ class _Video:
 class Schedule:
     """Hands out the calls of files in an ``order``; workers are told apart by anything that has a hash.
 
-    Nothing is kept of a file that is over. ``most_deaths`` workers may die on the same call before its file
-    is given up. As long as more than ``whole_above`` files wait, each goes whole, which costs least: nobody
-    has to look at it before others can help; None prepares all. Files that are ``alike`` share what is kept
-    of them, and are done one after another.
+    Nothing is kept of a file that is over. A call of which a worker dies is given out again, and its deaths
+    are counted; how many are too many says who is asked (``Surroundings.begin``). As long as more than
+    ``whole_above`` files wait, each goes whole, which costs least: nobody has to look at it before others can
+    help; None prepares all. Files that are ``alike`` share what is kept of them, and are done one by one.
     """
 
     def __init__(
         self,
         order: Iterable[int],
         *,
-        most_deaths: int = 3,
         whole_above: int | None = None,
         alike: Mapping[int, Hashable] = MappingProxyType({}),
     ) -> None:
         self._new, self._whole_above, self._alike = deque(order), whole_above, alike
-        self._most_deaths = most_deaths
         self._open: dict[int, _Video] = {}  # in the order in which they were begun
         self._due: deque[Call] = deque()  # all but segments; for whoever asks next
         self._flying: dict[Hashable, Call] = {}
@@ -131,23 +129,16 @@ class Schedule:
             self._close(call.index)
         return call
 
-    def died(self, worker: Hashable) -> Call | None:
-        """Note that a worker is there no longer; another one does again what it was at.
-
-        Returns the call on which too many have died by now, with which its file is over; None before.
-        """
+    def died(self, worker: Hashable) -> None:
+        """Note that a worker is there no longer; another one does again what it was at."""
         self._at.pop(worker, None)
         if (call := self._landed(worker)) is None:
-            return None
+            return
         self._deaths[call] += 1
-        if self._deaths[call] >= self._most_deaths:
-            self._close(call.index)
-            return call
         if call.kind == "segment":
             self._open[call.index].waiting.append(call.number)
         else:
             self._due.append(call)
-        return None
 
     def _landed(self, worker: Hashable) -> Call | None:
         call = self._flying.pop(worker, None)

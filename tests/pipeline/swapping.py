@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
+from colab_helpers.media.label import Label
 from colab_helpers.pipeline import FileResult, FinishedSegment, process_video
 from colab_helpers.progress import Progress
 from colab_helpers.settings import Settings, load_settings
@@ -53,6 +55,22 @@ def assert_same_pictures(one: Path, other: Path) -> None:
 def pieces_engine(models: Path, **overrides: Any) -> Engine:
     """Networks whose segments are of one second."""
     return engine(models, **{"segment_seconds": 1.0, **overrides})
+
+
+class Marks:
+    """Marks a result with the label alone."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.label = Label.of(Settings(visible_label_size=8, **settings))
+
+    def comment(self, actions: Collection[str]) -> str:
+        return ""
+
+    def parts(self, actions: Collection[str]) -> dict[str, bytes]:
+        return {}
+
+    def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
+        pass
 
 
 class Store:

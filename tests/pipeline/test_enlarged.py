@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,15 +14,21 @@ from PIL import Image
 
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.media.label import Label
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.pipeline import frames_folder, process_image, process_picture, process_video
 from colab_helpers.pipeline.known_frame import decided_faces, process_known_frame
-from colab_helpers.settings import Settings
 from tests.helpers.networks import with_enlarger
 from tests.media.make import Sound, Spec, decoded, make, packets_of
-from tests.pipeline.swapping import SOURCE, assert_same_pictures, in_pieces, pieces_engine, planes, same
+from tests.pipeline.swapping import (
+    SOURCE,
+    Marks,
+    assert_same_pictures,
+    in_pieces,
+    pieces_engine,
+    planes,
+    same,
+)
 
 STEPS = "face_swapper,frame_enhancer"
 
@@ -35,22 +40,6 @@ def larger(tmp_path_factory: pytest.TempPathFactory, inverting_models: Path) -> 
 
 def enlarging(models: Path, **overrides: Any) -> Engine:
     return pieces_engine(models, **{"frame_processors": STEPS, "frame_enhancer_blend": 100, **overrides})
-
-
-class Marks:
-    """Marks a result with the label alone."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.label = Label.of(Settings(visible_label_size=8, **settings))
-
-    def comment(self, actions: Collection[str]) -> str:
-        return ""
-
-    def parts(self, actions: Collection[str]) -> dict[str, bytes]:
-        return {}
-
-    def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
-        pass
 
 
 def test_every_frame_is_the_one_that_a_smaller_result_shows_enlarged(tmp_path: Path, larger: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 from PIL import Image
 
 from colab_helpers.faces.cast import Cast, Treatment
-from colab_helpers.media.label import Label
 from colab_helpers.pipeline import (
     FinishedSegment,
     frames_folder,
@@ -22,28 +20,19 @@ from colab_helpers.pipeline import (
     process_picture,
     process_video,
 )
-from colab_helpers.settings import Settings
 from tests.media.make import Sound, Spec, make, packets_of
-from tests.pipeline.swapping import SOURCE, Store, assert_same_pictures, in_pieces, pieces_engine, planes
+from tests.pipeline.swapping import (
+    SOURCE,
+    Marks,
+    Store,
+    assert_same_pictures,
+    in_pieces,
+    pieces_engine,
+    planes,
+)
 
 BLUR = Cast(Treatment("blur"))
 SIZE = (320, 180)
-
-
-class Marks:
-    """Marks a result with the label alone."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.label = Label.of(Settings(visible_label_size=8, **settings))
-
-    def comment(self, actions: Collection[str]) -> str:
-        return ""
-
-    def parts(self, actions: Collection[str]) -> dict[str, bytes]:
-        return {}
-
-    def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
-        pass
 
 
 OFF = {"visible_label": "off", "disclosure": "test"}
