@@ -28,6 +28,9 @@ from colab_helpers.pipeline.video_stages import PictureCallback, VideoWork, chan
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
 
+_FIELDS = mark(
+    "both fields of each frame were enlarged as one: deinterlace it first where motion shows combs"
+)
 _COPIED = mark("no face to change was found in any frame: the file is copied as it is")
 
 
@@ -245,6 +248,7 @@ def _told(work: VideoPlan, result: FileResult) -> FileResult:
     notes = (*video.choice.notes, *result.notes, *_face_notes(result.measured, video.engine))
     if enhancer := video.engine.frame_enhancer:
         notes += (enhancer.note(video.result.width, video.result.height),)
+        notes += (tr(_FIELDS),) if video.info.interlaced else ()
     notes += work.remarks if result.measured.by_ai else ()
     return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
 
