@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from colab_helpers.batch.report import write_text
 from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.diagnosis.doctor import QUESTIONS, examine
-from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.diagnosis.findings import Subject
 from colab_helpers.errors import ColabHelpersError, LicenceError, ModelError
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
