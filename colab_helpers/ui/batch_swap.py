@@ -14,10 +14,9 @@ from colab_helpers.language import tr
 from colab_helpers.pages.report import failure_text, results_of
 from colab_helpers.pages.units import results_text
 from colab_helpers.request import BatchRequest
-from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.choice import Choice, Run, RunView, prepared
 from colab_helpers.ui.host import open_page, this_host
 from colab_helpers.ui.progress import ProgressLine
-from colab_helpers.ui.runs import Run, RunView, prepared
 
 
 class BatchError(ColabHelpersError, RuntimeError):

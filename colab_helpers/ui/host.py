@@ -123,6 +123,19 @@ class Host:
         ipython: Any = importlib.import_module("IPython.display")
         ipython.publish_display_data({"text/html": printable(html), "text/plain": printable(text)})
 
+    def repeat(self, action: Callable[[], bool], seconds: float) -> None:
+        """Call something again and again between cells, in the kernel's main thread, until it says False.
+
+        What is painted from another thread may be lost.
+        """
+        loop = asyncio.get_running_loop()
+
+        def beat() -> None:
+            if action():
+                loop.call_later(seconds, beat)
+
+        loop.call_soon(beat)
+
 
 class VoilaHost(Host):
     """Voila, which runs all cells before it shows a page and none after."""
@@ -265,20 +278,6 @@ def widget_library() -> Any | None:
         return importlib.import_module("ipywidgets")
     except ImportError:
         return None
-
-
-def repeat(action: Callable[[], bool], seconds: float) -> None:
-    """Call something again and again in the kernel's main thread, while no cell runs, until it says False.
-
-    What is painted from another thread may be lost.
-    """
-    loop = asyncio.get_running_loop()
-
-    def beat() -> None:
-        if action():
-            loop.call_later(seconds, beat)
-
-    loop.call_soon(beat)
 
 
 def show_widget(widget: Any) -> None:

@@ -16,10 +16,9 @@ from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import state_of
 from colab_helpers.language import printable, tr
 from colab_helpers.pages.sheet import crops_of, facts_of, remarks_of
-from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.choice import Choice, results_folder
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, bullets, paragraph, words
-from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
 MOST_PEOPLE = 24

@@ -16,11 +16,10 @@ from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
 from colab_helpers.pages.people import person_name, strip_of
-from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.choice import Choice, results_folder
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, words
 from colab_helpers.ui.preview_networks import Preview, frames_of
-from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
 NOTHING = mark("(no target)")

@@ -21,11 +21,10 @@ from colab_helpers.media.probe import probe
 from colab_helpers.pages.pictures import frame_at
 from colab_helpers.pages.units import clock_text, duration
 from colab_helpers.settings import Settings
-from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.choice import Choice, results_folder
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, table, thumbnail, words
 from colab_helpers.ui.preview_networks import finding_key, frames_of
-from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
 FIRST_LOOK = 4.0
