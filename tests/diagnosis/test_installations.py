@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from colab_helpers import requirements
-from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
+from colab_helpers.__main__ import main
+from colab_helpers.command_line import FAILURE, SUCCESS, WRONG_USAGE
 from colab_helpers.diagnosis import Diagnosis, environment, findings
 from colab_helpers.diagnosis.doctor import examine
 from colab_helpers.diagnosis.findings import Check
