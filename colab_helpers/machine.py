@@ -185,24 +185,21 @@ def require_places(paths: Iterable[Path]) -> None:
         try:
             path.stat()
         except OSError as error:
-            lost = lost_mount(error, path)
-            if lost is not None:
+            if lost := lost_mount(error, path):
                 raise lost from error
 
 
 def _unmounted(path: Path) -> UsageError:
-    place, drive = drive_of(path) or DRIVES[0], mounted_drive()
+    place, drive = drive_of(path), mounted_drive()
+    what = tr("Google Drive is not mounted at {place}", place=place)
+    remedy = tr(
+        'mount it in a cell of a notebook of this session, "from google.colab import drive; '
+        "drive.mount('{place}')\", or name a place that is not on Drive",
+        place=place,
+    )
     if drive is not None:
         remedy = tr("Drive is mounted at {place}: write the path with that", place=drive.parent)
-    else:
-        remedy = tr(
-            'mount it in a cell of a notebook of this session, "from google.colab import drive; '
-            "drive.mount('{place}')\", or name a place that is not on Drive",
-            place=place,
-        )
-    return UsageError(
-        tr("Google Drive is not mounted at {place}", place=place), where=str(path), remedy=remedy
-    )
+    return UsageError(what, where=str(path), remedy=remedy)
 
 
 def lost_mount(error: OSError, path: Path) -> UsageError | None:
@@ -297,20 +294,15 @@ def _speed(handle: Any) -> int:
 
 def find_gpu() -> Gpu | None:
     """The NVIDIA GPU that CUDA takes by default, or None where there is no driver or no device."""
-    return _asked(_first_gpu)
-
-
-def _first_gpu() -> Gpu | None:
     import pynvml
 
-    handle = gpu_handle()
-    if handle is None:
-        return None
-    return Gpu(
-        name=pynvml.nvmlDeviceGetName(handle),
-        memory_total=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-        driver=pynvml.nvmlSystemGetDriverVersion(),
-    )
+    def first() -> Gpu | None:
+        if (handle := gpu_handle()) is None:
+            return None
+        total, driver = pynvml.nvmlDeviceGetMemoryInfo(handle).total, pynvml.nvmlSystemGetDriverVersion()
+        return Gpu(pynvml.nvmlDeviceGetName(handle), int(total), driver)
+
+    return _asked(first)
 
 
 def _asked(question: Callable[[], T]) -> T | None:

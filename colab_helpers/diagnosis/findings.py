@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers import requirements
 from colab_helpers.errors import ColabHelpersError
@@ -30,14 +30,12 @@ _NONE: Mapping[str, float] = {}
 _TITLES = {"model": mark("model {name}"), "parity": mark("parity {name}")}
 
 
-class Check(BaseModel):
+class Check(BaseModel, extra="forbid", frozen=True):
     """One finding; its name, in a word or two of English, is the same in every language.
 
     ``warn``: a run works, but with something less; ``fail``: it does not, or not rightly. Only what passes
     has no remedy. Figures are measured values for machines, whose names end in their unit.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     status: CheckStatus
@@ -64,10 +62,8 @@ def finding(
     return Check(name=name, status=status, detail=detail, remedy=remedy, figures=finite)
 
 
-class Diagnosis(BaseModel):
+class Diagnosis(BaseModel, extra="forbid", frozen=True):
     """All findings; ``ok`` means that nothing failed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
     checks: list[Check]

@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -92,11 +93,8 @@ class Run:
         self._thread.start()
 
     def _watch(self) -> None:
-        def note(status: BatchStatus) -> None:
-            self.status = status
-
         try:
-            self.work(on_status=note)
+            self.work(on_status=partial(setattr, self, "status"))
         # A batch that was stopped before it began, too: whatever it is, it is shown where it was begun.
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
             self.error = error
@@ -173,12 +171,12 @@ def prepared(request: BatchRequest, host: Host) -> BatchRequest:
         return request
     place = folder / DEMO_FOLDER
     print(tr("no sources and targets: the rendered demo is used, in {folder}", folder=place), flush=True)
-    demo = copy_demo(place)
-    return request.replaced(
-        sources=[demo.source],
-        targets=demo.targets,
-        models_dir=request.models_dir or demo.models,
-    )
+    return _on(copy_demo(place), request)
+
+
+def _on(demo: Demo, request: BatchRequest) -> BatchRequest:
+    models = request.models_dir or demo.models
+    return request.replaced(sources=[demo.source], targets=demo.targets, models_dir=models)
 
 
 def results_folder(request: BatchRequest, host: Host) -> Path:
@@ -246,11 +244,8 @@ class Choice(HasTraits):
         values: dict[str, Any] = {name: getattr(self, name) for name in self.trait_names()}
         values |= {"targets": self.listed_targets, "video_range": self.video_range.strip()}
         values |= {"library": self.library.strip(), **changes}
-        demo = self.demo
-        if demo and not values["sources"] and not values["targets"]:
-            values |= {"sources": [demo.source], "targets": demo.targets}
-            values["models_dir"] = values["models_dir"] or demo.models
-        return self._first.replaced(**values)
+        request = self._first.replaced(**values)
+        return request if self.demo is None or request.sources or request.targets else _on(self.demo, request)
 
     def finding(self) -> tuple[Settings, Path | None]:
         """Return settings and models to find faces with; the usual ones while those chosen cannot be used."""

@@ -162,10 +162,8 @@ class Panel:
         self._refresh()
 
     def _refresh(self) -> None:
-        self.settings.refresh()
-        self.photos.refresh()
-        self.videos.refresh()
-        self.people.refresh()
+        for part in (self.settings, self.photos, self.videos, self.people):
+            part.refresh()
         self._show_consent()
         self.preview.refresh(self.videos.files)
         self.run.refresh(len(self.videos.files))

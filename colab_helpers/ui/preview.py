@@ -145,11 +145,9 @@ class PreviewTab:
                 yield Markup(_STRIP).format(name, drawn) if drawn else Markup()
 
     def _draw_pair(self) -> None:
-        if self.shown is None:
-            self.pair.value = ""
-            return
-        cells = []
-        for title, image in ((tr("before"), self.shown.before), (tr("after"), self.shown.after)):
+        cells, pair = [], (self.shown.before, self.shown.after) if self.shown else ()
+        for title, image in zip((tr("before"), tr("after")), pair, strict=False):
             shown = picture(fitted(image, height=_HEIGHT, width=_WIDTH), alt=title)
             cells.append(f'<div style="flex:1 1 320px">{title}<br>{shown}</div>')
-        self.pair.value = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'
+        row = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'
+        self.pair.value = row if cells else ""

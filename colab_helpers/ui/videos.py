@@ -33,18 +33,8 @@ NOT_SEEN = mark("not looked at yet")
 
 _MOST_NAMES = 4
 _THUMB_WIDTH, _THUMB_HEIGHT = 160, 90
-_HEAD = (
-    "",
-    "",
-    mark("file"),
-    mark("length"),
-    mark("size"),
-    mark("frames"),
-    mark("picture"),
-    mark("faces"),
-    mark("people"),
-    mark("to know"),
-)
+_HEAD = ("", "", mark("file"), mark("length"), mark("size"), mark("frames"), mark("picture"), mark("faces"))
+_PEOPLE_HEAD = (mark("people"), mark("to know"))
 Cells = tuple[str, ...]
 Finding = tuple[Settings, Path | None]
 """Settings and models folder to find faces with."""
@@ -111,7 +101,7 @@ class VideosTab:
         known = self._triage(folder)
         told = [known.get(task.output.name, ("", "")) if known else () for task in tasks]
         rows = map(_row, range(1, len(found) + 1), self.files, found, told)
-        heads = _HEAD if known else _HEAD[:-2]
+        heads = _HEAD + _PEOPLE_HEAD if known else _HEAD
         demo = "" if self._choice.targets else tr("The demo is used: clips of rendered people.")
         self.table.value = paragraph(demo) + table([tr(name) for name in heads], rows) + self._totals()
 
