@@ -77,12 +77,9 @@ Hear = Callable[[Samples, str | None], Heard]
 
 
 def listener(folder: Path, *, named: bool, words: bool) -> Hear:
-    """Load a Whisper model in CTranslate2's form.
+    """Load a Whisper model in CTranslate2's form; with ``words`` each word is a line.
 
-    Args:
-        folder: Its files.
-        named: Somebody named the folder; else it has to be `MODEL`, by its hashes.
-        words: Each word is a line.
+    Unless somebody ``named`` the folder it has to be `MODEL`, by its hashes.
 
     Raises:
         ModelError: A file is missing, another than it should be, or of no such model.

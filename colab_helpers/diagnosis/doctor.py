@@ -45,15 +45,10 @@ def diagnose(
     folder: Path = Path(),
     drive: Path | None = None,
 ) -> Diagnosis:
-    """Check this machine for a run with these settings.
+    """Check this machine for a run with these settings, by default the default preset's.
 
-    Every network of the settings is run; real weights of a few hundred megabytes take some seconds.
-
-    Args:
-        settings: As from ``load_settings``; the default preset if None.
-        models_dir: Folder of the model files.
-        folder: Where results would go.
-        drive: Google Drive, where it is mounted.
+    Every network of the settings is run; real weights of a few hundred megabytes take some seconds. Results
+    would go to ``folder``; ``drive`` is Google Drive, where it is mounted.
     """
     settings = settings or load_settings()
     return examine(Subject.here(settings, models_dir=models_dir, folder=folder, drive=drive))

@@ -147,10 +147,7 @@ def _portrait(file: FileReport, person: PersonReport) -> str:
 def portrait_of(path: Path, seconds: float, box: Sequence[float]) -> str:
     """Cut a face out of the frame shown at some seconds after the first frame; return it as a data URL.
 
-    Args:
-        path: The video.
-        seconds: When the face is seen.
-        box: xyxy in pixels of the stored frame; some of what is around it is shown, too.
+    The box is xyxy in pixels of the stored frame; some of what is around it is shown, too.
 
     Raises:
         MediaError: The file cannot be decoded there, or nothing of the box is in the frame.

@@ -37,13 +37,9 @@ REFRESH = 1.0
 
 
 class Run:
-    """A batch, from its request, as ``prepared`` returns it, to its report.
+    """A batch, from its request, as ``prepared`` returns it, to its report, or the error instead of one.
 
-    Attributes:
-        status: How it stood at the last look.
-        report: What came of it; None before, and where nothing did.
-        error: Why nothing came of it.
-        in_cell: Whether a cell waits for it.
+    ``status`` is how it stood at the last look; ``in_cell`` tells whether a cell waits for it.
     """
 
     def __init__(self, request: BatchRequest, host: Host) -> None:
@@ -193,11 +189,8 @@ class Choice(HasTraits):
     Begins with the form's answers. The networks of an earlier choice, by the same cell, are released, and the
     batches it has begun go on here.
 
-    Attributes:
-        targets: A path a line.
-        overrides: Settings, ``name: value`` a line.
-        has_panel: Whether there is a panel, with a button that begins the run.
-        demo: Used where neither sources nor targets are chosen.
+    Targets are a path a line, overrides ``name: value`` a line. ``has_panel`` tells whether there is a panel,
+    with a button that begins the run; the ``demo`` is used where neither sources nor targets are chosen.
     """
 
     library = Unicode()

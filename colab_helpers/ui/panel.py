@@ -27,16 +27,11 @@ _TITLES = (mark("Photos"), mark("Videos"), mark("People"), mark("Preview"), mark
 
 
 def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
-    """Show the panel, filled with the answers of the notebook's form.
+    """Show the panel, filled with the answers of the notebook's form; it takes over from an ``earlier`` one.
 
     Headless, outside notebooks and without ipywidgets nothing is shown, and the answers stand as they are.
     With ``upload`` files of the browser's computer are asked for first: photos are sources, videos are
-    targets, beside those named. Without sources and targets the rendered demo is shown. Everything
-    is said in the request's language from here on.
-
-    Args:
-        request: The form's answers.
-        earlier: What an earlier run of the same cell returned, if there was one: this panel takes over.
+    targets, beside those named. Everything is said in the request's language from here on.
 
     Raises:
         UsageError: No file of the browser's computer can be had, or none was chosen.

@@ -76,15 +76,10 @@ class NeededModel(BaseModel, extra="forbid", frozen=True):
 
 
 class PreloadResult(BaseModel, extra="forbid", frozen=True):
-    """What ``preload.json`` holds.
+    """What ``preload.json`` holds: models as they are when all is done, and what it did not come to is None.
 
-    Attributes:
-        models: As they are when all is done.
-        fetched: What was fetched or found; None where nothing was tried or it failed.
-        converted: Files made to fit this machine.
-        notes: What was refused or replaced while converting, and where the comparison ran.
-        diagnosis: Each network run; None where it did not come to that.
-        error: Why it ended early; empty if it did not.
+    ``converted`` are files made to fit this machine, ``notes`` what was refused or replaced, ``error`` is why
+    it ended early.
     """
 
     version: Literal[1] = 1
