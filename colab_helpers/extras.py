@@ -61,16 +61,11 @@ def _preload(options: argparse.Namespace) -> int:
 
     settings, root = settings_of(options), models_root(options.models_dir)
     print(models_text(described(needed_models(settings, root=root), root), root))
-    names = ("accept_licences", "offline", "shared_cache")
+    given = {name: getattr(options, name) for name in ("accept_licences", "offline", "shared_cache")}
+    how = {"models_dir": options.models_dir, "verify": options.verify}
     try:
         with FetchLine(headless=not sys.stderr.isatty()) as line:
-            report = preload(
-                settings,
-                FetchOptions(**{name: getattr(options, name) for name in names}),
-                models_dir=options.models_dir,
-                verify=options.verify,
-                on_progress=line,
-            )
+            report = preload(settings, FetchOptions(**given), on_progress=line, **how)
     except ModelError as error:
         code = complain(error)
         # Fetching is this verb's work.

@@ -38,12 +38,7 @@ _CARD_LAYOUT = {"width": "246px", "padding": "6px", "margin": "4px", "border": "
 
 @dataclass(frozen=True, eq=False)
 class SeenPhoto:
-    """A photo as it was looked at.
-
-    Attributes:
-        thumbnail: Empty where there is no picture.
-        report: None where it could not be examined; ``reason`` says why.
-    """
+    """A photo as it was looked at; where it could not be examined ``reason`` says why."""
 
     path: str
     thumbnail: Markup
@@ -145,18 +140,16 @@ class PhotosTab:
 
     def _look_at(self, path: str, finding: tuple[Settings, Path | None]) -> SeenPhoto:
         """Tell what a photo shows, or why that is not known."""
-        small = Markup()
-        key = path, state_of(path), finding_key(*finding)
-        if key in self._seen:
-            return self._seen[key]
-        try:
-            image = read_image(path if path.startswith("data:") else Path(path))
-            small = _picture(image, ())
-            report = self._choice.networks.examine(*finding, image)
-        except (ColabHelpersError, OSError) as error:
-            # Not remembered: the next look may find the file, or the models.
-            return SeenPhoto(path, small, None, words(error))
-        self._seen[key] = SeenPhoto(path, _picture(image, report.faces), report)
+        key, small = (path, state_of(path), finding_key(*finding)), Markup()
+        if key not in self._seen:
+            try:
+                image = read_image(path if path.startswith("data:") else Path(path))
+                small = _picture(image, ())
+                report = self._choice.networks.examine(*finding, image)
+            except (ColabHelpersError, OSError) as error:
+                # Not remembered: the next look may find the file, or the models.
+                return SeenPhoto(path, small, None, words(error))
+            self._seen[key] = SeenPhoto(path, _picture(image, report.faces), report)
         return self._seen[key]
 
     def _card(self, photo: SeenPhoto, source: str, *, stranger: bool) -> Any:
@@ -173,14 +166,12 @@ class PhotosTab:
             return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
         faceless = sum(photo.report is not None and not photo.report.faces for photo in seen)
         used, hidden = shown - faceless - len(others), shown - len(seen)
-        facts = []
-        if not self._choice.sources:
-            facts.append(tr("The demo is used: one of its rendered portraits is put in."))
-        if used > 1:
-            facts.append(tr("{count} photos of one person are averaged.", count=used))
-        if hidden:
-            facts.append(tr("{count} of them are not shown.", count=hidden))
-        return paragraph(" ".join(facts))
+        facts = {
+            tr("The demo is used: one of its rendered portraits is put in."): not self._choice.sources,
+            tr("{count} photos of one person are averaged.", count=used): used > 1,
+            tr("{count} of them are not shown.", count=hidden): hidden,
+        }
+        return paragraph(" ".join(text for text, holds in facts.items() if holds))
 
 
 def _photos_in(source: str) -> list[str]:
