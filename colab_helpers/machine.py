@@ -88,8 +88,10 @@ def shared_by() -> int:
 def cpu_count() -> int:
     """CPUs this process may use: scheduler affinity and the cgroup quota, whichever is smaller."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = _cgroup_cpu_quota()
-    return max(1, min(allowed, quota) if quota else allowed)
+    with contextlib.suppress(OSError, ValueError):  # "max"
+        quota, period = map(int, _CGROUP_CPU_MAX.read_text().split())
+        allowed = min(allowed, quota // period)
+    return max(1, allowed)
 
 
 @cache
@@ -99,14 +101,6 @@ def has_avx512() -> bool:
         return "avx512bw" in _CPU_INFO.read_text().split()
     except OSError:
         return False
-
-
-def _cgroup_cpu_quota() -> int | None:
-    try:
-        quota, period = _CGROUP_CPU_MAX.read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else max(1, int(int(quota) / int(period)))
 
 
 def memory_total() -> int:

@@ -92,7 +92,9 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     what = "; ".join([", ".join(facts), *choice.notes, *(problem.what for problem in problems)])
     worst = problems[0] if problems else Problem("", "")
     yield finding(f"model {Path(name).name}", what, worst.remedy, warns=worst.warns, figures=figures)
-    if not network.standin and _has_oracle(role, network) and (worst.warns or not problems):
+    fit = fit_of(network.session, network.name)
+    known = role in ("detector", "recogniser", "attributes") or (fit and fit.contract.kind == "inswapper")
+    if known and not network.standin and (worst.warns or not problems):  # insightface has a class for it
         yield reference.parity(role, network, subject.settings, subject.models)
 
 
@@ -104,13 +106,6 @@ def _pixels(role: Role, network: Network, original: Path, subject: Subject) -> I
         _, problem = choose_path(part, original, Runtime("cuda", graphs=subject.settings.cuda_graphs))
         pixels = tr("by the processor, because {reason}", reason=problem) if problem else "GPU"
         yield tr("faces' pixels: {where}", where=pixels)
-
-
-def _has_oracle(role: Role, network: Network) -> bool:
-    """Whether insightface has a class for a network."""
-    fit = fit_of(network.session, network.name)
-    analysing = role in ("detector", "recogniser", "attributes")
-    return analysing or (fit is not None and fit.contract.kind == "inswapper")
 
 
 def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:

@@ -74,7 +74,10 @@ class PhotosTab:
         sources, finding = self._choice.request(overrides={}).sources, self._choice.finding()
         shown = [(photo, source) for source in sources for photo in _photos_in(source)]
         seen = [self._look_at(path, finding) for path, _ in shown[:MOST_CARDS]]
-        others = _strangers(seen)
+        known = [(photo.path, photo.report.embedding) for photo in seen if photo.report is not None]
+        embedded = [(path, embedding) for path, embedding in known if embedding is not None]
+        odd = strangers([embedding for _, embedding in embedded])
+        others = {path for (path, _), is_one in zip(embedded, odd, strict=True) if is_one}
         self.cards.children = [
             self._card(photo, source, stranger=photo.path in others)
             for photo, (_, source) in zip(seen, shown, strict=False)
@@ -199,14 +202,6 @@ def card_html(photo: SeenPhoto, *, stranger: bool = False) -> Markup:
 def _picture(image: Any, faces: Sequence[Any]) -> Markup:
     small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT, first_counts=True)
     return picture(small, alt=tr("photo"))
-
-
-def _strangers(seen: Iterable[SeenPhoto]) -> set[str]:
-    """Return the photos that seem to show somebody else."""
-    known = [(photo.path, photo.report.embedding) for photo in seen if photo.report is not None]
-    embedded = [(path, embedding) for path, embedding in known if embedding is not None]
-    found = strangers([embedding for _, embedding in embedded])
-    return {path for (path, _), is_one in zip(embedded, found, strict=True) if is_one}
 
 
 def kept_upload(path: Path, data: bytes) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from markupsafe import Markup
@@ -53,9 +54,8 @@ class VideosTab:
         self._known: tuple[object, dict[str, Cells]] = (None, {})
         self.files: list[Path] = []
         self.table = widgets.html()
-        self.look_button = widgets.button(
-            tr("Look at all"), self.look, hint=tr("Find faces in the middle of each")
-        )
+        hint = tr("Find faces in the middle of each")
+        self.look_button = widgets.button(tr("Look at all"), self.look, hint=hint)
         self.paths = widgets.input(
             "Textarea",
             "targets",
@@ -109,14 +109,9 @@ class VideosTab:
         """Who is seen in each target and what there is to know, where a run has found everybody."""
         key = folder, *(state_of(folder / name) for name in (*RECORDS, JOURNAL_NAME))
         if key != self._known[0]:
-            try:
-                files = triage_now(folder).files
-            except ColabHelpersError:  # the tab of the people says why
-                files = []
-            told: dict[str, Cells] = {
-                file.target: (_seen_text(file), "; ".join(_before_text(file))) for file in files
-            }
-            self._known = key, told
+            self._known = key, {}
+            with suppress(ColabHelpersError):  # the tab of the people says why
+                self._known[1].update((file.target, _told(file)) for file in triage_now(folder).files)
         return self._known[1]
 
     def _totals(self) -> Markup:
@@ -155,18 +150,16 @@ class VideosTab:
         small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT)
         shown = picture(small, alt=printable(path.name), style="max-width:none")
         edges = f"{image.shape[1]} x {image.shape[0]}"
-        return (shown, *map(_unbroken, (length, f"{size / 1e6:.1f} MB", str(frames), edges)), count)
+        facts = (length, f"{size / 1e6:.1f} MB", str(frames), edges)
+        return shown, *map(Markup('<span style="white-space:nowrap">{}</span>').format, facts), count
 
 
-def _seen_text(file: FileTriage) -> str:
+def _told(file: FileTriage) -> Cells:
+    """Who is seen, and what there is to know before a run."""
     names = [f"{name} {duration(seconds)}" if seconds else name for name, seconds in file.people.items()]
-    return printable(first_of(names, _MOST_NAMES))
-
-
-def _before_text(file: FileTriage) -> list[str]:
     shown = [tr("faces in {share:.0%} of the frames", share=file.sight.faces)] if file.sight.faces else []
     took = [] if file.estimate is None else [tr("about {time}", time=clock_text(file.estimate))]
-    return [*shown, *file.remarks, *took]
+    return printable(first_of(names, _MOST_NAMES)), "; ".join([*shown, *file.remarks, *took])
 
 
 def _row(number: int, path: Path, seen: Cells | str, told: Cells) -> Cells:
@@ -176,7 +169,3 @@ def _row(number: int, path: Path, seen: Cells | str, told: Cells) -> Cells:
         return str(number), "", name, paragraph(tr(seen), AMBER if seen == NOT_SEEN else RED)
     thumb, *facts = seen
     return str(number), thumb, name, *facts, *told
-
-
-def _unbroken(text: str) -> Markup:
-    return Markup('<span style="white-space:nowrap">{}</span>').format(text)
