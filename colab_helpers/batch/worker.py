@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -167,7 +167,8 @@ class _Run(Surroundings):
         """Return the progress of the file at work, or what is done in a word or two."""
         now = self.status.status
         stage = mark("loading models") if now.progress is None else mark("between files")
-        return now.running or now.pause or stage
+        running = now.running
+        return replace(running, fps=now.rate or running.fps) if running else now.pause or stage
 
     def _end(self, *, cancelled: bool) -> None:
         self.status.end(cancelled=cancelled)
