@@ -105,8 +105,12 @@ class BatchStatus(BaseModel):
         self.updated = time.time()
 
     def text(self) -> str:
-        """Return it as JSON; what grows with a video's length is left to the report."""
-        return to_json(self, indent=1, exclude={"files": {"__all__": {"quality"}}}) + "\n"
+        """Return it as JSON, a line a file; what grows with a video's length is left to the report."""
+        head = to_json(self, indent=1, exclude={"files"}).removesuffix("\n}")
+        # Of many files most have nothing to tell, and all are written twice a second.
+        left_out = {"quality", "made_by"}
+        told = ",\n".join(to_json(file, exclude_defaults=True, exclude=left_out) for file in self.files)
+        return f'{head},\n "files": [\n{told}\n ]\n}}\n'
 
 
 class _Courier:

@@ -149,14 +149,20 @@ def _in_window(samples: Sequence[Sample], status: BatchStatus | None) -> list[Sa
 def _remarks(samples: Sequence[Sample], status: BatchStatus | None) -> list[str]:
     if not samples:
         return [tr(NO_SAMPLES)]
-    elsewhere = status and any(worker.gpu_percent is not None for worker in status.workers)
-    return [] if elsewhere or any(sample.gpu is not None for sample in samples) else [tr(NO_GPU)]
+    here = any(sample.gpu is not None for sample in samples)
+    return [] if here or _elsewhere(samples, status) else [tr(NO_GPU)]
 
 
 def _why(samples: Sequence[Sample], status: BatchStatus | None, lost: bool) -> str:
     """What keeps a run that goes on from going faster; empty where there is none."""
     goes_on = status.state == "running" if status else any(s.file or s.stage for s in samples)
-    return bottleneck(samples) if samples and goes_on and not lost else ""
+    return bottleneck(samples) if samples and goes_on and not (lost or _elsewhere(samples, status)) else ""
+
+
+def _elsewhere(samples: Sequence[Sample], status: BatchStatus | None) -> bool:
+    """Whether the work is done on GPUs of other machines than the one that is measured."""
+    far = status is not None and any(worker.gpu_percent is not None for worker in status.workers)
+    return far and all(sample.gpu is None for sample in samples)
 
 
 def _tiles(samples: Sequence[Sample]) -> list[dict[str, Any]]:
@@ -260,7 +266,9 @@ def _named(status: BatchStatus | None) -> tuple[list[FileReport], str]:
     """The files to name, what needs a look first, and a sentence on the others."""
     if status is None:
         return [], ""
-    groups = {state: [file for file in status.files if file.status == state] for state in _ORDER}
+    # Of several at work the workers tell.
+    order = (*_ORDER[1:4], _ORDER[0], *_ORDER[4:]) if status.crew else _ORDER
+    groups = {state: [file for file in status.files if file.status == state] for state in order}
     # What was done last tells most of all that is done.
     groups["done"].reverse()
     files = [file for group in groups.values() for file in group]
@@ -286,10 +294,9 @@ def _cells(worker: WorkerStatus) -> list[tuple[str, str]]:
     if segment is not None:
         file = tr("segment {number} of {file}", number=segment, file=file)
     stage = tr(worker.stage) if worker.stage not in ("", MAKING) else ""
-    pause = tr("waiting: {reason}", reason=worker.pause) if worker.pause else ""
     loads = ("" if load is None else f"{load:.0f} %" for load in (worker.gpu_load, worker.gpu_percent))
     figures = [number(worker.fps) if worker.fps else "", *loads]
-    work = ", ".join(filter(None, (file, stage, pause)))
+    work = ", ".join(filter(None, (file, stage, worker.pause)))
     return [(worker.name, ""), (work, "long"), *((text, "figure") for text in figures)]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport
-from colab_helpers.batch.status import BatchStatus, StatusWriter
+from colab_helpers.batch.status import BatchStatus, StatusWriter, read_status
 from colab_helpers.batch.worker_status import READY, WorkerStatus
 from colab_helpers.machine import GIB
 from colab_helpers.pages.figures import FIGURES, at_work, warnings
@@ -265,7 +265,7 @@ def test_who_does_what_is_told_as_far_as_there_is_room() -> None:
         ["box GPU 0", "film.mp4, finding faces", "", "93 %", "41 %"],
         ["box GPU 1", "segment 7 of film.mp4", "24", "", ""],
         ["far", "ready", "", "", ""],
-        ["far CPU", "b.mp4, waiting: the drive is full", "", "", ""],
+        ["far CPU", "b.mp4, the drive is full", "", "", ""],
     ]
     assert page.rows[1:5] == cells
     assert "  box GPU 1  segment 7 of film.mp4  24 frames/s" in lines
@@ -294,6 +294,8 @@ def test_of_many_workers_those_that_wait_are_named_and_the_rest_is_counted(tmp_p
     assert "100 workers, 2000 frames/s together" in page.text
     assert len(page.rows) == 2 + MOST_WORKERS + MOST_FILES
     assert len(page.source) < 25_000
+    assert len(found.text()) < 200 * 1000 + 300 * 64 + 3000, "nor does what is written grow"
+    assert read_status(tmp_path).files == found.files
     writer.workers([one.model_copy(update={"pause": None}) for one in workers])
     assert found.pause is None
 
