@@ -213,13 +213,15 @@ class _Run(Surroundings):
         # Not Path.is_file: it raises for names that no system takes.
         there = [task.target for task in self.job.tasks if os.path.isfile(task.target)]  # noqa: PTH113
         size, free = sum(path.stat().st_size for path in there), disk_free(self.job.folder)
+        videos, memory = this_machine().capacity
         told = tr(
-            "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine could "
-            "safely work on {videos} video(s) at once; one is worked on at a time",
+            "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine's {memory} would bear "
+            "{videos} video(s) at once; one is worked on at a time",
             files=len(self.job.tasks),
             size=size / 1e9,
             free=free / 1e9,
-            videos=this_machine().safe_capacity,
+            videos=videos,
+            memory=memory,
         )
         if workers > 1:
             together = mark(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from traitlets import Bool, Float, HasTraits, Tuple, Unicode
+from traitlets import Bool, Float, HasTraits, Int, Tuple, Unicode
 
 from colab_helpers.demo import Demo
 from colab_helpers.errors import ColabHelpersError
@@ -23,7 +23,7 @@ class Choice(HasTraits):
     batches it has begun go on here.
 
     Attributes:
-        targets: A path a line.
+        targets: A path a line; ``map_paths`` a pair a line.
         overrides: Settings, ``name: value`` a line.
         has_panel: Whether there is a panel, with a button that begins the run.
         demo: Used where neither sources nor targets are chosen.
@@ -42,10 +42,16 @@ class Choice(HasTraits):
     models_dir = Unicode()
     session_minutes = Float()
     shortest_first = Bool()
+    gpus = Unicode("all")
+    cluster = Unicode()
+    gpus_per_worker = Float(1.0)
+    priority = Int()
+    map_paths = Unicode()
 
     def __init__(self, first: BatchRequest, earlier: Choice | None = None) -> None:
         shown = {name: _shown(getattr(first, name)) for name in self.trait_names()}
-        super().__init__(**{**shown, "targets": "\n".join(first.targets)})
+        lines = {name: "\n".join(getattr(first, name)) for name in ("targets", "map_paths")}
+        super().__init__(**{**shown, **lines})
         self._first = first
         self.has_panel = self.is_closed = False
         self.demo: Demo | None = None
@@ -71,8 +77,9 @@ class Choice(HasTraits):
         if not self.has_panel:
             return self._first
         values: dict[str, Any] = {name: getattr(self, name) for name in self.trait_names()}
-        values |= {"targets": self.listed_targets, "video_range": self.video_range.strip()}
-        values |= {"library": self.library.strip(), **changes}
+        texts = ("video_range", "library", "gpus", "cluster")
+        values |= {name: values[name].strip() for name in texts}
+        values |= {"targets": self.listed_targets, **changes}
         demo = self.demo
         if demo and not values["sources"] and not values["targets"]:
             values |= {"sources": [demo.source], "targets": demo.targets}
