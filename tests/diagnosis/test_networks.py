@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from colab_helpers.__main__ import FAILURE, SUCCESS
+from colab_helpers.command_line import FAILURE, SUCCESS
 from colab_helpers.diagnosis import networks, reference
 from colab_helpers.diagnosis.networks import difference
 from colab_helpers.faces import analyser, swapper_enhancer
