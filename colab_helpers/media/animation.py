@@ -40,28 +40,17 @@ _UNTIMED = 100
 
 @dataclass(frozen=True, eq=False)
 class Animation:
-    """An animated picture file, whole and readable to its last frame.
+    """An animated picture file, whole and readable to its last frame."""
 
-    Attributes:
-        path: The file.
-        kind: Pillow's name of its format.
-        size: Width and height in pixels.
-        durations: Milliseconds each frame is shown.
-        plays: How often it is shown; 0 is for ever.
-        opacity: ``full``, ``masked`` where pixels are either opaque or not seen, ``partial`` where some are
-            in between.
-        lossless: Whether its format keeps every sample.
-        losses: What reading leaves out, one sentence each.
-    """
-
-    path: Path
-    kind: str
-    size: tuple[int, int]
-    durations: tuple[float, ...]
-    plays: int
+    path: Path  # the file
+    kind: str  # Pillow's name of its format
+    size: tuple[int, int]  # width and height in pixels
+    durations: tuple[float, ...]  # milliseconds each frame is shown
+    plays: int  # how often it is shown; 0 is for ever
+    # ``full``, ``masked`` where pixels are either opaque or not seen, ``partial`` where some are in between.
     opacity: str
-    lossless: bool
-    losses: tuple[str, ...]
+    lossless: bool  # whether its format keeps every sample
+    losses: tuple[str, ...]  # what reading leaves out, one sentence each
 
     @classmethod
     def of(cls, path: Path) -> Self | None:

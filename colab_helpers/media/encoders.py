@@ -52,19 +52,12 @@ _CHROMA_ORDER = {"420": ("420", "444"), "422": ("422", "444", "420"), "444": ("4
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """An encoder that has proved to work for a given size and format.
+    """An encoder that has proved to work for a given size and format."""
 
-    Attributes:
-        name: FFmpeg's encoder name.
-        pix_fmt: Pixel format its frames must have.
-        options: Encoder options: quality and preset.
-        notes: What was lost or replaced, one sentence each; empty if nothing was.
-    """
-
-    name: str
-    pix_fmt: str
-    options: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    name: str  # FFmpeg's encoder name
+    pix_fmt: str  # pixel format its frames must have
+    options: Mapping[str, str] = field(default_factory=dict)  # encoder options: quality and preset
+    notes: tuple[str, ...] = ()  # what was lost or replaced, one sentence each; empty if nothing was
 
 
 @dataclass(frozen=True)

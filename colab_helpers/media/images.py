@@ -67,24 +67,17 @@ _MODES = {
 
 @dataclass(frozen=True, eq=False)
 class Still:
-    """A picture with what belongs to it beside its colours.
+    """A picture with what belongs to it beside its colours."""
 
-    Attributes:
-        bgr: ``(H, W, 3)`` uint8, upright; under transparency as the file has them, not blended.
-        alpha: ``(H, W)`` uint8, 255 is opaque; None where everything is.
-        parts: What its file says of it, by Pillow's name: ``exif``, ``icc_profile``; of a result
-            ``xmp``, too, which BMP and TIFF go without.
-        kind: Pillow's name of its file's format; empty for bare pixels.
-        options: How that format had stored it: ``subsampling`` of a JPEG, whether a WebP is ``lossless``.
-        losses: What could not be kept in reading it, one sentence each.
-    """
-
-    bgr: ByteImage
-    alpha: ByteImage | None = None
+    bgr: ByteImage  # ``(H, W, 3)`` uint8, upright; under transparency as the file has them, not blended
+    alpha: ByteImage | None = None  # ``(H, W)`` uint8, 255 is opaque; None where everything is
+    # What its file says of it, by Pillow's name: ``exif``, ``icc_profile``; of a result ``xmp``, too, which
+    # BMP and TIFF go without.
     parts: Mapping[str, Any] = field(default_factory=dict)
-    kind: str = ""
+    kind: str = ""  # Pillow's name of its file's format; empty for bare pixels
+    # How that format had stored it: ``subsampling`` of a JPEG, whether a WebP is ``lossless``.
     options: Mapping[str, Any] = field(default_factory=dict)
-    losses: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()  # what could not be kept in reading it, one sentence each
 
     def losses_in(self, path: Path) -> list[str]:
         """Return what the format of a file has no room for, one sentence each."""

@@ -44,19 +44,12 @@ _MILLISECOND = Fraction(1, 1000)
 
 @dataclass(frozen=True)
 class JoinedVideo:
-    """What a result holds.
+    """What a result holds."""
 
-    Attributes:
-        frames: Pictures in it.
-        video_seconds: Span from the first frame's start to the last frame's end.
-        audio_seconds: Span of its audio, 0 without.
-        notes: What its container could not keep, one sentence each.
-    """
-
-    frames: int
-    video_seconds: float
-    audio_seconds: float
-    notes: tuple[str, ...]
+    frames: int  # pictures in it
+    video_seconds: float  # span from the first frame's start to the last frame's end
+    audio_seconds: float  # span of its audio, 0 without
+    notes: tuple[str, ...]  # what its container could not keep, one sentence each
 
 
 def join_segments(

@@ -49,19 +49,12 @@ class _Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Label:
-    """What is written where.
+    """What is written where."""
 
-    Attributes:
-        text: The words, on one line.
-        position: The corner, as the picture is seen.
-        share: Edge of an em by the picture's shorter side.
-        seconds: How long from a video's start it is shown.
-    """
-
-    text: str
-    position: LabelPosition
-    share: float
-    seconds: float = math.inf
+    text: str  # the words, on one line
+    position: LabelPosition  # the corner, as the picture is seen
+    share: float  # edge of an em by the picture's shorter side
+    seconds: float = math.inf  # how long from a video's start it is shown
 
     @classmethod
     def of(cls, settings: Settings) -> Label | None:

@@ -44,15 +44,10 @@ DOUBLED = 1.9
 
 @dataclass(frozen=True)
 class DetectorView:
-    """A small upright copy of a picture for the detector.
+    """A small upright copy of a picture for the detector."""
 
-    Attributes:
-        image: ``(h, w, 3)`` BGR, its longer side as long as was asked for.
-        to_frame: ``(2, 3)`` matrix from points of ``image`` to pixels of the picture.
-    """
-
-    image: ByteImage
-    to_frame: Matrix
+    image: ByteImage  # ``(h, w, 3)`` BGR, its longer side as long as was asked for
+    to_frame: Matrix  # ``(2, 3)`` matrix from points of ``image`` to pixels of the picture
 
 
 class Picture(Protocol):

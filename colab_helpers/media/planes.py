@@ -16,17 +16,11 @@ from colab_helpers.media.formats import WORKING_FORMATS
 
 @dataclass(frozen=True)
 class Grid:
-    """How one plane of a format lies on the picture.
+    """How one plane of a format lies on the picture."""
 
-    Attributes:
-        step: Luma samples to one of the plane, across and down.
-        to_luma: From the plane's samples to luma's: ``x = step * u + offset``.
-        channels: Samples side by side in it.
-    """
-
-    step: tuple[int, int]
-    to_luma: Matrix
-    channels: int
+    step: tuple[int, int]  # luma samples to one of the plane, across and down
+    to_luma: Matrix  # from the plane's samples to luma's: ``x = step * u + offset``
+    channels: int  # samples side by side in it
     dtype: type[np.generic]
 
     def box_of(self, box: Box) -> Box:

@@ -33,27 +33,17 @@ _AGAIN = mark("delete it and run again: it is encoded anew")
 
 @dataclass(frozen=True)
 class Segment:
-    """A finished segment, as a journal records it.
-
-    Attributes:
-        number: 0, 1, 2, … in the order of the video.
-        start: Number of its first frame in the video.
-        frames: Frames it holds.
-        first_pts: When its first frame is shown, in ticks of the writer's time base.
-        last_pts: When its last frame is shown.
-        end_pts: When its last frame ends.
-        sha256: Hash of the file, in hexadecimal; ``bytes`` its size.
-    """
+    """A finished segment, as a journal records it."""
 
     path: Path
-    number: int
-    start: int
-    frames: int
-    first_pts: int
-    last_pts: int
-    end_pts: int
+    number: int  # 0, 1, 2, … in the order of the video
+    start: int  # number of its first frame in the video
+    frames: int  # frames it holds
+    first_pts: int  # when its first frame is shown, in ticks of the writer's time base
+    last_pts: int  # when its last frame is shown
+    end_pts: int  # when its last frame ends
     bytes: int
-    sha256: str
+    sha256: str  # hash of the file, in hexadecimal; ``bytes`` its size
 
     @property
     def stop(self) -> int:

@@ -44,17 +44,11 @@ def sidecar(path: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is said of a result, ready to be signed.
+    """What is said of a result, ready to be signed."""
 
-    Attributes:
-        definition: What `c2pa.Builder` takes.
-        by: Whose certificate is used.
-        made_from: The target, as `archived`.
-    """
-
-    definition: dict[str, Any]
-    by: Credentials
-    made_from: bytes = b""
+    definition: dict[str, Any]  # what `c2pa.Builder` takes
+    by: Credentials  # whose certificate is used
+    made_from: bytes = b""  # the target, as `archived`
 
     def signed(self, *bound: dict[str, Any]) -> bytes:
         """Return the manifest of a file that is hashed already: the library is shown none.

@@ -46,37 +46,24 @@ _BY_AI = {"swap": "swapped", "enhance": "enhanced"}  # in English, whatever lang
 
 @dataclass(eq=False, kw_only=True)
 class Marks:
-    """Marks the result of one target.
+    """Marks the result of one target."""
 
-    Attributes:
-        signed_by: Whose certificate is used.
-        target: The file that was changed; its bytes are what counts.
-        networks: Names of the networks that do each action of `Measured`.
-        digest: SHA-256 of the target, where it is known; to read a large one again takes seconds.
-        target_manifest: Where the target's manifest lies, if not in the target.
-        consent: What was stated; ``sources`` are the SHA-256 of the photos of who is put in.
-        content: What has looked at the target; nothing is sealed before it has decided.
-        label: What is burnt into its pictures, if anything.
-        disclosure: How else those who see it are told.
-        enlarged_by: Name of the network that enlarges its pictures, if any does.
-        beat: Called every few megabytes; may raise to give up.
-        marked: Whether a result was marked.
-        manifest: SHA-256 of its manifest where that is in a file of its own.
-    """
-
-    signed_by: Credentials
-    target: Path
-    networks: Mapping[str, Sequence[str]]
-    target_manifest: Path | None = None
+    signed_by: Credentials  # whose certificate is used
+    target: Path  # the file that was changed; its bytes are what counts
+    networks: Mapping[str, Sequence[str]]  # names of the networks that do each action of `Measured`
+    target_manifest: Path | None = None  # where the target's manifest lies, if not in the target
+    # What was stated; ``sources`` are the SHA-256 of the photos of who is put in.
     consent: Consent | None = None
     sources: Sequence[str] = ()
+    # What has looked at the target; nothing is sealed before it has decided.
     content: ContentCheck | None = None
-    digest: str = ""
-    label: Label | None = None
-    disclosure: str = ""
-    enlarged_by: str = ""
-    beat: Callable[[], None] = lambda: None
-    marked: bool = field(default=False, init=False)
+    digest: str = ""  # SHA-256 of the target, where it is known; to read a large one again takes seconds
+    label: Label | None = None  # what is burnt into its pictures, if anything
+    disclosure: str = ""  # how else those who see it are told
+    enlarged_by: str = ""  # name of the network that enlarges its pictures, if any does
+    beat: Callable[[], None] = lambda: None  # called every few megabytes; may raise to give up
+    marked: bool = field(default=False, init=False)  # whether a result was marked
+    # SHA-256 of its manifest where that is in a file of its own.
     manifest: str | None = field(default=None, init=False)
 
     def _told(self, actions: Collection[str]) -> str:

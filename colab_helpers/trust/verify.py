@@ -37,17 +37,12 @@ _SOURCE_TYPE = re.compile(r"digitalsourcetype/(\w+)")
 
 @dataclass(frozen=True)
 class Verification:
-    """What one file says of itself.
-
-    Attributes:
-        state: Whether it has a manifest, and whether that fits its bytes.
-        trusted: Whether somebody who is known vouches for the signer.
-        lines: What it says, a sentence each; what anybody may have written into it stays on its line.
-    """
+    """What one file says of itself."""
 
     path: Path
-    state: State
-    trusted: bool
+    state: State  # whether it has a manifest, and whether that fits its bytes
+    trusted: bool  # whether somebody who is known vouches for the signer
+    # What it says, a sentence each; what anybody may have written into it stays on its line.
     lines: tuple[str, ...]
 
     def __post_init__(self) -> None:
