@@ -43,10 +43,7 @@ def sought_of(
 ) -> tuple[Sought | None, list[str]]:
     """Find out who is changed and who never is, by photos; None without any; also notes, a sentence each.
 
-    Args:
-        engine: The loaded networks.
-        target_person: Paths or data URLs of photos of one person.
-        never: Of photos of people, all of whose faces count.
+    All photos of the ``target_person`` show one person; of those of ``never`` all faces count.
 
     Raises:
         ColabHelpersError: A photo cannot be read or shows no face; the photos of the person do not agree.

@@ -110,10 +110,8 @@ class Animation:
 class AnimationWriter:
     """Writes an animation, frame by frame, to a temporary file; a context manager.
 
-    Args:
-        kind: ``GIF``, ``PNG`` or ``WEBP``.
-        source: The animation whose times, plays and transparency the result gets.
-        quality: 1 to 100 for WebP, unless the source is lossless.
+    It gets the times, plays and transparency of its ``source``; as WebP, unless that is lossless, a
+    ``quality`` from 1 to 100.
     """
 
     def __init__(self, kind: str, source: Animation, *, quality: int) -> None:

@@ -34,16 +34,9 @@ _BITS_PER_CHANNEL = 96_000
 class StreamCopier:
     """Copies streams from an open source into an open output, as far as the picture has come.
 
-    The source is read a second time, in file order, so nothing is held in memory but one packet.
-
-    Args:
-        source: The file; read from here on by nobody else.
-        info: What `probe` said of it.
-        audio: Whether audio is carried over.
-
-    Attributes:
-        notes: What was left out or changed, one sentence each.
-        copied: FFmpeg's types of the streams carried over, by their numbers in the source.
+    The source is read a second time, in file order and by nobody else, so nothing is held in memory but one
+    packet. ``notes`` say what was left out or changed, one sentence each; ``copied`` are FFmpeg's types of
+    the streams carried over, by their numbers in the source.
     """
 
     def __init__(self, source: InputContainer, info: VideoInfo, *, audio: bool = True) -> None:

@@ -79,12 +79,12 @@ def encoder_for(
 ) -> EncoderChoice:
     """Pick an encoder for the frames the reader yields of a video, by trial encode of one such frame.
 
-    ``auto`` is NVENC where it works and keeps depth and chroma (H.264 for 8 bit, HEVC for 10), else
-    libx264. 4:2:0 needs even sizes, so an odd size goes out as 4:4:4.
+    ``auto`` is NVENC where it works and keeps depth and chroma (H.264 for 8 bit, HEVC for 10), else libx264;
+    an encoder that is named is never replaced. 4:2:0 needs even sizes, so an odd size goes out as 4:4:4.
 
     Args:
         info: The video.
-        wanted: ``auto`` or an encoder's name; a named encoder is never replaced by another.
+        wanted: ``auto`` or an encoder's name.
         quality: CRF or CQ, 0 to 51, lower is better. NVENC's CQ 0 means "automatic", so 0 becomes 1 there.
         preset: The encoder's own preset; default ``veryfast`` (x264, x265) or ``p4`` (NVENC).
 
@@ -113,13 +113,7 @@ def encoder_for(
 def add_picture(
     output: OutputContainer, info: VideoInfo, choice: EncoderChoice, time_base: Fraction
 ) -> VideoStream:
-    """Add the picture's stream to a file; its encoder is open.
-
-    Args:
-        output: The file.
-        info: The source, for size, rate, colour and rotation.
-        choice: The encoder.
-        time_base: Seconds per tick of the frames' timestamps.
+    """Add the stream of a picture with frames in ticks of ``time_base`` to a file, with its encoder open.
 
     Raises:
         EncoderError: The encoder does not open.

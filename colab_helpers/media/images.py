@@ -92,15 +92,11 @@ class Still:
 
 
 def read_image(source: str | Path | bytes | npt.NDArray[Any]) -> ByteImage:
-    """Read a picture from wherever it is, transparency blended over white.
+    """Read a picture as ``(H, W, 3)`` uint8 BGR, owned by the caller, transparency blended over white.
 
-    Args:
-        source: A path, the bytes of a PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC file (its first picture),
-            the same as a ``data:`` URL, or a uint8 array: grey ``(H, W)``, BGR ``(H, W, 3)`` or BGRA
-            ``(H, W, 4)``.
-
-    Returns:
-        ``(H, W, 3)`` uint8 BGR, contiguous, owned by the caller.
+    The source is a path, the bytes of a PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC file (its first
+    picture), the same as a ``data:`` URL, or a uint8 array: grey ``(H, W)``, BGR ``(H, W, 3)`` or BGRA ``(H,
+    W, 4)``.
 
     Raises:
         MissingFileError: There is no such file.
@@ -124,23 +120,16 @@ def write_image(path: str | Path, bgr: ByteImage, *, quality: int = 95) -> Path:
 
 
 def write_still(path: str | Path, still: Still, *, quality: int = 95) -> Path:
-    """Write a picture, complete or not at all; missing folders are made. See `encode_still`.
-
-    Returns:
-        The absolute path.
-    """
+    """Write a picture, complete or not at all, and return its absolute path; see `encode_still`."""
     path = Path(path).absolute()
     write_whole(path, io.BytesIO(encode_still(still, path, quality=quality)))
     return path
 
 
 def encode_still(still: Still, path: Path, *, quality: int = 95) -> bytes:
-    """Return the bytes of a picture's file.
+    """Return the bytes of a picture's file, without what `Still.losses_in` names.
 
-    Args:
-        still: What `Still.losses_in` names is left out.
-        path: Where it will lie; the suffix names the format.
-        quality: 1 to 100 for formats that lose detail, higher is better.
+    The path's suffix names the format; ``quality``, 1 to 100, is for those that lose detail.
 
     Raises:
         OutputError: The suffix is not written here, or the format holds no picture of this size.

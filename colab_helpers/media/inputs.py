@@ -112,12 +112,9 @@ def _unreadable(path: Path, error: OSError) -> MediaError:
 
 
 def foreign_kind(start: bytes) -> tuple[str, str]:
-    """Tell what a file is that was taken for something else, and what to do; empty if that is not known.
+    """Tell by its first bytes what a file is that was taken for something else, and what to do.
 
-    ``tr`` of both is shown.
-
-    Args:
-        start: Its first bytes, `SHOWN` of them if it has so many.
+    Empty if that is not known; ``tr`` of both is shown. Of a longer file `SHOWN` bytes are needed.
     """
     for signature, what, remedy in _FOREIGN:
         if start.startswith(signature):

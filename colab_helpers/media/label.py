@@ -152,9 +152,8 @@ def _layer(left: int, top: int, keep: Samples, add: Samples, space: ColourSpace)
 def _placed(label: Label, width: int, height: int) -> tuple[int, int, Samples, Samples] | None:
     """Lay a label out on a picture as it is seen; None where that is too small for words.
 
-    Returns:
-        Left and top of its box, how much of the picture is left in there, and how much becomes white, both
-        ``(h, w)`` from 0 to 256; the rest becomes black.
+    Else left and top of its box, how much of the picture is left in there, and how much becomes white, both
+    ``(h, w)`` from 0 to 256; the rest becomes black.
     """
     wanted = max(_LEAST, round(label.share * min(width, height)))
     letters, around = _letters(label.text, wanted), 2 * wanted * (_PAD + _MARGIN) + 4

@@ -122,10 +122,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Describe a video from its header and its first frame.
-
-    Returns:
-        The description. ``width`` and ``height`` are the largest met at a few places, where they change.
+    """Describe a video from its header and its first frame; its size is the largest met at a few places.
 
     Raises:
         MissingFileError: There is no such file.

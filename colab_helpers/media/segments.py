@@ -59,16 +59,10 @@ class Segment:
 class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
     """Writes consecutive frames into consecutive segments.
 
-    A context manager: left by an exception, the segment at work is removed and the finished ones stay.
-
-    Args:
-        folder: Where segments lie; made if missing.
-        info: The source.
-        choice: The encoder.
-        length: Frames of a segment; the last one holds what is left.
-        on_segment: Called with each segment when it is safe on disk.
-        start: Number of the first frame that will be written; a multiple of ``length``.
-        time_base: Seconds per tick of the timestamps given to `write`; the source's if None.
+    A context manager: left by an exception, the segment at work is removed and the finished ones stay. A
+    segment has ``length`` frames, the last one what is left, and ``on_segment`` is told of each when it is
+    safe on disk. The ``start``-th frame is written first, a multiple of ``length``; timestamps are in ticks
+    of ``time_base``, the source's if None.
     """
 
     def __init__(
@@ -102,10 +96,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
     def write(self, video: av.VideoFrame, *, pts: int, duration: int) -> None:
         """Encode one frame, which may be changed or reused once this returns.
 
-        Args:
-            video: A picture of the source's size; its timestamps are overwritten.
-            pts: Time of presentation in ticks of the writer's time base; must rise.
-            duration: Ticks the picture is shown; counts for the last frame, others last until the next.
+        ``pts`` must rise. A picture is shown until the next one, the last one for ``duration`` ticks.
 
         Raises:
             OutputError: The disk is full, or the folder has gone.

@@ -37,16 +37,11 @@ class Timeline:
 
     Each segment's encoder started its decoding times before its first picture, where those of the segment
     before may still run. Here the n-th coded picture gets the presentation time of the picture shown
-    ``delay`` places earlier. The first ``delay`` ones lie before the start, in even steps, and begin as
-    far ahead as the decoding times lie behind at the end: then they add up to the length, as MP4 needs.
+    ``delay`` places earlier. The first ``delay`` ones lie before the start, in even steps, and begin as far
+    ahead as the decoding times lie behind at the end: then they add up to the length, as MP4 needs.
 
-    Args:
-        segments: All of a video, in order.
-        time_base: Seconds per tick of their timestamps.
-
-    Attributes:
-        timestamps: ``(frames,)`` int64: presentation times in ticks, rising.
-        span: Ticks from the first picture's start to the last one's end.
+    ``timestamps`` ``(frames,)`` int64 are presentation times in ticks of ``time_base``, rising; ``span`` the
+    ticks from the first picture's start to the last one's end.
 
     Raises:
         MissingFileError: A segment's file is missing.
@@ -78,9 +73,8 @@ class Timeline:
     def packets(self, *, adds_up: bool) -> Iterator[Packet[Any]]:
         """Yield the segments' packets with the times they have in the whole video.
 
-        Args:
-            adds_up: Whether the container knows durations in coded order only (MP4): then the last coded
-                picture fills what is left.
+        Where the container knows durations in coded order only (MP4), the last coded picture fills what is
+        left, so that all ``adds_up``.
 
         Raises:
             MediaError: A segment cannot be read any more.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
-from colab_helpers.models.identify import broken_model
+from colab_helpers.models.catalog import broken_model
 
 if TYPE_CHECKING:  # slow to import, and seldom needed
     import onnx

@@ -13,8 +13,7 @@ from typing import Literal
 from colab_helpers.errors import ModelError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
-from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
-from colab_helpers.models.identify import broken_model
+from colab_helpers.models.catalog import ModelEntry, broken_model, load_catalog, needed_models
 from colab_helpers.models.pool import first_line, is_out_of_memory
 from colab_helpers.models.records import (
     Record,

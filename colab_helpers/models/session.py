@@ -26,8 +26,8 @@ from colab_helpers.errors import OutOfMemoryError, ProviderError
 from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, shared_by, this_machine
+from colab_helpers.models.catalog import broken_model, missing_model
 from colab_helpers.models.cuda_graphs import GpuSession, Places
-from colab_helpers.models.identify import broken_model, missing_model
 from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.pool import SessionPool, first_line, is_out_of_memory
 

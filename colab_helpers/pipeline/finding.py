@@ -108,15 +108,8 @@ def find_faces(
 ) -> FoundFaces:
     """Find all faces of a video, unless its index knows them, and look at the best frames of everybody.
 
-    Args:
-        engine: The loaded networks.
-        cast: Whom to choose.
-        target: The video.
-        index: Is complete afterwards.
-        watcher: Sees each frame before anything is made of what was found.
-        on_progress: Called from the calling thread, at most four times a second.
-        file_index: Number of this file in the run, of ``file_count``.
-        file_count: Files in the run.
+    The index is complete afterwards. The watcher sees each frame before anything is made of what was found;
+    progress is told as by `plan`.
 
     Raises:
         ColabHelpersError: The video cannot be read.
@@ -155,16 +148,7 @@ def _find_in_animation(engine: Engine, cast: Cast, animation: Animation) -> Foun
 
 
 def find_in_picture(engine: Engine, cast: Cast, target: Path) -> FoundFaces:
-    """Find the faces of a picture file, which may move.
-
-    Args:
-        engine: The loaded networks.
-        cast: Whom to choose.
-        target: The file.
-
-    Raises:
-        ColabHelpersError: It cannot be read.
-    """
+    """Find the faces of a picture file, which may move; ColabHelpersError where it cannot be read."""
     animation = Animation.of(target)
     if animation is not None:
         return _find_in_animation(engine, cast, animation)

@@ -96,11 +96,8 @@ class Work(Generic[Item, AnyPicture]):
 class FrameChanger:
     """Changes and measures the faces of frames; may run in several threads.
 
-    Args:
-        engine: The loaded networks.
-        selection: Says what is done to each face.
-        every: Of so many frames one is looked at closely: its faces are compared with their source.
-        upright: Turns a picture as players show it.
+    Of ``every`` so many frames one is looked at closely: its faces are compared with their source.
+    ``upright`` turns a picture as players show it.
     """
 
     def __init__(
@@ -205,15 +202,10 @@ def with_reference(
 ) -> Cast:
     """Read the person to follow off one picture, where the settings ask for one, and nothing else does.
 
-    Args:
-        engine: The loaded networks.
-        cast: What is done to whom.
-        pictures: All pictures, in order; none is looked at where nobody is followed.
-        number: Which of them shows the person.
-        where: Their file, for messages.
+    The ``number``-th of all pictures shows the person; none is looked at where nobody is followed.
 
     Raises:
-        NoFaceError: There is no such picture, or it does not show that person.
+        NoFaceError: There is no such picture, or it does not show that person; ``where`` names the file.
     """
     if cast.mapped or cast.sought is not None or not needs_embeddings(engine.settings):
         return cast

@@ -92,14 +92,9 @@ def completed(work: VideoPlan) -> FileResult:
 def make_segments(
     work: VideoPlan, number: int, stop: int | None = None
 ) -> Generator[FinishedSegment, None, None]:
-    """Make segments one after another, from one on, and yield each once it is kept.
+    """Make segments one after another, up to before ``stop`` or to the end, and yield each once it is kept.
 
     They are those of any other run: of the frames before nothing counts but what the index knows.
-
-    Args:
-        work: Of which video.
-        number: The first one.
-        stop: The number before which to end; None: at the end of the video.
     """
     video, faces, done = work.video, work.faces, list[FinishedSegment]()
     start, tally = number * video.length, Tally(faces.selection)
@@ -192,11 +187,9 @@ def _written(
 
 
 def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | None:
-    """Put the result together; None where a label was burnt in for nothing: then it has to be made without.
+    """Put the result together from all segments of a video by number.
 
-    Args:
-        work: Of which video.
-        made: All its segments by number.
+    None where a label was burnt in for nothing: then it has to be made without.
     """
     video, faces, parts = work.video, work.faces, [made[number] for number in sorted(made)]
     # As if it had been known before: a result does not depend on what an earlier run found.

@@ -50,12 +50,10 @@ def consent_of(text: str) -> Consent:
 
 
 def require_consent(text: str, files: Iterable[Path | None], people: Collection[str] = ()) -> Consent:
-    """Check the statement of consent before any work.
+    """Check the statement of consent, as `consent_of` reads it, before any work.
 
-    Args:
-        text: What the user wrote; see `consent_of`.
-        files: Every source and target of the run; None is one that is no file.
-        people: Who is put in, as far as names are known; a file has to name them.
+    ``files`` are every source and target of the run, None for one that is no file; ``people`` who is put in,
+    as far as names are known: a file has to name them.
 
     Raises:
         ConsentError: It is missing, says nothing, is the demo's while other files are used, or its file does

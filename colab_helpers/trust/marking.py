@@ -22,8 +22,7 @@ from colab_helpers.language import printable, tr
 from colab_helpers.media.label import Label
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
-from colab_helpers.trust.manifests import Claim, archived, sidecar
-from colab_helpers.trust.movies import file_binding
+from colab_helpers.trust.manifests import Claim, archived, file_binding, sidecar
 from colab_helpers.trust.records import Consent
 from colab_helpers.trust.signing import LOCAL, LOCAL_SIGNER, Credentials, credentials
 
@@ -122,10 +121,8 @@ class Marks:
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         """Sign a finished file under its hidden name; it is replaced by the signed one.
 
-        Args:
-            partial: The file.
-            output: Where it will be published; a manifest beside it is there before.
-            actions: What was done to faces; without any the manifest says that it was only stored anew.
+        A manifest beside ``output`` is there before that is published. Without ``actions``, what was done to
+        faces, the manifest says that it was only stored anew.
 
         Raises:
             OutputError: There is no room.

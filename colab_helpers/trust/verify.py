@@ -67,11 +67,7 @@ def media_among(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def verify(path: Path, *, anchors: bytes) -> Verification:
-    """Read what a file says of itself.
-
-    Args:
-        path: The file.
-        anchors: Certificates that vouch for signers, PEM; see `anchors_of`.
+    """Read what a file says of itself; ``anchors`` vouch for signers, see `anchors_of`.
 
     Raises:
         MissingFileError, MediaError: There is no such file, or it cannot be read.

@@ -17,9 +17,16 @@ from colab_helpers.__main__ import main
 from colab_helpers.errors import ModelError, OutputError
 from colab_helpers.models import converted, gfpgan_export
 from colab_helpers.models import half as room
-from colab_helpers.models.converted import Conversion, place_of
 from colab_helpers.models.emap import read_emap
-from colab_helpers.models.half import ModelChoice, choose, computes_in_half, convert, wants_half
+from colab_helpers.models.half import (
+    Conversion,
+    ModelChoice,
+    choose,
+    computes_in_half,
+    convert,
+    place_of,
+    wants_half,
+)
 from colab_helpers.models.parity import NEARLY_SAME, SAME, Verdict, compare, sample_inputs
 from colab_helpers.models.session import Runtime
 from tests.helpers.gpu import PretendedGpu
