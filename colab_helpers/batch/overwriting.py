@@ -44,12 +44,9 @@ class Writable:
     set_aside: Callable[[Path], str | None] = lambda _path: None
 
     def clear(self, path: Path) -> str | None:
-        """Make sure that a file or folder may be written; an empty folder may.
+        """Make sure that a file or folder may be written, as an empty folder may; else UsageError.
 
         Returns a note, where something had to get out of the way.
-
-        Raises:
-            UsageError: Something is there that is not the run's to replace.
         """
         refuse_input(path, self.inputs)
         note = None if self.overwrite else self.set_aside(path)

@@ -44,9 +44,7 @@ def sought_of(
     """Find out who is changed and who never is, by photos; None without any; also notes, a sentence each.
 
     All photos of the ``target_person`` show one person; of those of ``never`` all faces count.
-
-    Raises:
-        ColabHelpersError: A photo cannot be read or shows no face; the photos of the person do not agree.
+    ColabHelpersError where a photo cannot be read or shows no face, or the photos of the person do not agree.
     """
     if not target_person and not never:
         return None, []

@@ -56,9 +56,7 @@ class Animation:
     def of(cls, path: Path) -> Self | None:
         """Look through a picture file; return None if it holds a single picture, or pages.
 
-        Raises:
-            MissingFileError: There is no such file.
-            MediaError: It is no picture, damaged or too large.
+        MissingFileError where there is none; MediaError where it is no picture, damaged or too large.
         """
         with opened(path) as (image, data):
             kind = str(image.format)
@@ -86,11 +84,7 @@ class Animation:
             )
 
     def frames(self) -> Iterator[Still]:
-        """Yield every frame as it is shown, composed of those before it.
-
-        Raises:
-            MediaError: The file cannot be read any more.
-        """
+        """Yield every frame as it is shown, composed of those before it; MediaError if it cannot be read."""
         with opened(self.path) as (image, _):
             for rgba in _frames(image):
                 yield Still(*pixels_of(rgba))
@@ -138,11 +132,7 @@ class AnimationWriter:
         self._file.close()
 
     def write(self, still: Still) -> None:
-        """Append a frame of the source's size.
-
-        Raises:
-            OutputError: The format cannot hold pictures of this size.
-        """
+        """Append a frame of the source's size; OutputError where the format cannot hold that."""
         alpha = still.alpha if still.alpha is not None else np.full(still.bgr.shape[:2], 255, np.uint8)
         bgra = np.asarray(cv2.merge([still.bgr, alpha]), np.uint8)
         frame = av.VideoFrame.from_ndarray(bgra, format="bgra")

@@ -113,11 +113,7 @@ def encoder_for(
 def add_picture(
     output: OutputContainer, info: VideoInfo, choice: EncoderChoice, time_base: Fraction
 ) -> VideoStream:
-    """Add the stream of a picture with frames in ticks of ``time_base`` to a file, with its encoder open.
-
-    Raises:
-        EncoderError: The encoder does not open.
-    """
+    """Add the picture's stream, in ticks of ``time_base``, to a file; EncoderError if it does not open."""
     rate = info.average_rate or DEFAULT_RATE
     stream = cast(VideoStream, output.add_stream(choice.name, rate=rate, options=dict(choice.options)))
     context, colour = stream.codec_context, working_colour(info)

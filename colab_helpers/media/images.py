@@ -129,10 +129,8 @@ def write_still(path: str | Path, still: Still, *, quality: int = 95) -> Path:
 def encode_still(still: Still, path: Path, *, quality: int = 95) -> bytes:
     """Return the bytes of a picture's file, without what `Still.losses_in` names.
 
-    The path's suffix names the format; ``quality``, 1 to 100, is for those that lose detail.
-
-    Raises:
-        OutputError: The suffix is not written here, or the format holds no picture of this size.
+    The path's suffix names the format; ``quality``, 1 to 100, is for those that lose detail. OutputError
+    where the suffix is not written here, or the format holds no picture of this size.
     """
     if not is_written(path.suffix):
         raise OutputError(
@@ -161,9 +159,8 @@ def to_data_url(bgr: ByteImage, kind: ImageFormat = "png", *, quality: int = 95)
 def opened(source: str | Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
     """Open a picture file: Pillow's image, not decoded yet, and the file's bytes.
 
-    Raises:
-        MissingFileError: There is no such file.
-        MediaError: It is no picture or too large; or, where it is raised in the block, damaged.
+    MissingFileError where there is none; MediaError where it is no picture or too large or, raised in the
+    block, damaged.
     """
     data, where = bytes_of(source)
     formats = readable_formats() if data[4:8] == b"ftyp" else _PLAIN  # HEIF's library is loaded if need be

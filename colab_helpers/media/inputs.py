@@ -69,12 +69,7 @@ def reader_missing(path: str | Path) -> str:
 
 
 def existing_file(path: str | Path) -> Path:
-    """Return the absolute path of a readable, non-empty file.
-
-    Raises:
-        MissingFileError: There is no such file.
-        MediaError: It is a folder or a pipe, empty, or cannot be read.
-    """
+    """Return the absolute path of a readable, non-empty file; MissingFileError, MediaError if it is none."""
     path = Path(path).absolute()
     try:
         mode = path.stat().st_mode

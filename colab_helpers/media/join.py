@@ -102,11 +102,7 @@ def join_segments(
 
 
 def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
-    """Make sure that a result can be written to this name, before any work.
-
-    Raises:
-        OutputError: Its container cannot hold a stream that another one can.
-    """
+    """Make sure, before any work, that a result of this name holds the source's streams; else OutputError."""
     suffix = output.suffix.lower()
     if suffix not in MUXERS or audio:
         output_suffix(info, suffix)
@@ -180,11 +176,7 @@ def _check_order(segments: Sequence[Segment], output: Path) -> None:
 
 
 def _check_result(path: Path, output: Path, timeline: Timeline, kinds: Counter[str]) -> None:
-    """Compare what a file states with what went into it: streams, frames where it counts them, and length.
-
-    Raises:
-        OutputError: It is something else.
-    """
+    """OutputError if a file does not state what went into it: streams, frames where it counts, length."""
     try:
         with open_source(path) as container:
             wrong = _difference(container, picture_stream(container, path), timeline, kinds)

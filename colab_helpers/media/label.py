@@ -58,11 +58,7 @@ class Label:
 
     @classmethod
     def of(cls, settings: Settings) -> Label | None:
-        """Return the one that settings ask for; None where they ask for none.
-
-        Raises:
-            SettingsError: It has letters that cannot be drawn here.
-        """
+        """Return the one that settings ask for, if any; SettingsError if it cannot be drawn here."""
         if settings.visible_label == "off":
             return None
         text = " ".join(settings.visible_label_text.split()) or tr(USUAL_TEXT)

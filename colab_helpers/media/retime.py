@@ -19,9 +19,7 @@ def constant_rate(frames: Iterable[Frame], *, rate: Fraction) -> Iterator[Frame]
     Each output tick shows the last frame that started no later than half a step after it, so audio and
     picture stay together. The stream begins at the tick nearest to the first frame and is as long as the
     source; ``pts`` count ticks. One frame is held at a time; a repeated frame is the same picture object.
-
-    Raises:
-        MediaError: A timestamp makes it too long; whatever a header says, frames are not repeated for ever.
+    MediaError where a timestamp makes it too long: whatever a header says, frames are not repeated for ever.
     """
     tick = 1 / rate
     held: Frame | None = None

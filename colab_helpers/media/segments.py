@@ -185,12 +185,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
 
 
 def check_segment(segment: Segment) -> None:
-    """Make sure that a segment's file is what was recorded.
-
-    Raises:
-        MissingFileError: There is no such file.
-        MediaError: It has other bytes, or cannot be read.
-    """
+    """Make sure that a segment's file is what was recorded; MissingFileError, MediaError if it is not."""
     try:
         same = segment.path.stat().st_size == segment.bytes and sha256_of(segment.path) == segment.sha256
     except FileNotFoundError as error:

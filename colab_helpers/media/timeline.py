@@ -41,11 +41,8 @@ class Timeline:
     ahead as the decoding times lie behind at the end: then they add up to the length, as MP4 needs.
 
     ``timestamps`` ``(frames,)`` int64 are presentation times in ticks of ``time_base``, rising; ``span`` the
-    ticks from the first picture's start to the last one's end.
-
-    Raises:
-        MissingFileError: A segment's file is missing.
-        MediaError: A segment's file is damaged.
+    ticks from the first picture's start to the last one's end. MissingFileError, MediaError where a segment's
+    file is missing or damaged.
     """
 
     def __init__(self, segments: Sequence[Segment], time_base: Fraction) -> None:
@@ -58,11 +55,7 @@ class Timeline:
         self.span = self._end - int(self.timestamps[0])
 
     def check_same_encoder(self, picture: VideoStream) -> None:
-        """Make sure that all segments are encoded as a stream says.
-
-        Raises:
-            MediaError: One is not.
-        """
+        """Make sure that all segments are encoded as a stream says; MediaError where one is not."""
         other = mark(
             "{segment} was encoded by another encoder, or with other settings, than the result is to be"
         )
@@ -71,13 +64,10 @@ class Timeline:
                 raise damaged(survey.segment, tr(other, segment=survey.segment))
 
     def packets(self, *, adds_up: bool) -> Iterator[Packet[Any]]:
-        """Yield the segments' packets with the times they have in the whole video.
+        """Yield the segments' packets with the times they have in the whole video; MediaError if unreadable.
 
         Where the container knows durations in coded order only (MP4), the last coded picture fills what is
         left, so that all ``adds_up``.
-
-        Raises:
-            MediaError: A segment cannot be read any more.
         """
         place = 0
         for survey in self._surveys:

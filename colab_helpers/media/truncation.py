@@ -56,11 +56,7 @@ class TruncationCheck:
         self._error = error.strerror or type(error).__name__
 
     def verdict(self, frames: int) -> list[str]:
-        """Return notes on small damage, after so many frames came out.
-
-        Raises:
-            MediaError: Nothing, or clearly not everything, could be read.
-        """
+        """Return notes on small damage, after so many frames came out; MediaError where too little did."""
         missing = max(self._missing(frames), self.undecodable)
         expected = max(frames + missing, self._info.frames or 0)
         if not frames or missing > max(_MISSING_FRAMES, int(_MISSING_SHARE * expected)):

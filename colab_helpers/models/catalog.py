@@ -63,10 +63,9 @@ class Source(_Frozen):
         return self.sha256[0] if self.sha256 else self.crc32
 
     def gives(self, path: Path, sha256: str) -> bool:
-        """Whether a file of that SHA-256 has its bytes; a CRC-32 shows damage, not what somebody meant to do.
+        """Whether a file of that SHA-256 has its bytes; OSError where it cannot be read.
 
-        Raises:
-            OSError: The file cannot be read.
+        A CRC-32 shows damage, not what somebody meant to do.
         """
         if sha256 in self.sha256:
             return True
@@ -110,11 +109,7 @@ class Catalog:
     models: Mapping[str, ModelEntry]
 
     def get(self, name: str, *, role: Role) -> ModelEntry:
-        """Find a model by name.
-
-        Raises:
-            ModelError: There is no such model; the message names those of that role.
-        """
+        """Find a model by name; ModelError, which names those of that role, where there is none."""
         suitable = {entry.name: entry for entry in self.models.values() if entry.role == role}
         if name in suitable:
             return suitable[name]
@@ -147,11 +142,8 @@ def needed_models(
 ) -> list[ModelEntry]:
     """Return the models a run with these settings opens, each once.
 
-    What lies in the models folder ``root`` needs no entry in the catalogue, unless it finds faces. A swapper
-    brings the network that prepares the source for it.
-
-    Raises:
-        ModelError: A model of the settings is neither in the catalogue nor a file in the models folder.
+    What lies in the models folder ``root`` needs no entry in the catalogue, unless it finds faces; ModelError
+    where a model is in neither. A swapper brings the network that prepares the source for it.
     """
     catalog, entries = catalog or load_catalog(), []
     for role, name in wanted_models(settings, root):

@@ -201,8 +201,7 @@ class GpuSession:
     def _capture(self, feed: Arrays) -> Places:
         """Capture the network on empty inputs, and make sure that a replay reads what it is given.
 
-        Raises:
-            RuntimeError: ONNX Runtime cannot capture it, or a replay gives other results.
+        RuntimeError where ONNX Runtime cannot capture it, or a replay gives other results.
         """
         names = self._names()
         expected = self._plain(names, feed)

@@ -132,12 +132,10 @@ def wants_half(setting: HalfPrecision, provider: Provider) -> bool:
 def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make: bool) -> ModelChoice:
     """Find the file to load for a swapper or enhancer.
 
-    It is ``{name}.onnx`` in the models folder, or ``{name}.pth`` that was exported. What another runtime's
-    place accepted does not count. With ``make`` float16 is made and compared on CUDA where it is wanted and
-    missing, which takes half a minute for each model, once. On the CPU it does not help.
-
-    Raises:
-        ModelError: There are only weights that were not exported yet.
+    It is ``{name}.onnx`` in the models folder, or ``{name}.pth`` that was exported; ModelError before it was.
+    What another runtime's place accepted does not count. With ``make`` float16 is made and compared on CUDA
+    where it is wanted and missing, which takes half a minute for each model, once. On the CPU it does not
+    help.
     """
     source, weights = root / f"{name}.onnx", root / f"{name}{WEIGHTS}"
     wanted, on_gpu = wants_half(half, runtime.provider), runtime.provider == "cuda"
@@ -278,10 +276,7 @@ def write_half(source: Path, out: Path) -> Verdict | None:
     """Write a network that computes in float16; its inputs, outputs and unused initializers stay as they are.
 
     None where it was written, and is to be compared; else that the source is in float16 already, or why not.
-
-    Raises:
-        ModelError: The source is no network.
-        OSError: It cannot be written.
+    ModelError where the source is no network, OSError where none can be written.
     """
     model, path = load_model(source), list(sys.path)
     if computes_in_half(model):

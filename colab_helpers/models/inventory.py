@@ -53,10 +53,7 @@ def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool 
     """Find out what a model file is; one that is neither published nor recorded is loaded once.
 
     With ``verify`` it is hashed even if size and time are those recorded. With ``loads`` it is known to be a
-    network.
-
-    Raises:
-        OSError: The file cannot be read.
+    network. OSError where it cannot be read.
     """
     record = read_record(path)
     same = record is not None and record.still_describes(path)

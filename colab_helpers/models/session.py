@@ -75,9 +75,7 @@ class Network:
 
         On a processor stacks are no faster, and each sample more takes a gigabyte. On CUDA, cuDNN plans a
         network anew, for up to half a second, whenever the stack's size changes (docs/gpu.md).
-
-        Raises:
-            OutOfMemoryError: It does not fit into memory.
+        OutOfMemoryError where it does not fit into memory.
         """
         with self._memory_watched():
             rows = [self.run(*(value[k : k + 1] for value in inputs))[output] for k in range(len(inputs[0]))]
@@ -105,11 +103,7 @@ class Network:
 
 @dataclass
 class Runtime:
-    """Where networks run in this process, decided by trial.
-
-    Raises:
-        ProviderError: CUDA was insisted on but does not work.
-    """
+    """Where networks run in this process, decided by trial; ProviderError if CUDA is asked in vain."""
 
     wanted: Literal["auto", "cuda", "cpu"] = "auto"  # ``auto`` takes CUDA where it works, ``cuda`` insists
     threads: int = 0  # on the CPU, of one network call; 0: every core

@@ -109,10 +109,7 @@ def find_faces(
     """Find all faces of a video, unless its index knows them, and look at the best frames of everybody.
 
     The index is complete afterwards. The watcher sees each frame before anything is made of what was found;
-    progress is told as by `plan`.
-
-    Raises:
-        ColabHelpersError: The video cannot be read.
+    progress is told as by `plan`. ColabHelpersError where the video cannot be read.
     """
     info = probe(target)
     frames = info.frames if engine.settings.keep_fps else None

@@ -203,9 +203,7 @@ def with_reference(
     """Read the person to follow off one picture, where the settings ask for one, and nothing else does.
 
     The ``number``-th of all pictures shows the person; none is looked at where nobody is followed.
-
-    Raises:
-        NoFaceError: There is no such picture, or it does not show that person; ``where`` names the file.
+    NoFaceError where there is no such picture, or it does not show that person; ``where`` names the file.
     """
     if cast.mapped or cast.sought is not None or not needs_embeddings(engine.settings):
         return cast

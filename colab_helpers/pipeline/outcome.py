@@ -132,11 +132,7 @@ class NothingKept:
 
 @contextmanager
 def temporary_store(output: Path) -> Iterator[SegmentStore]:
-    """Keep segments in a hidden folder beside a result, which is removed at the end.
-
-    Raises:
-        OutputError: The folder cannot be made.
-    """
+    """Keep segments in a hidden folder beside a result, removed at the end; OutputError if it fails."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".segments-", dir=output.parent)

@@ -52,11 +52,8 @@ def process_video(
     """Change the faces of a video; all that is given beside is as for `plan`.
 
     The result is written beside ``output`` first and renamed at the end. Without a ``store`` no segments are
-    kept for a later run.
-
-    Raises:
-        ColabHelpersError: The video cannot be read, the result cannot be written, the watcher gave it up, or
-            a network failed; nothing is left of the result then, but finished segments stay in the store.
+    kept for a later run. Where the video cannot be read, the result not written, a network fails or the
+    watcher gives it up, nothing is left of the result, but finished segments stay in the store.
     """
     info = probe(target)
     check_output(output, info, audio=not engine.settings.skip_audio)

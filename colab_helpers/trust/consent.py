@@ -34,9 +34,7 @@ _SAYS_NOTHING = mark("the statement of consent {text!r} does not say who is show
 def consent_of(text: str) -> Consent:
     """Read what was given: a sentence, the path of a YAML file, or what `Consent.text` made of either.
 
-    Raises:
-        ConsentError: The file cannot be read, or something in it, or in what `Consent.text` made, is missing
-            or wrong; the line is told.
+    ConsentError where the file cannot be read, or something in it is missing or wrong; the line is told.
     """
     if text.startswith("{"):
         with suppress(ValueError):

@@ -119,11 +119,7 @@ class ContentCheck:
         return self._seen.frames
 
     def see(self, row: FrameFaces, seconds: float) -> None:
-        """Look at a frame, if it is its turn.
-
-        Raises:
-            ContentError: The target is refused, whatever comes.
-        """
+        """Look at a frame, if it is its turn; ContentError where the target is refused, whatever comes."""
         with self._lock:
             seen = self._seen
             if row.frame < seen.frames:

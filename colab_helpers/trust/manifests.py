@@ -72,9 +72,8 @@ class Claim:
     def embed(self, path: Path, signed: Path, beat: Callable[[], None]) -> None:
         """Write a copy of a file that holds its manifest; ``beat``, called with each piece, may give up.
 
-        Raises:
-            OSError: A file cannot be read or written.
-            C2paError, ValueError: The file is none that can hold one.
+        OSError where a file cannot be read or written; C2paError, ValueError where it is none that can hold
+        one.
         """
         kind = MIME[path.suffix.lower()]
         with path.open("rb") as read, signed.open("w+b") as written:

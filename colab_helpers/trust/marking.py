@@ -122,11 +122,8 @@ class Marks:
         """Sign a finished file under its hidden name; it is replaced by the signed one.
 
         A manifest beside ``output`` is there before that is published. Without ``actions``, what was done to
-        faces, the manifest says that it was only stored anew.
-
-        Raises:
-            OutputError: There is no room.
-            MediaError: The manifest cannot be made.
+        faces, the manifest says that it was only stored anew. OutputError where there is no room, MediaError
+        where the manifest cannot be made.
         """
         from c2pa import C2paError
 
@@ -189,11 +186,7 @@ class Marks:
 
 
 def check_marks(settings: Settings) -> None:
-    """Make sure that results can be labelled and signed, before any work.
-
-    Raises:
-        SettingsError: The label cannot be drawn; see also `checked_credentials`.
-    """
+    """Make sure, before any work, that results can be labelled and signed; SettingsError if they cannot."""
     Label.of(settings)
     checked_credentials(settings.signing_certificate)
 
@@ -201,8 +194,7 @@ def check_marks(settings: Settings) -> None:
 def checked_credentials(path: str) -> Credentials:
     """Return whose certificate is used; one that was not made here has signed something before any work.
 
-    Raises:
-        SettingsError: It cannot sign what this package writes; see also `signing.credentials`.
+    SettingsError where it cannot sign what this package writes; see also `signing.credentials`.
     """
     found = credentials(path)
     if found.local and found.name == LOCAL_SIGNER:

@@ -69,8 +69,7 @@ def media_among(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 def verify(path: Path, *, anchors: bytes) -> Verification:
     """Read what a file says of itself; ``anchors`` vouch for signers, see `anchors_of`.
 
-    Raises:
-        MissingFileError, MediaError: There is no such file, or it cannot be read.
+    MissingFileError, MediaError where there is no such file, or it cannot be read.
     """
     path = existing_file(path)
     kind = _SOURCE_TYPE.search(_metadata(path))
@@ -99,8 +98,7 @@ def verify(path: Path, *, anchors: bytes) -> Verification:
 def anchors_of(path: Path | None) -> bytes:
     """Return the certificates of a PEM file that vouch for signers, and the one made on this machine.
 
-    Raises:
-        MissingFileError, SettingsError: The file cannot be read, or holds none.
+    MissingFileError, SettingsError where the file cannot be read, or holds none.
     """
     if path is None:
         return local_anchor()
@@ -122,9 +120,7 @@ def _context(anchors: bytes) -> Context:
 def _store(path: Path, context: Context) -> dict[str, Any] | None:
     """Return what the library reads, in a file or beside it; None without a manifest.
 
-    Raises:
-        C2paError: It is damaged, or lies elsewhere.
-        MediaError: What lies beside the file cannot be read.
+    C2paError where it is damaged or lies elsewhere, MediaError where what lies beside cannot be read.
     """
     kind, beside = MIME.get(path.suffix.lower(), "application/octet-stream"), sidecar(path)
     try:
