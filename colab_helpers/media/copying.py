@@ -95,7 +95,8 @@ class StreamCopier:
         self._packets = (
             packet
             for packet in self._clock.corrected(demuxed(self._source, read))
-            if packet.stream.index in self._targets and _holds_data(packet)
+            # Empty ones mark the end of each stream.
+            if packet.stream.index in self._targets and (packet.size or packet.pts is not None)
         )
         self._waiting = next(self._packets, None)
 
@@ -206,11 +207,6 @@ class _Reencoder:
                 yield from self.target.encode(block)
         if packet is None:
             yield from self.target.encode(None)
-
-
-def _holds_data(packet: Packet[Any]) -> bool:
-    """False for the empty packets that mark the end of each stream."""
-    return packet.size > 0 or packet.pts is not None
 
 
 def _is_gap(packet: Packet[Any]) -> bool:

@@ -86,10 +86,6 @@ class ModelEntry(_Frozen):
         """Below the models root, with forward slashes."""
         return self.name if self.name.endswith(".safetensors") else f"{self.name}.onnx"
 
-    def is_published(self, path: Path, sha256: str) -> bool:
-        """Whether a file of that SHA-256 is one that a source gives; OSError where it cannot be read."""
-        return any(source.gives(path, sha256) for source in self.sources)
-
     @property
     def bytes(self) -> int:
         """The largest size any source gives; 0 where there is none."""

@@ -58,7 +58,7 @@ def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool 
     record = read_record(path)
     same = record is not None and record.still_describes(path)
     sha256 = record.sha256 if record is not None and same and not verify else sha256_of(path)
-    if entry.is_published(path, sha256):
+    if any(source.gives(path, sha256) for source in entry.sources):
         return ModelFile(entry, path, "present", sha256)
     if record is not None and same and record.sha256 != sha256:
         problem: ModelError | None = ModelError(

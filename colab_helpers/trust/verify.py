@@ -75,7 +75,9 @@ def verify(path: Path, *, anchors: bytes) -> Verification:
     kind = _SOURCE_TYPE.search(_metadata(path))
     plain = tr("its metadata says: {kind}", kind=kind[1]) if kind else tr("its metadata says nothing of it")
     try:
-        store = _store(path, _context(anchors))
+        trust = {"trust": {"user_anchors": anchors.decode()}} if anchors else {}
+        asked = {**SETTINGS, **trust, "verify": SETTINGS["verify"] | {"verify_trust": True}}
+        store = _store(path, Context.from_dict(asked))
     except C2paError as error:
         if str(error).startswith("Remote"):  # the library has a class for it, but does not raise it
             elsewhere = tr("its manifest lies elsewhere, where nobody was asked ({reason})", reason=error)
@@ -110,11 +112,6 @@ def anchors_of(path: Path | None) -> bytes:
             tr("there is no certificate in this file"), where=str(path), remedy=tr("name a PEM file")
         ) from error
     return b"".join(one.public_bytes(Encoding.PEM) for one in given) + local_anchor()
-
-
-def _context(anchors: bytes) -> Context:
-    trust = {"trust": {"user_anchors": anchors.decode()}} if anchors else {}
-    return Context.from_dict({**SETTINGS, **trust, "verify": SETTINGS["verify"] | {"verify_trust": True}})
 
 
 def _store(path: Path, context: Context) -> dict[str, Any] | None:
