@@ -36,24 +36,19 @@ from colab_helpers.settings import Settings
 
 @dataclass(eq=False)
 class VideoPlan:
-    """A video of which parts are made, in any order and by anybody, and joined; see `plan`.
-
-    Attributes:
-        finished: Segments that are finished already, by number.
-        remarks: On a label that has no room.
-        untouched: What was counted of a video in which nobody is changed: it is copied.
-        frames_read: Frames of the target, once it was read to its end; ``notes`` say what was repaired then.
-    """
+    """A video of which parts are made, in any order and by anybody, and joined; see `plan`."""
 
     video: VideoRun
     faces: Following
     store: SegmentStore
     images: KeptFrames
     marks: Marks | None
-    remarks: tuple[str, ...]
+    remarks: tuple[str, ...]  # on a label that has no room
     started: float
-    untouched: Measured | None = None
+    untouched: Measured | None = None  # what was counted of a video in which nobody is changed: it is copied
+    # Segments that are finished already, by number.
     finished: dict[int, FinishedSegment] = field(default_factory=dict, init=False)
+    # Frames of the target, once it was read to its end; ``notes`` say what was repaired then.
     frames_read: int = field(default=0, init=False)
     notes: list[str] = field(default_factory=list, init=False)
 

@@ -52,11 +52,8 @@ def process_video(
     """Change the faces of a video; all that is given beside is as for `plan`.
 
     The result is written beside ``output`` first and renamed at the end. Without a ``store`` no segments are
-    kept for a later run.
-
-    Raises:
-        ColabHelpersError: The video cannot be read, the result cannot be written, the watcher gave it up, or
-            a network failed; nothing is left of the result then, but finished segments stay in the store.
+    kept for a later run. Where the video cannot be read, the result not written, a network fails or the
+    watcher gives it up, nothing is left of the result, but finished segments stay in the store.
     """
     info = probe(target)
     check_output(output, info, audio=not engine.settings.skip_audio)
@@ -92,14 +89,9 @@ def completed(work: VideoPlan) -> FileResult:
 def make_segments(
     work: VideoPlan, number: int, stop: int | None = None
 ) -> Generator[FinishedSegment, None, None]:
-    """Make segments one after another, from one on, and yield each once it is kept.
+    """Make segments one after another, up to before ``stop`` or to the end, and yield each once it is kept.
 
     They are those of any other run: of the frames before nothing counts but what the index knows.
-
-    Args:
-        work: Of which video.
-        number: The first one.
-        stop: The number before which to end; None: at the end of the video.
     """
     video, faces, done = work.video, work.faces, list[FinishedSegment]()
     start, tally = number * video.length, Tally(faces.selection)
@@ -192,11 +184,9 @@ def _written(
 
 
 def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | None:
-    """Put the result together; None where a label was burnt in for nothing: then it has to be made without.
+    """Put the result together from all segments of a video by number.
 
-    Args:
-        work: Of which video.
-        made: All its segments by number.
+    None where a label was burnt in for nothing: then it has to be made without.
     """
     video, faces, parts = work.video, work.faces, [made[number] for number in sorted(made)]
     # As if it had been known before: a result does not depend on what an earlier run found.
