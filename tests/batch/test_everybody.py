@@ -101,7 +101,7 @@ def test_whoever_is_not_in_the_map_gets_a_portrait_of_their_own_wherever_they_ar
 def test_killed_and_taken_up_again_everybody_has_the_same_portrait(
     films, standins, library, consent, monkeypatch, tmp_path
 ) -> None:
-    """Killed before it is noted who got which, after that, and while they are put in."""
+    """Killed before it is noted who got which, and while they are put in."""
     targets = tmp_path / "targets"
     targets.mkdir()
     for name in NAMES[:2]:
@@ -110,7 +110,7 @@ def test_killed_and_taken_up_again_everybody_has_the_same_portrait(
     whole = tmp_path / "whole"
     assert run_batch([], [targets], whole, people="everybody", library=library, **usual).ok
     at_start(monkeypatch, tmp_path, KILL)
-    (tmp_path / "kills").write_text("KnownPeople.save:4 PeopleMap.save:1 StatusWriter.progress:20")
+    (tmp_path / "kills").write_text("KnownPeople.save:4 StatusWriter.progress:20")
     monkeypatch.setenv("KILLS", str(tmp_path / "kills"))
     options = ["--frame-processors", "face_swapper", "--output-video-quality", "4", "--people", "everybody"]
     shell = Shell(
