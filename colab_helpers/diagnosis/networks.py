@@ -88,6 +88,8 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
         from colab_helpers.diagnosis import reference
 
         yield reference.parity(role, network, subject.settings, subject.models)
+        if role == "detector" and not problems:
+            yield reference.photograph(network, subject.settings)
 
 
 def _pixels(role: Role, network: Network, original: Path, subject: Subject) -> Iterator[str]:
