@@ -243,11 +243,11 @@ class BatchRequest(SettingsRequest):
         (), description="Photos of the one person who is changed; empty: the settings decide."
     )
     never: Places = Field((), description="Photos of people who are never changed.")
-    people: Literal["auto", "find", "only"] = Field(
+    people: Literal["auto", "find", "only", "everybody"] = Field(
         "auto",
         description="find: everybody in the targets is found first and entered into people.yaml in the "
-        "output folder, which says what is done to each; only: and then it ends; auto: that file counts if "
-        "it is there.",
+        "output folder, which says what is done to each; only: and then it ends; everybody: whoever is not "
+        "in it gets a portrait of their own out of the library; auto: it counts if it is there.",
     )
     consent: str = Field("", description="Who is shown, on what ground: a sentence or a YAML file's path.")
     instead_of_label: str = Field("", description="How else people are told; empty: by the visible label.")
@@ -298,7 +298,9 @@ class BatchRequest(SettingsRequest):
     @property
     def mapped(self) -> bool:
         """Whether no photos of who is put in are needed: a map may name others, or nothing is done."""
-        return self.people == "only" or bool(self.output_dir and (self.output_dir / MAP_NAME).exists())
+        return self.people in ("only", "everybody") or bool(
+            self.output_dir and (self.output_dir / MAP_NAME).exists()
+        )
 
     @property
     def run_name(self) -> str:

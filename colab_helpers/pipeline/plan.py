@@ -55,6 +55,8 @@ class VideoPlan:
     def __post_init__(self) -> None:
         if self.untouched is None:
             self.finished = self._usable({part.segment.number: part for part in self.store.finished()})
+        if enhancer := self.video.engine.frame_enhancer:
+            enhancer.go_on(part.provider for part in self.finished.values())
 
     @property
     def segments(self) -> int | None:

@@ -24,7 +24,13 @@ from colab_helpers.pipeline.frames import Tally, one_opencv_thread
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, Marks, SegmentStore, temporary_store
 from colab_helpers.pipeline.plan import VideoPlan, plan
 from colab_helpers.pipeline.unchanged import copied, untouched
-from colab_helpers.pipeline.video_stages import PictureCallback, VideoWork, changed_frames, open_reader
+from colab_helpers.pipeline.video_stages import (
+    PictureCallback,
+    SmallerTilesError,
+    VideoWork,
+    changed_frames,
+    open_reader,
+)
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
 
@@ -58,8 +64,8 @@ def process_video(
     info = probe(target)
     check_output(output, info, audio=not engine.settings.skip_audio)
     with nullcontext(store) if store else temporary_store(output) as place:
-        return completed(
-            plan(
+        while True:
+            work = plan(
                 engine,
                 cast,
                 info,
@@ -73,7 +79,10 @@ def process_video(
                 marks=marks,
                 encoder=encoder,
             )
-        )
+            try:
+                return completed(work)
+            except SmallerTilesError:  # it goes on as a run that is taken up
+                work.faces.index.flush()
 
 
 def completed(work: VideoPlan) -> FileResult:
@@ -146,7 +155,11 @@ class SegmentMaker:
         if self._parts is None or number != self._next:
             self.close()
             self._parts = make_segments(self.work, number, None if goes_on else number + 1)
-        part = next(self._parts)
+        try:
+            part = next(self._parts)
+        except SmallerTilesError:
+            self.close()
+            return self.make(number, goes_on=goes_on)
         self._next = number + 1
         if not goes_on:
             self.close()
