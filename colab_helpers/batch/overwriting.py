@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from colab_helpers.batch.store import look
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
 
@@ -56,6 +57,7 @@ class Writable:
         Raises:
             UsageError: Something is there that is not the run's to replace.
         """
+        look(path)
         refuse_input(path, self.inputs)
         note = None if self.overwrite else self.set_aside(path)
         if os.path.lexists(path) and not (self.overwrite or _is_empty(path) or self.made(path)):

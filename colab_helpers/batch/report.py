@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from colab_helpers.addresses import in_words
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.errors import OutputError, UsageError, telling
@@ -227,7 +228,7 @@ class BatchReport(_Model):
 
     def save(self, path: Path) -> None:
         """Write it as JSON: to a temporary file first, then renamed."""
-        write_text(path, to_json(self, indent=2) + "\n")
+        write_text(path, in_words(to_json(self, indent=2)) + "\n")
 
 
 def changed_people(files: Iterable[FileReport]) -> dict[str, list[str]]:
