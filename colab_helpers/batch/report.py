@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from colab_helpers.addresses import in_words
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.stop import STATUS_NAME
+from colab_helpers.batch.store import fetch, waits
 from colab_helpers.errors import OutputError, UsageError, telling
 from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, printable, tr
@@ -299,6 +300,8 @@ def own_file(path: Path) -> bool:
     try:
         if not path.is_file():  # a pipe might be read for ever
             return False
+        if waits(path):
+            fetch(path)
         with path.open("rb") as file:
             head = file.read(200)
     except OSError:
