@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -63,6 +64,7 @@ class FileRun:
         on_picture: Called with a frame just written, now and then; it must not keep it.
         beat: Called as the work gets on; may raise to give up.
         encoder: Name of the one that others have begun with.
+        new: Where nothing was when it began.
     """
 
     engine: Engine
@@ -80,6 +82,7 @@ class FileRun:
     beat: Callable[[], None] = lambda: None
     encoder: str = ""
     check: ContentCheck = field(init=False)
+    new: list[Path] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         if self.engine.frame_enhancer:
@@ -156,6 +159,7 @@ class FileRun:
         frames = frames_folder(output) if keeps else None
         places = [place for place in (output, sidecar(output), frames) if place]
         notes = [*map(self.writable.clear, places), note]
+        self.new = [place for place in places if not os.path.lexists(place)]
         report.fallbacks += [note for note in notes if note]
         return output, places
 
