@@ -224,9 +224,8 @@ def _written(
 def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | None:
     """Put the result together from all segments of a video by number.
 
-    None where it has to be made again: without a label that was burnt in for nothing; or, where nothing was made,
-    without passing over frames.
-
+    None where it has to be made again: without a label that was burnt in for nothing; or, where nothing was
+    made, without passing over frames.
     """
     video, faces, parts = work.video, work.faces, [made[number] for number in sorted(made)]
     # As if it had been known before: a result does not depend on what an earlier run found.

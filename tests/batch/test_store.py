@@ -86,7 +86,6 @@ def batch(bucket: Any, photo: Path, constant_models: Path) -> Callable[..., Batc
     return run
 
 
-
 def fetched(bucket: Any, place: Path) -> Path:
     """The results, as anybody else would download them."""
     place.mkdir()
