@@ -26,6 +26,8 @@ T = TypeVar("T")
 GIB = 1024**3
 SYSTEM_RESERVE = 2 * GIB
 """RAM left to the operating system and the notebook server."""
+VRAM_OF_A_VIDEO = 5 * 10**9
+"""The most that a process with all networks took, in float32 (docs/gpu.md, "From file to file")."""
 
 _CGROUP_MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),  # cgroup v2
@@ -76,8 +78,17 @@ class Machine:
 
     @property
     def safe_capacity(self) -> int:
-        """Videos that may safely be worked on at once: (RAM - 2 GB) / 2.5 GB, at least one."""
+        """Videos for which RAM is enough at once: (RAM - 2 GB) / 2.5 GB, at least one."""
         return max(1, int(self.memory_budget / 2.5))
+
+    @property
+    def capacity(self) -> tuple[int, str]:
+        """Videos that may safely be worked on at once, at least one, and which memory bears no more."""
+        borne = {"RAM": self.safe_capacity}
+        if self.gpu is not None:
+            borne["VRAM"] = max(1, self.gpu.memory_total // VRAM_OF_A_VIDEO)
+        bound = min(borne, key=lambda name: borne[name])
+        return borne[bound], bound
 
 
 def shared_by() -> int:

@@ -107,6 +107,7 @@ def test_auto_values_follow_the_machine_and_chosen_ones_stay() -> None:
     assert lowered.max_memory == 10.7
     assert notes[0].startswith("max_memory lowered from 64 to 10.7 GB")
     assert MACHINE.safe_capacity == int((12.7 - 2) / 2.5)  # as the documents reckon
+    assert [one.capacity for one in (MACHINE, gpu_machine)] == [(4, "RAM"), (3, "VRAM")]
 
 
 def _parse(*arguments: str) -> Settings:

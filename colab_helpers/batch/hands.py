@@ -47,6 +47,7 @@ from colab_helpers.media.inputs import existing_file
 from colab_helpers.pipeline.video import SegmentMaker
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
+from colab_helpers.resources.sampler import gpu_name
 from colab_helpers.trust.consent import consent_of
 from colab_helpers.trust.content import require_networks
 from colab_helpers.trust.manifests import sidecar
@@ -78,12 +79,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a report says of the networks that did the work, and of the photos."""
+    """What a report says of the networks that did the work, and of the photos; and where they run."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     models: tuple[ModelReport, ...] = ()
     notes: tuple[str, ...] = ()
     photos: tuple[str, ...] = ()
+    place: str = "CPU"
 
 
 @dataclass(eq=False)
@@ -170,6 +172,7 @@ class Hands:
             ),
             notes=(*self.engine.notes, *([ignored] if damaged else [])),
             photos=tuple(self.source.photos) if self.source else (),
+            place="CPU" if self.engine.provider == "cpu" else gpu_name() or "GPU",
         )
 
     def prepare(self, index: int, *, deaths: Deaths = NONE) -> Prepared:

@@ -12,8 +12,9 @@ from itertools import count
 from multiprocessing import Pipe
 from typing import Any
 
-from colab_helpers.batch.crew import Crew, Member
+from colab_helpers.batch.crew import Crew
 from colab_helpers.batch.keys import code_digest
+from colab_helpers.batch.members import Member
 from colab_helpers.cluster.worker import Worker
 from colab_helpers.files import to_json
 from colab_helpers.language import tr
@@ -116,7 +117,6 @@ class ClusterCrew(Crew):
                 self._leave(member)
         else:
             self._recruit()
-        self.around.status.workers([self._told(member) for member in self._members])
 
     def _refused(self, member: Member, error: Exception) -> None:
         self._unfit.add(member.device)
@@ -175,18 +175,8 @@ class ClusterCrew(Crew):
         kind = self.ray.remote(Worker).options(**claim, scheduling_strategy=strategy)
         number = next(self._next)
         carried = _Carried(self.ray, kind.remote(self.me, number, self._job, code_digest(), room))
-        self._numbers[number] = member = Member(carried, carried, node)
+        self._numbers[number] = member = Member(carried, carried, node, self._addresses[node])
         self._members.append(member)
-
-    def _told(self, member: Member) -> str:
-        """Say what a worker is at."""
-        node, call = self._addresses.get(member.device, member.device), member.call
-        if call is None:
-            return tr("{node}: ready", node=node) if member.loaded else tr("{node}: begins", node=node)
-        file = self.around.job.tasks[call.index].target.name
-        if call.kind == "segment":
-            return tr("{node}: segment {number} of {file}", node=node, number=call.number, file=file)
-        return tr("{node}: {file}", node=node, file=file)
 
     def _end(self) -> None:
         for member in [each for each in self._members if each not in self._there]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from traitlets import Bool, Enum, Float, HasTraits, Instance, Tuple, Unicode
+from traitlets import Bool, Enum, Float, HasTraits, Instance, Int, Tuple, Unicode
 
 from colab_helpers.batch.job import consent_for
 from colab_helpers.batch.report import BatchReport
@@ -189,8 +189,9 @@ class Choice(HasTraits):
     Begins with the form's answers. The networks of an earlier choice, by the same cell, are released, and the
     batches it has begun go on here.
 
-    Targets are a path a line, overrides ``name: value`` a line. ``has_panel`` tells whether there is a panel,
-    with a button that begins the run; the ``demo`` is used where neither sources nor targets are chosen.
+    Targets are a path a line, ``map_paths`` a pair a line, overrides ``name: value`` a line. ``has_panel`` tells
+    whether there is a panel, with a button that begins the run; the ``demo`` is used where neither sources nor
+    targets are chosen.
     """
 
     library = Unicode()
@@ -206,10 +207,16 @@ class Choice(HasTraits):
     models_dir = Unicode()
     session_minutes = Float()
     shortest_first = Bool()
+    gpus = Unicode("all")
+    cluster = Unicode()
+    gpus_per_worker = Float(1.0)
+    priority = Int()
+    map_paths = Unicode()
 
     def __init__(self, first: BatchRequest, earlier: Choice | None = None) -> None:
         shown = {name: _shown(getattr(first, name)) for name in self.trait_names()}
-        super().__init__(**{**shown, "targets": "\n".join(first.targets)})
+        lines = {name: "\n".join(getattr(first, name)) for name in ("targets", "map_paths")}
+        super().__init__(**{**shown, **lines})
         self._first = first
         self.has_panel = self.is_closed = False
         self.demo: Demo | None = None
@@ -235,8 +242,9 @@ class Choice(HasTraits):
         if not self.has_panel:
             return self._first
         values: dict[str, Any] = {name: getattr(self, name) for name in self.trait_names()}
-        values |= {"targets": self.listed_targets, "video_range": self.video_range.strip()}
-        values |= {"library": self.library.strip(), **changes}
+        texts = ("video_range", "library", "gpus", "cluster")
+        values |= {name: values[name].strip() for name in texts}
+        values |= {"targets": self.listed_targets, **changes}
         request = self._first.replaced(**values)
         return request if self.demo is None or request.sources or request.targets else _on(self.demo, request)
 

@@ -115,10 +115,9 @@ class VideosTab:
         return self._known[1]
 
     def _totals(self) -> Markup:
-        capacity = tr(
-            "This machine's memory would bear {capacity} video(s) at once; they are done one after another.",
-            capacity=this_machine().safe_capacity,
-        )
+        videos, memory = this_machine().capacity
+        told = mark("This machine's {memory} would bear {videos} video(s) at once; they are done one by one.")
+        capacity = tr(told, videos=videos, memory=memory)
         return paragraph(tr("{count} file(s).", count=len(self.files))) + paragraph(capacity)
 
     def _look_at(self, path: Path, until: float, finding: Finding) -> Cells | str:
