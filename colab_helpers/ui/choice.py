@@ -189,9 +189,9 @@ class Choice(HasTraits):
     Begins with the form's answers. The networks of an earlier choice, by the same cell, are released, and the
     batches it has begun go on here.
 
-    Targets are a path a line, ``map_paths`` a pair a line, overrides ``name: value`` a line. ``has_panel`` tells
-    whether there is a panel, with a button that begins the run; the ``demo`` is used where neither sources nor
-    targets are chosen.
+    Targets are a path a line, ``map_paths`` a pair, overrides ``name: value``. ``has_panel`` tells
+    whether there is a panel, with a button that begins the run; the ``demo`` is used where no sources and
+    no targets are chosen.
     """
 
     library = Unicode()
