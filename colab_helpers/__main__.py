@@ -177,9 +177,10 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
     which = tr("which of the targets, counted from 1, such as 1-30 or 2,5-")
     add("--range", dest="video_range", default="", metavar="1-30", help=which)
     people = tr(
-        "find everybody first and go on by people.yaml, or only find them; auto: by the file if it is there"
+        "find everybody first and go on by people.yaml, or only find them; everybody: whoever is not in it "
+        "gets a portrait of their own; auto: by the file if it is there"
     )
-    add("--people", choices=("auto", "find", "only"), default="auto", help=people)
+    add("--people", choices=("auto", "find", "only", "everybody"), default="auto", help=people)
     work = tr("a folder on a local disk for unfinished work; chosen if not given")
     add("--work-dir", help=work, **FOLDER)
     session = tr("how long this machine can be used: you are told what fits as soon as something is done")
@@ -265,7 +266,9 @@ def _people_options(parser: argparse.ArgumentParser) -> None:
     pair = {**several, "nargs": 2}
     add("--split", metavar="NAME", help=tr("two people were taken for one"), **several)
     add("--merge", metavar=("NAME", "OTHER"), help=tr("both are one person, called NAME"), **pair)
-    source = tr("put this source in: photos, leave, blur, pixelate, a name of the library, or paths")
+    source = tr(
+        "put this source in: photos, leave, blur, pixelate, portraits, a name of the library, or paths"
+    )
     add("--set", metavar="NAME=SOURCE", help=source, **several)
     add("--name", metavar=("NAME", "NEW"), help=tr("call somebody NEW"), **pair)
     add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)

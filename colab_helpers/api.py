@@ -165,7 +165,7 @@ class BatchOptions(TypedDict, total=False):
     target_person: Sequence[str | Path]
     never: Sequence[str | Path]
     library: str | Path | None
-    people: Literal["auto", "find", "only"]
+    people: Literal["auto", "find", "only", "everybody"]
     video_range: str
     report_path: str | Path | None
     work_dir: str | Path | None

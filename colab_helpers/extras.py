@@ -211,6 +211,8 @@ def _portraits_options(parser: argparse.ArgumentParser) -> None:
     add("name", metavar="NAME", help=tr("what the new person is called"))
     add("prompt", help=tr("who is shown: an adult, in English or Spanish; it is improved first"))
     add("--library", required=True, help=tr("a folder of people, each a folder of photos"), **FOLDER)
+    several = tr("make so many, called NAME-1, NAME-2 and so on, beside those who are there")
+    add("--count", type=int, choices=range(1, 1000), metavar="N", help=several)
     add("--seed", type=int, default=0, metavar="N", help=tr("another seed is another person"))
     add("--size", type=int, choices=(512, 768, 1024), default=1024, help=tr("edge of the picture in pixels"))
     add("--offline", help=tr("never touch the network, only say what is missing"), **SWITCH)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+from colab_helpers.addresses import stand_in
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.language import mark, tr
 
@@ -33,7 +34,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def absolute(path: str | Path) -> Path:
     """Make a path that a user wrote absolute, with ``~`` expanded; links in it are left as they are.
 
-    Called once, where the path comes in: everything behind the door takes absolute paths.
+    Called once, where the path comes in: everything behind the door takes absolute paths. Of an address in
+    object storage it is the one that stands for it.
 
     Raises:
         UsageError: It has a null character, which no path has.
@@ -41,6 +43,8 @@ def absolute(path: str | Path) -> Path:
     if "\0" in str(path):
         what, remedy = tr("a path with a null character"), tr("write the path as the system shows it")
         raise UsageError(what, where=repr(str(path)), remedy=remedy)
+    if (place := stand_in(path)) is not None:
+        return place
     # Not Path.expanduser: it raises for a user who does not exist, whose path is then a name like any other.
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
 

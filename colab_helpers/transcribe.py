@@ -21,6 +21,7 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from av.container import OutputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from colab_helpers.batch.overwriting import Writable
@@ -162,7 +163,8 @@ def pieces(path: Path) -> Iterator[tuple[float, Samples]]:
     MediaError where it has none.
     """
     with open_source(path) as container:
-        stream = next((one for one in container.streams.audio if one.codec_context), None)
+        readable = [one for one in container.streams.audio if one.codec_context]
+        stream = min(readable, key=lambda one: not one.disposition & Disposition.default, default=None)
         if stream is None:
             raise MediaError(tr("the file has no sound that can be read"), where=str(path))
         resampler, end, count = AudioResampler(format="flt", layout="mono", rate=RATE), 0.0, 0

@@ -13,6 +13,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.addresses import here
 from colab_helpers.batch.keys import code_digest
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
@@ -42,7 +43,7 @@ class Worker:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="colab_helpers-")
         file = Path(self._folder.name) / "job.json"
-        file.write_text(job, encoding="utf-8")
+        file.write_text(here(job), encoding="utf-8")
         # Ray gives one thread to whoever claims no processor; the GPU's worker needs them all.
         env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         self._process = subprocess.Popen(

@@ -96,6 +96,8 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     known = role in ("detector", "recogniser", "attributes") or (fit and fit.contract.kind == "inswapper")
     if known and not network.standin and (worst.warns or not problems):  # insightface has a class for it
         yield reference.parity(role, network, subject.settings, subject.models)
+        if role == "detector" and not problems:
+            yield reference.photograph(network, subject.settings)
 
 
 def _pixels(role: Role, network: Network, original: Path, subject: Subject) -> Iterator[str]:

@@ -189,9 +189,9 @@ class Choice(HasTraits):
     Begins with the form's answers. The networks of an earlier choice, by the same cell, are released, and the
     batches it has begun go on here.
 
-    Targets are a path a line, ``map_paths`` a pair a line, overrides ``name: value`` a line. ``has_panel``
-    tells whether there is a panel, with a button that begins the run; the ``demo`` is used where neither
-    sources nor targets are chosen.
+    Targets are a path a line, ``map_paths`` a pair, overrides ``name: value``. ``has_panel`` tells
+    whether there is a panel, with a button that begins the run; the ``demo`` is used where no sources and
+    no targets are chosen.
     """
 
     library = Unicode()
@@ -244,7 +244,8 @@ class Choice(HasTraits):
         values: dict[str, Any] = {name: getattr(self, name) for name in self.trait_names()}
         texts = ("video_range", "library", "gpus", "cluster")
         values |= {name: values[name].strip() for name in texts}
-        request = self._first.replaced(**(values | {"targets": self.listed_targets, **changes}))
+        values |= {"targets": self.listed_targets, **changes}
+        request = self._first.replaced(**values)
         return request if self.demo is None or request.sources or request.targets else _on(self.demo, request)
 
     def finding(self) -> tuple[Settings, Path | None]:

@@ -55,6 +55,7 @@ class PeopleTab:
             (tr("goes by the map, if there is one"), "auto"),
             (tr("finds everybody first, then goes by the map"), "find"),
             (tr("only finds everybody"), "only"),
+            (tr("gives all who are not in the map a portrait of their own"), "everybody"),
         ]
         self.mode = widgets.input("Dropdown", "people", label=tr("A run"), width="auto", options=options)
         self.message, self.others = widgets.html(), widgets.row()

@@ -64,9 +64,7 @@ def test_a_readme_is_short_and_every_notebook_has_its_badge(spoken_here):
     readme = PAGES[spoken_here]["README"]
     assert len(readme.splitlines()) <= 180
     folder = ROOT / "notebooks" / ("" if spoken_here == "en" else spoken_here)
-    found = list(folder.glob("*.ipynb"))
-    assert len(found) == 4
-    for notebook in found:
+    for notebook in (folder / name for name in tables().NOTEBOOKS):
         badge = nbformat.read(notebook, as_version=4).cells[0].source
         assert notebook.relative_to(ROOT).as_posix() in badge
         assert badge in readme

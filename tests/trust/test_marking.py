@@ -30,9 +30,8 @@ from colab_helpers.machine import home
 from colab_helpers.media.containers import file_tags
 from colab_helpers.trust import signing
 from colab_helpers.trust.certificates import read_certificates
-from colab_helpers.trust.manifests import Claim, sidecar
+from colab_helpers.trust.manifests import Claim, copy_with_room, sidecar
 from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials
-from colab_helpers.trust.movies import copy_with_room
 from colab_helpers.trust.records import ContentDecision
 from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, Credentials, credentials, local_anchor
 from tests.helpers.marks import (
