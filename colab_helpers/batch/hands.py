@@ -24,6 +24,7 @@ from colab_helpers.batch.photos import cast_of, identity_of, sought_of
 from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
+from colab_helpers.batch.schedule import Prepared
 from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, unfinished
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
@@ -40,27 +41,6 @@ from colab_helpers.trust.content import require_networks
 from colab_helpers.trust.marking import check_marks
 
 _PICTURE_EDGE = 240
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What is to be done with a file, once its faces are found.
-
-    Attributes:
-        segments: How many it has; 0: it goes whole.
-        length: Frames of each but the last.
-        encoder: Name of the encoder with which all are made.
-        finished: Numbers of those that earlier runs have finished.
-        notes: What its report says of it so far.
-        report: What became of it, if nothing is left to do.
-    """
-
-    segments: int = 0
-    length: int = 0
-    encoder: str = ""
-    finished: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
-    report: FileReport | None = None
 
 
 @dataclass(frozen=True)

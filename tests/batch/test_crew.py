@@ -13,13 +13,14 @@ import psutil
 import pytest
 
 from colab_helpers.batch import member
-from colab_helpers.batch.crew import Crew, Member, devices_of
+from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces
 from colab_helpers.batch.hands import Hands, Loaded
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import History, Started
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.surroundings import NONE, Surroundings
 from colab_helpers.errors import UsageError, WorkerError
 from colab_helpers.faces.engine import resolve
@@ -44,10 +45,10 @@ SPECS = {
     },
     "groups": {
         "a.mp4": SHORT,
-        "long.mp4": Spec(**SMALL, frames=34, options={"preset": "medium", "bf": "3", "g": "300"}),
-        "open.mp4": Spec(
+        "by_seven.mp4": Spec(
             **SMALL, frames=30, options={"preset": "medium", "bf": "3", "g": "7", "x264-params": "open-gop=1"}
         ),
+        "long.mp4": Spec(**SMALL, frames=34, options={"preset": "medium", "bf": "3", "g": "300"}),
     },
 }
 
@@ -330,7 +331,7 @@ def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
 ) -> None:
     monkeypatch.setenv("PLACE", str(tmp_path))
     at_start(monkeypatch, tmp_path, DIES_BEHIND_A_SEGMENT)
-    specs = {"a.mp4": Spec(**SMALL, frames=44), "b.mp4": SHORT, "c.mp4": Spec(**SMALL, frames=4)}
+    specs = {"a.mp4": Spec(**SMALL, frames=44), "b.mp4": SHORT, "c.mp4": Spec(**SMALL, frames=54)}
     targets = made_once(shared_dir / "crew_whole", specs)
     report = run_here(photo, targets, tmp_path / "two", constant_models, overrides=TWO)
     assert report.ok
@@ -360,15 +361,26 @@ def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None
         Surroundings.begin(*given, journal, deaths=(3, "cold"))
 
 
-def test_a_crew_that_ends_starts_nobody(monkeypatch, tmp_path) -> None:
-    job = Job(request=BatchRequest(output_dir=tmp_path), tasks=())
-    around: Any = SimpleNamespace(job=job, places=WorkPlaces(tmp_path, None))
+def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
+    job = Job(request=BatchRequest(output_dir=tmp_path), tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
+    status = SimpleNamespace(note=print, restarted=print)
+    around: Any = SimpleNamespace(job=job, places=WorkPlaces(tmp_path, None), status=status)
+    far = SimpleNamespace(kill=lambda: None)
+    monkeypatch.setattr("colab_helpers.batch.crew.WorkerProcess", lambda *given: far)
     nothing: Any = None
-    crew = Crew(around, [], nothing, nothing, ["", ""], print, True)
-    crew._waiting, crew._ending = [""], True
-    monkeypatch.setattr("subprocess.Popen", nothing)
-    crew._opened(Member(nothing, nothing, ""), Loaded())
-    assert crew._members == []
+    crew = Crew(around, [0], nothing, nothing, ["", ""], print, True)
+    crew._recruit()
+    assert len(crew._members) == 1, "it looks at all files first"
+    crew._opened(crew._members[0], Loaded())
+    crew._recruit()
+    crew._refused(crew._members[1], ValueError("no networks"))
+    crew._recruit()
+    assert [member.number for member in crew._members] == [0]
+    crew._lost(crew._members[0], -9)
+    crew._recruit()
+    assert [member.number for member in crew._members] == [2]
+    with pytest.raises(ValueError, match="no networks"):
+        crew._refused(crew._members[0], ValueError("no networks"))
 
 
 def test_a_worker_never_waits_for_memory_amid_a_file() -> None:
@@ -389,6 +401,6 @@ def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch
     calls = iter([("prepare", {"index": 0}), ("segment", {"index": 0})])
     far: Any = SimpleNamespace(recv=calls.__next__, send=sent.append)
     with pytest.raises(StopIteration):
-        member._serve(hands, far, far)
+        member._serve(hands, far, Stop())
     assert sent == [("done", "plan", False), ("done", None, False)]
     assert weighed == [1]

@@ -78,6 +78,7 @@ class FakeRay:
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ClusterCrew]:
     monkeypatch.setattr(module, "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr("colab_helpers.batch.crew._LOOK_EVERY", 0.01)
 
     def make(nodes: Nodes, *, first_alone: bool = False, **given: Any) -> ClusterCrew:
         request = BatchRequest(targets=["/clips"], output_dir=tmp_path)
@@ -142,7 +143,7 @@ def test_a_node_that_comes_later_gets_workers_and_one_that_goes_no_more(
     assert room(made) == {"a": 1, "b": 2}
     gone = [member for member in made._members if member.device == "b"]
     del made.ray.alive["b"]
-    made.ray.lost |= {id(member.process.actor) for member in gone}
+    made.ray.lost |= {id(member.far.actor) for member in gone}
     made._look_after()
     made._take_news()
     assert [member.device for member in made._members] == ["a"]
@@ -191,7 +192,7 @@ def test_news_of_a_worker_reach_the_crew_in_order_and_its_end_last(crew: Callabl
     made = crew({"a": {"CPU": 4.0}})
     room(made)
     (member,) = made._members
-    number = next(iter(made._numbers))
+    number = member.number
     made.hear(number, ("opened", "networks"))
     made.hear(number, ("lost", -11))
     made.hear(99, ("opened", "of nobody"))
