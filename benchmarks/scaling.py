@@ -5,8 +5,8 @@
 Prints what one worker of a cluster takes longer than one without, at segments of 20 s, how much faster
 several are than one, and what a thousand videos of three segments that take no time cost the coordinator.
 Networks hold a lock while they wait, as work on one card does; times are those by which ``bench`` predicts a
-T4. A batch is timed as a whole, and from its first entry in the journal to its last: a cluster takes seconds
-to begin.
+T4. A batch is timed as a whole, from its first entry in the journal to its last (a cluster takes seconds to
+begin), and while its middle half of segments was made, when all were at work.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ if "colab_helpers.batch.member" in sys.orig_argv or "colab_helpers.batch.worker"
     wait_as_a_t4()
 """
 PATIENCE = 3600.0
+WHAT = "whole", "work", "middle half of the segments"
 
 
 def wait_as_a_t4() -> None:
@@ -64,14 +65,15 @@ def made(place: Path, name: str, *, files: int, seconds: float) -> Path:
     return folder
 
 
-def timed(shell: Shell, *options: str) -> tuple[float, float]:
-    """Seconds of a batch, as a whole and from its first entry in the journal to the last."""
-    shutil.rmtree(shell.out, ignore_errors=True)
+def timed(shell: Shell, *options: str) -> tuple[float, float, float]:
+    """Seconds of a batch: as a whole, of the work, and of the middle half of its segments."""
     began = time.monotonic()
     ended(shell.start(*options), patience=PATIENCE)
     whole = time.monotonic() - began
-    times = [[entry["time"] for entry in entries(shell.out, event)] for event in ("started", "done")]
-    return whole, max(times[1]) - min(times[0])
+    events = "started", "segment", "done"
+    times = [[entry["time"] for entry in entries(shell.out, event)] for event in events]
+    half = times[1][len(times[1]) * 3 // 4] - times[1][len(times[1]) // 4]
+    return whole, max(times[2]) - min(times[0] or times[1]), half
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -97,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         long = ("--segment-seconds", "20")
         alone = timed(batch(three, "alone"), *long)
         one = timed(batch(three, "one"), *long, "--cluster", "auto")
-        for what, with_one, without in zip(("whole", "work"), one, alone, strict=True):
+        for what, with_one, without in zip(WHAT, one, alone, strict=True):
             more = with_one / without - 1
             print(
                 f"one worker, {what}: {without:.1f} s alone, {with_one:.1f} s on a cluster: {more:+.1%}",
@@ -107,12 +109,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for number in range(1, options.workers):
             join(2 + number)
         several = timed(batch(many, "many_all"), "--cluster", "auto")
-        for what, slow, fast in zip(("whole", "work"), one, several, strict=True):
+        for what, slow, fast in zip(WHAT, one, several, strict=True):
             gain = f"{slow:.1f} -> {fast:.1f} s, {slow / fast:.2f} times as fast"
             print(f"{options.workers} workers, {what}: {gain}", flush=True)
         (place / "fake").touch()
         with watched_memory(place) as sizes:
-            whole, _ = timed(batch(thousand(place), "thousand_out", "--cluster", "auto"))
+            whole, *_ = timed(batch(thousand(place), "thousand_out", "--cluster", "auto"))
         print(f"1,000 videos of three segments: {whole:.0f} s, {max(sizes) / 1e6:.0f} MB in the coordinator")
 
 

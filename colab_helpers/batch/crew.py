@@ -194,12 +194,13 @@ class Crew(Batch):
 
     def _take_news(self) -> None:
         with suppress(Empty):
-            number, (kind, *news) = self._news.get(timeout=_LOOK_EVERY)
-            for member in [each for each in self._members if each.number == number]:
-                member.heard = time.monotonic()
-                # What each does is said by who sends it: `member`.
-                takes: Callable[..., None] = getattr(self, f"_{kind}")
-                takes(member, *news)
+            for _ in range(max(1, self._news.qsize())):
+                number, (kind, *news) = self._news.get(timeout=_LOOK_EVERY)
+                for member in [each for each in self._members if each.number == number]:
+                    member.heard = time.monotonic()
+                    # What each does is said by who sends it: `member`.
+                    takes: Callable[..., None] = getattr(self, f"_{kind}")
+                    takes(member, *news)
 
     def _note(self, member: Member, entry: Entry) -> None:
         """Write an entry into the journal, and tell the worker how that went."""
@@ -245,6 +246,11 @@ class Crew(Batch):
         return self._files.get(call.index) if call is not None and call.kind == "segment" else None
 
     def _opened(self, member: Member, loaded: Loaded) -> None:
+        if self.loaded.encoder not in ("", loaded.encoder):  # parts of one video would not join
+            told = mark("the encoder there is {encoder}, that of the others {other}")
+            names = {"encoder": loaded.encoder or tr("none"), "other": self.loaded.encoder}
+            self._refused(member, UsageError(tr(told, **names), remedy=tr("choose the encoder libx264")))
+            return
         member.loaded, self.loaded, self._barren = True, loaded, 0
 
     def _refused(self, member: Member, error: Exception) -> None:

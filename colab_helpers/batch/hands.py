@@ -32,6 +32,7 @@ from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.language import tr
+from colab_helpers.media.encoders import usual_encoder
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.pipeline.video import SegmentMaker
 from colab_helpers.progress import ProgressCallback
@@ -45,12 +46,13 @@ _PICTURE_EDGE = 240
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a report says of the networks that did the work, and of the photos."""
+    """What a report says of the networks and photos of the work; and what encodes usual videos here."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     models: tuple[ModelReport, ...] = ()
     notes: tuple[str, ...] = ()
     photos: tuple[str, ...] = ()
+    encoder: str = ""
 
 
 @dataclass(eq=False)
@@ -135,6 +137,7 @@ class Hands:
             ),
             notes=(*self.engine.notes, *([ignored] if damaged else [])),
             photos=tuple(self.source.photos) if self.source else (),
+            encoder=usual_encoder(self.engine.settings.output_video_encoder),
         )
 
     def prepare(self, index: int, *, deaths: Deaths = NONE) -> Prepared:

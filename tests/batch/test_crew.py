@@ -25,6 +25,7 @@ from colab_helpers.batch.surroundings import NONE, Surroundings
 from colab_helpers.errors import UsageError, WorkerError
 from colab_helpers.faces.engine import resolve
 from colab_helpers.machine import GIB, SHARED_BY, SYSTEM_RESERVE, Machine
+from colab_helpers.media.encoders import usual_encoder
 from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
 from tests.batch.films import SETTINGS
@@ -281,6 +282,20 @@ def test_with_a_map_of_people(run, tmp_path, films) -> None:
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
+def test_a_worker_that_encodes_otherwise_is_refused(monkeypatch, tmp_path) -> None:
+    crew, told = crew_of(monkeypatch, tmp_path)
+    crew.first_alone = False
+    crew._recruit()
+    first, second = crew._members
+    crew._opened(first, Loaded(encoder="h264_nvenc"))
+    crew._opened(second, Loaded(encoder="libx264"))
+    crew._recruit()
+    assert crew._members == [first], "and nobody is started in its place"
+    assert ["libx264, that of the others h264_nvenc" in text for text in told] == [True]
+    assert usual_encoder("auto") in ("libx264", "h264_nvenc")
+    assert usual_encoder("libx265") == "libx265"
+
+
 def test_which_gpu_each_worker_sees(monkeypatch) -> None:
     monkeypatch.setattr("colab_helpers.batch.crew.visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
     assert load_settings(gpus=1).gpus == "1"  # as YAML reads it
@@ -361,14 +376,20 @@ def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None
         Surroundings.begin(*given, journal, deaths=(3, "cold"))
 
 
-def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
+def crew_of(monkeypatch, tmp_path) -> tuple[Crew, list[str]]:
+    """A crew whose processes are pretended, and what its status is told."""
+    told = list[str]()
     job = Job(request=BatchRequest(output_dir=tmp_path), tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
-    status = SimpleNamespace(note=print, restarted=print)
+    status = SimpleNamespace(note=told.append, restarted=told.append)
     around: Any = SimpleNamespace(job=job, places=WorkPlaces(tmp_path, None), status=status)
     far = SimpleNamespace(kill=lambda: None)
     monkeypatch.setattr("colab_helpers.batch.crew.WorkerProcess", lambda *given: far)
     nothing: Any = None
-    crew = Crew(around, [0], nothing, nothing, ["", ""], print, True)
+    return Crew(around, [0], nothing, nothing, ["", ""], print, True), told
+
+
+def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
+    crew, _ = crew_of(monkeypatch, tmp_path)
     crew._recruit()
     assert len(crew._members) == 1, "it looks at all files first"
     crew._opened(crew._members[0], Loaded())

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from colab_helpers.batch.known_people import FOLDER_NAME, KnownPeople
+from colab_helpers.batch.people_edits import set_source
+from colab_helpers.batch.people_map import MAP_NAME
 from colab_helpers.batch.status import read_status
+from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.pages.live import live_text
+from tests.batch.films import SETTINGS, changed, write_films
 from tests.conftest import CONSENT, PATIENCE, until
 from tests.helpers.cluster import NODE, address, first_node, join, processes, thousand, watched_memory
 from tests.helpers.processes import (
@@ -29,6 +36,7 @@ from tests.helpers.processes import (
     run_here,
 )
 from tests.media.make import Sound, Spec, make, variable_pts
+from tests.people.actors import portrait
 
 pytestmark = [
     pytest.mark.skipif(
@@ -37,9 +45,11 @@ pytestmark = [
     ),
     pytest.mark.xdist_group("cluster"),
 ]
+MAP = {MAP_NAME, FOLDER_NAME}
+OPEN_GROUPS = {"preset": "medium", "bf": "3", "g": "7", "x264-params": "open-gop=1"}
 SPECS = {
     "cfr.mp4": Spec(size=(160, 90), frames=64, rate=Fraction(10), sounds=(Sound(),)),
-    "vfr.mp4": Spec(size=(160, 90), frames=50, pts=variable_pts(50, step=120)),
+    "vfr.mp4": Spec(size=(160, 90), frames=50, pts=variable_pts(50, step=120), options=OPEN_GROUPS),
     "long_groups.mp4": Spec(
         size=(160, 90), frames=54, rate=Fraction(10), options={"preset": "medium", "bf": "3", "g": "300"}
     ),
@@ -51,7 +61,7 @@ if "colab_helpers.batch.member" in sys.orig_argv:
     from colab_helpers.media.segments import SegmentWriter
     write = SegmentWriter.write
     def slow(self, *given, **more):
-        time.sleep(0.1)
+        time.sleep(0.06)
         return write(self, *given, **more)
     SegmentWriter.write = slow
 """
@@ -122,10 +132,10 @@ def test_whatever_is_killed_nothing_is_lost_or_done_twice(place: Path, shell: Sh
     last = shell.start()
     until(more_than(out, seen))
     kill(processes(place, "raylet", f"--node_ip_address={NODE.format(3)}"))
+    run_here(draw_photo(tmp_path), shell_targets(shell), tmp_path / "alone", shell_models(shell))
     ended(last)
     assert repeated(out) == {}, "a finished segment was done again"
     assert litter(out, *SPECS) == set()
-    run_here(draw_photo(tmp_path), shell_targets(shell), tmp_path / "alone", shell_models(shell))
     assert contents(out) == contents(tmp_path / "alone")
     assert {Path(entry["report"]["target"]).name for entry in entries(out, "done")} == {*SPECS}
     assert "does not let this machine in" in ended(stranger, 2)
@@ -146,6 +156,39 @@ def shell_targets(shell: Shell) -> Path:
 
 def shell_models(shell: Shell) -> Path:
     return Path(shell.command[shell.command.index("--models-dir") + 1])
+
+
+def test_with_tracks_and_a_map_of_people(place: Path, standins: Path, tmp_path: Path) -> None:
+    """One of a film's people becomes somebody else, the other is made unrecognisable."""
+    films, alone, out = place / "films", tmp_path / "alone", place / "mapped"
+    films.mkdir()
+    write_films(films)
+    photo, options = films / "hanna.jpg", ("--frame-processors", "face_swapper")
+    one, both = (
+        Shell(films / "first.mp4", photo, standins, CONSENT, to, *options, *more)
+        for to, more in ((alone, ()), (out, ("--cluster", "auto")))
+    )
+    ended(one.start("--people", "only"))
+    analyser, known = FaceAnalyser(SETTINGS, models_dir=standins), KnownPeople.load(alone)
+    for who, source in (("alma", str(photo)), ("bruno", "blur")):
+        look = analyser.find(portrait(who))[0].embedding
+        name = max(known.groups, key=lambda group: float(known.groups[group].look @ look))
+        set_source(alone, name, [source])
+    shutil.copytree(alone, out, ignore=lambda *_: {path.name for path in alone.iterdir()} - MAP)
+    for run in [one.start(), both.start()]:
+        ended(run)
+    assert changed(films, out, "first") == {"alma", "bruno"}
+    assert contents(out) == contents(alone)
+    found = [parts(folder) for folder in (alone, out)]
+    assert found[0] == found[1], "bytes, faces, tracks and what was measured of them"
+    assert len(found[0]) == 2
+
+
+def parts(out: Path) -> list[dict[str, Any]]:
+    """What the journal says of segments, in order."""
+    return sorted(
+        (entry["part"] for entry in entries(out, "segment")), key=lambda part: part["segment"]["number"]
+    )
 
 
 def test_a_thousand_videos_cost_the_coordinator_little(place: Path, shell: Shell) -> None:

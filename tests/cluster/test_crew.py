@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from colab_helpers.batch.hands import Loaded
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.plan import Task
 from colab_helpers.cluster import crew as module
@@ -193,11 +194,11 @@ def test_news_of_a_worker_reach_the_crew_in_order_and_its_end_last(crew: Callabl
     room(made)
     (member,) = made._members
     number = member.number
-    made.hear(number, ("opened", "networks"))
-    made.hear(number, ("lost", -11))
+    made.hear(number, ("opened", Loaded(encoder="libx264")))
     made.hear(99, ("opened", "of nobody"))
     made._take_news()
-    assert (member.loaded, made.loaded) == (True, "networks")
+    assert (member.loaded, made.loaded.encoder) == (True, "libx264")
+    made.hear(number, ("lost", -11))
     made._take_news()
     assert made._members == []
     assert any("signal 11" in text for texts in made.around.shown for text in texts)
