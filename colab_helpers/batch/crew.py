@@ -7,11 +7,12 @@ one dies. What a worker was at then goes to another one.
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from colab_helpers.batch.hands import Loaded
 from colab_helpers.batch.journal import Entry, FileDone, Journal, SegmentDone, Started, read_journal
+from colab_helpers.batch.members import Member, OpenFile
 from colab_helpers.batch.processes import WorkerProcess, cause_of
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport
 from colab_helpers.batch.run_batch import Batch
@@ -61,43 +63,6 @@ def devices_of(settings: Settings) -> list[str]:
 
 
 @dataclass(eq=False)
-class Member:
-    """A worker: its number, the way to it, what it sees, when it was last heard, and what it is at.
-
-    ``far`` is a `WorkerProcess`, or what does the same elsewhere. Nobody waits for one that was ``heard`` at
-    no time yet (infinity).
-    """
-
-    number: int
-    far: Any
-    device: str
-    heard: float = field(default_factory=time.monotonic)
-    loaded: bool = False
-    call: Call | None = None
-    progress: Progress | None = None
-    killed_for: str = ""
-
-
-@dataclass(eq=False)
-class _File:
-    """A file in work: since when, what is to be done with it, and the frames of its segments so far."""
-
-    began: float = field(default_factory=time.monotonic)
-    plan: Prepared = field(default_factory=Prepared)
-    frames: dict[int, int] = field(default_factory=dict)
-
-    def together(self, latest: Progress, members: Iterable[Member]) -> Progress:
-        """Return how far all who make its segments have come."""
-        frame, fps = len(self.plan.finished) * self.plan.length + sum(self.frames.values()), 0.0
-        for member in members:
-            if member.call and member.progress and member.progress.file_index == latest.file_index:
-                frame += max(0, member.progress.frame - member.call.number * self.plan.length)
-                fps += member.progress.fps
-        left = max(0, latest.frames - frame) / fps if fps and latest.frames else None
-        return replace(latest, frame=frame, fps=fps, eta=left)
-
-
-@dataclass(eq=False)
 class Crew(Batch):
     """A batch done by several workers.
 
@@ -116,10 +81,11 @@ class Crew(Batch):
     _numbers: Iterator[int] = field(default_factory=count, init=False)
     _news: SimpleQueue[tuple[int, tuple[Any, ...]]] = field(default_factory=SimpleQueue, init=False)
     _unfit: Counter[str] = field(default_factory=Counter, init=False)
-    _files: dict[int, _File] = field(default_factory=dict, init=False)
+    _files: dict[int, OpenFile] = field(default_factory=dict, init=False)
     _cause: str = field(default="", init=False)
     _barren: int = field(default=0, init=False)
     _ending: bool = field(default=False, init=False)
+    _shown: float = field(default=float("-inf"), init=False)
 
     def __post_init__(self) -> None:
         history, run = read_journal(self.around.job.folder / JOURNAL_NAME), self.around.job.run
@@ -170,20 +136,21 @@ class Crew(Batch):
     def _hired(self, number: int, device: str) -> Member:
         """Start a worker; what it says is heard."""
         given = {"CUDA_VISIBLE_DEVICES": device, SHARED_BY: str(len(self.devices))}
-        return Member(number, WorkerProcess(self._job_file, partial(self.hear, number), given), device)
+        far = WorkerProcess(self._job_file, partial(self.hear, number), given)
+        return Member(number, far, device, socket.gethostname())
 
     def _hand_out(self) -> None:
         among = max(len(self.devices), len(self._members))
         for member in self._members:
             ready = member.loaded and member.call is None
             if ready and (call := self._schedule.next(member, among=among)) is not None:
-                file = self._files.setdefault(call.index, _File())
+                file = self._files.setdefault(call.index, OpenFile())
                 given: dict[str, Any] = {"index": call.index, "deaths": self._deaths(call)}
                 if call.kind in ("segment", "finish"):
                     given["encoder"] = file.plan.encoder
                 if call.kind == "segment":
                     given |= {"number": call.number, "goes_on": self._schedule.goes_on(call)}
-                member.call, member.progress, member.heard = call, None, time.monotonic()
+                member.takes(call)
                 member.far.send(("whole" if call.kind == "finish" else call.kind, given))
 
     def _deaths(self, call: Call) -> Deaths:
@@ -208,9 +175,11 @@ class Crew(Batch):
         if isinstance(entry, FileDone) and member.call is not None:
             self._together(member.call, entry.report)
         try:
-            self.journal.append(entry)
+            self.journal.append(entry, member.name)
         except OutputError as failed:
             error = failed
+        if isinstance(entry, FileDone) and member.call is not None:
+            self._files[member.call.index].made_by = entry.report.made_by
         if isinstance(entry, SegmentDone):
             self._schedule.progressed(member)
             if error is None and (file := self._file(member.call)):
@@ -223,25 +192,33 @@ class Crew(Batch):
     def _tell(self, member: Member, name: str, given: tuple[Any, ...]) -> None:
         if name == "progress":
             self._progress(member, *given)
+        elif name == "pause":
+            (member.pause,) = given
+            self.around.status.tick()
         elif name == "note":
             said = self.around.status.status.notes
             self.around.status.note(*(text for text in given if text not in said))
-        else:
+        elif name != "picture" or member.call is self._first:
             getattr(self.around.status, name)(*given)
 
     def _progress(self, member: Member, progress: Progress) -> None:
-        """Show how the file gets on at which the first worker is; of others only that they are in work."""
-        member.progress, call = progress, member.call
-        first = next((each for each in self._members if each.call is not None), member).call
-        if call is not None and (call.index not in self._files or (first and call.index != first.index)):
-            if call.index in self._files:  # else it is over, by an error in another's segment
-                self.around.status.status.files[call.index].status = "running"
+        """Show how a file gets on, and that on which the first worker is above all."""
+        member.progress, call, first, file = progress, member.call, self._first, self._file(member.call)
+        together = file.together(progress, self._members) if file else progress
+        if call is not None and call.index not in self._files:  # it is over, by an error in another's segment
             self.around.beat()
-            return
-        file = self._file(call)
-        self.tell(file.together(progress, self._members) if file else progress)
+        elif call is None or first is None or call.index == first.index:
+            self.tell(together)
+        else:
+            self.around.status.progress(together, first=False)
+            self.around.beat()
 
-    def _file(self, call: Call | None) -> _File | None:
+    @property
+    def _first(self) -> Call | None:
+        """What the first of those is at who are at anything."""
+        return next((each.call for each in self._members if each.call is not None), None)
+
+    def _file(self, call: Call | None) -> OpenFile | None:
         """Return the file of whose segments one is made; None where it is over, as by an error in another."""
         return self._files.get(call.index) if call is not None and call.kind == "segment" else None
 
@@ -252,6 +229,9 @@ class Crew(Batch):
             self._refused(member, UsageError(tr(told, **names), remedy=tr("choose the encoder libx264")))
             return
         member.loaded, self.loaded, self._barren = True, loaded, 0
+        taken, plain = {each.name for each in self._members}, f"{member.name} {loaded.place}"
+        names = (plain, *(f"{plain} ({number})" for number in range(2, len(taken) + 2)))
+        member.name = next(name for name in names if name not in taken)
 
     def _refused(self, member: Member, error: Exception) -> None:
         """Go on with the other workers where one cannot begin; its error is raised where there is none."""
@@ -275,7 +255,7 @@ class Crew(Batch):
     def _landed(
         self, member: Member, call: Call | None, result: Prepared | FileReport | None, leaves: bool
     ) -> None:
-        member.call = None
+        member.takes(None)
         if call is not None:
             if isinstance(result, Prepared):
                 self._files[call.index].plan, result = result, result.report
@@ -293,6 +273,7 @@ class Crew(Batch):
     def _together(self, call: Call, report: FileReport) -> None:
         """Tell of a file what several have done."""
         file = self._files[call.index]
+        report.made_by = report.made_by or file.made_by
         report.fallbacks = list(dict.fromkeys([*file.plan.notes, *report.fallbacks]))
         if call.kind == "finish":
             report.segments_kept, report.seconds = len(file.plan.finished), time.monotonic() - file.began
@@ -321,8 +302,17 @@ class Crew(Batch):
                 remedy=tr("run 'python -m colab_helpers doctor'; free memory or choose the preset stable"),
             )
 
+    def _show(self) -> None:
+        """Tell who does what."""
+        self._shown, tasks = time.monotonic(), self.around.job.tasks
+        self.around.status.workers(
+            [each.told(tasks[each.call.index].target.name if each.call else "") for each in self._members]
+        )
+
     def _look_after(self) -> None:
         """Kill workers of whom nothing is heard; they are replaced as soon as they have gone."""
+        if time.monotonic() - self._shown >= _LOOK_EVERY:
+            self._show()
         for member in self._members:
             busy, limit = member.call is not None or not member.loaded, self._longest_silence
             if busy and time.monotonic() - member.heard > limit and not member.killed_for:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from colab_helpers.batch.crew import Crew, Member
+from colab_helpers.batch.crew import Crew
 from colab_helpers.batch.keys import code_digest
+from colab_helpers.batch.members import Member
 from colab_helpers.cluster.worker import Worker
 from colab_helpers.files import to_json
 from colab_helpers.language import tr
@@ -86,14 +87,14 @@ class ClusterCrew(Crew):
                 self._leave(member)
         else:
             super()._recruit()
-        self.around.status.workers([self._told(member) for member in self._members])
 
     def _hired(self, number: int, device: str) -> Member:
         room, claim = self._places()[device]
         strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(device, soft=False)
         kind = self.ray.remote(Worker).options(**claim, scheduling_strategy=strategy)
         far = _Far(self.ray, kind.remote(self.me, number, self._job, code_digest(), room))
-        return Member(number, far, device, heard=math.inf)  # it may have to wait for room
+        # It may have to wait for room.
+        return Member(number, far, device, self._addresses[device], heard=math.inf)
 
     def _listen(self) -> None:
         """Learn who has come, and who is there no longer."""
@@ -132,13 +133,3 @@ class ClusterCrew(Crew):
             return {name: (room, claim) for name, room in rooms.items()}
         cores = {name: min(CORES, has.get("CPU", 0.0)) for name, has in nodes.items()}
         return {n: (int(nodes[n]["CPU"] / each), {"num_cpus": each}) for n, each in cores.items() if each}
-
-    def _told(self, member: Member) -> str:
-        """Say what a worker is at."""
-        node, call = self._addresses.get(member.device, member.device), member.call
-        if call is None:
-            return tr("{node}: ready", node=node) if member.loaded else tr("{node}: begins", node=node)
-        file = self.around.job.tasks[call.index].target.name
-        if call.kind == "segment":
-            return tr("{node}: segment {number} of {file}", node=node, number=call.number, file=file)
-        return tr("{node}: {file}", node=node, file=file)

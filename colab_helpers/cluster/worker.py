@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.addresses import here
 from colab_helpers.batch.keys import code_digest
 from colab_helpers.batch.processes import WorkerProcess
 from colab_helpers.errors import UsageError
@@ -41,7 +42,7 @@ class Worker:
         os.environ.pop("OMP_NUM_THREADS", None)
         self._folder = tempfile.TemporaryDirectory(prefix="colab_helpers-")
         file = Path(self._folder.name) / "job.json"
-        file.write_text(job, encoding="utf-8")
+        file.write_text(here(job), encoding="utf-8")
         self._process = WorkerProcess(file, hear, {SHARED_BY: str(shared_by)})
 
     def take(self, message: object) -> None:

@@ -40,7 +40,7 @@ PICTURE_SECONDS = 60.0
 OPEN_FILES = 8
 """Up to so many files, each is shown opened."""
 _MOST_SAMPLES = 10_000
-_MOST_NAMES, _MOST_SPANS = 5, 12
+_MOST_NAMES, _MOST_SPANS, _MOST_MAKERS = 5, 12, 16
 # Sound comes in frames of its own and may be some hundredths of a second longer than the picture.
 _SOUND_DIFFERENCE = 0.1
 
@@ -94,6 +94,7 @@ def report_html(
         more=more,
         opened=len(report.files) <= OPEN_FILES,
         missed=missed_text,
+        makers=makers_of,
         mark=mark_text,
         content=content_text,
         defaults=Settings().model_dump(mode="json"),
@@ -258,6 +259,18 @@ def _names(files: Sequence[FileReport]) -> str:
 
 def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def makers_of(file: FileReport) -> list[str]:
+    """Say which worker made which segments, counted from 0; nothing where no more than one did."""
+    if len(file.made_by) < 2:
+        return []
+    lines = []
+    for name, spans in file.made_by.items():
+        numbers = [str(first) if first + 1 == end else f"{first}–{end - 1}" for first, end in spans]
+        lines.append(f"{name or tr('one worker alone')}: {first_of(numbers, _MOST_SPANS)}")
+    more = len(lines) - _MOST_MAKERS
+    return [*lines[:_MOST_MAKERS], *([tr("and {number} more", number=more)] if more > 0 else [])]
 
 
 def missed_text(file: FileReport) -> str:
