@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
+from colab_helpers.addresses import address_of, stand_in
 from colab_helpers.errors import UsageError, allowed_values
 from colab_helpers.files import absolute, from_yaml, matching
 from colab_helpers.language import ASKED, Asked, mark, spoken, tr
@@ -27,14 +28,17 @@ from colab_helpers.settings import DEFAULT_PRESET, Settings, load_settings
 T = TypeVar("T")
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
 _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
+_SECRET = re.compile(r"//?[^/]*@")
 _LONGEST_VALUE = 80
 MAP_NAME = "people.yaml"
 """The map of a batch's people, in its output folder: who is who, and what is done to each."""
+PEOPLE_NAME = "people"
+"""Folder beside the results with what is known of the people."""
 
 
 def is_address(path: str | Path) -> bool:
     """Tell whether something is an address such as ``https://…``, which nothing here opens."""
-    return _ADDRESS.match(str(path)) is not None
+    return _ADDRESS.match(str(path)) is not None and stand_in(path) is None
 
 
 def _place(value: object) -> object:
@@ -250,11 +254,11 @@ class BatchRequest(SettingsRequest):
         (), description="Photos of the one person who is changed; empty: the settings decide."
     )
     never: Places = Field((), description="Photos of people who are never changed.")
-    people: Literal["auto", "find", "only"] = Field(
+    people: Literal["auto", "find", "only", "everybody"] = Field(
         "auto",
         description="find: everybody in the targets is found first and entered into people.yaml in the "
-        "output folder, which says what is done to each; only: and then it ends; auto: that file counts if "
-        "it is there.",
+        "output folder, which says what is done to each; only: and then it ends; everybody: whoever is not "
+        "in it gets a portrait of their own out of the library; auto: it counts if it is there.",
     )
     consent: str = Field("", description="Who is shown, on what ground: a sentence or a YAML file's path.")
     instead_of_label: str = Field("", description="How else people are told; empty: by the visible label.")
@@ -307,7 +311,9 @@ class BatchRequest(SettingsRequest):
     @property
     def mapped(self) -> bool:
         """Whether no photos of who is put in are needed: a map may name others, or nothing is done."""
-        return self.people == "only" or bool(self.output_dir and (self.output_dir / MAP_NAME).exists())
+        return self.people in ("only", "everybody") or bool(
+            self.output_dir and (self.output_dir / MAP_NAME).exists()
+        )
 
     @property
     def run_name(self) -> str:
@@ -320,8 +326,13 @@ class BatchRequest(SettingsRequest):
 
     def check(self) -> None:
         """Also refuse addresses, and photos without videos or, unless there is a map, the other way round."""
-        for path in (*self.photos, *self.targets, self.output_dir or "", self.models_dir or ""):
+        for path in (*self.photos, *self.targets, self.output_dir or ""):
             refuse_address(path)
+        for path in filter(None, (self.models_dir, self.library, self.report_path, self.work_dir)):
+            refuse_address(path, stored=True)
+        if self.work_dir and self.output_dir and address_of(self.output_dir):
+            what = tr("work_dir has no say where results go to object storage")
+            raise UsageError(what, remedy=tr("leave it out, and set TMPDIR to a folder on a large disk"))
         swaps = "face_swapper" in self.settings.frame_processors
         missing = "sources" if self.targets and swaps and not (self.sources or self.mapped) else ""
         missing = "targets" if self.sources and not self.targets else missing
@@ -330,12 +341,13 @@ class BatchRequest(SettingsRequest):
             raise UsageError(what, remedy=tr("name both sources and targets"))
 
 
-def refuse_address(path: str | Path) -> None:
-    """Refuse an address where a path should stand."""
-    if is_address(path) and not str(path).startswith("data:"):
+def refuse_address(path: str | Path, *, stored: bool = False) -> None:
+    """Refuse an address where a path should stand; with ``stored`` one in object storage, too."""
+    store = address_of(path) or (str(path) if stand_in(path) else None)
+    if (stored and store) or (is_address(path) and not str(path).startswith("data:")):
         raise UsageError(
             tr("this is an address, and only files are read and written"),
-            where=str(path),
+            where=_SECRET.sub("//…@", store or str(path)),
             remedy=tr("download it first, or mount the place, and write the path of the file"),
         )
 

@@ -95,11 +95,8 @@ class Avatar(BaseModel, extra="forbid"):
 class Server:
     """What is done at each address, by what the command line named; docstrings are the documentation.
 
-    Attributes:
-        inputs: Folders of which requests may name files, as of the ``library``.
-        library: People who may be sources, and get photos.
-        models_dir: The models of all requests.
-        queue: The jobs.
+    Requests may name files of the ``inputs`` and of the ``library``, whose people may be sources, and get
+    photos.
     """
 
     inputs: tuple[Path, ...]

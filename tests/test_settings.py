@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from colab_helpers.__main__ import VERBS
 from colab_helpers.command_line import build_parser, option_name, settings_of
 from colab_helpers.errors import SettingsError
 from colab_helpers.faces.engine import resolve
@@ -110,7 +111,7 @@ def test_auto_values_follow_the_machine_and_chosen_ones_stay() -> None:
 
 
 def _parse(*arguments: str) -> Settings:
-    return settings_of(build_parser().parse_args(["doctor", *arguments]))
+    return settings_of(build_parser(VERBS).parse_args(["doctor", *arguments]))
 
 
 def test_every_field_is_a_command_line_option_with_the_same_default_and_validation() -> None:

@@ -20,6 +20,7 @@ from typing import Annotated, Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.store import Seen, fetch_journal, send_journal
 from colab_helpers.errors import OutputError, telling
 from colab_helpers.files import ends_a_line, manifest_beside, no_link, parsed, shortened, to_json
 from colab_helpers.language import mark
@@ -47,6 +48,7 @@ class FileDone(_Entry):
     event: Literal["done"] = "done"
     run: str = ""
     sha256: str = Field(description="Of the result.")
+    seen: Seen = Field({}, description="Of target and result, where they lie in object storage.")
     stated: tuple[str, str] | None = Field(None, description="Consent and disclosure that its manifest has.")
     report: FileReport
 
@@ -165,6 +167,7 @@ def _may_be(output: str, planned: str) -> bool:
 
 def read_journal(path: Path) -> History:
     """Read a journal; one that is not there yet is empty. OutputError where it cannot be read."""
+    fetch_journal(path)
     history = History()
     unreadable = _telling(path, mark("the journal cannot be read ({reason})"))
     with unreadable, suppress(FileNotFoundError), path.open("rb") as file:
@@ -226,12 +229,17 @@ class Journal:
         line = f"{_HEAD.format(zlib.crc32(body.encode()))}{body}}}\n".encode()
         if self._torn:  # by a crash, or by a full disk a moment ago
             line = b"\n" + line
-        self._torn = True
+        self._torn, start = True, self._file.seek(0, os.SEEK_END)
         with _telling(self._path, mark("the journal cannot be written to ({reason})")):
             while line:
                 line = line[self._file.write(line) or 0 :]
             os.fsync(self._file.fileno())
             self._torn = False
+        try:
+            send_journal(self._path, start)
+        except OutputError:
+            self._file.truncate(start)
+            raise
 
     def __enter__(self) -> Self:
         return self

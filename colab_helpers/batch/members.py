@@ -7,21 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from colab_helpers.batch.hands import Prepared
-from colab_helpers.batch.schedule import Call
+from colab_helpers.batch.schedule import Call, Prepared
 from colab_helpers.batch.worker_status import READY, WorkerStatus
 from colab_helpers.progress import MAKING, Progress
 
 
 @dataclass(eq=False)
 class Member:
-    """A worker process: what it sees, since when it was last heard, what it is at, and what that waits for.
+    """A worker: what it sees, when it was last heard, what it is at, and what that waits for.
 
-    ``process`` is a ``Popen`` and ``far`` a ``Connection``, or what does the same on another machine. The
-    ``name`` is its own as long as it is there.
+    ``far`` is a `WorkerProcess`, or what does the same elsewhere. Nobody waits for one that was ``heard`` at
+    no time yet (infinity). The ``name`` is its own as long as it is there.
     """
 
-    process: Any
+    number: int
     far: Any
     device: str
     name: str

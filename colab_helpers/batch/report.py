@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from colab_helpers.addresses import in_words
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.stop import STATUS_NAME
+from colab_helpers.batch.store import fetch, waits
 from colab_helpers.errors import OutputError, UsageError, telling
 from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, printable, tr
@@ -239,7 +241,7 @@ class BatchReport(_Model):
 
     def save(self, path: Path) -> None:
         """Write it as JSON: to a temporary file first, then renamed."""
-        write_text(path, to_json(self, indent=2) + "\n")
+        write_text(path, in_words(to_json(self, indent=2)) + "\n")
 
 
 def changed_people(files: Iterable[FileReport]) -> dict[str, list[str]]:
@@ -310,6 +312,8 @@ def own_file(path: Path) -> bool:
     try:
         if not path.is_file():  # a pipe might be read for ever
             return False
+        if waits(path):
+            fetch(path)
         with path.open("rb") as file:
             head = file.read(200)
     except OSError:

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
-from colab_helpers.batch.stop import SILENCE, STATUS_NAME, works
+from colab_helpers.batch.stop import SILENCE, STATUS_NAME, STOP_NAME, works
+from colab_helpers.batch.store import fetch, send_all
 from colab_helpers.batch.worker_status import WorkerStatus
 from colab_helpers.errors import OutputError
 from colab_helpers.files import found, load, to_json
@@ -140,6 +141,8 @@ class _Courier:
                 text, self._text, self._busy = self._text, "", True
             try:
                 write_text(self._path, text)
+                send_all([self._path])
+                fetch(self._path.with_name(STOP_NAME), keep=True)  # somebody elsewhere may ask so
             except OutputError as error:
                 self.problem = error
             with self._changed:
@@ -326,6 +329,7 @@ def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = 
 
 def read_status(folder: Path) -> BatchStatus:
     """Read the status of the batch whose results go to a folder; MissingFileError, UsageError without one."""
+    fetch(folder / STATUS_NAME, keep=True)
     return load(
         BatchStatus,
         folder / STATUS_NAME,

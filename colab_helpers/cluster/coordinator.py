@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from colab_helpers.addresses import here
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.worker import run_job
 from colab_helpers.cluster.crew import ClusterCrew
@@ -33,7 +34,7 @@ class Coordinator:
     """
 
     def __init__(self, job: str, name: str) -> None:
-        self._job, self._name = from_json(Job, job), name
+        self._job, self._name = from_json(Job, here(job)), name
         self._me = ray.get_runtime_context().current_actor
         self._crew: ClusterCrew | None = None
         self._error: ColabHelpersError | None = None

@@ -17,14 +17,8 @@ PICTURE_INTERVAL = 2.0
 class ProgressReporter:
     """Reports progress at most every quarter of a second.
 
-    Args:
-        tell: What is called; None reports nothing.
-        engine: The loaded networks.
-        file: Name of the target; ``file_index`` its number in the run, of ``file_count``.
-
-    Attributes:
-        frames: Frames of the result, as far as is known.
-        gauges: What waits behind each stage, by its name; stages enter themselves.
+    ``frames`` are those of the result, as far as is known; ``gauges`` what waits behind each stage, by its
+    name, where stages enter themselves.
     """
 
     def __init__(

@@ -17,18 +17,20 @@ import pytest
 from colab_helpers.batch import member
 from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces
-from colab_helpers.batch.hands import Hands, Loaded, Prepared
+from colab_helpers.batch.hands import Hands, Loaded
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import History, Started
 from colab_helpers.batch.members import Member, OpenFile
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport
-from colab_helpers.batch.schedule import Call
+from colab_helpers.batch.schedule import Call, Prepared
 from colab_helpers.batch.status import StatusWriter
+from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.surroundings import NONE, Surroundings
 from colab_helpers.errors import UsageError, WorkerError
 from colab_helpers.faces.engine import resolve
 from colab_helpers.machine import GIB, SHARED_BY, SYSTEM_RESERVE, Machine
+from colab_helpers.media.encoders import usual_encoder
 from colab_helpers.progress import FINDING
 from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
@@ -51,10 +53,10 @@ SPECS = {
     },
     "groups": {
         "a.mp4": SHORT,
-        "long.mp4": Spec(**SMALL, frames=34, options={"preset": "medium", "bf": "3", "g": "300"}),
-        "open.mp4": Spec(
+        "by_seven.mp4": Spec(
             **SMALL, frames=30, options={"preset": "medium", "bf": "3", "g": "7", "x264-params": "open-gop=1"}
         ),
+        "long.mp4": Spec(**SMALL, frames=34, options={"preset": "medium", "bf": "3", "g": "300"}),
     },
 }
 
@@ -316,6 +318,20 @@ def test_with_a_map_of_people(run, tmp_path, films) -> None:
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
+def test_a_worker_that_encodes_otherwise_is_refused(monkeypatch, tmp_path) -> None:
+    crew, told = crew_of(monkeypatch, tmp_path)
+    crew.first_alone = False
+    crew._recruit()
+    first, second = crew._members
+    crew._opened(first, Loaded(encoder="h264_nvenc"))
+    crew._opened(second, Loaded(encoder="libx264"))
+    crew._recruit()
+    assert crew._members == [first], "and nobody is started in its place"
+    assert ["libx264, that of the others h264_nvenc" in text for text in told] == [True]
+    assert usual_encoder("auto") in ("libx264", "h264_nvenc")
+    assert usual_encoder("libx265") == "libx265"
+
+
 def test_which_gpu_each_worker_sees(monkeypatch) -> None:
     monkeypatch.setattr("colab_helpers.batch.crew.visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
     assert load_settings(gpus=1).gpus == "1"  # as YAML reads it
@@ -366,7 +382,7 @@ def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
 ) -> None:
     monkeypatch.setenv("PLACE", str(tmp_path))
     at_start(monkeypatch, tmp_path, DIES_BEHIND_A_SEGMENT)
-    specs = {"a.mp4": Spec(**SMALL, frames=44), "b.mp4": SHORT, "c.mp4": Spec(**SMALL, frames=4)}
+    specs = {"a.mp4": Spec(**SMALL, frames=44), "b.mp4": SHORT, "c.mp4": Spec(**SMALL, frames=54)}
     targets = made_once(shared_dir / "crew_whole", specs)
     report = run_here(photo, targets, tmp_path / "two", constant_models, overrides=TWO)
     assert report.ok
@@ -396,21 +412,39 @@ def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None
         Surroundings.begin(*given, journal, deaths=(3, "cold"))
 
 
-def test_a_crew_that_ends_starts_nobody(monkeypatch, tmp_path) -> None:
-    job = Job(request=BatchRequest(output_dir=tmp_path), tasks=())
-    around: Any = SimpleNamespace(job=job, places=WorkPlaces(tmp_path, None))
+def crew_of(monkeypatch, tmp_path) -> tuple[Crew, list[str]]:
+    """A crew whose processes are pretended, and what its status is told."""
+    told = list[str]()
+    job = Job(request=BatchRequest(output_dir=tmp_path), tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
+    status = SimpleNamespace(note=told.append, restarted=told.append)
+    around: Any = SimpleNamespace(job=job, places=WorkPlaces(tmp_path, None), status=status)
+    far = SimpleNamespace(kill=lambda: None)
+    monkeypatch.setattr("colab_helpers.batch.crew.WorkerProcess", lambda *given: far)
     nothing: Any = None
-    crew = Crew(around, [], nothing, nothing, ["", ""], print, True)
-    crew._waiting, crew._ending = [""], True
-    monkeypatch.setattr("subprocess.Popen", nothing)
-    crew._opened(Member(nothing, nothing, "", "box"), Loaded())
-    assert crew._members == []
+    return Crew(around, [0], nothing, nothing, ["", ""], print, True), told
+
+
+def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
+    crew, _ = crew_of(monkeypatch, tmp_path)
+    crew._recruit()
+    assert len(crew._members) == 1, "it looks at all files first"
+    crew._opened(crew._members[0], Loaded())
+    crew._recruit()
+    crew._refused(crew._members[1], ValueError("no networks"))
+    crew._recruit()
+    assert [member.number for member in crew._members] == [0]
+    crew._lost(crew._members[0], -9)
+    crew._recruit()
+    assert [member.number for member in crew._members] == [2]
+    with pytest.raises(ValueError, match="no networks"):
+        crew._refused(crew._members[0], ValueError("no networks"))
 
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tuple[Crew, list[Member]]]:
     """A crew of three at two files of a status, the first of which goes in parts; its processes are none."""
     monkeypatch.setattr("colab_helpers.batch.crew._LOOK_EVERY", 0.0)
+    monkeypatch.setattr(Crew, "_recruit", lambda _: None)
 
     def made() -> tuple[Crew, list[Member]]:
         tasks = tuple(Task(tmp_path / f"{name}.mp4", tmp_path / "out" / name) for name in "abc")
@@ -421,7 +455,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tuple
         around = Surroundings(job, WorkPlaces(tmp_path, None), status, stop)
         estimate: Any = SimpleNamespace(look=lambda: None)
         crew = Crew(around, [0, 1, 2], estimate, nothing, [""] * 3, print, False)
-        crew._members = [Member(nothing, nothing, "", "box") for _ in range(3)]
+        crew._members = [Member(number, nothing, "", "box") for number in range(3)]
         for each in crew._members:
             crew._opened(each, Loaded(place="GPU 0"))
         calls = (Call("segment", 0, 2), Call("segment", 0, 4), Call("whole", 1))
@@ -508,6 +542,6 @@ def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch
     calls = iter([("prepare", {"index": 0}), ("segment", {"index": 0})])
     far: Any = SimpleNamespace(recv=calls.__next__, send=sent.append)
     with pytest.raises(StopIteration):
-        member._serve(hands, far, far)
+        member._serve(hands, far, Stop())
     assert sent == [("done", "plan", False), ("done", None, False)]
     assert weighed == [1]

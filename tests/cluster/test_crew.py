@@ -144,7 +144,7 @@ def test_a_node_that_comes_later_gets_workers_and_one_that_goes_no_more(
     assert room(made) == {"a": 1, "b": 2}
     gone = [member for member in made._members if member.device == "b"]
     del made.ray.alive["b"]
-    made.ray.lost |= {id(member.process.actor) for member in gone}
+    made.ray.lost |= {id(member.far.actor) for member in gone}
     made._look_after()
     made._take_news()
     assert [member.device for member in made._members] == ["a"]
@@ -193,12 +193,12 @@ def test_news_of_a_worker_reach_the_crew_in_order_and_its_end_last(crew: Callabl
     made = crew({"a": {"CPU": 4.0}})
     room(made)
     (member,) = made._members
-    number, networks = next(iter(made._numbers)), Loaded(place="GPU 0")
+    number, networks = member.number, Loaded(place="GPU 0")
     made.hear(number, ("opened", networks))
-    made.hear(number, ("lost", -11))
     made.hear(99, ("opened", "of nobody"))
     made._take_news()
     assert (member.loaded, made.loaded, member.name) == (True, networks, "a.lan GPU 0")
+    made.hear(number, ("lost", -11))
     made._take_news()
     assert made._members == []
     assert any("signal 11" in text for text in made.around.causes)

@@ -16,7 +16,7 @@ from colab_helpers.presets import load_presets
 from colab_helpers.request import BatchRequest, MonitorRequest, PreloadRequest, SetupRequest
 from colab_helpers.settings import DEFAULT_PRESET
 from colab_helpers.trust.consent import DEMO_CONSENT
-from colab_helpers.ui.form import read_form
+from colab_helpers.ui.form import PortraitsRequest, read_form
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -24,6 +24,7 @@ MAX_LINES = 20
 BUILT = {
     "batch_swap": BatchRequest,
     "monitor": MonitorRequest,
+    "portraits": PortraitsRequest,
     "preload": PreloadRequest,
     "setup": SetupRequest,
 }

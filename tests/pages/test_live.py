@@ -25,7 +25,7 @@ from colab_helpers.pages.live import (
 from colab_helpers.pages.svg import ALARM, BLUE
 from colab_helpers.progress import FINDING, MAKING
 from colab_helpers.resources.samples import GpuSample, Sample
-from colab_helpers.ui.runs import REFRESH, RunView
+from colab_helpers.ui.choice import REFRESH, RunView
 from tests.helpers.reports import GPU, START, Page, a_progress, a_status, sample
 
 NASTY = """<a href="x">&'.mp4"""
@@ -235,9 +235,10 @@ def test_the_whole_batch_in_one_line() -> None:
     assert time_left(a_status(RUNNING, progress=WORK), 0.01) == 75.0  # the last file tells for itself
 
 
-def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path) -> None:
+def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path, monkeypatch) -> None:
     pages, now = [], [0.0]
-    view = RunView(tmp_path, pages.append, clock=lambda: now[0])
+    monkeypatch.setattr("colab_helpers.ui.choice.monotonic", lambda: now[0])
+    view = RunView(tmp_path, pages.append)
     found = a_status(RUNNING, progress=WORK)
     for _ in range(20):
         view(found)
