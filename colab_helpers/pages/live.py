@@ -177,7 +177,7 @@ def _tiles(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     return [_tile(figure, samples[-1], points, points_of_others(figure, course)) for figure, points in known]
 
 
-def _tile(figure: Figure, newest: Sample, points: Points, others: list[Points]) -> dict[str, Any]:
+def _tile(figure: Figure, newest: Sample, points: Points, others: Sequence[Points]) -> dict[str, Any]:
     total, share = figure.total(newest) if figure.total else None, figure.share(newest)
     limit = figure.limit
     if limit is not None and figure.total:
