@@ -88,7 +88,7 @@ class VideoPlan:
         return asked and not any(map(faces.selection.of, faces.known_faces()))
 
     def without_passing(self) -> VideoPlan:
-        """The same from the first frame on, as somebody is changed; what was found so far is not looked for."""
+        """The same from the first frame on, as somebody is changed; what was found so far stays."""
         self.faces.index.settle()
         return replace(self, faces=replace(self.faces), passes_over=False)
 

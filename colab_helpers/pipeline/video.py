@@ -179,16 +179,18 @@ def _passed_over(
 
     Encoding what is thrown away if nobody comes would cost several times what reading it again does.
     """
+    writes = False
     with closing(frames):
         for one in frames:
-            if one.chosen and not one.index:
+            writes = writes or (bool(one.chosen) and not one.index)
+            if writes:
                 yield one
-                yield from frames
-            if one.chosen:
+            elif one.chosen:
                 return
-            work.video.progress.finding(one.index + 1)
-            if one.index % work.video.length == 0:
-                work.faces.index.flush()
+            else:
+                work.video.progress.finding(one.index + 1)
+                if one.index % work.video.length == 0:
+                    work.faces.index.flush()
 
 
 def _written(
@@ -219,7 +221,7 @@ def _written(
 def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | None:
     """Put the result together; None where it has to be made again.
 
-    Without a label, where one was burnt in for nothing; or, where nothing was made, without passing over frames.
+    Without a label, where one was burnt in for nothing; where nothing was made, without passing over frames.
 
     Args:
         work: Of which video.
