@@ -18,7 +18,8 @@ _STAND_IN = re.compile(r".*?/colab_helpers-\d+/(s3|gs):/(.+)", re.DOTALL)
 _IN_TEXT = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
 
 
-def _root() -> Path:
+def root() -> Path:
+    """Return the folder, this user's own, below which these paths lie."""
     return Path(tempfile.gettempdir()).absolute() / f"colab_helpers-{os.getuid()}"
 
 
@@ -27,7 +28,7 @@ def stand_in(address: str | Path) -> Path | None:
     found = _ADDRESS.fullmatch(str(address))
     if found is None or {".", ".."} & set(found[2].split("/")):
         return None
-    return _root() / f"{found[1]}:" / found[2]
+    return root() / f"{found[1]}:" / found[2]
 
 
 def address_of(path: str | Path) -> str | None:
@@ -43,4 +44,4 @@ def in_words(text: str) -> str:
 
 def here(text: str) -> str:
     """Return a text of another machine with the paths that stand for addresses on this one."""
-    return _IN_TEXT.sub(lambda found: f"{_root()}/{found[1]}:/", text)
+    return _IN_TEXT.sub(lambda found: f"{root()}/{found[1]}:/", text)

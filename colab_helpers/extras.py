@@ -220,9 +220,12 @@ def _portraits_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _portraits(options: argparse.Namespace) -> int:
-    from colab_helpers.portraits import run
+    from colab_helpers.ui.portraits import PortraitsRequest, paint_portraits, show_prompt
 
-    return run(options)
+    names = ("name", "prompt", "count", "size", "seed", "library", "models_dir", "offline", "language")
+    given = {name: getattr(options, name) for name in names}
+    paint_portraits(show_prompt(PortraitsRequest(**given, headless=True)))
+    return 0
 
 
 def _cluster_options(parser: argparse.ArgumentParser) -> None:

@@ -7,11 +7,9 @@ base model's own small files at one revision. Nothing is unpickled.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import io
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -242,20 +240,3 @@ def _fetch_config(folder: Path, *, offline: bool) -> None:
             where=str(folder),
             remedy=tr("check the network and run again"),
         ) from error
-
-
-def run(options: argparse.Namespace) -> int:
-    """Do the verb ``portraits``; return the exit code."""
-    from colab_helpers.ui.preload import described, models_text
-    from colab_helpers.ui.progress import FetchLine
-
-    require_adult(options.prompt)
-    require_extra("portraits", *PACKAGES)
-    root = models_root(options.models_dir)
-    print(models_text(described([load_catalog().models[MODEL]], root), root))
-    with FetchLine(headless=not sys.stderr.isatty()) as line:
-        given = {name: getattr(options, name) for name in ("library", "prompt", "count", "seed", "size")}
-        painter = partial(lightning, offline=options.offline, on_progress=line)
-        for made in make_portraits(options.name, **given, models_dir=root, painter=painter):
-            print("\n".join(made.lines()), flush=True)
-    return 0

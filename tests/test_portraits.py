@@ -22,6 +22,7 @@ from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError, Outp
 from colab_helpers.media.images import read_still
 from colab_helpers.portraits import CONFIG, CONFIG_FILES, MODEL, PACKAGES, lightning, make_portraits
 from colab_helpers.trust.consent import require_consent
+from colab_helpers.ui import portraits as ui_portraits
 from tests.helpers.marks import actions, read_mark
 
 needs_torch = pytest.mark.skipif(
@@ -156,7 +157,7 @@ def test_the_verb_says_what_it_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(errors, "find_spec", lambda name: name)
-    monkeypatch.setattr(portraits, "lightning", lambda root, **_: paint(root))
+    monkeypatch.setattr(ui_portraits, "lightning", lambda root, **_: paint(root))
     verb = ["portraits", "ana", "a woman", "--library", str(tmp_path), "--seed", "2", "--size", "512"]
     assert main([*verb, "--models-dir", str(shipped.models)]) == SUCCESS
     said = capsys.readouterr().out

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -19,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from colab_helpers.addresses import PACKAGES, address_of
+from colab_helpers.addresses import PACKAGES, address_of, root
 from colab_helpers.batch.drive import CHUNK, make_private
 from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError, require_extra
@@ -42,6 +43,7 @@ _KEPT = (".json", ".jsonl", ".html", ".yaml", ".old")
 # What names a version, whatever the store; the last for stores in memory.
 _VERSIONS = ("generation", "ETag", "etag", "created")
 _LONGEST_REASON = 200
+_LONGEST_KEPT = 7 * 24 * 3600.0
 _NOTHING = mark("there is nothing at this address")
 _NAMES = mark("check the names of bucket and object")
 
@@ -97,11 +99,6 @@ def _version(info: dict[str, Any]) -> int:
     return int(hashlib.sha256(told.encode()).hexdigest(), 16) % (2**31 * 10**9)
 
 
-@lru_cache
-def _private(root: Path) -> None:
-    make_private(root)
-
-
 def _wait_as(path: Path, state: tuple[int, int]) -> None:
     """Make a path stand for an object of this size and version that is not here."""
     size, version = state
@@ -150,7 +147,7 @@ def look(path: Path, *, keep: bool = False) -> None:
     """
     if (address := address_of(path)) is None:
         return
-    _private(next(place for place in path.parents if place.name.startswith("colab_helpers-")))
+    make_private(root())
     with _asking(address):
         system, name = _of(address)
         found = _told(system, name)
@@ -224,8 +221,7 @@ def fetch(path: Path, beat: Beat = _nothing, *, keep: bool = False) -> None:
 
 @contextmanager
 def _alone(path: Path, beat: Beat) -> Iterator[None]:
-    root = next(place for place in path.parents if place.name.startswith("colab_helpers-"))
-    lock = FileLock(root / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.lock")
+    lock = FileLock(root() / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.lock")
     while not lock.is_locked:
         with suppress(Timeout):
             lock.acquire(timeout=1.0)
@@ -260,6 +256,8 @@ def send(path: Path, beat: Beat = _nothing, *, new: bool = False) -> str:
     address, digest = address_of(path) or "", hashlib.sha256()
     with _asking(address), path.open("rb") as reading:
         system, name = _of(address)
+        if new and _told(system, name):
+            raise FileExistsError(address)
         # Nothing has the name until `commit`, whatever happens before.
         file = system.open(name, "xb" if new else "wb", autocommit=False, block_size=_BLOCK)
         try:
@@ -272,6 +270,7 @@ def send(path: Path, beat: Beat = _nothing, *, new: bool = False) -> str:
         except BaseException:
             with suppress(Exception):
                 file.discard()
+                file.closed = True  # or it is sent after all once nobody holds it
             raise
     return digest.hexdigest()
 
@@ -303,6 +302,15 @@ def deliver(path: Path, beat: Beat = _nothing, *, new: bool) -> str:
         raise OutputError(what, where=address, remedy=tr("check the disk or the mount"))
     look(path)
     return digest
+
+
+def _sweep() -> None:
+    """Remove what nobody has touched for a week of what belongs to addresses: it is there."""
+    for kind in PACKAGES:
+        for path in (root() / f"{kind}:").rglob("*"):
+            with suppress(OSError):
+                if path.is_file() and time.time() - path.stat().st_ctime > _LONGEST_KEPT:
+                    path.unlink()
 
 
 def send_all(paths: Iterable[Path]) -> None:
@@ -357,6 +365,7 @@ def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -
             if not system.exists(name.partition("/")[0]):
                 raise FileNotFoundError
         fetch_all(folder / name for name in _RECORDS)
+        _sweep()
 
 
 def send_journal(path: Path, start: int) -> None:

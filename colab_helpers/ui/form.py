@@ -26,7 +26,7 @@ class PortraitsRequest(Request):
 
     name: str = Field("crowd", description="What they are called: crowd-1, crowd-2 and so on.")
     prompt: str = Field("an adult", description="Who is shown: an adult, in English or Spanish.")
-    count: int = Field(4, ge=1, le=999, description="How many are made, beside those who are there.")
+    count: int | None = Field(4, ge=1, le=999, description="How many, beside those who are there.")
     size: Annotated[Literal[512, 768, 1024], BeforeValidator(lambda value: int(str(value)))] = Field(
         1024, description="Edge of the pictures in pixels."
     )

@@ -15,7 +15,7 @@ from colab_helpers.files import found
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
-from colab_helpers.pages.people import person_name, strip_of
+from colab_helpers.pages.rendering import person_name, strip_of
 from colab_helpers.ui.choice import Choice, results_folder
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, words

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from colab_helpers.batch.people_edits import RECORDS, triage_now
 from colab_helpers.batch.plan import plan_batch
 from colab_helpers.batch.report import JOURNAL_NAME
+from colab_helpers.batch.store import enter, waits
 from colab_helpers.batch.triage import FileTriage
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import state_of
@@ -91,6 +92,7 @@ class VideosTab:
             return
         try:
             folder = results_folder(request, self._host)
+            enter(None, request.targets, ())
             tasks = plan_batch(request.target_paths, folder, video_range=request.video_range)
         except (ColabHelpersError, OSError) as error:
             self.table.value = paragraph(words(error), RED)
@@ -123,6 +125,8 @@ class VideosTab:
     def _look_at(self, path: Path, until: float, finding: Finding) -> Cells | str:
         """Tell what a target is, or why that is not known."""
         try:
+            if waits(path):
+                return NOT_SEEN
             found = existing_file(path).stat()
             key = (path, found.st_mtime_ns, found.st_size, finding_key(*finding))
             if key not in self._seen:
