@@ -19,9 +19,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from colab_helpers.batch.hands import Loaded
 from colab_helpers.batch.journal import Entry, FileDone, Journal, SegmentDone, Started, read_journal
-from colab_helpers.batch.members import Member, OpenFile
+from colab_helpers.batch.members import Loaded, Member, OpenFile
 from colab_helpers.batch.processes import WorkerProcess, cause_of
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport
 from colab_helpers.batch.run_batch import Batch
@@ -260,15 +259,11 @@ class Crew(Batch):
             if isinstance(result, Prepared):
                 self._files[call.index].plan, result = result, result.report
             if result is not None:
-                self._over(call, result)
+                self._together(call, result)
+                del self._files[call.index]
+                self.ended(call.index, result)
         if leaves:
             self._leave(member)
-
-    def _over(self, call: Call, report: FileReport) -> None:
-        """Take a file's report."""
-        self._together(call, report)
-        del self._files[call.index]
-        self.ended(call.index, report)
 
     def _together(self, call: Call, report: FileReport) -> None:
         """Tell of a file what several have done."""

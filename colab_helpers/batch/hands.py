@@ -7,7 +7,7 @@ to be noted in the journal goes to whoever writes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from colab_helpers.batch.casting import sought_digests
 from colab_helpers.batch.earlier import Digests, EarlierWork, UnfinishedFile, model_digest
 from colab_helpers.batch.find_people import PeopleFinder
 from colab_helpers.batch.journal import Failed, FileDone, Notes, read_journal
+from colab_helpers.batch.members import Loaded
 from colab_helpers.batch.outputs import goes_in_parts
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.photos import cast_of, identity_of, sought_of
@@ -26,16 +27,7 @@ from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.schedule import Prepared
-from colab_helpers.batch.store import (
-    Seen,
-    deliver,
-    enter,
-    expected,
-    fetch,
-    release,
-    remove,
-    send_all,
-)
+from colab_helpers.batch.store import Seen, deliver, enter, expected, fetch, release, remove, send_all
 from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, unfinished
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
@@ -56,18 +48,6 @@ from colab_helpers.trust.manifests import sidecar
 from colab_helpers.trust.marking import check_marks
 
 _PICTURE_EDGE = 240
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a report says of the networks and photos of the work; where they run, and what encodes there."""
-
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    models: tuple[ModelReport, ...] = ()
-    notes: tuple[str, ...] = ()
-    photos: tuple[str, ...] = ()
-    place: str = "CPU"
-    encoder: str = ""
 
 
 @dataclass(eq=False)
@@ -175,13 +155,9 @@ class Hands:
                 video = self._run(index, report, work, deaths=deaths).prepared()
             if not video.is_divisible:
                 return Prepared(notes=tuple(report.fallbacks))
-            return Prepared(
-                video.segments or 0,
-                video.video.length,
-                video.video.choice.name,
-                tuple(video.finished),
-                (*video.video.choice.notes, *report.fallbacks),
-            )
+            length, choice = video.video.length, video.video.choice
+            notes = (*choice.notes, *report.fallbacks)
+            return Prepared(video.segments or 0, length, choice.name, tuple(video.finished), notes)
         return Prepared(report=report)
 
     def segment(
@@ -294,16 +270,8 @@ class Hands:
     ) -> FileRun:
         """Note that work on a file, or a segment of it, begins."""
         task = self.tasks[index]
-        engine, notes = self.around.begin(
-            self.engine,
-            task,
-            work.key,
-            self.earlier,
-            self.journal,
-            number=number,
-            deaths=deaths,
-            short=self.guard.short,
-        )
+        given = {"number": number, "deaths": deaths, "short": self.guard.short}
+        engine, notes = self.around.begin(self.engine, task, work.key, self.earlier, self.journal, **given)
         report.fallbacks += notes
         if number is not None:  # its report is another worker's
             self.around.status.note(*(f"{task.target.name}: {note}" for note in notes))

@@ -17,10 +17,10 @@ import pytest
 from colab_helpers.batch import member
 from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces
-from colab_helpers.batch.hands import Hands, Loaded
+from colab_helpers.batch.hands import Hands
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import History, Started
-from colab_helpers.batch.members import Member, OpenFile
+from colab_helpers.batch.members import Loaded, Member, OpenFile
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.schedule import Call, Prepared

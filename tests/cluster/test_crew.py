@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from colab_helpers.batch import crew as base
-from colab_helpers.batch.hands import Loaded
 from colab_helpers.batch.job import Job
+from colab_helpers.batch.members import Loaded
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.worker_status import WorkerStatus
 from colab_helpers.cluster import crew as module
