@@ -28,7 +28,7 @@ from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.schedule import Prepared
 from colab_helpers.batch.store import Seen, deliver, enter, expected, fetch, release, remove, send_all
-from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, unfinished
+from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, index_place
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
 from colab_helpers.faces.cast import Cast
@@ -129,9 +129,7 @@ class Hands:
         ignored = tr("{damaged} damaged line(s) of the journal were ignored", damaged=damaged)
         return Loaded(
             settings=self.engine.settings.model_dump(mode="json"),
-            models=tuple(
-                ModelReport(name=one.name, path=str(one.path), standin=one.standin) for one in models
-            ),
+            models=tuple(ModelReport(name=n.name, path=str(n.path), standin=n.standin) for n in models),
             notes=(*self.engine.notes, *([ignored] if damaged else [])),
             photos=tuple(self.source.photos) if self.source else (),
             place="CPU" if self.engine.provider == "cpu" else gpu_name() or "GPU",
@@ -248,15 +246,26 @@ class Hands:
 
     def _known(self, task: Task, work: UnfinishedFile) -> FileReport | None:
         """Return what became of a file earlier, where that still counts."""
-        found = self.earlier.result(task)
-        if found is not None:
+        if (found := self.earlier.result(task)) is not None:
             work.discard()  # an earlier run may have died between noting the result and this
             return found
         failed = self.earlier.history.failure(work.key, self.earlier.run, str(task.target))
         return failed.report if failed is not None else None
 
     def _unfinished(self, task: Task) -> UnfinishedFile:
-        return unfinished(self.around, self.earlier, self.journal, task)
+        """What there is of the work on a target; MissingFileError, OSError where that cannot be read."""
+        key, places = self.earlier.key(task), self.around.places
+        return UnfinishedFile(
+            key=key,
+            target=self.earlier.digests(task.target),
+            place=places.local / key[:24],
+            mirror=places.mirror / key[:24] if places.mirror else None,
+            journal=self.journal,
+            history=self.earlier.history,
+            patience=self.around.patience,
+            beat=self.around.beat,
+            index=index_place(self.around, self.earlier, task),
+        )
 
     def _run(
         self,
@@ -296,12 +305,9 @@ class Hands:
 
     def _do(self, index: int, report: FileReport, work: UnfinishedFile, **given: Any) -> None:
         """Do a task, and note that it is done."""
-        run = self._run(index, report, work, **given)
-        try:
-            with work.leaving_no_more():
-                digest = run.run()
-        finally:
-            self.worked = True
+        run, self.worked = self._run(index, report, work, **given), True
+        with work.leaving_no_more():
+            digest = run.run()
         digest, seen = self._delivered(run, digest)
         try:
             self.around.patience.attempt(lambda: self._note_done(work.key, report, digest, seen))
