@@ -43,6 +43,7 @@ _KEPT = (".json", ".jsonl", ".html", ".yaml", ".old")
 # What names a version, whatever the store; the last for stores in memory.
 _VERSIONS = ("generation", "ETag", "etag", "created")
 _LONGEST_REASON = 200
+_TRIES = 3
 _LONGEST_KEPT = 7 * 24 * 3600.0
 _NOTHING = mark("there is nothing at this address")
 _NAMES = mark("check the names of bucket and object")
@@ -198,25 +199,31 @@ def fetch(path: Path, beat: Beat = _nothing, *, keep: bool = False) -> None:
     """
     if (address := address_of(path)) is None:
         return
-    look(path, keep=keep)
-    if not waits(path):
-        return
-    with _alone(path, beat):  # others here may want it, too
-        if not (waits(path) and (state := state_of(path))):
+    for left in reversed(range(_TRIES)):
+        look(path, keep=keep)
+        if not waits(path):
             return
-        size, version = state
-        with written_whole(path) as partial:
-            with partial.open("wb") as file:
-                for chunk in _chunks(address):
-                    file.write(chunk)
-                    beat()
-            with _asking(address):
-                found = _told(*_of(address))
-            if partial.stat().st_size != size or found is None or _version(found) != version:
-                raise OutputError(
-                    tr("it was changed while it was read"), where=address, remedy=tr("run again")
-                )
-            os.utime(partial, ns=(version, version))
+        try:
+            with _alone(path, beat):  # others here may want it, too
+                _bring(path, address, beat)
+        except OutputError:  # such as of a status that is written anew each time
+            if not left:
+                raise
+
+
+def _bring(path: Path, address: str, beat: Beat) -> None:
+    if not (waits(path) and (state := state_of(path))):
+        return
+    with written_whole(path) as partial:
+        with partial.open("wb") as file:
+            for chunk in _chunks(address):
+                file.write(chunk)
+                beat()
+        with _asking(address):
+            found = _told(*_of(address))
+        if found is None or (partial.stat().st_size, _version(found)) != state:
+            raise OutputError(tr("it was changed while it was read"), where=address, remedy=tr("run again"))
+        os.utime(partial, ns=(state[1], state[1]))
 
 
 @contextmanager
