@@ -79,6 +79,14 @@ def _item(value: object, library: Path | None) -> object:
     return str(found) if isinstance(found, Path) else found
 
 
+def _lines(value: object) -> object:
+    """A list of texts; of a text its lines."""
+    if isinstance(value, str):
+        lines = [line.strip() for line in value.splitlines() if line.strip()]
+        return _yaml_or_text(value) if _LIST.fullmatch(value) else lines
+    return () if value is None else value
+
+
 def _mapping(value: object) -> object:
     read = _yaml_or_text(value) if isinstance(value, str) else value
     return {} if read is None else read
@@ -99,6 +107,7 @@ def _number(value: object) -> object:
 
 Place = Annotated[Path | None, BeforeValidator(_place)]
 Places = Annotated[tuple[str, ...], BeforeValidator(_places)]
+Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
 Overrides = Annotated[dict[str, Any], BeforeValidator(_mapping)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
 
@@ -234,9 +243,7 @@ class BatchRequest(SettingsRequest):
         targets: Absolute paths of videos, images, folders and patterns; ``target_paths`` are the files.
     """
 
-    not_in_form = frozenset(
-        {"report_path", "work_dir", "in_process", "cluster", "gpus_per_worker", "priority", "map_paths"}
-    )
+    not_in_form = frozenset({"report_path", "work_dir", "in_process"})
 
     library: Place = Field(
         None, description="A folder of people, each a folder of photos; sources may then be their names."
@@ -247,11 +254,11 @@ class BatchRequest(SettingsRequest):
         (), description="Photos of the one person who is changed; empty: the settings decide."
     )
     never: Places = Field((), description="Photos of people who are never changed.")
-    people: Literal["auto", "find", "only"] = Field(
+    people: Literal["auto", "find", "only", "everybody"] = Field(
         "auto",
         description="find: everybody in the targets is found first and entered into people.yaml in the "
-        "output folder, which says what is done to each; only: and then it ends; auto: that file counts if "
-        "it is there.",
+        "output folder, which says what is done to each; only: and then it ends; everybody: whoever is not "
+        "in it gets a portrait of their own out of the library; auto: it counts if it is there.",
     )
     consent: str = Field("", description="Who is shown, on what ground: a sentence or a YAML file's path.")
     instead_of_label: str = Field("", description="How else people are told; empty: by the visible label.")
@@ -265,10 +272,11 @@ class BatchRequest(SettingsRequest):
     in_process: bool = Field(
         False, description="Work in this very process: a crash takes everything with it."
     )
+    gpus: str = Field("all", description="As the setting; anything but all wins over presets.")
     cluster: str = Field("", description="HOST:PORT of a cluster that does it, or auto for this machine's.")
     gpus_per_worker: float = Field(1.0, gt=0, le=1, description="Share of a GPU that each worker gets there.")
     priority: int = Field(0, description="A batch there waits as long as one of a higher priority works.")
-    map_paths: tuple[str, ...] = Field(
+    map_paths: Lines = Field(
         (), description="OLD=NEW: what lies below OLD here lies below NEW on the cluster's machines."
     )
 
@@ -276,8 +284,9 @@ class BatchRequest(SettingsRequest):
     def settings(self) -> Settings:
         """The settings asked for."""
         told = self.instead_of_label.strip()
-        label: dict[str, Any] = {"visible_label": "off", "disclosure": told} if told else {}
-        return load_settings(self.preset, **(label | self.overrides))
+        given: dict[str, Any] = {"visible_label": "off", "disclosure": told} if told else {}
+        given |= {"gpus": self.gpus} if self.gpus != "all" else {}
+        return load_settings(self.preset, **(given | self.overrides))
 
     @property
     def target_paths(self) -> list[Path]:
@@ -302,7 +311,9 @@ class BatchRequest(SettingsRequest):
     @property
     def mapped(self) -> bool:
         """Whether no photos of who is put in are needed: a map may name others, or nothing is done."""
-        return self.people == "only" or bool(self.output_dir and (self.output_dir / MAP_NAME).exists())
+        return self.people in ("only", "everybody") or bool(
+            self.output_dir and (self.output_dir / MAP_NAME).exists()
+        )
 
     @property
     def run_name(self) -> str:

@@ -24,8 +24,7 @@ from colab_helpers.trust.records import Consent
 def checked_job(request: BatchRequest, photos: Sequence[Source] | None = None) -> Job:
     """Check a request and write down what it asks for; ``photos`` are its sources with names for messages.
 
-    Raises:
-        ColabHelpersError: Consent, settings, a photo, a target or the output folder cannot be used.
+    ColabHelpersError where consent, settings, a photo, a target or the output folder cannot be used.
     """
     request.check()
     with spoken(request.settings.language):

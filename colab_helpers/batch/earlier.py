@@ -33,26 +33,19 @@ from colab_helpers.trust.manifests import sidecar
 
 @dataclass(eq=False)
 class EarlierWork:
-    """What a folder's journal vouches for.
-
-    Attributes:
-        run: Names the run; a worker started again goes on with it.
-        sources: Digests of the photos that count; ``models`` has those of the model files by name.
-        sought: Digests of the photos that say who is changed, and who never is.
-        consent: What is stated today.
-        decisions: What is done to whom in a target, by the key of its face index, where a map says it; then
-            neither sources nor who is sought count by themselves.
-        digests: Finds out the digest of a target or result.
-    """
+    """What a folder's journal vouches for."""
 
     history: History
-    run: str
+    run: str  # names the run; a worker started again goes on with it
+    # Digests of the photos that count; ``models`` has those of the model files by name.
     sources: Sequence[str]
-    sought: Sequence[str]
+    sought: Sequence[str]  # digests of the photos that say who is changed, and who never is
     settings: Settings
     models: Mapping[str, str]
-    digests: Callable[..., str] = file_digest
-    consent: str = ""
+    digests: Callable[..., str] = file_digest  # finds out the digest of a target or result
+    consent: str = ""  # what is stated today
+    # What is done to whom in a target, by the key of its face index, where a map says it; then neither
+    # sources nor who is sought count by themselves.
     decisions: Callable[[str], object] | None = None
     _keys: dict[Path, str] = field(default_factory=dict, init=False)
 
@@ -128,26 +121,19 @@ class EarlierWork:
 
 @dataclass(eq=False)
 class UnfinishedFile:
-    """The work on one file as long as it is not finished; a video's ``pipeline.SegmentStore``.
-
-    Attributes:
-        target: Digest of the target.
-        place: Folder on the local disk where segments are written.
-        mirror: Folder beside the results where each is copied to, if those lie on a mounted drive: the
-            local disk may be gone tomorrow. None where ``place`` is beside the results already.
-        beat: Called during long copies; may raise to give up.
-        index: Where the target's face index lies.
-    """
+    """The work on one file as long as it is not finished; a video's ``pipeline.SegmentStore``."""
 
     key: str
-    target: str
-    place: Path
+    target: str  # digest of the target
+    place: Path  # folder on the local disk where segments are written
+    # Folder beside the results where each is copied to, if those lie on a mounted drive: the local disk may
+    # be gone tomorrow. None where ``place`` is beside the results already.
     mirror: Path | None
     journal: Notes
     history: History
     patience: Patience
-    index: FaceIndexPlace
-    beat: Callable[[], None] = lambda: None
+    index: FaceIndexPlace  # where the target's face index lies
+    beat: Callable[[], None] = lambda: None  # called during long copies; may raise to give up
     _claimed: Sequence[Path] = field(default=(), init=False)
 
     @property

@@ -25,6 +25,7 @@ from colab_helpers.batch.photos import cast_of, identity_of, sought_of
 from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
+from colab_helpers.batch.schedule import Prepared
 from colab_helpers.batch.store import (
     Seen,
     deliver,
@@ -43,10 +44,12 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.files import state_of
 from colab_helpers.language import tr
+from colab_helpers.media.encoders import usual_encoder
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.pipeline.video import SegmentMaker
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
+from colab_helpers.resources.sampler import gpu_name
 from colab_helpers.trust.consent import consent_of
 from colab_helpers.trust.content import require_networks
 from colab_helpers.trust.manifests import sidecar
@@ -56,34 +59,15 @@ _PICTURE_EDGE = 240
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What is to be done with a file, once its faces are found.
-
-    Attributes:
-        segments: How many it has; 0: it goes whole.
-        length: Frames of each but the last.
-        encoder: Name of the encoder with which all are made.
-        finished: Numbers of those that earlier runs have finished.
-        notes: What its report says of it so far.
-        report: What became of it, if nothing is left to do.
-    """
-
-    segments: int = 0
-    length: int = 0
-    encoder: str = ""
-    finished: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
-    report: FileReport | None = None
-
-
-@dataclass(frozen=True)
 class Loaded:
-    """What a report says of the networks that did the work, and of the photos."""
+    """What a report says of the networks and photos of the work; where they run, and what encodes there."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     models: tuple[ModelReport, ...] = ()
     notes: tuple[str, ...] = ()
     photos: tuple[str, ...] = ()
+    place: str = "CPU"
+    encoder: str = ""
 
 
 @dataclass(eq=False)
@@ -170,6 +154,8 @@ class Hands:
             ),
             notes=(*self.engine.notes, *([ignored] if damaged else [])),
             photos=tuple(self.source.photos) if self.source else (),
+            place="CPU" if self.engine.provider == "cpu" else gpu_name() or "GPU",
+            encoder=usual_encoder(self.engine.settings.output_video_encoder),
         )
 
     def prepare(self, index: int, *, deaths: Deaths = NONE) -> Prepared:

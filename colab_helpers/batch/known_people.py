@@ -60,6 +60,7 @@ class Group(_Model):
 
     look: Look  # mean of their embeddings
     asked: int  # how many those are
+    portrait: str = ""  # whom of the library the person got who is to have a portrait of their own
 
 
 class SeenTrack(_Model):

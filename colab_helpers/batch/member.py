@@ -107,7 +107,8 @@ def main(argv: Sequence[str]) -> None:
 def _serve(hands: Hands, far: Connection, stop: Stop) -> None:
     growth, leaves = Growth(), False
     while not leaves:
-        kind, given = far.recv()
+        with stop.at_once():
+            kind, given = far.recv()
         try:
             result = getattr(hands, kind)(**given)
             news = "done"

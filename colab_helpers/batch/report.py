@@ -157,6 +157,11 @@ class FileReport(_Model):
     )
     segments: int = Field(0, description="Segments the result was joined from; 0 if written in one go.")
     segments_kept: int = Field(0, description="Those of them that an earlier, interrupted run had finished.")
+    made_by: dict[str, list[tuple[int, int]]] = Field(
+        {},
+        description="Which worker made which of them, where a batch had several: spans of numbers, the "
+        "first and the one after the last; under the empty name those of a run by one.",
+    )
     quality: Quality | None = None
     mark: MarkReport | None = Field(None, description="None where a result is a copy of its target.")
     manifest: str | None = Field(
@@ -170,6 +175,13 @@ class FileReport(_Model):
     def memory_difference(self) -> int:
         """Bytes by which the process grew over this file."""
         return self.memory_after - self.memory_before
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, 0 to 1; while it runs, ``frames_in`` is what its result will have."""
+        if self.status == "running":
+            return min(1.0, self.frames_out / self.frames_in) if self.frames_in else 0.0
+        return float(self.status != "queued")
 
 
 class Summary(_Model):

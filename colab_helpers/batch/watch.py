@@ -112,9 +112,7 @@ class Watch:
     def until_end(self, goes_on: Callable[[BatchStatus | None], bool], own: int = 0) -> str:
         """Show how a run stands until it ends; return what its process was killed for, if it was.
 
-        Args:
-            goes_on: Whether it does, as its status tells.
-            own: The process that does it, if it was started here.
+        Whether it goes on is told by its status; ``own`` is the process that does it, if it was started here.
         """
         life, killed = Unchanged(), ""
         self._answered, self._asked = 0, 0

@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -183,7 +183,8 @@ class _Run(Surroundings):
         """Return the progress of the file at work, or what is done in a word or two."""
         now = self.status.status
         stage = mark("loading models") if now.progress is None else mark("between files")
-        return now.running or now.pause or stage
+        running = now.running
+        return replace(running, fps=now.rate or running.fps) if running else now.pause or stage
 
     def _end(self, *, cancelled: bool) -> None:
         self.status.end(cancelled=cancelled)
@@ -229,13 +230,15 @@ class _Run(Surroundings):
         # Not Path.is_file: it raises for names that no system takes.
         there = [task.target for task in self.job.tasks if os.path.isfile(task.target)]  # noqa: PTH113
         size, free = sum(path.stat().st_size for path in there), disk_free(self.job.folder)
+        videos, memory = this_machine().capacity
         told = tr(
-            "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine could "
-            "safely work on {videos} video(s) at once; one is worked on at a time",
+            "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine's {memory} would bear "
+            "{videos} video(s) at once; one is worked on at a time",
             files=len(self.job.tasks),
             size=size / 1e9,
             free=free / 1e9,
-            videos=this_machine().safe_capacity,
+            videos=videos,
+            memory=memory,
         )
         if workers > 1:
             together = mark(

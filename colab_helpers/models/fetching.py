@@ -258,8 +258,7 @@ def _acceptance(item: ModelFile, options: FetchOptions) -> str | None:
 def _require_accepted(missing: Iterable[ModelFile], options: FetchOptions) -> None:
     """Make sure that every licence which limits use was accepted, before anything is brought.
 
-    Raises:
-        LicenceError: One was not; the message names the models and what is forbidden.
+    LicenceError names the models of which none was, and what is forbidden.
     """
     refused = []
     for item in missing:

@@ -13,8 +13,7 @@ from typing import Literal
 from colab_helpers.errors import ModelError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
-from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
-from colab_helpers.models.identify import broken_model
+from colab_helpers.models.catalog import ModelEntry, broken_model, load_catalog, needed_models
 from colab_helpers.models.pool import first_line, is_out_of_memory
 from colab_helpers.models.records import (
     Record,
@@ -54,15 +53,12 @@ def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool 
     """Find out what a model file is; one that is neither published nor recorded is loaded once.
 
     With ``verify`` it is hashed even if size and time are those recorded. With ``loads`` it is known to be a
-    network.
-
-    Raises:
-        OSError: The file cannot be read.
+    network. OSError where it cannot be read.
     """
     record = read_record(path)
     same = record is not None and record.still_describes(path)
     sha256 = record.sha256 if record is not None and same and not verify else sha256_of(path)
-    if entry.is_published(path, sha256):
+    if any(source.gives(path, sha256) for source in entry.sources):
         return ModelFile(entry, path, "present", sha256)
     if record is not None and same and record.sha256 != sha256:
         problem: ModelError | None = ModelError(

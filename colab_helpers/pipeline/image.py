@@ -49,18 +49,11 @@ def process_image(
     single: bool = True,
     label: Label | None = None,
 ) -> tuple[ByteImage, int]:
-    """Change the faces of one image.
+    """Return a new image with faces changed, larger where the settings have it enlarged, and their number.
 
-    Args:
-        engine: The loaded networks.
-        cast: What is done to whom.
-        image: ``(H, W, 3)`` uint8 BGR; not changed.
-        alpha: ``(H, W)`` uint8 where it is transparent: faces are seen over white.
-        single: Whether it stands alone; in a frame of a video faces are found as its run finds them.
-        label: Burnt in where AI changed a face; ``alpha`` is made opaque there.
-
-    Returns:
-        The new image, larger where the settings have it enlarged, and how many faces were changed.
+    It is ``(H, W, 3)`` uint8 BGR, and where ``alpha`` ``(H, W)`` has it transparent, faces are seen over
+    white. Where it is not ``single`` but a frame of a video, faces are found as its run finds them. The label
+    is burnt in where AI changed a face, and ``alpha`` made opaque there.
     """
     image, _, measured, _ = _changed_image(engine, cast, image, alpha, single=single, label=label)
     return image, measured.faces
@@ -117,16 +110,9 @@ def process_picture(
 ) -> FileResult:
     """Change the faces of a picture file; of an animation, those of every frame.
 
-    Without a face the file is copied byte for byte, unless another format was asked for.
-
-    Args:
-        engine: The loaded networks.
-        cast: What is done to whom.
-        target: The picture.
-        output: The result. An animation is written whole where this suffix can hold one.
-        on_frame: Called with each finished frame of an animation, in order.
-        put: Puts the result in its place.
-        marks: As for `process_video`; what is copied as it is keeps the target's own.
+    Without a face the file is copied byte for byte, unless another format was asked for; such a copy keeps
+    the target's own marks. An animation is written whole where the result's suffix can hold one, and
+    ``on_frame`` called with each of its frames in order.
 
     Raises:
         MediaError: The target cannot be read to its end.

@@ -110,6 +110,15 @@ def batch(bucket: Any, photo: Path, constant_models: Path) -> Callable[..., Batc
     return run
 
 
+def fetched(bucket: Any, place: Path) -> Path:
+    """The results, as anybody else would download them."""
+    place.mkdir()
+    for name in names(bucket, "out/"):
+        if name.count("/") == 1:
+            (place / name.rpartition("/")[2]).write_bytes(content(bucket, name))
+    return place
+
+
 @pytest.fixture
 def local(batch: Callable[..., BatchReport], shared_dir: Path) -> dict[str, Content]:
     """What a run on local disks makes."""
