@@ -210,7 +210,7 @@ class UnfinishedFile:
     def _break_off(self) -> None:
         """A place where nothing was made is noted as the user's."""
         with suppress(OutputError):  # then nobody knows, and all stays
-            look(self.place, keep=True)
+            look(self.place)
         if not any(any(folder.glob(f"[!.]*{SUFFIX}")) for folder in self._folders):
             self.discard()
         claimed, self._claimed = self._claimed, ()

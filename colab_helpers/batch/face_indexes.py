@@ -16,7 +16,7 @@ from colab_helpers.addresses import address_of
 from colab_helpers.batch.drive import FACES_NAME, Patience, copy_in, copy_out
 from colab_helpers.batch.keys import index_key
 from colab_helpers.batch.report import write_text
-from colab_helpers.batch.store import fetch_all, send
+from colab_helpers.batch.store import fetch, send
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import found, state_of, to_json
@@ -111,7 +111,7 @@ class FaceIndexPlace:
             patience.attempt(lambda: send(chunk, beat))
 
         with suppress(MediaError, OutputError):  # as above
-            fetch_all([self.place])
+            fetch(self.place, beat)
         return FaceIndex(self.place, self.key, keep=keep)
 
 

@@ -142,7 +142,7 @@ class _Courier:
             try:
                 write_text(self._path, text)
                 send_all([self._path])
-                fetch(self._path.with_name(STOP_NAME), keep=True)  # somebody elsewhere may ask so
+                fetch(self._path.with_name(STOP_NAME))  # somebody elsewhere may ask so
             except OutputError as error:
                 self.problem = error
             with self._changed:
@@ -329,7 +329,7 @@ def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = 
 
 def read_status(folder: Path) -> BatchStatus:
     """Read the status of the batch whose results go to a folder; MissingFileError, UsageError without one."""
-    fetch(folder / STATUS_NAME, keep=True)
+    fetch(folder / STATUS_NAME)
     return load(
         BatchStatus,
         folder / STATUS_NAME,
