@@ -60,7 +60,15 @@ _PATIENCE = 30.0
 _OPEN = ("/docs", "/openapi.json")  # as public as this file
 _OWN = {
     *BatchRequest.not_in_form,
-    *"library models_dir upload download headless cluster gpus_per_worker priority map_paths".split(),
+    "library",
+    "models_dir",
+    "upload",
+    "download",
+    "headless",
+    "cluster",
+    "gpus_per_worker",
+    "priority",
+    "map_paths",
 }
 _FREE_TEXTS = ("visible_label_text", "disclosure")
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
