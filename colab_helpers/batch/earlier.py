@@ -25,7 +25,7 @@ from colab_helpers.files import numbered, parsed, state_of, unwritable
 from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.segments import SUFFIX, check_segment
-from colab_helpers.models.records import read_record
+from colab_helpers.models.inventory import read_record
 from colab_helpers.pipeline import FinishedSegment, frames_folder
 from colab_helpers.settings import Settings
 from colab_helpers.trust.manifests import sidecar
@@ -210,7 +210,7 @@ class UnfinishedFile:
     def _break_off(self) -> None:
         """A place where nothing was made is noted as the user's."""
         with suppress(OutputError):  # then nobody knows, and all stays
-            look(self.place, keep=True)
+            look(self.place)
         if not any(any(folder.glob(f"[!.]*{SUFFIX}")) for folder in self._folders):
             self.discard()
         claimed, self._claimed = self._claimed, ()
