@@ -7,10 +7,9 @@ base model's own small files at one revision. Nothing is unpickled.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import io
-import sys
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -73,24 +72,33 @@ class Portrait:
     seed: int
     notes: tuple[str, ...]
 
+    def lines(self) -> list[str]:
+        """Say where it is, and what there is to note."""
+        told = tr("portrait: {photo}; consent: {consent}", photo=self.photo, consent=self.consent)
+        return [*(tr("note: {note}", note=note) for note in self.notes), told]
 
-def make_portrait(
+
+def make_portraits(
     name: str,
     library: str | Path,
     prompt: str,
     *,
+    count: int | None = None,
     seed: int = 0,
     size: int = 1024,
     models_dir: str | Path | None = None,
     painter: Callable[[Path], AbstractContextManager[Paint]] | None = None,
-) -> Portrait:
-    """Make up an adult, and keep the picture as ``LIBRARY/NAME/portrait.png``, marked as made by AI.
+) -> Iterator[Portrait]:
+    """Make up adults; yield each once the picture, marked as made by AI, is ``LIBRARY/NAME/portrait.png``.
 
     Args:
         name: Of somebody who is not in the library yet.
         library: Folder of people; made if missing.
         prompt: Who is shown; it is improved first, see `prompts.improved`.
-        seed: The first of at most five: a picture without one large face of an adult is given up.
+        count: How many; they are called NAME-1, NAME-2 and so on, and those who are there are passed over.
+            None makes one, called NAME.
+        seed: The first of at most five: a picture without one large face of an adult is given up. Each of
+            several has five of its own.
         size: Edge in pixels: 512, 768 or 1024, for which the model was made.
         models_dir: Folder of the model files, among them those that find faces and tell of age.
         painter: What paints, opened in the models folder; by default `lightning`.
@@ -101,35 +109,42 @@ def make_portrait(
         NoFaceError: No picture showed what a source has to show.
     """
     require_adult(prompt)
-    folder, consent = _places_of(name, absolute(library))
-    root, wanted = models_root(absolute(models_dir) if models_dir else None), improved(prompt, "portrait")
-    runtime, notes = Runtime("cpu"), list[str]()
+    place, wanted = absolute(library), improved(prompt, "portrait")
+    new = [(name, seed)]
+    if count is not None:
+        numbered = ((f"{name}-{number}", seed + TRIES * (number - 1)) for number in itertools.count(1))
+        new = list(itertools.islice((one for one in numbered if not _is_taken(one[0], place)), count))
+    if name != Path(name).name or name[:1] in ("", ".") or any(_is_taken(one, place) for one, _ in new):
+        what, remedy = tr("this is no name for somebody new in the library"), tr("choose another name")
+        raise UsageError(what, where=str(place / name), remedy=remedy)
+    root = models_root(absolute(models_dir) if models_dir else None)
+    runtime = Runtime("cpu")
     analyser = FaceAnalyser(Settings(execution_provider="cpu"), models_dir=root, runtime=runtime)
     ages = runtime.open(root / f"{ANALYSIS_MODELS[2]}.onnx")
     with (painter or lightning)(root) as paint:
-        for tried in range(seed, seed + TRIES):
-            image = paint(wanted, tried, size)
-            problem = _problem(analyser, ages, image)
-            if not problem:
-                break
-            notes.append(tr("seed {seed}: {problem}", seed=tried, problem=problem))
-        else:
-            remedy = tr("describe one face from the front, or begin with another seed")
-            raise NoFaceError("; ".join(notes), where=wanted, remedy=remedy)
-    _keep(folder / "portrait.png", consent, image, wanted, tried)
-    return Portrait(folder / "portrait.png", consent, wanted, tried, tuple(notes))
+        for one, first in new:
+            image, used, notes = _painted(paint, wanted, first, size, partial(_problem, analyser, ages))
+            photo, consent = place / one / "portrait.png", place / f"{one}.consent.yaml"
+            _keep(photo, consent, image, wanted, used)
+            yield Portrait(photo, consent, wanted, used, notes)
 
 
-def _places_of(name: str, library: Path) -> tuple[Path, Path]:
-    """Where somebody new lies, and what is said of consent; UsageError where that is no name for one."""
-    folder, consent = library / name, library / f"{name}.consent.yaml"
-    if name != Path(name).name or name[:1] in ("", ".") or folder.exists() or consent.exists():
-        raise UsageError(
-            tr("this is no name for somebody new in the library"),
-            where=str(folder),
-            remedy=tr("choose another name"),
-        )
-    return folder, consent
+def _is_taken(name: str, library: Path) -> bool:
+    return (library / name).exists() or (library / f"{name}.consent.yaml").exists()
+
+
+def _painted(
+    paint: Paint, wanted: str, first: int, size: int, problem_of: Callable[[ByteImage], str]
+) -> tuple[ByteImage, int, tuple[str, ...]]:
+    """Paint until a picture can be a source; return it, its seed, and why others were given up."""
+    notes = list[str]()
+    for seed in range(first, first + TRIES):
+        image = paint(wanted, seed, size)
+        if not (problem := problem_of(image)):
+            return image, seed, tuple(notes)
+        notes.append(tr("seed {seed}: {problem}", seed=seed, problem=problem))
+    remedy = tr("describe one face from the front, or begin with another seed")
+    raise NoFaceError("; ".join(notes), where=wanted, remedy=remedy)
 
 
 def _problem(analyser: FaceAnalyser, ages: Network, image: ByteImage) -> str:
@@ -225,22 +240,3 @@ def _fetch_config(folder: Path, *, offline: bool) -> None:
             where=str(folder),
             remedy=tr("check the network and run again"),
         ) from error
-
-
-def run(options: argparse.Namespace) -> int:
-    """Do the verb ``portraits``; return the exit code."""
-    from colab_helpers.ui.preload import described, models_text
-    from colab_helpers.ui.progress import FetchLine
-
-    require_adult(options.prompt)
-    require_extra("portraits", *PACKAGES)
-    root = models_root(options.models_dir)
-    print(models_text(described([load_catalog().models[MODEL]], root), root))
-    with FetchLine(headless=not sys.stderr.isatty()) as line:
-        given = {"seed": options.seed, "size": options.size, "models_dir": root}
-        painter = partial(lightning, offline=options.offline, on_progress=line)
-        made = make_portrait(options.name, options.library, options.prompt, painter=painter, **given)
-    for note in made.notes:
-        print(tr("note: {note}", note=note))
-    print(tr("portrait: {photo}; consent: {consent}", photo=made.photo, consent=made.consent))
-    return 0

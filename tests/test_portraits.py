@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 
 from colab_helpers import errors, portraits
-from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
-from colab_helpers.batch.library import names_in, photos_at
+from colab_helpers.__main__ import main
+from colab_helpers.batch.library import made_up, names_in, photos_at
+from colab_helpers.command_line import SUCCESS, WRONG_USAGE
 from colab_helpers.demo import Demo, copy_demo
 from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError, OutputError
 from colab_helpers.media.images import read_still
-from colab_helpers.portraits import CONFIG, CONFIG_FILES, MODEL, PACKAGES, lightning, make_portrait
+from colab_helpers.portraits import CONFIG, CONFIG_FILES, MODEL, PACKAGES, lightning, make_portraits
 from colab_helpers.trust.consent import require_consent
+from colab_helpers.ui import portraits as ui_portraits
 from tests.helpers.marks import actions, read_mark
 
 needs_torch = pytest.mark.skipif(
@@ -29,7 +31,7 @@ needs_torch = pytest.mark.skipif(
 
 
 class Painter:
-    """Paints the demo's portrait for seed 3 alone, and what is no source for others."""
+    """Paints the demo's portrait for every fifth seed, from 3 on, and what is no source for others."""
 
     def __init__(self, source: Path) -> None:
         self.face = cv2.imread(str(source))
@@ -44,7 +46,7 @@ class Painter:
     def paint(self, prompt: str, seed: int, size: int) -> np.ndarray:
         self.asked.append((prompt, seed, size))
         image = np.full((size, size, 3), 90, np.uint8)
-        edge = {1: size // 2, 2: 110, 3: size}.get(seed, 0)
+        edge = {1: size // 2, 2: 110, 3: size}.get(seed % 5, 0)
         if edge:
             image[:edge, :edge] = face = cv2.resize(self.face, (edge, edge), interpolation=cv2.INTER_AREA)
             if seed == 1:
@@ -66,7 +68,8 @@ def test_somebody_new_is_kept_with_a_mark_and_on_what_ground(
     paint: Painter, shipped: Demo, tmp_path: Path
 ) -> None:
     library = tmp_path / "people"
-    made = make_portrait("Ana Ruiz", library, "una mujer", size=512, models_dir=shipped.models, painter=paint)
+    given: dict[str, Any] = {"size": 512, "models_dir": shipped.models, "painter": paint}
+    (made,) = make_portraits("Ana Ruiz", library, "una mujer", **given)
     assert [seed for _, seed, _ in paint.asked] == [0, 1, 2, 3]
     assert paint.asked[0][0] == made.prompt == portraits.improved("una mujer", "portrait")
     assert [note.partition(": ")[2].split()[0] for note in made.notes] == ["no", "it", "the"]
@@ -88,10 +91,16 @@ def test_somebody_new_is_kept_with_a_mark_and_on_what_ground(
         "trainedAlgorithmicMedia",
     )
     assert b"digitalsourcetype/trainedAlgorithmicMedia" in made.photo.read_bytes().partition(b"IDAT")[0]
+    kept = made.photo.read_bytes()
+    for seeds in ([3, 8], [13]):
+        crowd = list(make_portraits("crowd", library, "a man", count=len(seeds), **given))
+        assert [one.seed for one in crowd] == seeds
+    assert made_up(library) == names_in(library) == ["Ana Ruiz", "crowd-1", "crowd-2", "crowd-3"]
+    assert made.photo.read_bytes() == kept
     before = {path: path.read_bytes() for path in library.rglob("*") if path.is_file()}
     for name in ("Ana Ruiz", "a/b", ".x", "", ".."):
         with pytest.raises(ValueError, match="no name for somebody new"):
-            make_portrait(name, library, "a woman", models_dir=shipped.models, painter=paint)
+            list(make_portraits(name, library, "a woman", **given))
     assert {path: path.read_bytes() for path in library.rglob("*") if path.is_file()} == before
 
 
@@ -104,7 +113,7 @@ def test_what_cannot_be_signed_leaves_the_name_free(
     monkeypatch.setattr(portraits, "seal_created", full)
     given: dict[str, Any] = {"models_dir": shipped.models, "painter": paint, "size": 512}
     with pytest.raises(OutputError, match="No space left"):
-        make_portrait("ana", tmp_path / "people", "a woman", seed=3, **given)
+        list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **given))
     assert list((tmp_path / "people").iterdir()) == []
 
 
@@ -115,16 +124,16 @@ def test_after_some_seeds_it_is_given_up_and_nothing_is_left(
     monkeypatch.setattr(portraits, "TRIES", 2)
     given: dict[str, Any] = {"models_dir": shipped.models, "painter": paint, "size": 512}
     with pytest.raises(NoFaceError, match=r"seed 4: no face.*seed 5: no face"):
-        make_portrait("ana", tmp_path / "people", "a woman", seed=4, **given)
+        list(make_portraits("ana", tmp_path / "people", "a woman", seed=4, **given))
     assert len(paint.asked) == 2
     monkeypatch.setattr(portraits, "sex_and_age", lambda *_: np.array([0, 19.0]))
     with pytest.raises(NoFaceError, match="seems to be 19 years old"):
-        make_portrait("ana", tmp_path / "people", "a woman", seed=3, **given)
+        list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **given))
     monkeypatch.setattr(portraits, "sex_and_age", lambda *_: np.array([0, np.nan]))
     with pytest.raises(NoFaceError, match="seems to be nan years old"):
-        make_portrait("ana", tmp_path / "people", "a woman", seed=3, **given)
+        list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **given))
     with pytest.raises(ValueError, match="adults alone"):
-        make_portrait("ana", tmp_path / "people", "a girl", **given)
+        list(make_portraits("ana", tmp_path / "people", "a girl", **given))
     assert not (tmp_path / "people").exists()
 
 
@@ -148,13 +157,15 @@ def test_the_verb_says_what_it_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(errors, "find_spec", lambda name: name)
-    monkeypatch.setattr(portraits, "lightning", lambda root, **_: paint(root))
+    monkeypatch.setattr(ui_portraits, "lightning", lambda root, **_: paint(root))
     verb = ["portraits", "ana", "a woman", "--library", str(tmp_path), "--seed", "2", "--size", "512"]
     assert main([*verb, "--models-dir", str(shipped.models)]) == SUCCESS
     said = capsys.readouterr().out
     assert "OpenRAIL++" in said or "Open RAIL++" in said
     assert "note: seed 2" in said
     assert str(tmp_path / "ana" / "portrait.png") in said
+    assert main([*verb, "--count", "2", "--models-dir", str(shipped.models)]) == SUCCESS
+    assert {"ana-1", "ana-2"} < {*names_in(tmp_path)}
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,17 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from colab_helpers import errors, transcribe
-from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
+from colab_helpers.__main__ import main
+from colab_helpers.command_line import FAILURE, SUCCESS, WRONG_USAGE
 from colab_helpers.errors import MediaError, ModelError, OutputError, UsageError
 from colab_helpers.transcribe import RATE, Heard, Line, Samples, listened, listener, pieces, srt
 from tests.helpers.marks import published, read_mark
 from tests.media.make import Sound, Spec, Subtitle, make, packets_of
 
+DEFAULT, COMMENT = int(Disposition.default), int(Disposition.comment)
 SAID = [Line(0.2, 0.5, "hello"), Line(0.7, 1.4, "¿qué tal?")]
 
 
@@ -34,6 +37,14 @@ def film(path: Path, **given: Any) -> Path:
         "options": {"bf": "2"},
     }
     return make(path, Spec(**(usual | given)))
+
+
+def test_what_players_play_is_heard_not_what_comes_first(tmp_path: Path) -> None:
+    sounds = (Sound(seconds=0.5, disposition=COMMENT), Sound(seconds=1.5, disposition=DEFAULT))
+    (start, samples), *_ = pieces(film(tmp_path / "clip.mkv", sounds=sounds))
+    assert (start, len(samples) / RATE) == pytest.approx((0, 1.5), abs=0.1)
+    (_, samples), *_ = pieces(film(tmp_path / "none.mkv", sounds=(sounds[0], Sound(seconds=1.5))))
+    assert len(samples) / RATE == pytest.approx(0.5, abs=0.1)
 
 
 def test_lines_as_subrip_has_them() -> None:

@@ -43,7 +43,7 @@ def test_the_compiled_catalogue_is_the_one_that_is_edited():
 
 def test_the_spanish_notebooks_follow_the_english_ones():
     made = words().spanish_notebooks()
-    assert len(made) == 4
+    assert len(made) == 5
     for path, text in made.items():
         assert path.read_text(encoding="utf-8") == text, UPDATE
     assert {path.name for path in (ROOT / "notebooks" / "es").iterdir()} == {path.name for path in made}

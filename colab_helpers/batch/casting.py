@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from colab_helpers.batch.job import Source
+from colab_helpers.batch.job import Source, named_in
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, RECORD_NAME, KnownPeople, SeenIn
-from colab_helpers.batch.library import photos_of
-from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap, completed
+from colab_helpers.batch.library import made_up, photos_of
+from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, PORTRAITS, RESERVED, PeopleMap, completed
 from colab_helpers.errors import ColabHelpersError, SettingsError, UsageError
 from colab_helpers.faces.analyser import unit
 from colab_helpers.faces.cast import Action, Cast, KnownPerson, Treatment, in_doubt
@@ -93,11 +94,18 @@ class Treatments:
     photos: Sequence[Source]
     needed: bool = True
     _shown: dict[tuple[str, ...], tuple[Identity, list[Source]]] = field(default_factory=dict, init=False)
+    _lacking: list[str] = field(default_factory=list, init=False)
 
     @property
     def notes(self) -> list[str]:
         """What is to be said of the photos that were looked at, one sentence each."""
-        return [note for identity, _ in self._shown.values() for note in identity.notes]
+        return [*self._lacking, *(note for identity, _ in self._shown.values() for note in identity.notes)]
+
+    @cached_property
+    def _portraits(self) -> list[str]:
+        """Those of the library who do not exist, but for whom the run puts in itself."""
+        own = named_in(self.library, [photo.image for photo in self.photos])
+        return [name for name in made_up(self.library) if name not in own]
 
     def of(self, given: PeopleMap) -> tuple[dict[str, Treatment | None], Treatment | None]:
         """Return what is done to everybody by name, and to others.
@@ -115,9 +123,56 @@ class Treatments:
         shown = {name: one.photos for name, one in given.people.items() if one.photos}
         return {name: unit(self._named(name, photos)[0].embedding) for name, photos in shown.items()}
 
+    def portraits(self, whole: PeopleMap, known: KnownPeople) -> dict[str, Treatment | None]:
+        """Return what is done to those who are to have a portrait of their own, by name: another for each.
+
+        Whom somebody got is kept with their first group: it is the same as long as the library has it.
+        UsageError where there are not enough.
+        """
+        sources = {word for person in whole.people.values() for word in person.source}
+        free = [name for name in self._portraits if name not in sources]
+        due = {name: known.groups[person.faces[0]] for name, person in whole.people.items()
+               if person.source == (PORTRAITS,) and person.faces}  # fmt: skip
+        self._require_portraits(len(due), len(free))
+        for group in due.values():
+            if group.portrait in free:
+                free.remove(group.portrait)
+            else:
+                group.portrait = ""
+        for group in due.values():
+            group.portrait = group.portrait or (free.pop(0) if free else "")
+        return {
+            name: self._treatment(name, (f"{self.library}/{group.portrait}",), whole.people[name].settings)
+            for name, group in due.items()
+            if group.portrait
+        }
+
+    def _require_portraits(self, people: int, there: int) -> None:
+        """Raise UsageError where fewer portraits are there than people; a run that does nothing notes it."""
+        if people and self.engine.swapper is None:
+            what = tr("portraits are put in by face_swapper, which the run does not have")
+            remedy = tr("add it to frame_processors, or choose another source in {file}", file=MAP_NAME)
+            raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
+        if people > there:
+            asked = f"--count {people - there} --library {shlex.quote(str(self.library or 'FOLDER'))}"
+            remedy = tr(
+                "run '{command}'", command=f'python -m colab_helpers portraits crowd "an adult" {asked}'
+            )
+            what = tr(
+                "{people} are to have a portrait of their own, and the library has {there} for them",
+                people=people,
+                there=there,
+            )
+            if self.needed:
+                raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
+            self._lacking[:] = [tr("{problem}; what to do: {remedy}", problem=what, remedy=remedy)]
+
     def _treatment(self, name: str, source: tuple[str, ...], settings: Mapping[str, Any]) -> Treatment | None:
         if source == (LEAVE,):
             return None
+        if source == (PORTRAITS,):
+            self._require_portraits(1, len(self._portraits))
+            return Treatment(action="blur")  # of whom nobody can tell who it is
         if source != (PHOTOS,) and source[0] in RESERVED:
             return Treatment(action=cast(Action, source[0]))
         self._check(name, settings)
@@ -179,12 +234,12 @@ def casting(given: PeopleMap, known: KnownPeople, treatments: Treatments, *, lim
     check_groups(given, known)
     (done, default), looks = treatments.of(given), treatments.looks(given)
     whole = completed(given, known, looks, limit)
-    people = {}
+    people, portraits = {}, treatments.portraits(whole, known)
     for name, person in whole.people.items():
         shown = [known.groups[group].look for group in person.faces]
         shown += [looks[name]] if name in looks else []
         stacked = np.stack(shown) if shown else np.zeros((0, 512), np.float32)
-        people[name] = KnownPerson(name, stacked, done.get(name, default))
+        people[name] = KnownPerson(name, stacked, portraits.get(name, done.get(name, default)))
     return Casting(known, whole, people, default)
 
 

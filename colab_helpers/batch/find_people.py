@@ -22,10 +22,11 @@ from colab_helpers.batch.journal import Notes
 from colab_helpers.batch.keys import choice_key
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
 from colab_helpers.batch.outputs import goes_as_picture
-from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
+from colab_helpers.batch.people_map import MAP_NAME, PORTRAITS, PeopleMap
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.run_file import error_text
+from colab_helpers.batch.store import expected, fetch, release, send_all
 from colab_helpers.batch.surroundings import Surroundings, index_place
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
 from colab_helpers.errors import MediaError, UsageError
@@ -33,6 +34,7 @@ from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Appearance
 from colab_helpers.faces.photos import Identity
+from colab_helpers.files import to_json
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import write_image
 from colab_helpers.media.inputs import existing_file
@@ -86,7 +88,7 @@ class PeopleFinder:
             OutputError: What was found cannot be written.
             KeyboardInterrupt: Somebody asks to stop.
         """
-        asked, given = self.around.job.request.people, PeopleMap.load(self._folder)
+        asked, given = self.around.job.request.people, self._asked(PeopleMap.load(self._folder))
         if given is None and asked == "auto":
             return None
         known = self._known()
@@ -98,13 +100,28 @@ class PeopleFinder:
         known.add(names)
         self._save(known)
         # The map as the user has it now: finding everybody takes long.
-        given = PeopleMap.load(self._folder) or given or self._first_map(known)
+        written, before = PeopleMap.load(self._folder), to_json(known)
+        given = self._asked(written) or given or self._first_map(known)
         consent_for(self.around.job.request, self.around.job.inputs, given)
         cast = casting(given, known, self._treatments, limit=self.engine.settings.similar_face_distance)
-        if asked != "auto" and (cast.given != given or not (self._folder / MAP_NAME).exists()):
+        if to_json(known) != before:  # who got which portrait
+            self._save(known)
+        if asked != "auto" and cast.given != written:
             self.around.patience.attempt(lambda: cast.given.save(self._folder))
+        records = [self._folder / FOLDER_NAME, self._folder / MAP_NAME]
+        self.around.patience.attempt(lambda: send_all(records))
         self._tell(cast, [known.videos[key] for key in names if key in known.videos])
         return cast
+
+    def _asked(self, written: PeopleMap | None) -> PeopleMap | None:
+        """Return the map as the request has it, in which ``everybody`` else may be to have a portrait."""
+        if self.around.job.request.people != "everybody":
+            return written
+        if self.usual.sought is not None:
+            told = mark("people=everybody goes by {map} alone: target_person and never have no say")
+            remedy = tr("enter there, by photos, who is to be left or changed otherwise")
+            raise UsageError(tr(told, map=MAP_NAME), where=str(self._folder / MAP_NAME), remedy=remedy)
+        return (written or PeopleMap()).model_copy(update={"default": (PORTRAITS,)})
 
     def _first_map(self, known: KnownPeople) -> PeopleMap:
         request, sought = self.around.job.request, self.usual.sought
@@ -141,7 +158,8 @@ class PeopleFinder:
         for index, task in enumerate(self.around.job.tasks):
             self.around.beat()
             try:
-                existing_file(task.target)
+                if not self.around.patience.attempt(partial(expected, task.target)):
+                    existing_file(task.target)
                 key = self.earlier.index_key(task)
                 old = known.found.get(key) or (None if anew else known.videos.get(key))
                 # Without its index the numbers of its tracks mean nothing.
@@ -156,6 +174,7 @@ class PeopleFinder:
                 known.found[key] = seen
                 self._save(known)
                 self.around.status.file(index, _waiting(task))
+                release(task.target)
                 growth.check(self.around.stop)
         return names
 
@@ -166,6 +185,7 @@ class PeopleFinder:
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
+        self.around.patience.attempt(lambda: fetch(task.target, self.around.beat))
         engine, _ = self.around.begin(self.engine, task, key, self.earlier, self.journal)
         place, still = index_place(self.around, self.earlier, task), goes_as_picture(task)
         kept = None if still else place.content

@@ -205,12 +205,13 @@ def consent_for(request: BatchRequest, files: Iterable[Path], given: PeopleMap |
     """
     photos = [Source.of(photo) for photo in request.photos if photo.startswith("data:")]
     if request.output_dir and (given or request.mapped):
-        from colab_helpers.batch.people_map import PHOTOS, RESERVED, PeopleMap  # slow, and seldom needed here
+        from colab_helpers.batch.people_map import PHOTOS, PORTRAITS, RESERVED, PeopleMap  # slow, and seldom
 
         given = given or PeopleMap.load(request.output_dir)
         done = [given.default, *(person.source for person in given.people.values())] if given else [(PHOTOS,)]
         words = {word: None for source in done for word in source}
-        if request.consent.strip() in ("", DEMO_CONSENT) and words.keys() <= {*RESERVED} - {PHOTOS}:
+        puts_in = words.keys() - {*RESERVED} or words.keys() & {PHOTOS, PORTRAITS}
+        if request.consent.strip() in ("", DEMO_CONSENT) and not puts_in:
             return Consent()
         own = [word for word in words if word not in RESERVED]
         photos += [Source.near(request.output_dir, word, request.library) for word in own]

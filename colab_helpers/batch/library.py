@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.plan import UNLISTED, skipped_files
-from colab_helpers.errors import MissingFileError, telling
+from colab_helpers.batch.store import enter
+from colab_helpers.errors import ConsentError, MissingFileError, telling
 from colab_helpers.files import absolute, natural_key
 from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image, reader_missing
 from colab_helpers.request import BatchRequest
+from colab_helpers.trust.consent import consent_of
 
 
 def names_in(library: Path | None) -> list[str]:
@@ -26,6 +29,16 @@ def names_in(library: Path | None) -> list[str]:
     with telling(MissingFileError, UNLISTED, library, remedy):
         names = [path.name for path in library.iterdir() if path.is_dir() and path.name[0] != "."]
     return sorted(names, key=natural_key)
+
+
+def made_up(library: Path | None) -> list[str]:
+    """List those of a library who do not exist, as the statement of consent beside each has it."""
+    found = []
+    for name in names_in(library):
+        with suppress(ConsentError):  # none is there, or none that can be read
+            stated = consent_of(f"{library}/{name}.consent.yaml").people
+            found += [name for one in stated if (one.name, one.ground) == (name, "synthetic")]
+    return found
 
 
 def with_photos(request: BatchRequest) -> tuple[BatchRequest, list[str]]:
@@ -63,6 +76,7 @@ def photos_at(written: str) -> list[str]:
     if written.startswith("data:"):
         return [written]
     path = absolute(written)
+    enter(None, (), [path])
     if path.is_file():
         return [str(path)]
     if not path.is_dir():

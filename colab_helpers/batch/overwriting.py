@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from colab_helpers.batch.store import look
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
 
@@ -48,6 +49,7 @@ class Writable:
 
         Returns a note, where something had to get out of the way.
         """
+        look(path)
         refuse_input(path, self.inputs)
         note = None if self.overwrite else self.set_aside(path)
         if os.path.lexists(path) and not (self.overwrite or _is_empty(path) or self.made(path)):

@@ -39,6 +39,7 @@ SOURCE_WORDS = {
     "leave": mark("left alone"),
     "blur": mark("blurred"),
     "pixelate": mark("pixelated"),
+    "portraits": mark("a portrait of their own"),
 }
 """What is done to somebody, by the map's reserved words; ``tr`` of it is shown."""
 

@@ -36,14 +36,15 @@ from colab_helpers.language import mark, tr
 from colab_helpers.request import MAP_NAME as MAP_NAME
 from colab_helpers.settings import Settings
 
-PHOTOS, LEAVE = "photos", "leave"
-RESERVED = (PHOTOS, LEAVE, "blur", "pixelate")
+PHOTOS, LEAVE, PORTRAITS = "photos", "leave", "portraits"
+RESERVED = (PHOTOS, LEAVE, "blur", "pixelate", PORTRAITS)
 """Sources that are no name of the library and no paths."""
 _HEADER = mark(
     "Who is who in this batch, and what is done to each. Edit it and run again: only what that changes is\n"
     "done again. Pictures of everybody are in the folder people.\n"
     "\n"
-    "source: photos (those of the run), leave, blur, pixelate, a name of the library, or paths of photos.\n"
+    "source: photos (those of the run), leave, blur, pixelate, portraits (another for each, of nobody\n"
+    "there is), a name of the library, or paths of photos.\n"
     "faces: groups that the networks put together; two in one list are one person.\n"
     "photos: pictures that show who it is, instead of faces or beside them.\n"
     "settings: of this person alone, such as {enhancer_blend: 40}.\n"

@@ -1,4 +1,4 @@
-"""Our results held against insightface's own classes, on the same file, on the CPU.
+"""Our results held against insightface's own classes, on the same file, on the CPU; and one real photograph.
 
 Only for real weights: importing insightface takes longer than all other checks, and nothing else does.
 """
@@ -42,6 +42,35 @@ _DETAILS = {
 # Larger ones are averaged before they are sampled, as insightface does not.
 _TURNED = np.array([[1.9, -0.3, 150.0], [0.3, 1.9, 100.0]])
 _PICTURE = 640
+# Eyes, nose and corners of the mouth in the square that scikit-image's cascade puts on a face, and how far
+# a detector may be from there, both in edges of the square: the cascade knows no points, only where they lie.
+_SQUARE = np.array([(0.31, 0.36), (0.69, 0.36), (0.5, 0.6), (0.34, 0.76), (0.68, 0.76)])
+_ASTRAY = 0.15
+
+
+def photograph(network: Network, settings: Settings) -> Check:
+    """Have a detector find the one face of a real photograph, where a cascade of another make sees it, too.
+
+    Both come inside scikit-image, which insightface needs: nothing is fetched.
+    """
+    from skimage import data
+    from skimage.feature import Cascade
+
+    image, size = data.astronaut(), settings.face_detector_size
+    cascade = Cascade(data.lbp_frontal_face_cascade_filename())
+    reach = {"min_size": (60, 60), "max_size": (300, 300)}
+    (square,) = cascade.detect_multi_scale(img=image, scale_factor=1.2, step_ratio=1, **reach)
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    _, points = Detector(network).detect(bgr, size=size, score=0.5)
+    expected = np.array([square["c"], square["r"]]) + square["width"] * _SQUARE
+    off = np.abs(points - expected).max() / square["width"] if len(points) == 1 else np.inf
+    told = mark(
+        "on a real photograph: {faces} face(s), {apart:.2f} of its size from where another detector sees it"
+    )
+    remedy = tr("fetch it again: python -m colab_helpers preload --accept-licences --verify")
+    figures = {"apart": float(off)} if len(points) == 1 else {}
+    what = tr(told, faces=len(points), apart=off)
+    return finding("photograph", what, "" if off <= _ASTRAY else remedy, figures=figures)
 
 
 def parity(role: str, network: Network, settings: Settings, models: Path) -> Check:

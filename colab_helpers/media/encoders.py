@@ -143,6 +143,17 @@ def encoder_failed(what: str) -> EncoderError:
     return EncoderError(what, remedy=tr("choose the encoder libx264"))
 
 
+def usual_encoder(wanted: WantedEncoder) -> str:
+    """Return the name of the encoder that usual videos get here; empty: the named one does not work.
+
+    Args:
+        wanted: As for `encoder_for`.
+    """
+    if wanted == "auto":
+        return usual_encoder("h264_nvenc") or "libx264"
+    return "" if _usual_trial(wanted) else wanted
+
+
 def usable_encoders() -> dict[str, str | None]:
     """Return every supported encoder with None if it works on this machine, else the reason why not."""
     problems = {name: _usual_trial(name) for name in get_args(EncoderName)}

@@ -21,7 +21,7 @@ from colab_helpers.pipeline.frames import one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
 from colab_helpers.pipeline.outcome import FinishedSegment, Marks, SegmentStore, label_for
 from colab_helpers.pipeline.report_progress import ProgressReporter
-from colab_helpers.pipeline.unchanged import untouched
+from colab_helpers.pipeline.unchanged import is_asked, untouched
 from colab_helpers.pipeline.video_stages import (
     CONSTANT_RATE,
     PictureCallback,
@@ -46,6 +46,7 @@ class VideoPlan:
     remarks: tuple[str, ...]  # on a label that has no room
     started: float
     untouched: Measured | None = None  # what was counted of a video in which nobody is changed: it is copied
+    passes_over: bool = True  # whether frames may be passed over, not written, as long as that may come of it
     # Segments that are finished already, by number.
     finished: dict[int, FinishedSegment] = field(default_factory=dict, init=False)
     # Frames of the target, once it was read to its end; ``notes`` say what was repaired then.
@@ -55,6 +56,8 @@ class VideoPlan:
     def __post_init__(self) -> None:
         if self.untouched is None:
             self.finished = self._usable({part.segment.number: part for part in self.store.finished()})
+        if enhancer := self.video.engine.frame_enhancer:
+            enhancer.go_on(part.provider for part in self.finished.values())
 
     @property
     def segments(self) -> int | None:
@@ -72,6 +75,18 @@ class VideoPlan:
     def unlabelled(self) -> VideoPlan:
         """The same without a label, which does not go with its segments so far."""
         return replace(self, video=replace(self.video, label=None))
+
+    @property
+    def may_be_copy(self) -> bool:
+        """Whether the target itself will be the result unless somebody comes who is changed."""
+        faces, open_yet = self.faces, self.untouched is None and not self.faces.index.complete
+        asked = self.passes_over and open_yet and not self.finished and is_asked(self.video)
+        return asked and not any(map(faces.selection.of, faces.known_faces()))
+
+    def without_passing(self) -> VideoPlan:
+        """The same from the first frame on, as somebody is changed; what was found stays."""
+        self.faces.index.settle()
+        return replace(self, faces=replace(self.faces), passes_over=False)
 
     def _usable(self, given: Mapping[int, FinishedSegment]) -> dict[int, FinishedSegment]:
         """Return those segments that fit this run: any of them whose frames the index decides."""

@@ -7,8 +7,8 @@ from collections.abc import Sized
 
 from colab_helpers.faces.engine import Engine
 from colab_helpers.language import mark
-from colab_helpers.progress import FINDING, Progress, ProgressCallback
-from colab_helpers.resources.sampler import gpu_memory_percent, ram_percent
+from colab_helpers.progress import FINDING, MAKING, Progress, ProgressCallback
+from colab_helpers.resources.sampler import gpu_load, gpu_memory_percent, ram_percent
 
 PROGRESS_INTERVAL = 0.25
 PICTURE_INTERVAL = 2.0
@@ -36,15 +36,19 @@ class ProgressReporter:
         self._begun = self._last = time.monotonic()
         self._pictured = float("-inf")
         self._done, self._rate = 0, 0.0
+        self._start, self._before = -1, 0
 
     def frame(self, written: int, *, start: int, last: bool = False) -> None:
         """Tell how many frames were written in this run, which began at the ``start``-th."""
         now = time.monotonic()
         self._done = start + written
+        if self._start not in (-1, start):  # a worker goes on with another segment than the next
+            self._begun, self._before = now, written
+        self._start = start
         if last or now - self._last >= PROGRESS_INTERVAL:
-            self._rate = written / max(now - self._begun, 1e-6)
+            self._rate = (written - self._before) / max(now - self._begun, 1e-6) or self._rate
             frames, rate = self.frames, self._rate
-            self._report(now, "frames", max(0, frames - self._done) / rate if frames and rate else None)
+            self._report(now, MAKING, max(0, frames - self._done) / rate if frames and rate else None)
 
     def finding(self, found: int) -> None:
         """Tell that faces are searched for before anything is changed; in ``found`` frames they are known."""
@@ -82,6 +86,7 @@ class ProgressReporter:
                 eta=left,
                 ram_percent=ram_percent(),
                 gpu_percent=gpu_memory_percent(),
+                gpu_load=gpu_load(),
                 provider=self._engine.provider,
                 threads=int(self._engine.settings.execution_threads),
                 batch_size=int(self._engine.settings.batch_size),

@@ -14,6 +14,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import Watcher
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
+from colab_helpers.faces.tracks import LAG
 from colab_helpers.files import unsealed
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
@@ -24,7 +25,13 @@ from colab_helpers.pipeline.frames import Tally, one_opencv_thread
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, Marks, SegmentStore, temporary_store
 from colab_helpers.pipeline.plan import VideoPlan, plan
 from colab_helpers.pipeline.unchanged import copied, untouched
-from colab_helpers.pipeline.video_stages import PictureCallback, VideoWork, changed_frames, open_reader
+from colab_helpers.pipeline.video_stages import (
+    PictureCallback,
+    SmallerTilesError,
+    VideoWork,
+    changed_frames,
+    open_reader,
+)
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
 
@@ -58,8 +65,8 @@ def process_video(
     info = probe(target)
     check_output(output, info, audio=not engine.settings.skip_audio)
     with nullcontext(store) if store else temporary_store(output) as place:
-        return completed(
-            plan(
+        while True:
+            work = plan(
                 engine,
                 cast,
                 info,
@@ -73,7 +80,10 @@ def process_video(
                 marks=marks,
                 encoder=encoder,
             )
-        )
+            try:
+                return completed(work)
+            except SmallerTilesError:  # it goes on as a run that is taken up
+                work.faces.index.flush()
 
 
 def completed(work: VideoPlan) -> FileResult:
@@ -83,7 +93,7 @@ def completed(work: VideoPlan) -> FileResult:
     made = dict(work.finished)
     for number, stop in work.missing():
         made |= {part.segment.number: part for part in make_segments(work, number, stop)}
-    return join(work, made) or completed(work.unlabelled())
+    return join(work, made) or completed(work.unlabelled() if made else work.without_passing())
 
 
 def make_segments(
@@ -96,6 +106,9 @@ def make_segments(
     video, faces, done = work.video, work.faces, list[FinishedSegment]()
     start, tally = number * video.length, Tally(faces.selection)
     end = None if stop is None or stop == work.segments else stop * video.length
+    passing = stop is None and work.may_be_copy
+    if passing:  # from where nobody is known to be changed
+        start = max(0, faces.begin - LAG)
 
     def finish(segment: Segment) -> None:
         return_free_memory()  # it lies between records that stay: a long video would hold ever more of it
@@ -124,6 +137,7 @@ def make_segments(
             time_base=video.time_base,
         ) as writer:
             frames = changed_frames(video, faces, reader, start, end)
+            frames = _passed_over(work, frames) if passing else frames
             with closing(_written(work, frames, writer, tally, start)) as written:
                 for _ in written:
                     while done:
@@ -146,7 +160,11 @@ class SegmentMaker:
         if self._parts is None or number != self._next:
             self.close()
             self._parts = make_segments(self.work, number, None if goes_on else number + 1)
-        part = next(self._parts)
+        try:
+            part = next(self._parts)
+        except SmallerTilesError:
+            self.close()
+            return self.make(number, goes_on=goes_on)
         self._next = number + 1
         if not goes_on:
             self.close()
@@ -157,6 +175,27 @@ class SegmentMaker:
         if self._parts is not None:
             self._parts.close()
             self._parts = None
+
+
+def _passed_over(
+    work: VideoPlan, frames: Generator[VideoWork, None, None]
+) -> Generator[VideoWork, None, None]:
+    """Yield all frames where somebody is changed in the first of the video; else none, up to one who is.
+
+    Encoding what is thrown away if nobody comes would cost several times what reading it again does.
+    """
+    writes = False
+    with closing(frames):
+        for one in frames:
+            writes = writes or (bool(one.chosen) and not one.index)
+            if writes:
+                yield one
+            elif one.chosen:
+                return
+            else:
+                work.video.progress.finding(one.index + 1)
+                if one.index % work.video.length == 0:
+                    work.faces.index.flush()
 
 
 def _written(
@@ -179,19 +218,23 @@ def _written(
             if video.on_picture is not None and progress.picture_is_due():
                 video.on_picture(one.picture)
             yield tally.frames
-        # Before the last piece is put in its place: a stop asked for now still leaves nothing behind.
-        progress.frame(tally.frames, start=start, last=True)
+        if tally.frames:
+            # Before the last piece is put in its place: a stop asked for now still leaves nothing behind.
+            progress.frame(tally.frames, start=start, last=True)
 
 
 def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | None:
     """Put the result together from all segments of a video by number.
 
-    None where a label was burnt in for nothing: then it has to be made without.
+    None where it has to be made again: without a label that was burnt in for nothing; or, where nothing was
+    made, without passing over frames.
     """
     video, faces, parts = work.video, work.faces, [made[number] for number in sorted(made)]
     # As if it had been known before: a result does not depend on what an earlier run found.
     if not any(part.measured.faces for part in parts) and (nobody := untouched(video, faces)) is not None:
         return _told(work, copied(video, faces, nobody))
+    if not parts:  # frames were passed over up to one in which somebody is changed
+        return None
     measured = Measured()
     for part in parts:
         measured.add(part.measured)

@@ -101,6 +101,10 @@ class VideoRun(Reading):
         return f"{self.choice.name} {self.choice.pix_fmt} {options}{' label' if self.label else ''}"
 
 
+class SmallerTilesError(Exception):
+    """Memory ran out within a segment that is enlarged: it is made anew."""
+
+
 def result_rate(settings: Settings, info: VideoInfo) -> Fraction:
     """Return the frames per second of a video's result, on average."""
     return (info.average_rate or DEFAULT_RATE) if settings.keep_fps else CONSTANT_RATE
@@ -209,6 +213,7 @@ def _finished(
     """Yield the frames of some segments as they are written: enlarged where that is asked for, and labelled.
 
     It is done where frames are written: no large one waits, and a stop is heard between two tiles.
+    `SmallerTilesError` where tiles have become smaller: no segment is made in two kinds.
     """
     enhancer, label = video.engine.frame_enhancer, video.label
     large: av.VideoFrame | None = None
@@ -222,8 +227,10 @@ def _finished(
             continue
         fresh = not work.repeats
         if enhancer:
-            fresh = large is None
+            fresh, tiles = large is None, enhancer.tiles
             large = large or enhancer.enlarge_frame(work.item.video)
+            if enhancer.tiles != tiles:
+                raise SmallerTilesError
             work.item = replace(work.item, video=large)
             work.picture = VideoPicture(large, rotation=video.info.heads_up)
         if label and labelled and fresh:

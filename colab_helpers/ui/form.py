@@ -6,15 +6,37 @@ import ast
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from colab_helpers.errors import UsageError
 from colab_helpers.files import parsed
 from colab_helpers.language import ASKED, spoken, tr
-from colab_helpers.request import REQUESTS, Request
+from colab_helpers.request import REQUESTS, Place, Request
 
 DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT = "doctor.json", "preload.json", "monitor.json"
 """Names of what the notebooks setup, preload and monitor leave in their output folder."""
+
+
+class PortraitsRequest(Request):
+    """What ``portraits.ipynb`` asks for."""
+
+    not_in_form = frozenset({"output_dir"})
+
+    name: str = Field("crowd", description="What they are called: crowd-1, crowd-2 and so on.")
+    prompt: str = Field("an adult", description="Who is shown: an adult, in English or Spanish.")
+    count: int | None = Field(4, ge=1, le=999, description="How many, beside those who are there.")
+    size: Annotated[Literal[512, 768, 1024], BeforeValidator(lambda value: int(str(value)))] = Field(
+        1024, description="Edge of the pictures in pixels."
+    )
+    seed: int = Field(0, description="Another seed gives other people.")
+    library: Place = Field(None, description="Folder of people they go to; empty for one beside the runs.")
+    models_dir: Place = Field(None, description="Folder of the model files; empty for the usual place.")
+    offline: bool = Field(False, description="Never touch the network.")
+
+
+_REQUESTS = {**REQUESTS, "PortraitsRequest": PortraitsRequest}
 
 
 def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
@@ -29,7 +51,7 @@ def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
         raise UsageError(tr("this is no notebook"), where=str(path), remedy=remedy) from error
     nodes = [node for source in sources for node in _parsed(source)]
     names = (inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name))
-    model = next((REQUESTS[name] for name in names if name in REQUESTS), None)
+    model = next((_REQUESTS[name] for name in names if name in _REQUESTS), None)
     if model is None:
         what = tr("this notebook has no form that can be filled in from here")
         raise UsageError(what, where=str(path), remedy=remedy)

@@ -146,14 +146,8 @@ class PreviewNetworks:
             photos = list(map(Source.of, request.sources))
             made = Treatments(engine, folder, request.library, identity, photos)
             limit = request.settings.similar_face_distance
-            state = (
-                identity,
-                folder,
-                request.library,
-                given,
-                state_of(folder / FOLDER_NAME / RECORD_NAME),
-                limit,
-            )
+            record = state_of(folder / FOLDER_NAME / RECORD_NAME)
+            state = identity, folder, request.library, given, record, limit
             known = self._kept(
                 "casting", state, lambda: casting(given, KnownPeople.load(folder), made, limit=limit)
             )

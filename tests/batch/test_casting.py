@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from colab_helpers.batch import casting as casting_module
 from colab_helpers.batch import find_people
 from colab_helpers.batch.casting import Casting, Treatments, casting, first_map
 from colab_helpers.batch.find_people import PeopleFinder
-from colab_helpers.batch.job import Source
+from colab_helpers.batch.job import Source, consent_for
 from colab_helpers.batch.known_people import KnownPeople, SeenIn, Sight
 from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.triage import triage_of
-from colab_helpers.errors import MissingFileError, SettingsError, UsageError
+from colab_helpers.errors import ConsentError, MissingFileError, SettingsError, UsageError
 from colab_helpers.faces.cast import Cast, Treatment
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import Face
+from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
 from tests.batch.test_people_map import cast, video
 from tests.faces.test_people import LIMIT, look, track
@@ -269,3 +274,80 @@ def test_what_the_user_writes_while_people_are_found_is_kept(
     finder.around.job.request.people = "auto"
     assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}
     assert (folder / "people.yaml").read_text() == "default: blur  # mine\n"
+
+
+def photo_of(name: str) -> str:
+    return f"data:image/png;base64,{name[::-1]}"
+
+
+def add_to(library: Path, name: str, number: int, ground: str = "synthetic") -> None:
+    """Put somebody into a library, who looks like a number."""
+    (library / name).mkdir()
+    (library / f"{name}.consent.yaml").write_text(f"people: {{{name}: {ground}}}")
+    WHO[photo_of(name)] = number
+
+
+@pytest.fixture
+def crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A library of people who do not exist, and of Ana, who does."""
+    monkeypatch.setattr(sys.modules[__name__], "WHO", {**WHO})
+    for number in (1, 2, 10):
+        add_to(tmp_path, f"made {number}", 80 + number)
+    add_to(tmp_path, "Ana", 3, "self")
+    (tmp_path / "nobody says so").mkdir()
+
+    def photos_of(given: Any, _library: object) -> list[Source]:
+        return [Source(photo_of(one.path.name), photo_of(one.path.name)) for one in given]
+
+    monkeypatch.setattr(casting_module, "photos_of", photos_of)
+    return tmp_path
+
+
+def crowd_by(text: str, known: KnownPeople, library: Path, **given: Any) -> Casting:
+    engine: Any = Networks(**({"swapper": object(), "changer": refused} | given.pop("engine", {})))
+    treatments = Treatments(engine, Path("/nowhere"), library, None, [], **given)
+    return casting(PeopleMap.of(text), known, treatments, limit=LIMIT)
+
+
+EVERYBODY = "default: portraits"
+
+
+def test_everybody_gets_a_portrait_of_their_own_and_keeps_it(people: KnownPeople, crowd: Path) -> None:
+    found = crowd_by(EVERYBODY, people, crowd)
+    assert done(found, "a") == {0: "81", 1: "82"}
+    assert done(found, "b") == {0: "82", 1: "90", 5: "blur", 7: "blur"}, "whoever may be anybody is hidden"
+    assert found.cast("not looked at").usual.action == "blur"
+    before = keys(found)
+    # Not even a library that has grown at its beginning changes that, nor that others are named.
+    add_to(crowd, "another", 79)
+    again = KnownPeople.model_validate_json(people.model_dump_json())
+    assert keys(crowd_by(EVERYBODY, again, crowd)) == before
+    left = crowd_by(f"{EVERYBODY}\npeople:\n  Bea: {{faces: p1, source: leave}}", again, crowd)
+    assert done(left, "a") == {0: "leave", 1: "82"}
+    taken = crowd_by(f"{EVERYBODY}\npeople:\n  Bea: {{faces: p1, source: made 2}}", again, crowd)
+    assert done(taken, "a") == {0: "82", 1: "79"}, "nobody else gets whom the map names"
+    one = crowd_by(f"{EVERYBODY}\npeople:\n  Bea: {{faces: [p1, p3], source: portraits}}", people, crowd)
+    assert done(one, "b")[1] == done(one, "a")[0] == "81"
+    gone = [group.portrait for group in people.groups.values()]
+    shutil.rmtree(crowd / "made 1")
+    assert done(crowd_by(EVERYBODY, people, crowd), "a") == {0: "79", 1: "82"}, gone
+
+
+def test_too_few_portraits_are_told_with_the_command_that_makes_them(
+    people: KnownPeople, crowd: Path
+) -> None:
+    shutil.rmtree(crowd / "made 10")
+    command = r'portraits crowd "an adult" --count {} --library '
+    with pytest.raises(UsageError, match="3 are to have a portrait.*has 2 for them.*" + command.format(1)):
+        crowd_by(EVERYBODY, people, crowd)
+    assert {group.portrait for group in people.groups.values()} == {""}
+    only = Treatments(Networks(swapper=object()), Path("/nowhere"), crowd, None, [], needed=False)
+    casting(PeopleMap.of(EVERYBODY), people, only, limit=LIMIT)
+    assert re.search(command.format(1), only.notes[0])
+    with pytest.raises(UsageError, match=command.format(1)):  # before anybody is looked for
+        crowd_by("people:\n  Bea: {photos: x, source: portraits}", KnownPeople(), crowd / "Ana")
+    with pytest.raises(UsageError, match="face_swapper, which the run does not have"):
+        crowd_by(EVERYBODY, people, crowd, engine={"swapper": None})
+    request = BatchRequest(people="everybody", output_dir=crowd, targets=["a"], library=crowd)
+    with pytest.raises(ConsentError):
+        consent_for(request, [], PeopleMap.of(EVERYBODY))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -28,9 +29,11 @@ from colab_helpers.batch.run_batch import Batch
 from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.frame_enhancer import FrameEnhancer
 from colab_helpers.media.truncation import TruncationCheck
 from colab_helpers.models import session as sessions
 from colab_helpers.pipeline import report_progress
+from tests.helpers.networks import with_enlarger
 from tests.helpers.processes import (
     Content,
     at_start,
@@ -508,3 +511,23 @@ def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(batch,
     assert "lighter preset" in error
     assert not list((tmp_path / "out").glob("*.mp4"))
     assert_as_undisturbed(batch(), tmp_path / "out", plain)
+
+
+def test_where_memory_ran_out_for_one_file_the_next_begins_as_it_would_by_itself(
+    tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, edges = with_enlarger(constant_models, tmp_path / "models"), list[int]()
+    enlarge = FrameEnhancer.enlarge
+
+    def in_smaller_ones(self: FrameEnhancer, image: Any) -> Any:
+        edges.append(self.edge)
+        self.edge = 192
+        return enlarge(self, image)
+
+    monkeypatch.setattr(FrameEnhancer, "enlarge", in_smaller_ones)
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / "in" / name), np.full((40, 60, 3), 90, np.uint8))
+    given = {"overrides": {"frame_processors": "face_swapper,frame_enhancer"}}
+    assert run_here(draw_photo(tmp_path), tmp_path / "in", tmp_path / "out", models, **given).ok
+    assert edges == [320, 320]

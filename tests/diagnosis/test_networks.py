@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from colab_helpers.__main__ import FAILURE, SUCCESS
+from colab_helpers.command_line import FAILURE, SUCCESS
 from colab_helpers.diagnosis import networks, reference
 from colab_helpers.diagnosis.networks import difference
 from colab_helpers.faces import analyser, swapper_enhancer
@@ -21,6 +23,7 @@ from colab_helpers.models.half import convert
 from colab_helpers.models.inventory import Record, write_record
 from colab_helpers.models.session import Runtime
 from colab_helpers.requirements import Cuda
+from colab_helpers.settings import load_settings
 from tests.diagnosis.conftest import Doctor, Pretend
 from tests.helpers.networks import small_inswapper
 from tests.people import kinds
@@ -274,3 +277,40 @@ def test_a_detector_that_is_a_pixel_off_is_found_out(
     check = doctor("--preset", "light", models=unmarked)["parity det_10g"]
     assert check.status == "fail"
     assert check.figures["difference"] == pytest.approx(1, abs=0.01)
+
+
+EYES_NOSE_MOUTH = np.array([(203, 101), (246, 103), (221, 127), (203, 140), (246, 140)], np.float32)
+"""Of the astronaut, by eye."""
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        ([EYES_NOSE_MOUTH], "pass"),
+        ([EYES_NOSE_MOUTH + 25], "fail"),
+        ([EYES_NOSE_MOUTH[::-1]], "fail"),
+        ([EYES_NOSE_MOUTH] * 2, "fail"),
+        ([EYES_NOSE_MOUTH * np.nan], "fail"),
+        ([], "fail"),
+    ],
+    ids=["there", "elsewhere", "upside down", "two", "no numbers", "nobody"],
+)
+def test_a_detector_is_held_against_another_on_a_real_photograph(
+    standins: Path, monkeypatch: pytest.MonkeyPatch, found: list[np.ndarray], status: str
+) -> None:
+    def sees(_: Detector, image: np.ndarray, **given: Any) -> tuple[np.ndarray, np.ndarray]:
+        assert image[120, 220].tolist() == [152, 182, 219], "BGR"
+        return np.zeros((len(found), 5), np.float32), np.reshape(found, (-1, 5, 2))
+
+    network = Runtime("cpu").open(standins / "buffalo_l" / "det_10g.onnx")
+    monkeypatch.setattr(Detector, "detect", sees)
+    assert reference.photograph(network, load_settings()).status == status
+
+
+def test_only_a_published_detector_is_shown_a_photograph(
+    doctor: Doctor, unmarked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doctor = replace(doctor, models=unmarked)
+    assert "photograph" not in doctor.ask("models").checks, "nobody knows what these can find"
+    monkeypatch.setattr(networks, "_file_problem", lambda *_: ())
+    assert doctor.ask("models")["photograph"].status == "fail"

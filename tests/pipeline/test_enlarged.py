@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,22 +13,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from colab_helpers.errors import OutOfMemoryError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
+from colab_helpers.models.session import Network
 from colab_helpers.pipeline import frames_folder, process_image, process_picture, process_video
 from colab_helpers.pipeline.known_frame import decided_faces, process_known_frame
+from colab_helpers.pipeline.plan import plan
+from colab_helpers.pipeline.video import SegmentMaker, join
 from tests.helpers.networks import with_enlarger
 from tests.media.make import Sound, Spec, decoded, make, packets_of
 from tests.pipeline.swapping import (
     SOURCE,
     Marks,
+    Store,
     assert_same_pictures,
     in_pieces,
     pieces_engine,
     planes,
     same,
+    stop_at,
 )
 
 STEPS = "face_swapper,frame_enhancer"
@@ -102,6 +109,54 @@ def test_an_interrupted_run_makes_the_same_frames(
     assert not any(labelled[last:])
     assert last == len(labelled) if form == "always" else 2 * per_second < last < 2 * per_second + 4
     assert not any(one[:-30].any() for one in apart), "beside the label nothing changed"
+
+
+def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the_last(
+    tmp_path: Path, larger: Path
+) -> None:
+    """The network gives darker pictures in large tiles, for which memory lasts for some frames."""
+    engine, left = enlarging(larger), [0]
+    assert engine.frame_enhancer is not None
+    network = engine.frame_enhancer.network
+
+    class Small(Network):
+        def run_stack(self, *inputs: Any, output: int = 0) -> Any:
+            large = max(inputs[0].shape[2:]) > 200
+            left[0] -= large
+            if large and left[0] < 0:
+                raise OutOfMemoryError("GPU memory ran out")
+            return network.run_stack(*inputs, output=output) * (0.2 if large else 1)
+
+    engine.frame_enhancer.network = Small(**vars(network))
+    target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=75))
+    left[0] = 30
+    result = process_video(engine, SOURCE, target, tmp_path / "whole.mkv", store=Store(tmp_path / "kept"))
+    assert sum("goes on in tiles of 192 pixels" in note for note in result.notes) == 1
+    assert any(
+        "cpu (tiles: 320) up to segment 0, cpu (tiles: 192) up to segment 2" in n for n in result.notes
+    )
+    light = [frame[0].mean() for frame in planes(tmp_path / "whole.mkv")]
+    assert max(light[:25]) < 60 < min(light[25:])
+
+    store = Store(tmp_path / "work")
+    for memory, stop in ((30, 28), (0, 55), (10**6, None)):
+        left[0] = memory
+        engine.frame_enhancer.begin()
+        stopping = pytest.raises(KeyboardInterrupt) if stop else nullcontext()
+        with stopping:
+            told = stop_at(stop) if stop else None
+            process_video(engine, SOURCE, target, tmp_path / "joined.mkv", on_progress=told, store=store)
+    assert_same_pictures(tmp_path / "whole.mkv", tmp_path / "joined.mkv")
+    noted = [f"cpu (tiles: {edge})" for edge in (320, 192, 192)]
+    assert [part.provider for part in store.parts] == noted
+
+    left[0], place, output = 30, Store(tmp_path / "apart"), tmp_path / "apart.mkv"
+    engine.frame_enhancer.begin()
+    maker = SegmentMaker(plan(engine, SOURCE, probe(target), output, place, all_first=True))
+    parts = {number: maker.make(number, goes_on=number < 2) for number in range(3)}
+    assert [part.provider for part in parts.values()] == noted
+    join(maker.work, parts)
+    assert_same_pictures(tmp_path / "whole.mkv", output)
 
 
 def test_a_video_without_faces_is_enlarged_not_copied(tmp_path: Path, faceless_models: Path) -> None:

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from PIL import Image
 
-from colab_helpers.__main__ import WRONG_USAGE, main
+from colab_helpers.__main__ import main
 from colab_helpers.batch import drive, run_file
 from colab_helpers.batch.keys import work_key
 from colab_helpers.batch.report import KEPT
+from colab_helpers.command_line import WRONG_USAGE
 from colab_helpers.errors import MediaError, OutputError, SettingsError
 from colab_helpers.files import hidden_name, sha256_of
 from colab_helpers.machine import home

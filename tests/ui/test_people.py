@@ -99,8 +99,11 @@ def test_what_is_chosen_is_in_the_map_at_once_and_in_the_preview(made, out, tmp_
     }  # fmt: skip
     others = made.people.others.children[1]
     assert others.value == ("leave",)
-    others.value = ("pixelate",)
-    assert PeopleMap.load(out).default == ("pixelate",)
+    others.value = ("portraits",)
+    assert PeopleMap.load(out).default == ("portraits",)
+    assert "a portrait of their own" in [label for label, _ in others.options]
+    made.people.mode.value = "everybody"
+    assert made.choice.request(overrides={}).people == "everybody"
 
 
 def test_what_is_refused_is_said_and_the_card_is_as_it_was(made, out, text_of):

@@ -1,0 +1,146 @@
+"""A crowd made anonymous: whoever the map does not name gets a portrait of their own, wherever seen."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.main_job import images
+from colab_helpers.api import run_batch
+from colab_helpers.batch.earlier import KEPT
+from colab_helpers.batch.known_people import KnownPeople
+from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
+from colab_helpers.errors import UsageError
+from colab_helpers.faces.analyser import FaceAnalyser
+from tests.batch.films import CASTS, NAMES, SETTINGS, changed, truth_of
+from tests.batch.test_people import FOUND_FIRST, KILL, groups_of
+from tests.conftest import CONSENT
+from tests.helpers.processes import Shell, at_start, contents, ended, repeated
+from tests.people.actors import portrait
+
+pytestmark = pytest.mark.xdist_group("right_person")
+
+MADE_UP = ("dalia", "edvin", "fumiko", "gustav")
+
+
+def add_to(library: Path, who: str, name: str = "") -> None:
+    """Put somebody into a library as the verb portraits does."""
+    (library / (name or who)).mkdir(parents=True)
+    cv2.imwrite(str(library / (name or who) / "portrait.png"), portrait(who))
+    (library / f"{name or who}.consent.yaml").write_text(f"people: {{{name or who}: {{ground: synthetic}}}}")
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    for who in MADE_UP:
+        add_to(tmp_path / "library", who)
+    return tmp_path / "library"
+
+
+@pytest.fixture(scope="session")
+def looks_of(standins: Path) -> dict[str, np.ndarray]:
+    analyser = FaceAnalyser(SETTINGS, models_dir=standins)
+    return {
+        who: analyser.find(portrait(who))[0].embedding
+        for who in (*MADE_UP, "hanna", "alma", "bruno", "chidi")
+    }
+
+
+def shown(out: Path, name: str, standins: Path, looks: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Whose face is on whom in a result, in every third frame, by the truth of where everybody is."""
+    analyser, found = FaceAnalyser(SETTINGS, models_dir=standins), dict[str, list[np.ndarray]]()
+    for image, faces in islice(zip(images(out / f"{name}.mp4"), truth_of(name), strict=True), 6, None, 3):
+        seen = analyser.find(image)
+        for face in (face for face in faces if face.visible > 0.8):
+            middle = face.box.reshape(2, 2).mean(0)
+            near = [one for one in seen if (one.box[:2] < middle).all() and (middle < one.box[2:]).all()]
+            found.setdefault(face.who, []).extend(one.embedding for one in near)
+    return {
+        who: max(looks, key=lambda name: float(np.mean(given, 0) @ looks[name]))
+        for who, given in found.items()
+    }
+
+
+def test_whoever_is_not_in_the_map_gets_a_portrait_of_their_own_wherever_they_are(
+    run, films, standins, library, looks_of, tmp_path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / MAP_NAME).write_text(f"default: leave\npeople:\n  Alma: {{photos: {films / 'alma.jpg'}}}\n")
+    report = run(*NAMES, people="everybody", library=library)
+    assert report.ok
+    who = groups_of(KnownPeople.load(out), {one: looks_of[one] for one in ("alma", "bruno", "chidi")})
+    got = {one: KnownPeople.load(out).groups[who[one]].portrait for one in ("bruno", "chidi")}
+    assert len({*got.values()}) == 2
+    assert {*got.values()} <= {*MADE_UP}
+    expected = got | {"alma": "hanna"}
+    for name, cast in CASTS.items():
+        assert shown(out, name, standins, looks_of) == {one: expected[one] for one in cast}
+    (note,) = (note for note in report.notes if "does not name everybody" in note)
+    assert not any(one in note for one in MADE_UP), "on what ground these are shown is known"
+
+    text = (out / MAP_NAME).read_text()
+    entry = f"  {who['bruno']}:\n    faces: [{who['bruno']}]\n    source: "
+    assert "default: portraits" in text
+    (out / MAP_NAME).write_text(text.replace(f"{entry}portraits", f"{entry}leave"))
+    add_to(library, "edvin", "a first one")
+    report = run(*NAMES, library=library)
+    assert [KEPT in file.fallbacks for file in report.files] == [False, True, False]
+    assert not any("bruno" in changed(films, out, name) for name in CASTS)
+    assert shown(out, "first", standins, looks_of) == {"alma": "hanna", "bruno": "bruno"}
+    assert shown(out, "third", standins, looks_of) == {"chidi": got["chidi"], "bruno": "bruno"}
+
+
+def test_killed_and_taken_up_again_everybody_has_the_same_portrait(
+    films, standins, library, consent, monkeypatch, tmp_path
+) -> None:
+    """Killed before it is noted who got which, and while they are put in."""
+    targets = tmp_path / "targets"
+    targets.mkdir()
+    for name in NAMES[:2]:
+        shutil.copy2(films / name, targets)
+    usual = {"consent": CONSENT, "models_dir": standins, "in_process": True, "settings": FOUND_FIRST}
+    whole = tmp_path / "whole"
+    assert run_batch([], [targets], whole, people="everybody", library=library, **usual).ok
+    at_start(monkeypatch, tmp_path, KILL)
+    (tmp_path / "kills").write_text("KnownPeople.save:4 StatusWriter.progress:20")
+    monkeypatch.setenv("KILLS", str(tmp_path / "kills"))
+    options = ["--frame-processors", "face_swapper", "--output-video-quality", "4", "--people", "everybody"]
+    shell = Shell(
+        targets, films / "hanna.jpg", standins, consent, tmp_path / "out", *options, "--library", str(library)
+    )
+    try:
+        ended(shell.start())
+    finally:
+        shell.clean()
+    assert (tmp_path / "kills").read_text() == "", "not every worker was killed"
+    given = [
+        {name: group.portrait for name, group in KnownPeople.load(out).groups.items()}
+        for out in (whole, shell.out)
+    ]
+    assert given[0] == given[1]
+    assert all(given[0].values())
+    assert contents(shell.out) == contents(whole)
+    assert repeated(shell.out) == {}
+
+
+def test_before_any_work_it_is_said_how_to_make_what_is_missing(run, films, library, tmp_path) -> None:
+    shutil.rmtree(library / "gustav")
+    out, command = tmp_path / "out", rf'portraits crowd "an adult" --count \d --library {library}'
+    with pytest.raises(UsageError, match=command):
+        run(*NAMES, people="everybody", library=library)
+    assert not list(out.glob("*.mp4"))
+    with pytest.raises(UsageError, match="target_person and never have no say"):
+        run(*NAMES, people="everybody", library=library, never=[films / "alma.jpg"])
+    (out / MAP_NAME).write_text("default: portraits\n")
+    report = run(*NAMES, people="only", library=library)
+    assert report.ok
+    assert any(re.search(command, note) for note in report.notes)
+    assert PeopleMap.load(out).default == ("portraits",)
