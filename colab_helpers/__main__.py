@@ -7,33 +7,41 @@ stopped. For ``verify``, 0: every file is marked; 1: some is not, or there is no
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from colab_helpers import extras
 from colab_helpers.command_line import (
-    as_options,
+    FAILURE,
+    FOLDER,
+    INTERRUPTED,
+    SUCCESS,
+    SWITCH,
+    Verb,
+    add_language,
+    add_settings,
     build_parser,
+    complain,
     language_asked,
     overrides_of,
     settings_of,
     split_pair,
-)
-from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
+)  # fmt: skip
+from colab_helpers.errors import ColabHelpersError, UsageError
+from colab_helpers.files import absolute
 from colab_helpers.itself import all_loaded, end_process, own_process
-from colab_helpers.language import mark, one_line, spoken, tr
+from colab_helpers.language import mark, spoken, tr
 
 if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport
 
-SUCCESS, FAILURE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 _STOPPED = mark("stopped; the same command goes on with what is finished")
 
 
@@ -48,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):  # names that are no UTF-8, as stderr has them already
         sys.stdout.reconfigure(errors="backslashreplace")
     with spoken(language_asked(sys.argv[1:] if arguments is None else arguments)):
-        options, unknown = build_parser().parse_known_args(arguments)
+        options, unknown = build_parser(VERBS).parse_known_args(arguments)
         if unknown:
             options.parser.error(tr("unrecognized arguments: {words}", words=" ".join(unknown)))
         return _run(options)
@@ -57,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from colab_helpers.machine import lost_mount, require_places
 
-    verb = VERBS[options.verb]
+    verb = VERBS[options.verb].run
     with ExitStack() as language:
         try:
             if verb is not _roop:  # its values are not settings yet
@@ -69,24 +77,42 @@ def _run(options: argparse.Namespace) -> int:
                 all_loaded()
             return verb(options)
         except ColabHelpersError as error:
-            return _complain(error)
+            return complain(error)
         except BrokenPipeError:  # of ``| head``: it has what it wants
             return FAILURE
         except OSError as error:
             lost = lost_mount(error, Path(error.filename or "."))
             if lost is None:
                 raise
-            _complain(lost)
+            complain(lost)
             return FAILURE
         except KeyboardInterrupt:
             print(tr(_STOPPED), file=sys.stderr)
             return INTERRUPTED
 
 
-def _complain(error: ColabHelpersError) -> int:
-    told = type(error)(error.what, where=error.where, remedy=as_options(error.remedy))
-    print(tr("error: {error}", error=told), file=sys.stderr)
-    return WRONG_USAGE if error.refusal else FAILURE
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    photos = tr("photo(s) of the person to put in, or their folder; averaged")
+    add("-s", "--source", "--sources", dest="sources", nargs="+", default=[], metavar="FACE", help=photos)
+    library = tr("a folder of people, each a folder of photos; any FACE may be a name there")
+    add("--library", help=library, **FOLDER)
+    person = tr("photo(s) of the one person who is changed, wherever she is")
+    add("--target-person", nargs="+", default=[], metavar="FACE", help=person)
+    add("--never", nargs="+", default=[], metavar="FACE", help=tr("photo(s) of people who are never changed"))
+    consent = tr("who is shown, and on what ground: a sentence, or a consent.yaml (required)")
+    add("--consent", default="", metavar="TEXT", help=consent)
+    where = tr("where the report goes")
+    add("--report", dest="report_path", type=absolute, metavar="FILE", help=where)
+    add_settings(parser, models=True)
+
+
+def _swap_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _run_options(parser)
+    add("-t", "--target", required=True, metavar="VIDEO_OR_IMAGE")
+    result = tr("result; its suffix is the container")
+    add("-o", "--output", required=True, metavar="FILE", help=result)
 
 
 def _swap(options: argparse.Namespace) -> int:
@@ -111,6 +137,11 @@ def _swap(options: argparse.Namespace) -> int:
     return _conclude(report)
 
 
+def _status_options(parser: argparse.ArgumentParser) -> None:
+    _stop_options(parser)
+    parser.add_argument("--json", help=tr("the whole status, for machines"), **SWITCH)
+
+
 def _status(options: argparse.Namespace) -> int:
     from colab_helpers.batch.status import read_status
     from colab_helpers.files import to_json
@@ -123,6 +154,11 @@ def _status(options: argparse.Namespace) -> int:
     return SUCCESS if status.state == "done" or status.alive() else FAILURE
 
 
+def _stop_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help=tr("output folder of the batch"), **FOLDER)
+    add_language(parser)
+
+
 def _stop(options: argparse.Namespace) -> int:
     from colab_helpers.batch.stop import ask_to_stop
 
@@ -131,6 +167,34 @@ def _stop(options: argparse.Namespace) -> int:
         return FAILURE
     print(tr("asked to stop; what is finished is kept, and the same command goes on with it"))
     return SUCCESS
+
+
+def _batch_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _run_options(parser)
+    add("-t", "--targets", required=True, nargs="+", metavar="FOLDER_OR_FILE")
+    add("-o", "--output-dir", "--output", required=True, metavar="DIR")
+    which = tr("which of the targets, counted from 1, such as 1-30 or 2,5-")
+    add("--range", dest="video_range", default="", metavar="1-30", help=which)
+    people = tr(
+        "find everybody first and go on by people.yaml, or only find them; everybody: whoever is not in it "
+        "gets a portrait of their own; auto: by the file if it is there"
+    )
+    add("--people", choices=("auto", "find", "only", "everybody"), default="auto", help=people)
+    work = tr("a folder on a local disk for unfinished work; chosen if not given")
+    add("--work-dir", help=work, **FOLDER)
+    session = tr("how long this machine can be used: you are told what fits as soon as something is done")
+    add("--session-minutes", default=0.0, metavar="N", help=session)
+    shortest = tr("begin with the files of fewest frames and pixels")
+    add("--shortest-first", help=shortest, **SWITCH)
+    here = tr("work in this process: a crash takes everything with it")
+    add("--in-process", help=here, **SWITCH)
+    add("--cluster", default="", metavar="ADDRESS", help=tr("have a cluster do it: HOST:PORT, or auto"))
+    add("--gpus-per-worker", default=1.0, metavar="SHARE", help=tr("of a GPU, for each worker there"))
+    first = tr("a batch there waits as long as one of a higher priority works")
+    add("--priority", default=0, metavar="N", help=first)
+    other = tr("what lies below OLD here lies below NEW on the cluster's machines")
+    add("--map", dest="map_paths", action="append", default=[], metavar="OLD=NEW", help=other)
 
 
 def _batch(options: argparse.Namespace) -> int:
@@ -158,6 +222,22 @@ def _batch(options: argparse.Namespace) -> int:
     return code
 
 
+def _roop_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("script", nargs="*", metavar="WORD", help=tr("how it begins: python run.py, or runbatch.py 1-30"))
+    _run_options(parser)
+    add("-t", "--target", metavar="VIDEO_OR_IMAGE")
+    add("-o", "--output", metavar="FILE", help=tr("result; in a folder it gets the name that roop gives"))
+    add("--dry-run", help=tr("only tell what it becomes"), **SWITCH)
+    # Of settings whose names roop has for something else, the meaning is roop's.
+    add = parser.add_argument_group(tr("as in roop"), conflict_handler="resolve").add_argument
+    provider, quality = "setting_execution_provider", "setting_output_video_quality"
+    where = tr("cuda is taken where it works")
+    add("--execution-provider", dest=provider, nargs="+", metavar="NAME", help=where)
+    add("--output-video-quality", dest=quality, metavar="N", help=tr("0 to 100, lower is better"))
+    add("--memory-optimization", help=tr("nothing: memory is always bounded"), **SWITCH)
+
+
 def _roop(options: argparse.Namespace) -> int:
     from colab_helpers.roop import translated
 
@@ -177,6 +257,22 @@ def _conclude(report: BatchReport) -> int:
         print(tr(_STOPPED), file=sys.stderr)
         return INTERRUPTED
     return SUCCESS if report.ok else FAILURE
+
+
+def _people_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", help=tr("output folder of a batch, or a library: a folder of people"), **FOLDER)
+    several: dict[str, Any] = {"action": "append", "default": []}
+    pair = {**several, "nargs": 2}
+    add("--split", metavar="NAME", help=tr("two people were taken for one"), **several)
+    add("--merge", metavar=("NAME", "OTHER"), help=tr("both are one person, called NAME"), **pair)
+    source = tr(
+        "put this source in: photos, leave, blur, pixelate, portraits, a name of the library, or paths"
+    )
+    add("--set", metavar="NAME=SOURCE", help=source, **several)
+    add("--name", metavar=("NAME", "NEW"), help=tr("call somebody NEW"), **pair)
+    add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)
+    add_language(parser, models=True)
 
 
 def _people(options: argparse.Namespace) -> int:
@@ -220,109 +316,22 @@ def _edit_people(options: argparse.Namespace) -> None:
         rename(options.folder, old, new)
 
 
-def _extra(options: argparse.Namespace) -> int:
-    from colab_helpers import extras
-
-    return extras.VERBS[options.verb](options)
-
-
-def _demo(options: argparse.Namespace) -> int:
-    from colab_helpers.demo import copy_demo
-
-    copy_demo(options.directory)
-    print(tr("source, targets and stand-in models are in {folder}", folder=options.directory))
-    return SUCCESS
-
-
-def _preload(options: argparse.Namespace) -> int:
-    from colab_helpers.models.catalog import needed_models
-    from colab_helpers.models.download import FetchOptions
-    from colab_helpers.models.fetching import SOURCE_WORDS
-    from colab_helpers.models.preload import preload
-    from colab_helpers.models.session import models_root
-    from colab_helpers.ui.preload import described, models_text
-    from colab_helpers.ui.progress import FetchLine
-
-    settings, root = settings_of(options), models_root(options.models_dir)
-    print(models_text(described(needed_models(settings, root=root), root), root))
-    names = ("accept_licences", "offline", "shared_cache")
-    try:
-        with FetchLine(headless=not sys.stderr.isatty()) as line:
-            report = preload(
-                settings,
-                FetchOptions(**{name: getattr(options, name) for name in names}),
-                models_dir=options.models_dir,
-                verify=options.verify,
-                on_progress=line,
-            )
-    except ModelError as error:
-        code = _complain(error)
-        # Fetching is this verb's work.
-        return code if options.offline else FAILURE
-    for file in report.files:
-        print(f"{tr(SOURCE_WORDS[file.source])}: {file.path} ({file.record.bytes / 1e6:.1f} MB)")
-    _print_notes(report.notes)
-    return SUCCESS
-
-
-def _print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(tr("note: {note}", note=note))
-
-
-def _convert(options: argparse.Namespace) -> int:
-    from colab_helpers.models.half import convert
-    from colab_helpers.models.session import Runtime
-
-    runtime = Runtime(settings_of(options).execution_provider)
-    results = [convert(path, half=options.half, runtime=runtime) for path in options.models]
-    print("\n".join(str(result.path) for result in results))
-    _print_notes((*runtime.notes, *(note for result in results for note in result.notes)))
-    return SUCCESS
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from colab_helpers.trust.verify import EXIT_CODES, anchors_of, media_among, verify
-
-    (media, others), anchors = media_among(options.files), anchors_of(options.trust)
-    worst = SUCCESS if media else FAILURE
-    for path in media:
-        try:
-            print((found := verify(path, anchors=anchors)).text)
-            worst = max(worst, EXIT_CODES[found.state])
-        except ColabHelpersError as error:
-            worst = max(worst, _complain(error))
-    _print_notes(tr("{name} is passed over: no picture or video", name=one_line(one.name)) for one in others)
-    return worst
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from colab_helpers.diagnosis import diagnose
-    from colab_helpers.machine import mounted_drive
-
-    diagnosis = diagnose(settings_of(options), models_dir=options.models_dir, drive=mounted_drive())
-    print(json.dumps(diagnosis.model_dump(), indent=2) if options.json else "\n".join(diagnosis.lines()))
-    return SUCCESS if diagnosis.ok else FAILURE
-
-
-VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "swap": _swap,
-    "batch": _batch,
-    "roop": _roop,
-    "status": _status,
-    "people": _people,
-    "stop": _stop,
-    "serve": _extra,
-    "transcribe": _extra,
-    "cluster": _extra,
-    "demo": _demo,
-    "prompt": _extra,
-    "portraits": _extra,
-    "preload": _preload,
-    "convert": _convert,
-    "verify": _verify,
-    "doctor": _doctor,
-    "bench": _extra,
+VERBS: dict[str, Verb] = {
+    "swap": Verb(_swap_options, mark("swap the faces of one video or image"), _swap),
+    "batch": Verb(_batch_options, mark("swap the faces of many videos and images"), _batch),
+    "roop": Verb(
+        _roop_options, mark("do what a command line of roop's says, and tell what it became"), _roop
+    ),
+    "status": Verb(_status_options, mark("tell how the batch in an output folder stands"), _status),
+    "stop": Verb(
+        _stop_options, mark("stop the batch in an output folder; a later run goes on with it"), _stop
+    ),
+    "people": Verb(
+        _people_options,
+        mark("list the people of a batch or of a library, with pictures; change the map"),
+        _people,
+    ),
+    **extras.VERBS,
 }
 
 if __name__ == "__main__":

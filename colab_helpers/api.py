@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from colab_helpers.batch.checked import checked_job, checked_task
 from colab_helpers.batch.job import ImageLike, Source
@@ -78,6 +78,16 @@ def swap_image(
         return process_image(engine, cast_of(identity), pixels, label=Label.of(engine.settings))[0]
 
 
+class SwapOptions(TypedDict, total=False):
+    """What ``swap_video`` also takes."""
+
+    models_dir: str | Path | None
+    target_person: Sequence[str | Path]
+    never: Sequence[str | Path]
+    library: str | Path | None
+    on_progress: ProgressCallback | None
+
+
 def swap_video(
     source: ImageLike | Sequence[ImageLike],
     target: str | Path,
@@ -85,11 +95,7 @@ def swap_video(
     *,
     consent: str,
     settings: Settings | None = None,
-    models_dir: str | Path | None = None,
-    target_person: Sequence[str | Path] = (),
-    never: Sequence[str | Path] = (),
-    library: str | Path | None = None,
-    on_progress: ProgressCallback | None = None,
+    **options: Unpack[SwapOptions],
 ) -> FileReport:
     """Put the source's face on the faces of a video (or image file).
 
@@ -100,11 +106,10 @@ def swap_video(
             name.
         consent: Who is shown, and on what ground.
         settings: As from ``load_settings``; the default preset if None.
-        models_dir: Folder of the model files.
-        target_person: Photos of the one person who is changed; without any the settings decide.
-        never: Photos of people who are never changed.
-        library: A folder of people, each a folder of photos.
-        on_progress: Called up to four times a second.
+        **options: ``models_dir``, the folder of the model files; ``target_person``, photos of the one person
+            who is changed (without any the settings decide); ``never``, photos of people who are never
+            changed; ``library``, a folder of people, each a folder of photos; ``on_progress``, called up to
+            four times a second.
 
     Raises:
         UsageError: The result would replace a photo, the target, or a file that is there already, unless
@@ -115,8 +120,7 @@ def swap_video(
 
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
     with _speaking(settings):
-        shown = _Shown(sources, target_person, never, _place(library))
-        file, _ = _open(shown, target, output, consent, settings, models_dir, on_progress)
+        file, _ = _open(sources, target, output, consent, settings or load_settings(), **options)
         file.run()
         return file.report
 
@@ -128,16 +132,11 @@ def swap_file(
     *,
     consent: str,
     settings: Settings | None = None,
-    models_dir: str | Path | None = None,
-    target_person: Sequence[str | Path] = (),
-    never: Sequence[str | Path] = (),
-    library: str | Path | None = None,
-    on_progress: ProgressCallback | None = None,
+    **options: Unpack[SwapOptions],
 ) -> BatchReport:
     """Like ``swap_video``, but a failure of the work itself is in the report instead of being raised."""
     with _speaking(settings):
-        shown = _Shown(sources, target_person, never, _place(library))
-        file, notes = _open(shown, target, output, consent, settings, models_dir, on_progress)
+        file, notes = _open(sources, target, output, consent, settings or load_settings(), **options)
         from colab_helpers.batch.file_report import report_of, skipped
         from colab_helpers.batch.run_file import error_text
 
@@ -254,35 +253,27 @@ def do_batch(
             return Supervisor(job, on_progress=on_progress, on_status=on_status).run()
 
 
-class _Shown(NamedTuple):
-    """The photos of a run: of who is put in, who is changed, and who never is; the library of their names."""
-
-    sources: Sequence[ImageLike]
-    target_person: Sequence[str | Path]
-    never: Sequence[str | Path]
-    library: Path | None
-
-    def photos(self) -> list[list[Source]]:
-        """Those of each, with photos in place of folders."""
-        given = (self.sources, self.target_person, self.never)
-        return [photos_of((Source.of(one, self.library) for one in each), self.library) for each in given]
-
-
 def _open(
-    shown: _Shown,
+    sources: Sequence[ImageLike],
     target: str | Path,
     output: str | Path,
     consent: str,
-    settings: Settings | None,
-    models_dir: str | Path | None,
-    on_progress: ProgressCallback | None,
+    settings: Settings,
+    *,
+    models_dir: str | Path | None = None,
+    target_person: Sequence[str | Path] = (),
+    never: Sequence[str | Path] = (),
+    library: str | Path | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> tuple[FileRun, Sequence[str]]:
     """Check everything before any work, load the networks and the sources; also returns notes on these."""
-    require_places([] if shown.library is None else [shown.library])
-    photos, people, spared = shown.photos()
-    settings = settings or load_settings()
-    library, others = shown.library, [*people, *spared]
-    task, given, writable = checked_task(photos, others, target, output, consent, library, settings.overwrite)
+    known = _place(library)
+    require_places([] if known is None else [known])
+    photos, people, spared = (
+        photos_of((Source.of(one, known) for one in each), known) for each in (sources, target_person, never)
+    )
+    others = [*people, *spared]
+    task, given, writable = checked_task(photos, others, target, output, consent, known, settings.overwrite)
     from concurrent.futures import ThreadPoolExecutor
 
     from colab_helpers.batch.photos import cast_of, identity_of, sought_of
@@ -321,10 +312,6 @@ def _speaking(settings: Settings | None) -> Iterator[None]:
     """Speak the language that settings name for as long as a verb works."""
     with spoken(settings.language if isinstance(settings, Settings) else "auto"):
         yield
-
-
-def _files(photos: Sequence[Source]) -> list[Path]:
-    return [photo.path for photo in photos if photo.path is not None]
 
 
 def _place(value: str | Path | None) -> Path | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+from colab_helpers.addresses import stand_in
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.language import mark, tr
 
@@ -33,7 +34,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def absolute(path: str | Path) -> Path:
     """Make a path that a user wrote absolute, with ``~`` expanded; links in it are left as they are.
 
-    Called once, where the path comes in: everything behind the door takes absolute paths.
+    Called once, where the path comes in: everything behind the door takes absolute paths. Of an address in
+    object storage it is the one that stands for it.
 
     Raises:
         UsageError: It has a null character, which no path has.
@@ -41,6 +43,8 @@ def absolute(path: str | Path) -> Path:
     if "\0" in str(path):
         what, remedy = tr("a path with a null character"), tr("write the path as the system shows it")
         raise UsageError(what, where=repr(str(path)), remedy=remedy)
+    if (place := stand_in(path)) is not None:
+        return place
     # Not Path.expanduser: it raises for a user who does not exist, whose path is then a name like any other.
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
 
@@ -160,14 +164,9 @@ def ends_a_line(file: BinaryIO) -> bool:
 
 
 def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
-    """SHA-256 of a file's bytes, 64 lower-case hex digits.
+    """SHA-256 of a file's bytes, 64 lower-case hex digits; OSError where it cannot be read.
 
-    Args:
-        path: The file.
-        on_chunk: Called every megabyte; may raise to give up.
-
-    Raises:
-        OSError: It cannot be read.
+    ``on_chunk`` is called every megabyte; it may raise to give up.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -196,14 +195,22 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
         OSError: It cannot be written; a file that was there stays as it was.
     """
     # The process in the name keeps two writers apart; not mkstemp, whose files nobody else may read.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    place, opener = path.with_name(f".{path.name}.{os.getpid()}.part"), only_ours if private else None
+    with _published(path, place) as partial, open(partial, "xb", opener=opener) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _published(path: Path, partial: Path) -> Iterator[Path]:
+    """Publish what is written under another name at the end of the block, or remove it."""
     try:
         partial.unlink(missing_ok=True)  # a link would be followed
-        with open(partial, "xb", opener=only_ours if private else None) as file:
-            file.write(data)
+        yield partial
         publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -215,18 +222,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: It cannot be written there.
     """
-    partial = hidden_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # a link would be followed
-        yield partial
-        publish(partial, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise unwritable(path, error) from error
-        raise
+        with _published(path, hidden_name(path)) as partial:
+            yield partial
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def unsealed(_partial: Path) -> None:
@@ -309,12 +310,7 @@ _OTHER_REMEDY = mark("check the folder and the free space")
 
 
 def unwritable(path: Path, error: Exception) -> OutputError:
-    """Return the error to raise for a file that cannot be written, with a remedy where the cause is known.
-
-    Args:
-        path: The file.
-        error: The cause, an OSError or FFmpeg's.
-    """
+    """Return the error to raise where an OSError, or FFmpeg's, says that a file cannot be written."""
     code = getattr(error, "errno", None) or 0
     return OutputError(
         tr("the result cannot be written ({reason})", reason=getattr(error, "strerror", None) or error),

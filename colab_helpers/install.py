@@ -119,12 +119,7 @@ def _run(command: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def stale_modules(modules: Mapping[str, ModuleType], versions: Mapping[str, str]) -> list[str]:
-    """Find modules loaded in this session in another version than the one now installed.
-
-    Args:
-        modules: Loaded modules by name, as ``sys.modules``.
-        versions: Installed version by distribution.
-    """
+    """Find modules, such as ``sys.modules``, in another version than that of their installed distribution."""
     stale = []
     for name, installed in versions.items():
         loaded = getattr(modules.get(_module_of(name)), "__version__", None)
@@ -171,18 +166,13 @@ def ensure(
 ) -> None:
     """Install what is missing, or with ``install=False`` only say what is.
 
-    Call it from the session that will use the packages: it also finds modules that this session
-    loaded before they were replaced.
-
-    Args:
-        extras: Extras of ``pyproject.toml`` to include.
-        system: Keep everything already installed where it is; None: decide by the environment.
-        install: Whether to install, not only to check.
-        root: The checkout.
+    Call it from the session that will use the packages: it also finds modules that this session loaded
+    before they were replaced. With ``system`` everything already installed is kept where it is; None decides
+    by the environment. ``root`` is the checkout.
 
     Raises:
-        InstallError: Something is missing and may not be installed, a step failed, or the session
-            must be restarted.
+        InstallError: Something is missing and may not be installed, a step failed, or the session must be
+            restarted.
     """
     extras = tuple(extras)
     _need_packaging()

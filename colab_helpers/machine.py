@@ -26,6 +26,8 @@ T = TypeVar("T")
 GIB = 1024**3
 SYSTEM_RESERVE = 2 * GIB
 """RAM left to the operating system and the notebook server."""
+VRAM_OF_A_VIDEO = 5 * 10**9
+"""The most that a process with all networks took, in float32 (docs/gpu.md, "From file to file")."""
 
 _CGROUP_MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),  # cgroup v2
@@ -76,8 +78,17 @@ class Machine:
 
     @property
     def safe_capacity(self) -> int:
-        """Videos that may safely be worked on at once: (RAM - 2 GB) / 2.5 GB, at least one."""
+        """Videos for which RAM is enough at once: (RAM - 2 GB) / 2.5 GB, at least one."""
         return max(1, int(self.memory_budget / 2.5))
+
+    @property
+    def capacity(self) -> tuple[int, str]:
+        """Videos that may safely be worked on at once, at least one, and which memory bears no more."""
+        borne = {"RAM": self.safe_capacity}
+        if self.gpu is not None:
+            borne["VRAM"] = max(1, self.gpu.memory_total // VRAM_OF_A_VIDEO)
+        bound = min(borne, key=lambda name: borne[name])
+        return borne[bound], bound
 
 
 def shared_by() -> int:
@@ -88,8 +99,10 @@ def shared_by() -> int:
 def cpu_count() -> int:
     """CPUs this process may use: scheduler affinity and the cgroup quota, whichever is smaller."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = _cgroup_cpu_quota()
-    return max(1, min(allowed, quota) if quota else allowed)
+    with contextlib.suppress(OSError, ValueError):  # "max"
+        quota, period = map(int, _CGROUP_CPU_MAX.read_text().split())
+        allowed = min(allowed, quota // period)
+    return max(1, allowed)
 
 
 @cache
@@ -99,14 +112,6 @@ def has_avx512() -> bool:
         return "avx512bw" in _CPU_INFO.read_text().split()
     except OSError:
         return False
-
-
-def _cgroup_cpu_quota() -> int | None:
-    try:
-        quota, period = _CGROUP_CPU_MAX.read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else max(1, int(int(quota) / int(period)))
 
 
 def memory_total() -> int:
@@ -185,24 +190,21 @@ def require_places(paths: Iterable[Path]) -> None:
         try:
             path.stat()
         except OSError as error:
-            lost = lost_mount(error, path)
-            if lost is not None:
+            if lost := lost_mount(error, path):
                 raise lost from error
 
 
 def _unmounted(path: Path) -> UsageError:
-    place, drive = drive_of(path) or DRIVES[0], mounted_drive()
+    place, drive = drive_of(path), mounted_drive()
+    what = tr("Google Drive is not mounted at {place}", place=place)
+    remedy = tr(
+        'mount it in a cell of a notebook of this session, "from google.colab import drive; '
+        "drive.mount('{place}')\", or name a place that is not on Drive",
+        place=place,
+    )
     if drive is not None:
         remedy = tr("Drive is mounted at {place}: write the path with that", place=drive.parent)
-    else:
-        remedy = tr(
-            'mount it in a cell of a notebook of this session, "from google.colab import drive; '
-            "drive.mount('{place}')\", or name a place that is not on Drive",
-            place=place,
-        )
-    return UsageError(
-        tr("Google Drive is not mounted at {place}", place=place), where=str(path), remedy=remedy
-    )
+    return UsageError(what, where=str(path), remedy=remedy)
 
 
 def lost_mount(error: OSError, path: Path) -> UsageError | None:
@@ -297,20 +299,15 @@ def _speed(handle: Any) -> int:
 
 def find_gpu() -> Gpu | None:
     """The NVIDIA GPU that CUDA takes by default, or None where there is no driver or no device."""
-    return _asked(_first_gpu)
-
-
-def _first_gpu() -> Gpu | None:
     import pynvml
 
-    handle = gpu_handle()
-    if handle is None:
-        return None
-    return Gpu(
-        name=pynvml.nvmlDeviceGetName(handle),
-        memory_total=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-        driver=pynvml.nvmlSystemGetDriverVersion(),
-    )
+    def first() -> Gpu | None:
+        if (handle := gpu_handle()) is None:
+            return None
+        total, driver = pynvml.nvmlDeviceGetMemoryInfo(handle).total, pynvml.nvmlSystemGetDriverVersion()
+        return Gpu(pynvml.nvmlDeviceGetName(handle), int(total), driver)
+
+    return _asked(first)
 
 
 def _asked(question: Callable[[], T]) -> T | None:

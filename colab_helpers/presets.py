@@ -7,30 +7,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from colab_helpers.errors import SettingsError
 from colab_helpers.files import absolute, from_yaml
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 
 PRESETS_NAME = "presets.yaml"
 """Of the shipped file, and of the user's own in the folder that ``machine.home`` names."""
 
 
-class Preset(BaseModel):
+class Preset(BaseModel, extra="forbid", frozen=True):
     """One entry of ``presets.yaml``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str
     extends: str | None = None
     settings: dict[str, Any] = {}
 
 
-class PresetFile(BaseModel):
+class PresetFile(BaseModel, extra="forbid", frozen=True):
     """Schema of ``presets.yaml``: named overlays over the defaults of ``Settings``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1]
     presets: dict[str, Preset]
@@ -48,13 +44,9 @@ class PresetFile(BaseModel):
             return dict(preset.settings)
         base = self.get(preset.extends)
         if base.extends is not None:
+            text = mark("preset {name!r} extends {base!r}, which itself extends {further!r}")
             raise SettingsError(
-                tr(
-                    "preset {name!r} extends {base!r}, which itself extends {further!r}",
-                    name=name,
-                    base=preset.extends,
-                    further=base.extends,
-                ),
+                tr(text, name=name, base=preset.extends, further=base.extends),
                 remedy=tr("extend a preset that stands on its own: one level is allowed"),
             )
         return {**base.settings, **preset.settings}
@@ -94,7 +86,9 @@ def load_presets(path: Path | None = None) -> PresetFile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(tr("is not valid YAML: {error}", error=error), where=str(path)) from error
     except ValidationError as error:
-        raise SettingsError(_explain(error), where=str(path)) from error
+        told = dict.fromkeys(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        what = tr("{context}: {complaints}", context=tr("preset file"), complaints="; ".join(told))
+        raise SettingsError(what, where=str(path)) from error
 
 
 def all_presets(folder: Path) -> PresetFile:
@@ -103,9 +97,10 @@ def all_presets(folder: Path) -> PresetFile:
     Raises:
         SettingsError: The user's file does not follow the schema.
     """
-    shipped, own = load_presets(), own_presets(folder)
-    if own is None:
+    shipped = load_presets()
+    if not (folder / PRESETS_NAME).is_file():
         return shipped
+    own = load_presets(folder)
 
     def joined(ours: dict[str, Preset], theirs: dict[str, Preset]) -> dict[str, Preset]:
         return {**ours, **{name: each for name, each in theirs.items() if name not in shipped.known}}
@@ -115,13 +110,3 @@ def all_presets(folder: Path) -> PresetFile:
         presets=joined(shipped.presets, own.presets),
         profiles=joined(shipped.profiles, own.profiles),
     )
-
-
-def own_presets(folder: Path) -> PresetFile | None:
-    """Return the presets that a user has saved; None if there are none."""
-    return load_presets(folder) if (folder / PRESETS_NAME).is_file() else None
-
-
-def _explain(error: ValidationError) -> str:
-    told = dict.fromkeys(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-    return tr("{context}: {complaints}", context=tr("preset file"), complaints="; ".join(told))

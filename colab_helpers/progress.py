@@ -9,6 +9,8 @@ from colab_helpers.language import mark
 
 FINDING = mark("finding faces")
 """The stage in which faces are searched for, before anything is changed."""
+MAKING = mark("frames")
+"""The stage in which frames are changed and written."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,14 @@ class Progress:
     Attributes:
         file: Name of the target, number ``file_index``, from 0, of ``file_count``.
         frame: Frames written so far, of ``frames`` (None if the file does not say).
-        fps: Frames per second since the file began.
+        fps: Frames per second since the file began; of a worker since the first of segments in a row.
         eta: Seconds until the file is done, or None.
-        ram_percent: RAM in use on the machine; ``gpu_percent`` VRAM, None without a GPU.
+        ram_percent: RAM in use on the machine; ``gpu_percent`` VRAM, ``gpu_load`` how busy the GPU is, both
+            None without one.
         provider: Where the networks run.
         threads: Groups of frames worked on at a time.
         batch_size: Frames whose faces go through a network together.
-        stage: What is being done: ``frames``, `FINDING` before them, or ``joining`` the segments at the end.
+        stage: What is being done: `MAKING`, `FINDING` before them, or ``joining`` the segments at the end.
         waiting: Items waiting behind each stage of the pipeline, by its name: an empty queue waits for
             the stage before it, a full one for the stage after it.
     """
@@ -41,7 +44,8 @@ class Progress:
     provider: str
     threads: int
     batch_size: int
-    stage: str = mark("frames")
+    stage: str = MAKING
+    gpu_load: float | None = None
     waiting: Mapping[str, int] = field(default_factory=dict)
 
 

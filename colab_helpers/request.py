@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
+from colab_helpers.addresses import address_of, stand_in
 from colab_helpers.errors import UsageError, allowed_values
 from colab_helpers.files import absolute, from_yaml, matching
 from colab_helpers.language import ASKED, Asked, mark, spoken, tr
@@ -27,14 +28,17 @@ from colab_helpers.settings import DEFAULT_PRESET, Settings, load_settings
 T = TypeVar("T")
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
 _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
+_SECRET = re.compile(r"//?[^/]*@")
 _LONGEST_VALUE = 80
 MAP_NAME = "people.yaml"
 """The map of a batch's people, in its output folder: who is who, and what is done to each."""
+PEOPLE_NAME = "people"
+"""Folder beside the results with what is known of the people."""
 
 
 def is_address(path: str | Path) -> bool:
     """Tell whether something is an address such as ``https://…``, which nothing here opens."""
-    return _ADDRESS.match(str(path)) is not None
+    return _ADDRESS.match(str(path)) is not None and stand_in(path) is None
 
 
 def _place(value: object) -> object:
@@ -75,6 +79,14 @@ def _item(value: object, library: Path | None) -> object:
     return str(found) if isinstance(found, Path) else found
 
 
+def _lines(value: object) -> object:
+    """A list of texts; of a text its lines."""
+    if isinstance(value, str):
+        lines = [line.strip() for line in value.splitlines() if line.strip()]
+        return _yaml_or_text(value) if _LIST.fullmatch(value) else lines
+    return () if value is None else value
+
+
 def _mapping(value: object) -> object:
     read = _yaml_or_text(value) if isinstance(value, str) else value
     return {} if read is None else read
@@ -95,6 +107,7 @@ def _number(value: object) -> object:
 
 Place = Annotated[Path | None, BeforeValidator(_place)]
 Places = Annotated[tuple[str, ...], BeforeValidator(_places)]
+Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
 Overrides = Annotated[dict[str, Any], BeforeValidator(_mapping)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
 
@@ -230,9 +243,7 @@ class BatchRequest(SettingsRequest):
         targets: Absolute paths of videos, images, folders and patterns; ``target_paths`` are the files.
     """
 
-    not_in_form = frozenset(
-        {"report_path", "work_dir", "in_process", "cluster", "gpus_per_worker", "priority", "map_paths"}
-    )
+    not_in_form = frozenset({"report_path", "work_dir", "in_process"})
 
     library: Place = Field(
         None, description="A folder of people, each a folder of photos; sources may then be their names."
@@ -261,10 +272,11 @@ class BatchRequest(SettingsRequest):
     in_process: bool = Field(
         False, description="Work in this very process: a crash takes everything with it."
     )
+    gpus: str = Field("all", description="As the setting; anything but all wins over presets.")
     cluster: str = Field("", description="HOST:PORT of a cluster that does it, or auto for this machine's.")
     gpus_per_worker: float = Field(1.0, gt=0, le=1, description="Share of a GPU that each worker gets there.")
     priority: int = Field(0, description="A batch there waits as long as one of a higher priority works.")
-    map_paths: tuple[str, ...] = Field(
+    map_paths: Lines = Field(
         (), description="OLD=NEW: what lies below OLD here lies below NEW on the cluster's machines."
     )
 
@@ -272,8 +284,9 @@ class BatchRequest(SettingsRequest):
     def settings(self) -> Settings:
         """The settings asked for."""
         told = self.instead_of_label.strip()
-        label: dict[str, Any] = {"visible_label": "off", "disclosure": told} if told else {}
-        return load_settings(self.preset, **(label | self.overrides))
+        given: dict[str, Any] = {"visible_label": "off", "disclosure": told} if told else {}
+        given |= {"gpus": self.gpus} if self.gpus != "all" else {}
+        return load_settings(self.preset, **(given | self.overrides))
 
     @property
     def target_paths(self) -> list[Path]:
@@ -313,8 +326,13 @@ class BatchRequest(SettingsRequest):
 
     def check(self) -> None:
         """Also refuse addresses, and photos without videos or, unless there is a map, the other way round."""
-        for path in (*self.photos, *self.targets, self.output_dir or "", self.models_dir or ""):
+        for path in (*self.photos, *self.targets, self.output_dir or ""):
             refuse_address(path)
+        for path in filter(None, (self.models_dir, self.library, self.report_path, self.work_dir)):
+            refuse_address(path, stored=True)
+        if self.work_dir and self.output_dir and address_of(self.output_dir):
+            what = tr("work_dir has no say where results go to object storage")
+            raise UsageError(what, remedy=tr("leave it out, and set TMPDIR to a folder on a large disk"))
         swaps = "face_swapper" in self.settings.frame_processors
         missing = "sources" if self.targets and swaps and not (self.sources or self.mapped) else ""
         missing = "targets" if self.sources and not self.targets else missing
@@ -323,12 +341,13 @@ class BatchRequest(SettingsRequest):
             raise UsageError(what, remedy=tr("name both sources and targets"))
 
 
-def refuse_address(path: str | Path) -> None:
-    """Refuse an address where a path should stand."""
-    if is_address(path) and not str(path).startswith("data:"):
+def refuse_address(path: str | Path, *, stored: bool = False) -> None:
+    """Refuse an address where a path should stand; with ``stored`` one in object storage, too."""
+    store = address_of(path) or (str(path) if stand_in(path) else None)
+    if (stored and store) or (is_address(path) and not str(path).startswith("data:")):
         raise UsageError(
             tr("this is an address, and only files are read and written"),
-            where=str(path),
+            where=_SECRET.sub("//…@", store or str(path)),
             remedy=tr("download it first, or mount the place, and write the path of the file"),
         )
 

@@ -203,15 +203,13 @@ def find_cuda() -> Cuda | None:
     nvml.nvmlShutdown()
     if counted != 0 or asked != 0 or not count.value or not _loads("libcuda.so.1"):
         return None
-    libraries = frozenset(major for major in CUDA_PACKAGES if _has_libraries(major))
+    libraries = frozenset(
+        major
+        for major, packages in CUDA_PACKAGES.items()
+        if len(installed_versions(packages)) == len(packages)
+        or (_loads(f"libcudart.so.{major}") and _loads("libcudnn.so.9"))
+    )
     return Cuda(version.value // 1000, libraries)  # 1000 * major + 10 * minor
-
-
-def _has_libraries(major: int) -> bool:
-    packages = CUDA_PACKAGES[major]
-    if len(installed_versions(packages)) == len(packages):
-        return True
-    return bool(_loads(f"libcudart.so.{major}") and _loads("libcudnn.so.9"))
 
 
 def _loads(name: str) -> ctypes.CDLL | None:

@@ -94,9 +94,6 @@ class Files(NamedTuple):
 def translated(options: Namespace) -> tuple[Namespace, list[str]]:
     """Return the options of ``swap`` or ``batch`` that do the same, and what became what, a line each.
 
-    Args:
-        options: Of the verb ``roop``; values of settings are as in roop.
-
     Raises:
         UsageError: An unknown script, a file that is not named, no photo, or a bad quality.
     """

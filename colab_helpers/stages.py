@@ -75,13 +75,9 @@ class Channel(Generic[T]):
 def run_ahead(
     items: Iterable[T], depth: int, *, name: str, gauges: dict[str, Sized] | None = None
 ) -> Generator[T, None, None]:
-    """Yield the items, produced by a thread of their own that keeps at most ``depth`` waiting.
+    """Yield the items, produced by a thread of that name that keeps at most ``depth`` waiting.
 
-    Args:
-        items: What the thread takes one after the other.
-        depth: How many may wait.
-        name: Of the thread.
-        gauges: Gets an entry under this name whose length is the number waiting at any time.
+    ``gauges`` gets an entry under the same name whose length is the number waiting at any time.
     """
     channel: Channel[T] = Channel(depth)
     if gauges is not None:

@@ -78,12 +78,9 @@ Hear = Callable[[Samples, str | None], Heard]
 
 
 def listener(folder: Path, *, named: bool, words: bool) -> Hear:
-    """Load a Whisper model in CTranslate2's form.
+    """Load a Whisper model in CTranslate2's form; with ``words`` each word is a line.
 
-    Args:
-        folder: Its files.
-        named: Somebody named the folder; else it has to be `MODEL`, by its hashes.
-        words: Each word is a line.
+    Unless somebody ``named`` the folder it has to be `MODEL`, by its hashes.
 
     Raises:
         ModelError: A file is missing, another than it should be, or of no such model.
@@ -188,18 +185,14 @@ def pieces(path: Path) -> Iterator[tuple[float, Samples]]:
                     count += sum(map(len, parts))
             if count >= _LONGEST:
                 held = np.concatenate(blocks)
-                cut = len(held) - _WINDOW + _quietest(held[-_WINDOW:])
+                steps = held[-_WINDOW:].reshape(-1, _STEP)
+                quietest = int(np.square(steps).mean(1).argmin())
+                cut = len(held) - _WINDOW + quietest * _STEP + _STEP // 2
                 yield end - len(held) / RATE, held[:cut]
                 blocks, count = [held[cut:]], len(held) - cut
         if blocks:
             held = np.concatenate([*blocks, *(part.to_ndarray()[0] for part in resampler.resample(None))])
             yield max(0.0, end - len(held) / RATE), held
-
-
-def _quietest(samples: Samples) -> int:
-    """The middle of the quietest tenth of a second."""
-    steps = samples[: len(samples) // _STEP * _STEP].reshape(-1, _STEP)
-    return int(np.square(steps).mean(1).argmin()) * _STEP + _STEP // 2
 
 
 def srt(lines: Iterable[Line]) -> str:

@@ -11,8 +11,8 @@ from threading import Thread
 import pytest
 
 from colab_helpers import machine
-from colab_helpers.__main__ import FAILURE, INTERRUPTED, SUCCESS, WRONG_USAGE, main
-from colab_helpers.command_line import build_parser
+from colab_helpers.__main__ import VERBS, main
+from colab_helpers.command_line import FAILURE, INTERRUPTED, SUCCESS, WRONG_USAGE, build_parser
 from colab_helpers.errors import WorkerError
 from tests.helpers.processes import hold, resume_once_signalled
 from tests.media.make import Spec, make
@@ -171,7 +171,7 @@ def test_a_home_is_found_by_every_verb(
     others = ["demo ~/x", "convert ~/x", "preload --models-dir ~/x", "preload --shared-cache=~/x",
               "doctor --models-dir=~/x"]  # fmt: skip
     for line in others:
-        assert str(tmp_path / "x") in str(build_parser().parse_args(line.split()))
+        assert str(tmp_path / "x") in str(build_parser(VERBS).parse_args(line.split()))
     assert not (tmp_path / "~").exists()
 
 

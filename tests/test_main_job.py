@@ -17,8 +17,9 @@ from benchmarks.main_job import (
     images,
     measure_seed,
 )
-from colab_helpers.__main__ import SUCCESS, main
+from colab_helpers.__main__ import main
 from colab_helpers.api import swap_video
+from colab_helpers.command_line import SUCCESS
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
 from tests.people.clip import make_demo

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from colab_helpers import errors, portraits
-from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
+from colab_helpers.__main__ import main
 from colab_helpers.batch.library import made_up, names_in, photos_at
+from colab_helpers.command_line import SUCCESS, WRONG_USAGE
 from colab_helpers.demo import Demo, copy_demo
 from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError, OutputError
 from colab_helpers.media.images import read_still

@@ -6,7 +6,8 @@ from itertools import product
 
 import pytest
 
-from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
+from colab_helpers.__main__ import main
+from colab_helpers.command_line import SUCCESS, WRONG_USAGE
 from colab_helpers.prompts import _RULES, _folded, _has, improved, require_adult
 
 PROMPTS = {

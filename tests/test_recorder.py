@@ -181,12 +181,12 @@ def install_nvml(monkeypatch) -> Iterator[Callable[[types.ModuleType], None]]:
     def install(module: types.ModuleType) -> None:
         monkeypatch.setitem(sys.modules, "pynvml", module)
         this_machine.cache_clear()
-        sampler.open_gpu.cache_clear()
+        sampler.open_gpus.cache_clear()
 
     yield install
     monkeypatch.undo()
     this_machine.cache_clear()
-    sampler.open_gpu.cache_clear()
+    sampler.open_gpus.cache_clear()
 
 
 ALL = GpuSample(

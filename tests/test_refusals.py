@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.__main__ import FAILURE, WRONG_USAGE, main
+from colab_helpers.__main__ import main
 from colab_helpers.api import run_batch, swap_file, swap_image, swap_video
 from colab_helpers.batch.job import consent_for
 from colab_helpers.batch.report import BatchReport
+from colab_helpers.command_line import FAILURE, WRONG_USAGE
 from colab_helpers.diagnosis.bench_networks import constant_graph, write_networks
 from colab_helpers.errors import ColabHelpersError, ConsentError, ContentError, ModelError
 from colab_helpers.faces.engine import Engine

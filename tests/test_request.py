@@ -29,6 +29,14 @@ def test_a_word_instead_of_the_label_switches_it_off_unless_settings_say_otherwi
     assert shown == [("always", ""), ("off", "in the credits"), ("start", "in the credits")]
 
 
+def test_which_gpus_are_asked_for_wins_over_presets_and_not_over_overrides() -> None:
+    cases: list[tuple[Any, dict[str, str], str]] = [("all", {}, "all"), ("", {}, ""), (0, {}, "0")]
+    for given, overrides, gpus in (*cases, ("0,1", {"gpus": "2"}, "2")):
+        assert BatchRequest(gpus=given, overrides=overrides).settings.gpus == gpus
+    for given in ("/a=/b\n\n /c=/d ", '["/a=/b", "/c=/d"]', ["/a=/b", "/c=/d"]):
+        assert BatchRequest(map_paths=given).map_paths == ("/a=/b", "/c=/d")
+
+
 def test_a_path_with_a_null_character_is_refused_at_the_door() -> None:
     for name in ("sources", "targets", "output_dir", "library", "models_dir", "work_dir"):
         with pytest.raises(UsageError, match=rf"{name} = 'a\\x00b' is not allowed"):

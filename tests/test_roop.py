@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
-from colab_helpers.command_line import build_parser, parse_value, settings_of
+from colab_helpers.__main__ import VERBS, main
+from colab_helpers.command_line import SUCCESS, WRONG_USAGE, build_parser, parse_value, settings_of
 from colab_helpers.roop import translated
 from colab_helpers.settings import load_settings
 from tests.helpers.processes import content
@@ -84,7 +84,7 @@ LINES = {
 
 
 def asked(line: str) -> tuple[Namespace, list[str]]:
-    return translated(build_parser().parse_args(["roop", *line.split()]))
+    return translated(build_parser(VERBS).parse_args(["roop", *line.split()]))
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_line_asks_for_the_same_here_and_every_option_is_told_once(line: str, 
     # The command that is told does the same.
     words = shlex.split(lines[-1].partition("words: ")[2])[3:]
     assert words[0] == native.verb == ("batch" if "runbatch.py" in line else "swap")
-    assert settings_of(build_parser().parse_args(words)) == settings
+    assert settings_of(build_parser(VERBS).parse_args(words)) == settings
     flags = {word.replace("processors", "processor") for word in line.split() if word[:2] == "--"}
     said = [told.split()[0] for told in lines]
     assert all(said.count(flag) == (flag not in OWN) for flag in flags)

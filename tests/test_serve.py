@@ -22,11 +22,12 @@ import pytest
 from fastapi import HTTPException
 
 from colab_helpers import errors, serve
-from colab_helpers.__main__ import WRONG_USAGE, main
+from colab_helpers.__main__ import main
 from colab_helpers.batch import queue
 from colab_helpers.batch.lock import folder_lock
 from colab_helpers.batch.queue import QUEUED_NAME, Queue
 from colab_helpers.batch.stop import STATUS_NAME
+from colab_helpers.command_line import WRONG_USAGE
 from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.machine import GIB, home
 from colab_helpers.prompts import improved

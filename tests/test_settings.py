@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from colab_helpers.__main__ import VERBS
 from colab_helpers.command_line import build_parser, option_name, settings_of
 from colab_helpers.errors import SettingsError
 from colab_helpers.faces.engine import resolve
@@ -106,10 +107,11 @@ def test_auto_values_follow_the_machine_and_chosen_ones_stay() -> None:
     assert lowered.max_memory == 10.7
     assert notes[0].startswith("max_memory lowered from 64 to 10.7 GB")
     assert MACHINE.safe_capacity == int((12.7 - 2) / 2.5)  # as the documents reckon
+    assert [one.capacity for one in (MACHINE, gpu_machine)] == [(4, "RAM"), (3, "VRAM")]
 
 
 def _parse(*arguments: str) -> Settings:
-    return settings_of(build_parser().parse_args(["doctor", *arguments]))
+    return settings_of(build_parser(VERBS).parse_args(["doctor", *arguments]))
 
 
 def test_every_field_is_a_command_line_option_with_the_same_default_and_validation() -> None:

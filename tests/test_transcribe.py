@@ -14,7 +14,8 @@ import pytest
 from av.stream import Disposition
 
 from colab_helpers import errors, transcribe
-from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
+from colab_helpers.__main__ import main
+from colab_helpers.command_line import FAILURE, SUCCESS, WRONG_USAGE
 from colab_helpers.errors import MediaError, ModelError, OutputError, UsageError
 from colab_helpers.transcribe import RATE, Heard, Line, Samples, listened, listener, pieces, srt
 from tests.helpers.marks import published, read_mark

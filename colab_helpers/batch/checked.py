@@ -10,6 +10,7 @@ from colab_helpers.batch.job import Job, Source, consent_for, named_in
 from colab_helpers.batch.library import photos_of, with_photos
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.plan import Task, plan_batch
+from colab_helpers.batch.store import enter
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import spoken, tr
@@ -23,11 +24,11 @@ from colab_helpers.trust.records import Consent
 def checked_job(request: BatchRequest, photos: Sequence[Source] | None = None) -> Job:
     """Check a request and write down what it asks for; ``photos`` are its sources with names for messages.
 
-    Raises:
-        ColabHelpersError: Consent, settings, a photo, a target or the output folder cannot be used.
+    ColabHelpersError where consent, settings, a photo, a target or the output folder cannot be used.
     """
     request.check()
     with spoken(request.settings.language):
+        enter(request.output_dir, request.targets, request.photo_paths)
         require_places(request.places)
         photos = photos_of(map(Source.of, request.sources) if photos is None else photos, request.library)
         request, left_out = with_photos(request)
@@ -53,8 +54,8 @@ def checked_task(
 
     ``photos`` show who is put in, ``others`` who is changed or never is.
     """
-    refuse_address(target)
-    refuse_address(output)
+    for place in (target, output, *(each.image for each in [*photos, *others])):
+        refuse_address(place, stored=True)
     path, result = absolute(target), absolute(output)
     given, own = ([each.path for each in some if each.path] for some in ([*photos, *others], photos))
     stated = require_consent(

@@ -6,26 +6,26 @@ one dies. What a worker was at then goes to another one.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import math
+import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from multiprocessing import Pipe
-from multiprocessing.connection import wait
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from colab_helpers.batch.hands import Loaded, Prepared
 from colab_helpers.batch.journal import Entry, FileDone, Journal, SegmentDone, Started, read_journal
-from colab_helpers.batch.processes import cause_of
+from colab_helpers.batch.members import Loaded, Member, OpenFile
+from colab_helpers.batch.processes import WorkerProcess, cause_of
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport
 from colab_helpers.batch.run_batch import Batch
 from colab_helpers.batch.run_file import error_text
-from colab_helpers.batch.schedule import Call, Schedule
+from colab_helpers.batch.schedule import Call, Prepared, Schedule
 from colab_helpers.batch.stop import LONGEST_STOP
 from colab_helpers.batch.surroundings import MOST_DEATHS, NONE, Deaths
 from colab_helpers.errors import OutputError, UsageError, WorkerError
@@ -62,42 +62,6 @@ def devices_of(settings: Settings) -> list[str]:
 
 
 @dataclass(eq=False)
-class Member:
-    """A worker process: what it sees, since when it was last heard, and what it is at.
-
-    ``process`` is a ``Popen`` and ``far`` a ``Connection``, or what does the same on another machine.
-    """
-
-    process: Any
-    far: Any
-    device: str
-    heard: float = field(default_factory=time.monotonic)
-    loaded: bool = False
-    call: Call | None = None
-    progress: Progress | None = None
-    killed_for: str = ""
-
-
-@dataclass(eq=False)
-class _File:
-    """A file in work: since when, what is to be done with it, and the frames of its segments so far."""
-
-    began: float = field(default_factory=time.monotonic)
-    plan: Prepared = field(default_factory=Prepared)
-    frames: dict[int, int] = field(default_factory=dict)
-
-    def together(self, latest: Progress, members: Iterable[Member]) -> Progress:
-        """Return how far all who make its segments have come."""
-        frame, fps = len(self.plan.finished) * self.plan.length + sum(self.frames.values()), 0.0
-        for member in members:
-            if member.call and member.progress and member.progress.file_index == latest.file_index:
-                frame += max(0, member.progress.frame - member.call.number * self.plan.length)
-                fps += member.progress.fps
-        left = max(0, latest.frames - frame) / fps if fps and latest.frames else None
-        return replace(latest, frame=frame, fps=fps, eta=left)
-
-
-@dataclass(eq=False)
 class Crew(Batch):
     """A batch done by several workers.
 
@@ -105,28 +69,31 @@ class Crew(Batch):
         journal: Written here alone.
         devices: What each worker sees.
         announce: Called with what is to be said before any work.
-        first_alone: Whether one worker has to have looked at all files before others begin.
     """
 
     journal: Journal
     devices: Sequence[str]
     announce: Callable[[Iterable[str], int], None]
-    first_alone: bool
     _members: list[Member] = field(default_factory=list, init=False)
-    _files: dict[int, _File] = field(default_factory=dict, init=False)
+    _numbers: Iterator[int] = field(default_factory=count, init=False)
+    _news: SimpleQueue[tuple[int, tuple[Any, ...]]] = field(default_factory=SimpleQueue, init=False)
+    _unfit: Counter[str] = field(default_factory=Counter, init=False)
+    _files: dict[int, OpenFile] = field(default_factory=dict, init=False)
     _cause: str = field(default="", init=False)
-    _waiting: list[str] = field(default_factory=list, init=False)
     _barren: int = field(default=0, init=False)
     _ending: bool = field(default=False, init=False)
+    _shown: float = field(default=float("-inf"), init=False)
 
     def __post_init__(self) -> None:
+        request = self.around.job.request
+        # Whether one worker has to have looked at all files before others begin.
+        self._first_alone = request.mapped or request.people != "auto"
         history, run = read_journal(self.around.job.folder / JOURNAL_NAME), self.around.job.run
         begun = {entry.target: entry.key for entry in history.entries if isinstance(entry, Started)}
         # On what the crews before this one ended, if this run had any.
         self._before = {target: history.interruptions(key, run) for target, key in begun.items()}
-        # Copies of one file have one working folder and one face index; what differs in size is none.
-        sizes = {n: (state_of(task.target) or (n,))[0] for n, task in enumerate(self.around.job.tasks)}
-        self._schedule = Schedule(self.order, whole_above=len(self.devices), alike=sizes)
+        states = {n: state_of(task.target) for n, task in enumerate(self.around.job.tasks)}
+        self._schedule = Schedule(self.order, sizes={n: state[0] for n, state in states.items() if state})
 
     @cached_property
     def _job_file(self) -> Path:
@@ -139,46 +106,52 @@ class Crew(Batch):
         settings = self.around.job.request.settings
         return float(settings.stall_timeout) + float(settings.gpu_memory_wait)
 
+    def hear(self, number: int, news: tuple[Any, ...]) -> None:
+        """Take news of a worker, from any thread."""
+        self._news.put((number, news))
+
     def _do_all(self) -> None:
         try:
-            self._waiting = list(self.devices)
-            while self._waiting and not (self.first_alone and self._members):
-                self._start(self._waiting.pop(0))
             while not self._schedule.over:
+                self._look_after()
                 self._hand_out()
                 self._take_news()
-                self._look_after()
                 self.around.stop.check()
         finally:
             self._end()
 
-    def _start(self, device: str) -> None:
-        if self._ending:
-            return
-        ours, theirs = Pipe()
-        command = [sys.executable, "-m", "colab_helpers.batch.member"]
+    def _room(self) -> Mapping[str, int]:
+        """Return how many workers each device has room for."""
+        return Counter(self.devices)
+
+    def _recruit(self) -> None:
+        """Start who is missing, but nobody in place of one that could not begin."""
+        at_work = Counter(member.device for member in self._members)
+        for device, room in self._room().items():
+            for _ in range(room - at_work[device] - self._unfit[device]):
+                if self._first_alone and self._members and not any(member.loaded for member in self._members):
+                    return  # others wait until it has looked at all files
+                self._members.append(self._hired(next(self._numbers), device))
+
+    def _hired(self, number: int, device: str) -> Member:
+        """Start a worker; what it says is heard."""
         given = {"CUDA_VISIBLE_DEVICES": device, SHARED_BY: str(len(self.devices))}
-        process = subprocess.Popen(
-            [*command, str(self._job_file), str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **given},
-        )
-        theirs.close()
-        self._members.append(Member(process, ours, device))
+        far = WorkerProcess(self._job_file, partial(self.hear, number), given)
+        return Member(number, far, device, socket.gethostname())
 
     def _hand_out(self) -> None:
+        among = max(len(self.devices), len(self._members))
         for member in self._members:
-            if member.loaded and member.call is None and (call := self._schedule.next(member)) is not None:
-                file = self._files.setdefault(call.index, _File())
+            ready = member.loaded and member.call is None
+            if ready and (call := self._schedule.next(member, among=among)) is not None:
+                file = self._files.setdefault(call.index, OpenFile())
                 given: dict[str, Any] = {"index": call.index, "deaths": self._deaths(call)}
                 if call.kind in ("segment", "finish"):
                     given["encoder"] = file.plan.encoder
                 if call.kind == "segment":
                     given |= {"number": call.number, "goes_on": self._schedule.goes_on(call)}
-                member.call, member.progress, member.heard = call, None, time.monotonic()
-                with suppress(OSError):  # it has died, which is heard next
-                    member.far.send(("whole" if call.kind == "finish" else call.kind, given))
+                member.takes(call)
+                member.far.send(("whole" if call.kind == "finish" else call.kind, given))
 
     def _deaths(self, call: Call) -> Deaths:
         target = str(self.around.job.tasks[call.index].target)
@@ -187,17 +160,14 @@ class Crew(Batch):
         return (times, self._cause or self.around.cause or "") if times else NONE
 
     def _take_news(self) -> None:
-        for far in wait([member.far for member in self._members], _LOOK_EVERY):
-            member = next(member for member in self._members if member.far is far)
-            try:
-                kind, *news = member.far.recv()
-            except (EOFError, OSError):
-                self._lost(member)
-                continue
-            member.heard = time.monotonic()
-            # What each does is said by who sends it: `member`.
-            takes: Callable[..., None] = getattr(self, f"_{kind}")
-            takes(member, *news)
+        with suppress(Empty):
+            for _ in range(max(1, self._news.qsize())):
+                number, (kind, *news) = self._news.get(timeout=_LOOK_EVERY)
+                for member in [each for each in self._members if each.number == number]:
+                    member.heard = time.monotonic()
+                    # What each does is said by who sends it: `member`.
+                    takes: Callable[..., None] = getattr(self, f"_{kind}")
+                    takes(member, *news)
 
     def _note(self, member: Member, entry: Entry) -> None:
         """Write an entry into the journal, and tell the worker how that went."""
@@ -205,15 +175,16 @@ class Crew(Batch):
         if isinstance(entry, FileDone) and member.call is not None:
             self._together(member.call, entry.report)
         try:
-            self.journal.append(entry)
+            self.journal.append(entry, member.name)
         except OutputError as failed:
             error = failed
+        if isinstance(entry, FileDone) and member.call is not None:
+            self._files[member.call.index].made_by = entry.report.made_by
         if isinstance(entry, SegmentDone):
             self._schedule.progressed(member)
             if error is None and (file := self._file(member.call)):
                 file.frames[entry.part.segment.number] = entry.part.segment.frames
-        with suppress(OSError):
-            member.far.send(error)
+        member.far.send(error)
 
     def _announce(self, _member: Member, notes: Iterable[str], times: int) -> None:
         self.announce(notes, times)
@@ -221,36 +192,51 @@ class Crew(Batch):
     def _tell(self, member: Member, name: str, given: tuple[Any, ...]) -> None:
         if name == "progress":
             self._progress(member, *given)
+        elif name == "pause":
+            (member.pause,) = given
+            self.around.status.tick()
         elif name == "note":
             said = self.around.status.status.notes
             self.around.status.note(*(text for text in given if text not in said))
-        else:
+        elif name != "picture" or member.call is self._first:
             getattr(self.around.status, name)(*given)
 
     def _progress(self, member: Member, progress: Progress) -> None:
-        """Show how the file gets on at which the first worker is; of others only that they are in work."""
-        member.progress, call = progress, member.call
-        first = next((each for each in self._members if each.call is not None), member).call
-        if call is not None and (call.index not in self._files or (first and call.index != first.index)):
-            if call.index in self._files:  # else it is over, by an error in another's segment
-                self.around.status.status.files[call.index].status = "running"
+        """Show how a file gets on, and that on which the first worker is above all."""
+        member.progress, call, first, file = progress, member.call, self._first, self._file(member.call)
+        together = file.together(progress, self._members) if file else progress
+        if call is not None and call.index not in self._files:  # it is over, by an error in another's segment
             self.around.beat()
-            return
-        file = self._file(call)
-        self.tell(file.together(progress, self._members) if file else progress)
+        elif call is None or first is None or call.index == first.index:
+            self.tell(together)
+        else:
+            self.around.status.progress(together, first=False)
+            self.around.beat()
 
-    def _file(self, call: Call | None) -> _File | None:
+    @property
+    def _first(self) -> Call | None:
+        """What the first of those is at who are at anything."""
+        return next((each.call for each in self._members if each.call is not None), None)
+
+    def _file(self, call: Call | None) -> OpenFile | None:
         """Return the file of whose segments one is made; None where it is over, as by an error in another."""
         return self._files.get(call.index) if call is not None and call.kind == "segment" else None
 
     def _opened(self, member: Member, loaded: Loaded) -> None:
+        if self.loaded.encoder not in ("", loaded.encoder):  # parts of one video would not join
+            told = mark("the encoder there is {encoder}, that of the others {other}")
+            names = {"encoder": loaded.encoder or tr("none"), "other": self.loaded.encoder}
+            self._refused(member, UsageError(tr(told, **names), remedy=tr("choose the encoder libx264")))
+            return
         member.loaded, self.loaded, self._barren = True, loaded, 0
-        while self._waiting:
-            self._start(self._waiting.pop(0))
+        taken, plain = {each.name for each in self._members}, f"{member.name} {loaded.place}"
+        numbered = (f"{plain} ({number})" for number in range(2, len(taken) + 2))
+        member.name = next(name for name in (plain, *numbered) if name not in taken)
 
     def _refused(self, member: Member, error: Exception) -> None:
         """Go on with the other workers where one cannot begin; its error is raised where there is none."""
         self._leave(member)
+        self._unfit[member.device] += 1
         if not self._members and not self._ending:
             raise error
         self.around.status.note(tr("one worker less: {error}", error=error_text(error)))
@@ -258,7 +244,6 @@ class Crew(Batch):
     def _recycled(self, member: Member) -> None:
         """Have another worker take the place of one that holds too much memory."""
         self._leave(member)
-        self._start(member.device)
 
     def _failed(self, member: Member, report: FileReport, leaves: bool) -> None:
         self._landed(member, self._schedule.failed(member), report, leaves)
@@ -270,35 +255,32 @@ class Crew(Batch):
     def _landed(
         self, member: Member, call: Call | None, result: Prepared | FileReport | None, leaves: bool
     ) -> None:
-        member.call = None
+        member.takes(None)
         if call is not None:
             if isinstance(result, Prepared):
                 self._files[call.index].plan, result = result, result.report
             if result is not None:
-                self._over(call, result)
+                self._together(call, result)
+                del self._files[call.index]
+                self.ended(call.index, result)
         if leaves:
-            self._recycled(member)
-
-    def _over(self, call: Call, report: FileReport) -> None:
-        """Take a file's report."""
-        self._together(call, report)
-        del self._files[call.index]
-        self.ended(call.index, report)
+            self._leave(member)
 
     def _together(self, call: Call, report: FileReport) -> None:
         """Tell of a file what several have done."""
         file = self._files[call.index]
+        report.made_by = report.made_by or file.made_by
         report.fallbacks = list(dict.fromkeys([*file.plan.notes, *report.fallbacks]))
         if call.kind == "finish":
             report.segments_kept, report.seconds = len(file.plan.finished), time.monotonic() - file.began
             report.fps = report.frames_out / report.seconds
 
-    def _lost(self, member: Member) -> None:
+    def _lost(self, member: Member, code: int) -> None:
         """Have another worker take the place of one that died."""
         self._leave(member)
         if self._ending:
             return
-        self._cause = member.killed_for or cause_of(member.process.wait())
+        self._cause = member.killed_for or cause_of(code)
         self.around.status.restarted(self._cause)
         call, file = member.call, self._file(member.call)
         if call is not None and file is not None and call.number in file.frames:
@@ -315,35 +297,41 @@ class Crew(Batch):
                 where=str(self.around.job.folder),
                 remedy=tr("run 'python -m colab_helpers doctor'; free memory or choose the preset stable"),
             )
-        self._start(member.device)
+
+    def _show(self) -> None:
+        """Tell who does what."""
+        self._shown, tasks = time.monotonic(), self.around.job.tasks
+        self.around.status.workers(
+            [each.told(tasks[each.call.index].target.name if each.call else "") for each in self._members]
+        )
 
     def _look_after(self) -> None:
         """Kill workers of whom nothing is heard; they are replaced as soon as they have gone."""
+        if time.monotonic() - self._shown >= _LOOK_EVERY:
+            self._show()
         for member in self._members:
             busy, limit = member.call is not None or not member.loaded, self._longest_silence
             if busy and time.monotonic() - member.heard > limit and not member.killed_for:
                 told = mark("made no progress for {limit:.0f} seconds and was killed")
                 member.killed_for = tr(told, limit=limit)
-                member.process.kill()
+                member.far.kill()
+        self._recruit()
 
     def _leave(self, member: Member) -> None:
         self._members.remove(member)
-        member.far.close()
+        member.far.kill()
 
     def _end(self) -> None:
         """Have all workers end; what they note, and finish, meanwhile counts."""
         self._ending, until = True, time.monotonic() + _LAST_NEWS
-        processes = [member.process for member in self._members]
-        for member in self._members:
-            member.process.terminate()
-        while self._members and time.monotonic() < until:
-            for member in [each for each in self._members if each.loaded and each.call is None]:
+        for member in [*self._members]:
+            if member.heard == math.inf:  # it has not begun
                 self._leave(member)
+            else:
+                member.far.terminate()
+        while self._members and time.monotonic() < until:
             with suppress(KeyboardInterrupt):  # it is known
                 self._take_news()
-        for process in processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(1.0)
-            process.kill()
-            process.wait()
+        for member in [*self._members]:
+            self._leave(member)
         self._job_file.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import psutil
 
+from colab_helpers.addresses import address_of
 from colab_helpers.errors import MissingFileError, OutputError, telling
 from colab_helpers.files import sha256_of, written_whole
 from colab_helpers.language import mark, tr
@@ -55,14 +56,20 @@ class WorkPlaces:
         """Choose the same places for the same folders, so that a later run finds them.
 
         Without a ``work_dir`` results on a mounted drive are worked on in the system's folder for temporary
-        files, others beside them. Each user has a folder of their own there.
+        files, others beside them, or beside what stands for them here. Each user has a folder of their own
+        there.
         """
         beside = output_dir / WORK_NAME
-        if work_dir is None and not is_remote(output_dir):
+        if address_of(output_dir) or (work_dir is None and not is_remote(output_dir)):
             return cls(beside, None)
         name = hashlib.sha256(os.fsencode(output_dir.absolute())).hexdigest()[:16]
         root = work_dir or Path(tempfile.gettempdir())
         return cls(root / f"colab_helpers-{os.getuid()}" / name, beside)
+
+    @property
+    def afar(self) -> bool:
+        """Whether the results go elsewhere than to this machine's disk."""
+        return self.mirror is not None or address_of(self.local) is not None
 
     def make(self) -> None:
         """Make the local folder; away from the results, for this user alone.
@@ -74,7 +81,7 @@ class WorkPlaces:
         remedy = mark("choose another folder, or name a local one for the work with --work-dir")
         with telling(OutputError, what, self.local, remedy):
             if self.mirror is not None:
-                _make_private(self.local.parent)
+                make_private(self.local.parent)
             self.local.mkdir(parents=True, exist_ok=True)
 
     def tidy(self, run: str) -> None:
@@ -90,7 +97,7 @@ def telling_unwritable(output_dir: Path) -> AbstractContextManager[None]:
     return telling(OutputError, what, output_dir, mark("choose another output folder"))
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Make a folder that nobody else can look into, in one where others may have made it before."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):

@@ -11,19 +11,21 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
+from colab_helpers.addresses import address_of
 from colab_helpers.batch.drive import Patience, copy_in, copy_out
 from colab_helpers.batch.face_indexes import FaceIndexPlace
-from colab_helpers.batch.journal import Claimed, History, Notes, SegmentDone
+from colab_helpers.batch.journal import Claimed, FileDone, History, Notes, SegmentDone
 from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport, write_text
+from colab_helpers.batch.store import expected, fetch, look, remove, send, waits
 from colab_helpers.errors import ContentError, MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import numbered, parsed, state_of, unwritable
 from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.segments import SUFFIX, check_segment
-from colab_helpers.models.records import read_record
+from colab_helpers.models.inventory import read_record
 from colab_helpers.pipeline import FinishedSegment, frames_folder
 from colab_helpers.settings import Settings
 from colab_helpers.trust.manifests import sidecar
@@ -31,26 +33,19 @@ from colab_helpers.trust.manifests import sidecar
 
 @dataclass(eq=False)
 class EarlierWork:
-    """What a folder's journal vouches for.
-
-    Attributes:
-        run: Names the run; a worker started again goes on with it.
-        sources: Digests of the photos that count; ``models`` has those of the model files by name.
-        sought: Digests of the photos that say who is changed, and who never is.
-        consent: What is stated today.
-        decisions: What is done to whom in a target, by the key of its face index, where a map says it; then
-            neither sources nor who is sought count by themselves.
-        digests: Finds out the digest of a target or result.
-    """
+    """What a folder's journal vouches for."""
 
     history: History
-    run: str
+    run: str  # names the run; a worker started again goes on with it
+    # Digests of the photos that count; ``models`` has those of the model files by name.
     sources: Sequence[str]
-    sought: Sequence[str]
+    sought: Sequence[str]  # digests of the photos that say who is changed, and who never is
     settings: Settings
     models: Mapping[str, str]
-    digests: Callable[..., str] = file_digest
-    consent: str = ""
+    digests: Callable[..., str] = file_digest  # finds out the digest of a target or result
+    consent: str = ""  # what is stated today
+    # What is done to whom in a target, by the key of its face index, where a map says it; then neither
+    # sources nor who is sought count by themselves.
     decisions: Callable[[str], object] | None = None
     _keys: dict[Path, str] = field(default_factory=dict, init=False)
 
@@ -85,6 +80,8 @@ class EarlierWork:
         # The name alone: the folder may be mounted elsewhere today.
         output = task.output.with_name(Path(done.report.output).name)
         wants_frames = self.settings.keep_frames and not is_image(task.target)
+        for place in filter(None, (output, sidecar(output), wants_frames and frames_folder(output))):
+            look(place)
         frames = not wants_frames or frames_folder(output).is_dir()
         beside, manifest = sidecar(output), done.report.manifest
         if beside and manifest and not (beside.is_file() and self.digests(beside) == manifest):
@@ -108,7 +105,7 @@ class EarlierWork:
 
     def set_aside(self, path: Path) -> str | None:
         """Give a result that somebody changed another name, which a note tells; OutputError if it cannot."""
-        if not (self.history.made.get(path.name) and path.is_file()) or self.made(path):
+        if not (self.history.made.get(path.name) and path.is_file()) or self.made(path) or address_of(path):
             return None
         kept = next(other for n in count(2) if not os.path.lexists(other := numbered(path, n)))
         try:
@@ -124,26 +121,19 @@ class EarlierWork:
 
 @dataclass(eq=False)
 class UnfinishedFile:
-    """The work on one file as long as it is not finished; a video's ``pipeline.SegmentStore``.
-
-    Attributes:
-        target: Digest of the target.
-        place: Folder on the local disk where segments are written.
-        mirror: Folder beside the results where each is copied to, if those lie on a mounted drive: the
-            local disk may be gone tomorrow. None where ``place`` is beside the results already.
-        beat: Called during long copies; may raise to give up.
-        index: Where the target's face index lies.
-    """
+    """The work on one file as long as it is not finished; a video's ``pipeline.SegmentStore``."""
 
     key: str
-    target: str
-    place: Path
+    target: str  # digest of the target
+    place: Path  # folder on the local disk where segments are written
+    # Folder beside the results where each is copied to, if those lie on a mounted drive: the local disk may
+    # be gone tomorrow. None where ``place`` is beside the results already.
     mirror: Path | None
     journal: Notes
     history: History
     patience: Patience
-    index: FaceIndexPlace
-    beat: Callable[[], None] = lambda: None
+    index: FaceIndexPlace  # where the target's face index lies
+    beat: Callable[[], None] = lambda: None  # called during long copies; may raise to give up
     _claimed: Sequence[Path] = field(default=(), init=False)
 
     @property
@@ -178,6 +168,8 @@ class UnfinishedFile:
         try:
             if self.mirror is not None and not path.is_file():
                 copy_in(self.mirror / path.name, path, beat=self.beat)
+            elif not path.is_file():
+                fetch(path, self.beat)
             check_segment(part.segment)
         except (MediaError, OutputError):
             return False
@@ -189,6 +181,8 @@ class UnfinishedFile:
         if self.mirror is not None:
             target = self.mirror / path.name
             self.patience.attempt(lambda: copy_out(path, target, beat=self.beat))
+        elif address_of(path):
+            self.patience.attempt(lambda: send(path, self.beat))
         part = replace(done, segment=replace(done.segment, path=Path(path.name)))
         self.patience.attempt(lambda: self.journal.append(SegmentDone(key=self.key, part=part)))
 
@@ -215,6 +209,8 @@ class UnfinishedFile:
 
     def _break_off(self) -> None:
         """A place where nothing was made is noted as the user's."""
+        with suppress(OutputError):  # then nobody knows, and all stays
+            look(self.place)
         if not any(any(folder.glob(f"[!.]*{SUFFIX}")) for folder in self._folders):
             self.discard()
         claimed, self._claimed = self._claimed, ()
@@ -226,14 +222,20 @@ class UnfinishedFile:
         """Remove everything: the work is finished, or cannot be."""
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OutputError):
+            remove(self.place)
 
 
 @dataclass(eq=False)
 class Digests:
-    """SHA-256 of files, remembered at ``path`` as long as their size and time of change stay the same."""
+    """SHA-256 of files, remembered at ``path`` as long as their size and time of change stay the same.
+
+    What lies in object storage is brought for it; ``patience`` waits for that.
+    """
 
     path: Path
     beat: Callable[[], None] = lambda: None
+    patience: Patience = field(default_factory=lambda: Patience(0.0))
     _known: dict[str, list[int | str]] = field(default_factory=dict, init=False)
 
     def __call__(self, path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
@@ -241,10 +243,13 @@ class Digests:
 
         ``on_chunk`` is called instead of ``beat``.
         """
-        name, state = str(path.absolute()), state_of(path)
+        self.patience.attempt(lambda: expected(path))
+        name, state = address_of(path) or str(path.absolute()), state_of(path)
         for known in self._looked_up():
             if state is not None and tuple(known.get(name, ())[:2]) == state:
                 return str(known[name][2])
+        if waits(path):
+            self.patience.attempt(lambda: fetch(path, self.beat))
         digest = file_digest(path, on_chunk=on_chunk or self.beat)
         state = state_of(path)
         if state is not None:
@@ -253,6 +258,12 @@ class Digests:
             with suppress(OutputError):  # it only saves time
                 write_text(self.path, json.dumps(known))
         return digest
+
+    def learn(self, history: History) -> None:
+        """Know what a journal tells of files in object storage."""
+        for entry in history.entries:
+            if isinstance(entry, FileDone):
+                self._known |= {address: list(seen) for address, seen in entry.seen.items()}
 
     def _looked_up(self) -> Iterator[dict[str, list[int | str]]]:
         yield self._known

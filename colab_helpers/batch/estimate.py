@@ -83,18 +83,19 @@ class Estimate:
 def fitting(status: BatchStatus, loads: Sequence[Load], order: Sequence[int], left: float) -> int | None:
     """Count the files that have ended, and those that do before so many seconds have passed.
 
-    At the pace of the file at work, from its first frame in this run on; None while there is none.
+    At the pace of the file at work, from its first frame in this run on, or of all workers together; None
+    while there is none.
     """
     progress = status.running
     load = loads[progress.file_index] if progress else None
     if progress is None or load is None or not progress.frames or not (progress.fps and _product(load)):
         return None
     # A result may have another number of frames than its target: what counts is which share of it is done.
-    each, open_files = _product(load) / progress.frames, ("queued", "running")
+    rate = max(status.rate, progress.fps) * _product(load) / progress.frames
+    open_files = ("queued", "running")
     count = sum(file.status not in open_files for file in status.files)
     for index in (index for index in order if status.files[index].status in open_files):
-        done = progress.frame * each if index == progress.file_index else 0
-        left -= max(0.0, _product(loads[index]) - done) / (progress.fps * each)
+        left -= _product(loads[index]) * (1 - status.files[index].share) / rate
         if left < 0:
             break
         count += 1

@@ -12,9 +12,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from colab_helpers.addresses import address_of
 from colab_helpers.batch.drive import FACES_NAME, Patience, copy_in, copy_out
 from colab_helpers.batch.keys import index_key
 from colab_helpers.batch.report import write_text
+from colab_helpers.batch.store import fetch, send
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import found, state_of, to_json
@@ -89,6 +91,8 @@ class FaceIndexPlace:
         mirror = self.mirror
         with suppress(OutputError):  # the index itself is found by its key
             write_text((mirror or self.place) / ABOUT_NAME, to_json(self.about))
+        if address_of(self.place):
+            return self._stored(patience, beat)
         if mirror is None:
             return FaceIndex(self.place, self.key)
         with suppress(OSError, MediaError, OutputError):  # what cannot be read is found again
@@ -98,6 +102,16 @@ class FaceIndexPlace:
         def keep(chunk: Path) -> None:
             patience.attempt(lambda: copy_out(chunk, mirror / chunk.name, beat=beat))
 
+        return FaceIndex(self.place, self.key, keep=keep)
+
+    def _stored(self, patience: Patience, beat: Callable[[], None]) -> FaceIndex:
+        """Open it with what a store holds, which gets whatever is found."""
+
+        def keep(chunk: Path) -> None:
+            patience.attempt(lambda: send(chunk, beat))
+
+        with suppress(MediaError, OutputError):  # as above
+            fetch(self.place, beat)
         return FaceIndex(self.place, self.key, keep=keep)
 
 

@@ -26,6 +26,7 @@ from colab_helpers.batch.people_map import MAP_NAME, PORTRAITS, PeopleMap
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.run_file import error_text
+from colab_helpers.batch.store import expected, fetch, release, send_all
 from colab_helpers.batch.surroundings import Surroundings, index_place
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
 from colab_helpers.errors import MediaError, UsageError
@@ -107,6 +108,8 @@ class PeopleFinder:
             self._save(known)
         if asked != "auto" and cast.given != written:
             self.around.patience.attempt(lambda: cast.given.save(self._folder))
+        records = [self._folder / FOLDER_NAME, self._folder / MAP_NAME]
+        self.around.patience.attempt(lambda: send_all(records))
         self._tell(cast, [known.videos[key] for key in names if key in known.videos])
         return cast
 
@@ -155,7 +158,8 @@ class PeopleFinder:
         for index, task in enumerate(self.around.job.tasks):
             self.around.beat()
             try:
-                existing_file(task.target)
+                if not self.around.patience.attempt(partial(expected, task.target)):
+                    existing_file(task.target)
                 key = self.earlier.index_key(task)
                 old = known.found.get(key) or (None if anew else known.videos.get(key))
                 # Without its index the numbers of its tracks mean nothing.
@@ -170,6 +174,7 @@ class PeopleFinder:
                 known.found[key] = seen
                 self._save(known)
                 self.around.status.file(index, _waiting(task))
+                release(task.target)
                 growth.check(self.around.stop)
         return names
 
@@ -180,6 +185,7 @@ class PeopleFinder:
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
+        self.around.patience.attempt(lambda: fetch(task.target, self.around.beat))
         engine, _ = self.around.begin(self.engine, task, key, self.earlier, self.journal)
         place, still = index_place(self.around, self.earlier, task), goes_as_picture(task)
         kept = None if still else place.content

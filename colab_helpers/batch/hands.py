@@ -7,70 +7,47 @@ to be noted in the journal goes to whoever writes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.addresses import address_of
 from colab_helpers.batch.casting import sought_digests
 from colab_helpers.batch.earlier import Digests, EarlierWork, UnfinishedFile, model_digest
 from colab_helpers.batch.find_people import PeopleFinder
 from colab_helpers.batch.journal import Failed, FileDone, Notes, read_journal
+from colab_helpers.batch.members import Loaded
 from colab_helpers.batch.outputs import goes_in_parts
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.photos import cast_of, identity_of, sought_of
 from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
-from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, unfinished
+from colab_helpers.batch.schedule import Prepared
+from colab_helpers.batch.store import Seen, deliver, enter, expected, fetch, release, remove, send_all
+from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, index_place
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
+from colab_helpers.files import state_of
 from colab_helpers.language import tr
+from colab_helpers.media.encoders import usual_encoder
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.pipeline.video import SegmentMaker
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
+from colab_helpers.resources.sampler import gpu_name
 from colab_helpers.trust.consent import consent_of
 from colab_helpers.trust.content import require_networks
+from colab_helpers.trust.manifests import sidecar
 from colab_helpers.trust.marking import check_marks
 
 _PICTURE_EDGE = 240
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What is to be done with a file, once its faces are found.
-
-    Attributes:
-        segments: How many it has; 0: it goes whole.
-        length: Frames of each but the last.
-        encoder: Name of the encoder with which all are made.
-        finished: Numbers of those that earlier runs have finished.
-        notes: What its report says of it so far.
-        report: What became of it, if nothing is left to do.
-    """
-
-    segments: int = 0
-    length: int = 0
-    encoder: str = ""
-    finished: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
-    report: FileReport | None = None
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a report says of the networks that did the work, and of the photos."""
-
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    models: tuple[ModelReport, ...] = ()
-    notes: tuple[str, ...] = ()
-    photos: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -118,6 +95,7 @@ class Hands:
             KeyboardInterrupt: Somebody asks to stop.
         """
         job = around.job
+        around.patience.attempt(lambda: enter(job.folder, (), job.request.photo_paths))
         with around.stop.at_once():
             check_marks(job.request.settings)
             engine = Engine.open(job.request.settings, models_dir=job.request.models_dir)
@@ -125,9 +103,10 @@ class Hands:
             around.status.tick()
             source = identity_of(engine, job.sources) if job.sources or not job.request.mapped else None
             sought, told = sought_of(engine, job.request.target_person, job.request.never)
-        digests = Digests(around.places.local / "digests.json", beat=around.beat)
+        digests = Digests(around.places.local / "digests.json", around.beat, around.patience)
+        digests.learn(history := read_journal(job.folder / JOURNAL_NAME))
         earlier = EarlierWork(
-            read_journal(job.folder / JOURNAL_NAME),
+            history,
             run=job.run,
             sources=[job.sources[n].digest for n in source.used] if source else [],
             sought=sought_digests(job.request),
@@ -150,11 +129,11 @@ class Hands:
         ignored = tr("{damaged} damaged line(s) of the journal were ignored", damaged=damaged)
         return Loaded(
             settings=self.engine.settings.model_dump(mode="json"),
-            models=tuple(
-                ModelReport(name=one.name, path=str(one.path), standin=one.standin) for one in models
-            ),
+            models=tuple(ModelReport(name=n.name, path=str(n.path), standin=n.standin) for n in models),
             notes=(*self.engine.notes, *([ignored] if damaged else [])),
             photos=tuple(self.source.photos) if self.source else (),
+            place="CPU" if self.engine.provider == "cpu" else gpu_name() or "GPU",
+            encoder=usual_encoder(self.engine.settings.output_video_encoder),
         )
 
     def prepare(self, index: int, *, deaths: Deaths = NONE) -> Prepared:
@@ -162,6 +141,7 @@ class Hands:
         self.close()
         task, report = self.tasks[index], self._report(index)
         with self._told(index, report):
+            self._bring(task)
             settings = self.engine.settings
             scattered = settings.keep_frames and self.around.job.request.cluster  # frames on several disks
             if os.path.isdir(task.target) or scattered or not goes_in_parts(task, settings):  # noqa: PTH112
@@ -173,13 +153,9 @@ class Hands:
                 video = self._run(index, report, work, deaths=deaths).prepared()
             if not video.is_divisible:
                 return Prepared(notes=tuple(report.fallbacks))
-            return Prepared(
-                video.segments or 0,
-                video.video.length,
-                video.video.choice.name,
-                tuple(video.finished),
-                (*video.video.choice.notes, *report.fallbacks),
-            )
+            length, choice = video.video.length, video.video.choice
+            notes = (*choice.notes, *report.fallbacks)
+            return Prepared(video.segments or 0, length, choice.name, tuple(video.finished), notes)
         return Prepared(report=report)
 
     def segment(
@@ -200,6 +176,7 @@ class Hands:
         at = index, encoder, deaths
         if self._maker is None or self._at != at or self.guard.short:
             self.close()
+            self._bring(self.tasks[index])
             work, report = self._unfinished(self.tasks[index]), self._report(index)
             run = self._run(index, report, work, number=number, deaths=deaths, encoder=encoder)
             self._at, self._maker = at, SegmentMaker(run.planned())
@@ -222,11 +199,16 @@ class Hands:
         with self._told(index, report):
             if os.path.isdir(task.target):  # noqa: PTH112 - Path.is_dir raises where it may not be entered
                 listed(task.target)  # says why there is nothing to take from it
-            existing_file(task.target)
+            if not self.around.patience.attempt(lambda: expected(task.target)):
+                existing_file(task.target)
             work = self._unfinished(task)
             if (known := self._known(task, work)) is not None:
                 return known
-            self._do(index, report, work, encoder=encoder, deaths=deaths)
+            self._bring(task)
+            try:
+                self._do(index, report, work, encoder=encoder, deaths=deaths)
+            finally:
+                release(task.target)
         return report
 
     def failed(self, index: int, error: Exception) -> FileReport:
@@ -256,17 +238,34 @@ class Hands:
             report.error, report.status = error_text(error), "failed"
             self._note_failure(self.tasks[index], report)
 
+    def _bring(self, task: Task) -> None:
+        """Have a target on this machine; MissingFileError where there is none."""
+        for path in filter(None, (task.target, sidecar(task.target))):
+            self.around.patience.attempt(partial(fetch, path, self.around.beat))
+        existing_file(task.target)
+
     def _known(self, task: Task, work: UnfinishedFile) -> FileReport | None:
         """Return what became of a file earlier, where that still counts."""
-        found = self.earlier.result(task)
-        if found is not None:
+        if (found := self.earlier.result(task)) is not None:
             work.discard()  # an earlier run may have died between noting the result and this
             return found
         failed = self.earlier.history.failure(work.key, self.earlier.run, str(task.target))
         return failed.report if failed is not None else None
 
     def _unfinished(self, task: Task) -> UnfinishedFile:
-        return unfinished(self.around, self.earlier, self.journal, task)
+        """What there is of the work on a target; MissingFileError, OSError where that cannot be read."""
+        key, places = self.earlier.key(task), self.around.places
+        return UnfinishedFile(
+            key=key,
+            target=self.earlier.digests(task.target),
+            place=places.local / key[:24],
+            mirror=places.mirror / key[:24] if places.mirror else None,
+            journal=self.journal,
+            history=self.earlier.history,
+            patience=self.around.patience,
+            beat=self.around.beat,
+            index=index_place(self.around, self.earlier, task),
+        )
 
     def _run(
         self,
@@ -280,16 +279,8 @@ class Hands:
     ) -> FileRun:
         """Note that work on a file, or a segment of it, begins."""
         task = self.tasks[index]
-        engine, notes = self.around.begin(
-            self.engine,
-            task,
-            work.key,
-            self.earlier,
-            self.journal,
-            number=number,
-            deaths=deaths,
-            short=self.guard.short,
-        )
+        given = {"number": number, "deaths": deaths, "short": self.guard.short}
+        engine, notes = self.around.begin(self.engine, task, work.key, self.earlier, self.journal, **given)
         report.fallbacks += notes
         if number is not None:  # its report is another worker's
             self.around.status.note(*(f"{task.target.name}: {note}" for note in notes))
@@ -314,26 +305,39 @@ class Hands:
 
     def _do(self, index: int, report: FileReport, work: UnfinishedFile, **given: Any) -> None:
         """Do a task, and note that it is done."""
-        run = self._run(index, report, work, **given)
+        run, self.worked = self._run(index, report, work, **given), True
+        with work.leaving_no_more():
+            digest = run.run()
+        digest, seen = self._delivered(run, digest)
         try:
-            with work.leaving_no_more():
-                digest = run.run()
-        finally:
-            self.worked = True
-        try:
-            self.around.patience.attempt(lambda: self._note_done(work.key, report, digest))
+            self.around.patience.attempt(lambda: self._note_done(work.key, report, digest, seen))
         except OutputError as error:
             # Its segments stay: a later run need only join them again.
             report.fallbacks.append(tr("a later run will do this file again: {error}", error=error))
         else:
             work.discard()
 
-    def _note_done(self, key: str, report: FileReport, digest: str | None) -> None:
+    def _delivered(self, run: FileRun, digest: str | None) -> tuple[str | None, Seen]:
+        """Take a result to its address, if it has one; return its digest and what the journal is to know."""
+        report, digests = run.report, dict[Path, str]()
+        if output := Path(report.output or "") if address_of(report.output or "") else None:
+            if report.frames_folder:
+                frames = Path(report.frames_folder)
+                self.around.patience.attempt(lambda: (remove(frames), send_all([frames])))
+            # The result last: what fails before leaves none that nobody knows of.
+            for path in filter(None, (report.manifest and sidecar(output), output)):
+                step = partial(deliver, path, self.around.beat, new=path in run.new)
+                digests[path] = digest = self.around.patience.attempt(step)
+        digests[run.task.target] = self.earlier.digests(run.task.target)
+        places = ((address_of(path), state_of(path), found) for path, found in digests.items())
+        return digest, {address: (*state, found) for address, state, found in places if address and state}
+
+    def _note_done(self, key: str, report: FileReport, digest: str | None, seen: Seen) -> None:
         assert report.output is not None
         # A stop waits for it: a result that is there but not noted would be made again.
         digest = digest or self.earlier.digests(Path(report.output), on_chunk=self.around.status.tick)
-        run, stated = self.earlier.run, self.earlier.stated
-        self.journal.append(FileDone(key=key, run=run, sha256=digest, stated=stated, report=report))
+        entry = {"key": key, "run": self.earlier.run, "stated": self.earlier.stated}
+        self.journal.append(FileDone(**entry, sha256=digest, seen=seen, report=report))
 
     def _note_failure(self, task: Task, report: FileReport) -> None:
         try:

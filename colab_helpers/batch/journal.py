@@ -20,6 +20,7 @@ from typing import Annotated, Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.store import Seen, fetch_journal, send_journal
 from colab_helpers.errors import OutputError, telling
 from colab_helpers.files import ends_a_line, manifest_beside, no_link, parsed, shortened, to_json
 from colab_helpers.language import mark
@@ -37,6 +38,7 @@ class SegmentDone(_Entry):
     """A segment is encoded and safe on disk; its path is the file's name alone."""
 
     event: Literal["segment"] = "segment"
+    worker: str = Field("", description="Who made it, where several work at the batch.")
     part: FinishedSegment
 
 
@@ -46,6 +48,7 @@ class FileDone(_Entry):
     event: Literal["done"] = "done"
     run: str = ""
     sha256: str = Field(description="Of the result.")
+    seen: Seen = Field({}, description="Of target and result, where they lie in object storage.")
     stated: tuple[str, str] | None = Field(None, description="Consent and disclosure that its manifest has.")
     report: FileReport
 
@@ -119,19 +122,19 @@ class History:
 
     def segments(self, key: str) -> dict[int, FinishedSegment]:
         """Return the finished segments of a target by number; the latest of each counts."""
-        return {e.part.segment.number: e.part for e in self._of(key) if isinstance(e, SegmentDone)}
+        return {e.part.segment.number: e.part for e in self.of(key) if isinstance(e, SegmentDone)}
 
     def result(self, key: str, output: str | None = None) -> FileDone | None:
         """Return the latest result of a target, under its planned name or one with a suffix more.
 
         A copy of the target has a result of its own.
         """
-        done = (entry for entry in reversed(self._of(key)) if isinstance(entry, FileDone))
+        done = (entry for entry in reversed(self.of(key)) if isinstance(entry, FileDone))
         return next((e for e in done if output is None or _may_be(e.report.output or "", output)), None)
 
     def failure(self, key: str, run: str, target: str | None = None) -> Failed | None:
         """Return how a target failed in this run; None if it did not, or was taken up again since."""
-        last = next(reversed(self._of(key)), None)
+        last = next(reversed(self.of(key)), None)
         if not isinstance(last, Failed) or last.run != run:
             return None
         return last if target in (None, last.report.target) else None
@@ -143,7 +146,7 @@ class History:
         segments begun one by one, whoever schedules them counts the deaths.
         """
         count = 0
-        for entry in self._of(key):
+        for entry in self.of(key):
             if isinstance(entry, Started):
                 if entry.number is None:
                     count = count + 1 if entry.run == run else 0
@@ -151,7 +154,8 @@ class History:
                 count = 0
         return count
 
-    def _of(self, key: str) -> list[Entry]:
+    def of(self, key: str) -> list[Entry]:
+        """Return the entries of one target."""
         return [entry for entry in self.entries if entry.key == key]
 
 
@@ -163,6 +167,7 @@ def _may_be(output: str, planned: str) -> bool:
 
 def read_journal(path: Path) -> History:
     """Read a journal; one that is not there yet is empty. OutputError where it cannot be read."""
+    fetch_journal(path)
     history = History()
     unreadable = _telling(path, mark("the journal cannot be read ({reason})"))
     with unreadable, suppress(FileNotFoundError), path.open("rb") as file:
@@ -191,24 +196,59 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a+b", buffering=0, opener=no_link)  # noqa: SIM115
             self._torn = not ends_a_line(self._file)
+        self._makers: dict[str, dict[int, str]] = {}  # by the keys of files in work
 
-    def append(self, entry: Entry) -> None:
-        """Add an entry, on disk when this returns; after an OutputError readers will not see a part of it."""
+    def append(self, entry: Entry, worker: str = "") -> None:
+        """Add an entry, on disk when this returns; after an OutputError readers will not see a part of it.
+
+        A segment's names the ``worker``, one of several; a result's report is told who made its segments.
+        """
+        if isinstance(entry, SegmentDone):
+            entry = entry.model_copy(update={"worker": worker})
+            self._makers.setdefault(entry.key, {})[entry.part.segment.number] = worker
+        elif isinstance(entry, FileDone):
+            entry.report.made_by = self._made_by(entry.key, entry.report.segments)
+        elif isinstance(entry, Failed):
+            self._makers.pop(entry.key, None)
+        self._write(entry)
+
+    def _made_by(self, key: str, segments: int) -> dict[str, list[tuple[int, int]]]:
+        """Return who made which of a file's segments, as spans; nothing where one worked alone."""
+        makers, spans = self._makers.pop(key, {}), dict[str, list[tuple[int, int]]]()
+        if len(makers) < segments:  # an earlier run made the others
+            earlier = read_journal(self._path).of(key)
+            makers = {e.part.segment.number: e.worker for e in earlier if isinstance(e, SegmentDone)} | makers
+        for number in range(segments if any(makers.values()) else 0):
+            mine = spans.setdefault(makers.get(number, ""), [])
+            start = mine.pop()[0] if mine and mine[-1][1] == number else number
+            mine.append((start, number + 1))
+        return spans
+
+    def _write(self, entry: Entry) -> None:
         body = to_json(entry)
         line = f"{_HEAD.format(zlib.crc32(body.encode()))}{body}}}\n".encode()
         if self._torn:  # by a crash, or by a full disk a moment ago
             line = b"\n" + line
-        self._torn = True
+        self._torn, start = True, self._file.seek(0, os.SEEK_END)
         with _telling(self._path, mark("the journal cannot be written to ({reason})")):
             while line:
                 line = line[self._file.write(line) or 0 :]
             os.fsync(self._file.fileno())
             self._torn = False
+        try:
+            send_journal(self._path, start)
+        except OutputError:
+            self._file.truncate(start)
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close it; where nothing was noted, as of a batch that is refused, nothing is left behind."""
+        with suppress(OSError):
+            if not self._file.seek(0, os.SEEK_END):
+                self._path.unlink()
         self._file.close()
 
 

@@ -99,14 +99,10 @@ def work_key(
 ) -> str:
     """Return the key of the work on one target, 64 hexadecimal digits.
 
-    Args:
-        target: Digest of the target.
-        sources: Digests of the source photos; their order does not matter, as they are averaged.
-        sought: Digests of what says who is changed and who never is, beside the settings.
-        settings: Resolved or not: what is left to the machine is not part of the key.
-        models: Digest of each model file by name.
-        encoder: The encoder asked for; which one ``auto`` took is noted with each segment.
-        decisions: What is done to whom in the target, where a map says it; anything that JSON can write.
+    ``target``, ``sources``, ``sought`` (what says who is changed and who never is) and ``models`` are
+    digests; the order of sources does not matter, as they are averaged. What settings leave to the machine is
+    not part of the key, nor which ``encoder`` ``auto`` took, which is noted with each segment. Where a map
+    says what is done to whom in the target, ``decisions`` are that, anything that JSON can write.
     """
     asked = {k: v for k, v in settings.model_dump(mode="json").items() if k not in NEUTRAL_SETTINGS}
     if label := Label.of(settings):
@@ -128,10 +124,7 @@ def work_key(
 def index_key(*, target: str, settings: Settings, models: Mapping[str, str]) -> str:
     """Return the key of what is found in one target, whatever is made of it; see `work_key`.
 
-    Args:
-        target: Digest of the target.
-        settings: Those of the detector count, and which frames there are.
-        models: Digests of the model files by name; those that find faces and tell of them count.
+    The settings of the detector count, those of which frames there are, and the models that find faces.
     """
     names = ("face_detector_size", "face_detector_score", "keep_fps")
     networks = [Path(name).name for name in ANALYSIS_MODELS]

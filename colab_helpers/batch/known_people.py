@@ -21,8 +21,9 @@ from colab_helpers.faces.people import CONFIRMED, SAME, Appearance, grouped, mea
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.files import load, natural_key, to_json
 from colab_helpers.language import tr
+from colab_helpers.request import PEOPLE_NAME
 
-FOLDER_NAME, RECORD_NAME = "people", "people.json"
+FOLDER_NAME, RECORD_NAME = PEOPLE_NAME, "people.json"
 ALIKE = 0.3
 """Cosine of the mean looks of two groups from which they may be mistaken for each other."""
 NOBODY = ""

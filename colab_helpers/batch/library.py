@@ -9,6 +9,7 @@ from pathlib import Path
 
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.plan import UNLISTED, skipped_files
+from colab_helpers.batch.store import enter
 from colab_helpers.errors import ConsentError, MissingFileError, telling
 from colab_helpers.files import absolute, natural_key
 from colab_helpers.language import mark, tr
@@ -75,6 +76,7 @@ def photos_at(written: str) -> list[str]:
     if written.startswith("data:"):
         return [written]
     path = absolute(written)
+    enter(None, (), [path])
     if path.is_file():
         return [str(path)]
     if not path.is_dir():

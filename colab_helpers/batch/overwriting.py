@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from colab_helpers.batch.store import look
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
 
@@ -34,28 +35,21 @@ def refuse_input(path: Path, inputs: frozenset[tuple[int, int]]) -> None:
 
 @dataclass(frozen=True)
 class Writable:
-    """Decides where a run may write: the one place that knows what belongs to the user.
+    """Decides where a run may write: the one place that knows what belongs to the user."""
 
-    Attributes:
-        inputs: Targets, photos and models of the run, from ``identities``.
-        overwrite: Whether files that no earlier run made may be replaced; inputs never.
-        made: Whether an earlier run made what lies at a path.
-        set_aside: Gives what an earlier run made, and somebody changed since, another name; returns a note.
-    """
-
+    # Targets, photos and models of the run, from ``identities``.
     inputs: frozenset[tuple[int, int]] = frozenset()
-    overwrite: bool = False
-    made: Callable[[Path], bool] = lambda _path: False
+    overwrite: bool = False  # whether files that no earlier run made may be replaced; inputs never
+    made: Callable[[Path], bool] = lambda _path: False  # whether an earlier run made what lies at a path
+    # Gives what an earlier run made, and somebody changed since, another name; returns a note.
     set_aside: Callable[[Path], str | None] = lambda _path: None
 
     def clear(self, path: Path) -> str | None:
-        """Make sure that a file or folder may be written; an empty folder may.
+        """Make sure that a file or folder may be written, as an empty folder may; else UsageError.
 
         Returns a note, where something had to get out of the way.
-
-        Raises:
-            UsageError: Something is there that is not the run's to replace.
         """
+        look(path)
         refuse_input(path, self.inputs)
         note = None if self.overwrite else self.set_aside(path)
         if os.path.lexists(path) and not (self.overwrite or _is_empty(path) or self.made(path)):

@@ -43,13 +43,8 @@ def sought_of(
 ) -> tuple[Sought | None, list[str]]:
     """Find out who is changed and who never is, by photos; None without any; also notes, a sentence each.
 
-    Args:
-        engine: The loaded networks.
-        target_person: Paths or data URLs of photos of one person.
-        never: Of photos of people, all of whose faces count.
-
-    Raises:
-        ColabHelpersError: A photo cannot be read or shows no face; the photos of the person do not agree.
+    All photos of the ``target_person`` show one person; of those of ``never`` all faces count.
+    ColabHelpersError where a photo cannot be read or shows no face, or the photos of the person do not agree.
     """
     if not target_person and not never:
         return None, []

@@ -1,4 +1,4 @@
-"""The processes of a batch: how a worker ends and what is said of it, and the one that makes the page."""
+"""The processes of a batch: one of several workers, what is said of how one ends, and who makes the page."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 from colab_helpers import errors
 from colab_helpers.batch.report import write_text
@@ -22,6 +25,42 @@ STOPPED, BUSY, REFUSED = 75, 76, 77
 # Seconds that the page may take, for which pictures are decoded.
 PAGE_LONGEST = 180.0
 PAGE_LOOK_EVERY = 0.5
+
+
+class WorkerProcess:
+    """One of several workers, `member`, and the way to it; where this process goes, it ends by itself.
+
+    Args:
+        job: File that tells it what to do.
+        hear: Takes each of its news, and as the last ``lost`` with its exit code; called from a thread.
+        environment: What it has beside this process's own.
+    """
+
+    def __init__(
+        self, job: Path, hear: Callable[[tuple[Any, ...]], object], environment: Mapping[str, str]
+    ) -> None:
+        self._far, theirs = Pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "colab_helpers.batch.member", str(job), str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **environment},
+        )
+        theirs.close()
+        self.terminate, self.kill = self._process.terminate, self._process.kill
+        threading.Thread(target=self._carry, args=(hear,), name="carry", daemon=True).start()
+
+    def send(self, message: object) -> None:
+        """Hand something to it, unless it has died, which is heard."""
+        with suppress(OSError):
+            self._far.send(message)
+
+    def _carry(self, hear: Callable[[tuple[Any, ...]], object]) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                hear(self._far.recv())
+        hear(("lost", self._process.wait()))
+        self._far.close()
 
 
 def refusal_path(job: Path) -> Path:

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from colab_helpers.addresses import in_words
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.stop import STATUS_NAME
+from colab_helpers.batch.store import fetch, waits
 from colab_helpers.errors import OutputError, UsageError, telling
 from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, printable, tr
@@ -155,6 +157,11 @@ class FileReport(_Model):
     )
     segments: int = Field(0, description="Segments the result was joined from; 0 if written in one go.")
     segments_kept: int = Field(0, description="Those of them that an earlier, interrupted run had finished.")
+    made_by: dict[str, list[tuple[int, int]]] = Field(
+        {},
+        description="Which worker made which of them, where a batch had several: spans of numbers, the "
+        "first and the one after the last; under the empty name those of a run by one.",
+    )
     quality: Quality | None = None
     mark: MarkReport | None = Field(None, description="None where a result is a copy of its target.")
     manifest: str | None = Field(
@@ -168,6 +175,13 @@ class FileReport(_Model):
     def memory_difference(self) -> int:
         """Bytes by which the process grew over this file."""
         return self.memory_after - self.memory_before
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, 0 to 1; while it runs, ``frames_in`` is what its result will have."""
+        if self.status == "running":
+            return min(1.0, self.frames_out / self.frames_in) if self.frames_in else 0.0
+        return float(self.status != "queued")
 
 
 class Summary(_Model):
@@ -227,7 +241,7 @@ class BatchReport(_Model):
 
     def save(self, path: Path) -> None:
         """Write it as JSON: to a temporary file first, then renamed."""
-        write_text(path, to_json(self, indent=2) + "\n")
+        write_text(path, in_words(to_json(self, indent=2)) + "\n")
 
 
 def changed_people(files: Iterable[FileReport]) -> dict[str, list[str]]:
@@ -298,6 +312,8 @@ def own_file(path: Path) -> bool:
     try:
         if not path.is_file():  # a pipe might be read for ever
             return False
+        if waits(path):
+            fetch(path)
         with path.open("rb") as file:
             head = file.read(200)
     except OSError:

@@ -18,6 +18,7 @@ from colab_helpers.batch.outputs import goes_as_picture, output_of
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.store import waits
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.cast import Cast, Treatment
 from colab_helpers.faces.engine import Engine
@@ -63,6 +64,7 @@ class FileRun:
         on_picture: Called with a frame just written, now and then; it must not keep it.
         beat: Called as the work gets on; may raise to give up.
         encoder: Name of the one that others have begun with.
+        new: Where nothing was when it began.
     """
 
     engine: Engine
@@ -80,6 +82,7 @@ class FileRun:
     beat: Callable[[], None] = lambda: None
     encoder: str = ""
     check: ContentCheck = field(init=False)
+    new: list[Path] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         if enhancer := self.engine.frame_enhancer:
@@ -155,6 +158,7 @@ class FileRun:
         frames = frames_folder(output) if keeps else None
         places = [place for place in (output, sidecar(output), frames) if place]
         notes = [*map(self.writable.clear, places), note]
+        self.new = [place for place in places if not waits(place)]
         report.fallbacks += [note for note in notes if note]
         return output, places
 

@@ -8,26 +8,33 @@ of the oldest video begun, and only then another file: few are open at once, and
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal
+
+from colab_helpers.batch.report import FileReport
 
 
-class Plan(Protocol):
-    """What `Schedule` reads of a file that was prepared."""
+@dataclass(frozen=True)
+class Prepared:
+    """What is to be done with a file, once its faces are found.
 
-    @property
-    def segments(self) -> int:
-        """How many there are; 0: the file goes whole."""
+    Attributes:
+        segments: How many it has; 0: it goes whole.
+        length: Frames of each but the last.
+        encoder: Name of the encoder with which all are made.
+        finished: Numbers of those that earlier runs have finished.
+        notes: What its report says of it so far.
+        report: What became of it, if nothing is left to do.
+    """
 
-    @property
-    def finished(self) -> Collection[int]:
-        """Numbers of those that an earlier run has finished."""
-
-    @property
-    def report(self) -> object | None:
-        """What became of the file, if nothing is left to do."""
+    segments: int = 0
+    length: int = 0
+    encoder: str = ""
+    finished: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    report: FileReport | None = None
 
 
 Kind = Literal["prepare", "segment", "finish", "whole"]
@@ -54,19 +61,15 @@ class Schedule:
     """Hands out the calls of files in an ``order``; workers are told apart by anything that has a hash.
 
     Nothing is kept of a file that is over. A call of which a worker dies is given out again, and its deaths
-    are counted; how many are too many says who is asked (``Surroundings.begin``). As long as more than
-    ``whole_above`` files wait, each goes whole, which costs least: nobody has to look at it before others can
-    help; None prepares all. Files that are ``alike`` share what is kept of them, and are done one by one.
+    are counted; how many are too many says who is asked (``Surroundings.begin``). By ``sizes``, in bytes, a
+    file goes whole, which costs least, where those that wait keep all others at work meanwhile: nobody has to
+    look at it before others can help. Files of one size may be copies, which share what is kept of them, and
+    are done one by one.
     """
 
-    def __init__(
-        self,
-        order: Iterable[int],
-        *,
-        whole_above: int | None = None,
-        alike: Mapping[int, Hashable] = MappingProxyType({}),
-    ) -> None:
-        self._new, self._whole_above, self._alike = deque(order), whole_above, alike
+    def __init__(self, order: Iterable[int], *, sizes: Mapping[int, int] = MappingProxyType({})) -> None:
+        self._new, self._sizes = deque(order), sizes
+        self._waiting = sum(sizes.get(index, 0) for index in self._new)
         self._open: dict[int, _Video] = {}  # in the order in which they were begun
         self._due: deque[Call] = deque()  # all but segments; for whoever asks next
         self._flying: dict[Hashable, Call] = {}
@@ -78,14 +81,14 @@ class Schedule:
         """Whether nothing is left to do and nobody is at anything."""
         return not (self._new or self._open or self._flying)
 
-    def next(self, worker: Hashable) -> Call | None:
-        """Return what a worker is to do now; ValueError where it is at something already.
+    def next(self, worker: Hashable, *, among: int = 2) -> Call | None:
+        """Return what a worker ``among`` so many is to do now; ValueError where it is at something already.
 
         None: all that is left is in other hands; it may ask again after any news of theirs.
         """
         if worker in self._flying:
             raise ValueError(f"{worker} is at {self._flying[worker]}")
-        call = self._due.popleft() if self._due else self._segment(worker) or self._another()
+        call = self._due.popleft() if self._due else self._segment(worker) or self._another(among)
         if call is not None:
             self._flying[worker] = self._at[worker] = call
         return call
@@ -103,7 +106,7 @@ class Schedule:
         if (call := self._flying.get(worker)) is not None:
             self._deaths.pop(call, None)
 
-    def done(self, worker: Hashable, plan: Plan | None = None) -> Call | None:
+    def done(self, worker: Hashable, plan: Prepared | None = None) -> Call | None:
         """Note that what a worker was at is done; of a file that was to be prepared, ``plan`` is the result.
 
         Returns the call; None where it counts no longer: the worker was taken for dead, or its file is over.
@@ -144,7 +147,7 @@ class Schedule:
         call = self._flying.pop(worker, None)
         return call if call is not None and call.index in self._open else None
 
-    def _plan(self, index: int, plan: Plan) -> None:
+    def _plan(self, index: int, plan: Prepared) -> None:
         if plan.report is not None:
             self._close(index)
         elif not plan.segments:
@@ -185,17 +188,17 @@ class Schedule:
         taken = Call("segment", index, run[0] - 1) in self._at.values()
         return run[len(run) // 2 if taken else 0]
 
-    def _another(self) -> Call | None:
-        busy = {self._alike.get(index, index) for index in self._open}
-        index = next((each for each in self._new if self._alike.get(each, each) not in busy), None)
+    def _another(self, among: int) -> Call | None:
+        busy = {self._sizes.get(index) for index in self._open} - {None}
+        index = next((each for each in self._new if self._sizes.get(each) not in busy), None)
         if index is None:
             return None
-        kind: Kind = "prepare"
-        if self._whole_above is not None and len(self._new) > self._whole_above:
-            kind = "whole"
+        size = self._sizes.get(index, 0)
+        whole = among == 1 or 0 < size * among <= self._waiting
         self._new.remove(index)
+        self._waiting -= size
         self._open[index] = _Video()
-        return Call(kind, index)
+        return Call("whole" if whole else "prepare", index)
 
     def _close(self, index: int) -> None:
         del self._open[index]

@@ -16,15 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
-from colab_helpers.batch.stop import SILENCE, STATUS_NAME, works
+from colab_helpers.batch.stop import SILENCE, STATUS_NAME, STOP_NAME, works
+from colab_helpers.batch.store import fetch, send_all
+from colab_helpers.batch.worker_status import WorkerStatus
 from colab_helpers.errors import OutputError
 from colab_helpers.files import found, load, to_json
-from colab_helpers.language import tr
-from colab_helpers.progress import Progress
+from colab_helpers.language import first_of, tr
+from colab_helpers.progress import MAKING, Progress
 from colab_helpers.resources.samples import Sample
 
 _INTERVAL = 0.5
 _MANY = 100
+_MOST_WORKERS = 64
 _FAR_INTERVAL = 5.0
 """Seconds between two versions of the file on a mounted drive, which has to upload each."""
 # How long the end of a run waits for a mounted drive to take its last status.
@@ -54,11 +57,18 @@ class BatchStatus(BaseModel):
     fitting: int | None = Field(None, description="Files that fit the session at the rate so far.")
     pause: str | None = Field(None, description="What the work is waiting for, if anything.")
     notes: list[str] = Field([], description="What concerns the whole run, one sentence each.")
-    workers: list[str] = Field([], description="Who does what where several work at it, a sentence each.")
+    workers: list[WorkerStatus] = Field([], description="Where several work at it: who does what, up to 64.")
+    crew: int = Field(0, description="How many those are in all; 0: one works alone.")
+    idle: int = Field(0, description="Those of them who are at nothing.")
+    rate: float = Field(0.0, description="Frames per second of all together.")
     picture: str | None = Field(None, description="A frame just written, as a small JPEG data: URL.")
     sample: Sample | None = Field(None, description="The machine at the last look.")
-    progress: Progress | None = Field(None, description="Where the file at work stands, or the last one.")
-    files: list[FileReport]
+    progress: Progress | None = Field(
+        None, description="Where the file at work stands, or the last one; of several the first one's."
+    )
+    files: list[FileReport] = Field(
+        description="While one is at work, ``frames_out`` are written of the ``frames_in`` of its result."
+    )
 
     @property
     def running(self) -> Progress | None:
@@ -90,14 +100,18 @@ class BatchStatus(BaseModel):
         for file in self.files:
             if file.status in ("queued", "running"):
                 file.status = "cancelled"
-        self.workers = []
+        self.workers, self.crew, self.idle, self.rate = [], 0, 0, 0.0
         failed = any(file.status not in ("done", "skipped") for file in self.files)
         self.state = "cancelled" if cancelled else "failed" if failed else "done"
         self.updated = time.time()
 
     def text(self) -> str:
-        """Return it as JSON; what grows with a video's length is left to the report."""
-        return to_json(self, indent=1, exclude={"files": {"__all__": {"quality"}}}) + "\n"
+        """Return it as JSON, a line a file; what grows with a video's length is left to the report."""
+        head = to_json(self, indent=1, exclude={"files"}).removesuffix("\n}")
+        # Of many files most have nothing to tell, and all are written twice a second.
+        left_out = {"quality", "made_by"}
+        told = ",\n".join(to_json(file, exclude_defaults=True, exclude=left_out) for file in self.files)
+        return f'{head},\n "files": [\n{told}\n ]\n}}\n'
 
 
 class _Courier:
@@ -127,6 +141,8 @@ class _Courier:
                 text, self._text, self._busy = self._text, "", True
             try:
                 write_text(self._path, text)
+                send_all([self._path])
+                fetch(self._path.with_name(STOP_NAME))  # somebody elsewhere may ask so
             except OutputError as error:
                 self.problem = error
             with self._changed:
@@ -190,13 +206,17 @@ class StatusWriter:
         """Note that the work got on, where there is nothing else to tell."""
         self.status.ticks += 1
 
-    def progress(self, progress: Progress) -> None:
-        """Note where the running file stands."""
+    def progress(self, progress: Progress, *, first: bool = True) -> None:
+        """Note where a file at work stands; ``first``: it is the one of several that the status shows."""
         with self._lock:
             status, file = self.status, self.status.files[progress.file_index]
-            before = status.progress
-            news = file.status != "running" or before is None or before.stage != progress.stage
-            file.status, status.progress = "running", progress
+            before, news = status.progress, False
+            if first:
+                news = file.status != "running" or before is None or before.stage != progress.stage
+                status.progress = progress
+            file.status = "running"
+            if progress.stage == MAKING:
+                file.frames_out, file.frames_in = progress.frame, progress.frames or 0
             status.ticks += 1
             if news or self._clock() - self._written >= _INTERVAL:
                 self._write(urgent=news)
@@ -221,9 +241,15 @@ class StatusWriter:
         with self._changing() as status:
             status.notes = [*status.notes, *texts]
 
-    def workers(self, doing: list[str]) -> None:
-        """Tell who does what; it is told with the next news."""
-        self.status.workers = doing
+    def workers(self, doing: Sequence[WorkerStatus]) -> None:
+        """Tell who does what, and what they wait for; it is told with the next news."""
+        status = self.status
+        status.workers = sorted(doing, key=lambda one: one.pause is None)[:_MOST_WORKERS]
+        status.crew, status.rate = len(doing), round(sum(one.fps for one in doing), 2)
+        status.idle = sum(not one.file for one in doing)
+        held = first_of([*dict.fromkeys(one.pause for one in doing if one.pause)], 2) or None
+        if held != status.pause:
+            self.pause(held)
 
     def fitting(self, files: int) -> None:
         """Tell how many files fit the session at the rate so far."""
@@ -303,6 +329,7 @@ def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = 
 
 def read_status(folder: Path) -> BatchStatus:
     """Read the status of the batch whose results go to a folder; MissingFileError, UsageError without one."""
+    fetch(folder / STATUS_NAME)
     return load(
         BatchStatus,
         folder / STATUS_NAME,

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.addresses import address_of
 from colab_helpers.errors import UsageError
 from colab_helpers.files import write_whole
 from colab_helpers.language import tr
@@ -140,7 +141,11 @@ def ask_to_stop(folder: Path) -> bool:
 
     The status is read as plain JSON, so that nobody waits for models to be built.
     """
-    path = folder / STATUS_NAME
+    path, stored = folder / STATUS_NAME, address_of(folder) is not None
+    if stored:
+        from colab_helpers.batch.store import fetch, send_all  # slow, and seldom needed here
+
+        fetch(path)
     try:
         alive = works(json.loads(path.read_bytes()))
     except OSError:
@@ -153,4 +158,6 @@ def ask_to_stop(folder: Path) -> bool:
         ) from error
     if alive:
         write_whole(folder / STOP_NAME, io.BytesIO())
+        if stored:
+            send_all([folder / STOP_NAME])
     return alive

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from colab_helpers.batch.processes import BUSY, REFUSED, STOPPED, cause_of, read
 from colab_helpers.batch.report import JOURNAL_NAME, BatchReport
 from colab_helpers.batch.status import BatchStatus, end_status
 from colab_helpers.batch.stop import SILENCE, STOP_SIGNALS
+from colab_helpers.batch.store import fetch
 from colab_helpers.batch.watch import GRACE, StatusCallback, Unchanged, Watch
 from colab_helpers.errors import ColabHelpersError, WorkerError
 from colab_helpers.files import found, no_link
@@ -203,6 +205,8 @@ class Supervisor:
 
     def _report_of(self, run: str) -> BatchReport | None:
         """Read the report of a run; None if it has left none."""
+        with suppress(ColabHelpersError):
+            fetch(self.job.report_path)
         report = found(BatchReport, self.job.report_path)
         return report if report and report.run == run else None
 

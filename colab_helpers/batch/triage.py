@@ -68,12 +68,9 @@ _REMARKS: Mapping[str, Callable[[Sight], bool]] = {
 
 
 def triage_of(videos: Iterable[SeenIn], names: Mapping[str, str], pace: float | None) -> Triage:
-    """Put together what is known of targets.
+    """Put together what is known of targets, in the order of the batch; ``names`` are by group.
 
-    Args:
-        videos: The targets in the order of the batch.
-        names: What the people of each group are called.
-        pace: Frames a second of earlier files; None where there were none.
+    ``pace`` is how many frames a second earlier files took; None where there were none.
     """
     files = []
     for video in videos:

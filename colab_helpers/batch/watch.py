@@ -13,8 +13,11 @@ from pathlib import Path
 
 import psutil
 
+from colab_helpers.addresses import address_of
 from colab_helpers.batch.status import BatchStatus, latest_status
 from colab_helpers.batch.stop import STATUS_NAME, STOP_NAME, STOP_SIGNALS, process_lives
+from colab_helpers.batch.store import fetch, remove, send_all
+from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
 from colab_helpers.progress import Progress, ProgressCallback
 
@@ -69,7 +72,12 @@ class Watch:
     def status(self, own: int = 0) -> BatchStatus | None:
         """Read the latest status; that of an own worker without asking the drive where it is near."""
         near = latest_status(self.status_files[:1])
-        return near if near is not None and near.pid == own else latest_status(self.status_files)
+        if near is not None and near.pid == own:
+            return near
+        if address_of(self.folder) and not (near and near.alive()):
+            with suppress(ColabHelpersError):
+                fetch(self.folder / STATUS_NAME)
+        return latest_status(self.status_files)
 
     def at_work(self) -> bool:
         """Whether any batch works in the folder."""
@@ -79,8 +87,9 @@ class Watch:
     def forget_stop(self) -> None:
         """Remove the file that asks to stop, unless it is meant for a batch at work."""
         if not self.at_work():
-            with suppress(OSError):
+            with suppress(OSError, ColabHelpersError):
                 (self.folder / STOP_NAME).unlink(missing_ok=True)
+                remove(self.folder / STOP_NAME)
 
     @contextmanager
     def counting_interrupts(self) -> Iterator[None]:
@@ -103,9 +112,7 @@ class Watch:
     def until_end(self, goes_on: Callable[[BatchStatus | None], bool], own: int = 0) -> str:
         """Show how a run stands until it ends; return what its process was killed for, if it was.
 
-        Args:
-            goes_on: Whether it does, as its status tells.
-            own: The process that does it, if it was started here.
+        Whether it goes on is told by its status; ``own`` is the process that does it, if it was started here.
         """
         life, killed = Unchanged(), ""
         self._answered, self._asked = 0, 0
@@ -148,8 +155,9 @@ class Watch:
         if self.interrupts == 1 and _signal(pid, signal.SIGTERM):
             return
         # Also where a process is killed: whoever else watches it would start another one.
-        with suppress(OSError):
+        with suppress(OSError, ColabHelpersError):
             (self.folder / STOP_NAME).touch()
+            send_all([self.folder / STOP_NAME])
         if self.interrupts > 1:
             _signal(pid, signal.SIGKILL)
 

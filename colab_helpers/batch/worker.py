@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,11 +43,13 @@ from colab_helpers.batch.report import (
 from colab_helpers.batch.run_batch import Alone, Batch, Idle
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
+from colab_helpers.batch.store import enter, expected, fetch_journal, remove, send_all
 from colab_helpers.batch.surroundings import Surroundings
-from colab_helpers.errors import ColabHelpersError
+from colab_helpers.errors import ColabHelpersError, OutputError
 from colab_helpers.language import mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress, ProgressCallback
+from colab_helpers.request import MAP_NAME, PEOPLE_NAME
 from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
@@ -101,10 +103,14 @@ def run_job(
         ColabHelpersError: Nothing could be started: consent, models, sources or folders.
     """
     with spoken(job.request.language):
+        enter(job.folder, (), job.request.photo_paths)
+        for task in job.tasks:
+            expected(task.target)
         consent_for(job.request, job.inputs)
         places = WorkPlaces.of(job.folder, job.request.work_dir)
         own = Writable(identities(job.inputs), overwrite=job.request.settings.overwrite, made=own_file)
         with folder_lock(job.folder, host):
+            fetch_journal(job.folder / JOURNAL_NAME, settle=True)
             status = _begin(job, places, own, supervisor, host)
             if cause:
                 status.restarted(cause)
@@ -123,7 +129,7 @@ def _begin(job: Job, places: WorkPlaces, own: Writable, supervisor: int, host: s
     return StatusWriter(
         job.folder / STATUS_NAME,
         job.tasks,
-        near=places.local / STATUS_NAME if places.mirror else None,
+        near=places.local / STATUS_NAME if places.afar else None,
         run=job.run,
         job=job.digest,
         supervisor=supervisor,
@@ -156,6 +162,7 @@ class _Run(Surroundings):
                 report = self._worked()
             report.save(self.job.report_path)
             self._make_page(report)
+            self._send_records()
         except (ColabHelpersError, KeyboardInterrupt) as error:
             if isinstance(error, ColabHelpersError):
                 self.status.note(str(error))
@@ -163,19 +170,30 @@ class _Run(Surroundings):
             raise
         return report
 
+    def _send_records(self) -> None:
+        """Have beside the results in object storage what is kept of a run."""
+        path, folder = self.job.report_path, self.job.folder
+        records = [path, html_path(path), folder / SAMPLES_NAME, folder / MAP_NAME, folder / PEOPLE_NAME]
+        try:
+            self.patience.attempt(lambda: send_all(records))
+        except OutputError as error:
+            self.status.note(tr("the report is on this machine alone: {error}", error=error))
+
     def _where_it_stands(self) -> Progress | str:
         """Return the progress of the file at work, or what is done in a word or two."""
         now = self.status.status
         stage = mark("loading models") if now.progress is None else mark("between files")
-        return now.running or now.pause or stage
+        running = now.running
+        return replace(running, fps=now.rate or running.fps) if running else now.pause or stage
 
     def _end(self, *, cancelled: bool) -> None:
         self.status.end(cancelled=cancelled)
         self._forget_stop()
 
     def _forget_stop(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, OutputError):
             (self.job.folder / STOP_NAME).unlink(missing_ok=True)
+            remove(self.job.folder / STOP_NAME)
 
     def _worked(self) -> BatchReport:
         with Journal(self.job.folder / JOURNAL_NAME) as journal:
@@ -187,8 +205,7 @@ class _Run(Surroundings):
                 devices = devices_of(request.settings) if request.people != "only" else []
                 if devices:
                     announce = partial(self._announce, workers=len(devices))
-                    first_alone = request.mapped or request.people != "auto"
-                    return Crew(self, order, estimate, journal, devices, announce, first_alone).run()
+                    return Crew(self, order, estimate, journal, devices, announce).run()
                 hands = Hands.open(self, self.own, journal, self._announce)
             except KeyboardInterrupt:
                 return Idle(self, (), Estimate((), (), self.status), "").run()
@@ -212,13 +229,15 @@ class _Run(Surroundings):
         # Not Path.is_file: it raises for names that no system takes.
         there = [task.target for task in self.job.tasks if os.path.isfile(task.target)]  # noqa: PTH113
         size, free = sum(path.stat().st_size for path in there), disk_free(self.job.folder)
+        videos, memory = this_machine().capacity
         told = tr(
-            "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine could "
-            "safely work on {videos} video(s) at once; one is worked on at a time",
+            "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine's {memory} would bear "
+            "{videos} video(s) at once; one is worked on at a time",
             files=len(self.job.tasks),
             size=size / 1e9,
             free=free / 1e9,
-            videos=this_machine().safe_capacity,
+            videos=videos,
+            memory=memory,
         )
         if workers > 1:
             together = mark(
@@ -236,7 +255,7 @@ class _Run(Surroundings):
     def _end_late(self) -> None:
         """End a process whose work hangs although it was asked to stop; finished segments are noted."""
         note = tr("the work did not end within {limit:.0f} seconds of being asked to", limit=LONGEST_STOP)
-        near = self.places.local if self.places.mirror else self.job.folder
+        near = self.places.local if self.places.afar else self.job.folder
         end_status([near / STATUS_NAME], self.job.run, cancelled=True, note=note)
         self._forget_stop()
         os._exit(STOPPED)

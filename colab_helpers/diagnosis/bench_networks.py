@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from colab_helpers.diagnosis.bench_clip import make_clip
-from colab_helpers.models.converted import FOLDER
+from colab_helpers.models.half import FOLDER
 from colab_helpers.models.session import is_standin
 
 FACE = 300 / 1080

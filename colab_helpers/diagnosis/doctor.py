@@ -5,29 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from colab_helpers.diagnosis import environment, gpu, networks, packages
-from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, Diagnosis, finding
-from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.diagnosis import environment
+from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, Diagnosis, Subject, finding
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import Machine
 from colab_helpers.settings import Settings, load_settings
 
 Question = Callable[[Subject], Iterable[Check]]
 
+
+def _networks(subject: Subject) -> Iterator[Check]:
+    # Not at the top: the doctor must get as far as saying that a package cannot be imported.
+    from colab_helpers.diagnosis.networks import models
+
+    return models(subject)
+
+
 QUESTIONS: Mapping[str, Question] = {
     mark("place"): environment.place,
-    "python": packages.python,
-    mark("packages"): packages.ranges,
-    "onnxruntime": packages.runtime,
+    "python": environment.python,
+    mark("packages"): environment.ranges,
+    "onnxruntime": environment.runtime,
     mark("memory"): environment.memory,
     mark("disk"): environment.disk,
     mark("models folder"): environment.models_folder,
     mark("drive"): environment.drive,
-    "cuda": gpu.agreement,
-    "gpu": gpu.card,
+    "cuda": environment.agreement,
+    "gpu": environment.card,
     mark("encoder"): environment.encoder,
-    mark("models"): networks.models,
+    mark("models"): _networks,
 }
 """In the order of the table, by the name a finding has that the question could not come to."""
 
@@ -37,22 +43,15 @@ def diagnose(
     *,
     models_dir: Path | None = None,
     folder: Path = Path(),
-    machine: Machine | None = None,
     drive: Path | None = None,
 ) -> Diagnosis:
-    """Check this machine for a run with these settings.
+    """Check this machine for a run with these settings, by default the default preset's.
 
-    Every network of the settings is run; real weights of a few hundred megabytes take some seconds.
-
-    Args:
-        settings: As from ``load_settings``; the default preset if None.
-        models_dir: Folder of the model files.
-        folder: Where results would go.
-        machine: Another machine than this one.
-        drive: Google Drive, where it is mounted.
+    Every network of the settings is run; real weights of a few hundred megabytes take some seconds. Results
+    would go to ``folder``; ``drive`` is Google Drive, where it is mounted.
     """
     settings = settings or load_settings()
-    return examine(Subject.here(settings, models_dir=models_dir, folder=folder, machine=machine, drive=drive))
+    return examine(Subject.here(settings, models_dir=models_dir, folder=folder, drive=drive))
 
 
 def examine(subject: Subject, questions: Mapping[str, Question] = QUESTIONS) -> Diagnosis:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from colab_helpers.diagnosis.findings import Check, finding
-from colab_helpers.diagnosis.subject import Subject
+import numpy as np
+
+from colab_helpers.diagnosis import reference
+from colab_helpers.diagnosis.findings import Check, Subject, finding
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.faces.detector import Detector
+from colab_helpers.faces.frame_enhancer import FrameEnhancer
+from colab_helpers.faces.occluder import FaceParser, Occluder
+from colab_helpers.faces.path_choice import choose_path
+from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.language import mark, tr
+from colab_helpers.models.catalog import Role, load_catalog, wanted_models
+from colab_helpers.models.contracts import check_content, fit_of
+from colab_helpers.models.half import ModelChoice, choose
+from colab_helpers.models.inventory import examine
+from colab_helpers.models.parity import sample_inputs
+from colab_helpers.models.session import Network, Provider, Runtime
 from colab_helpers.settings import Settings
-
-if TYPE_CHECKING:
-    from colab_helpers.models.catalog import Role
-    from colab_helpers.models.half import ModelChoice
-    from colab_helpers.models.session import Network, Provider
 
 SAME_RESULT = 0.01
 """How far GPU and CPU may lie apart, as a share of the output's length: TensorFloat-32 rounds to 1/2048."""
@@ -35,8 +43,6 @@ class Problem(NamedTuple):
 
 def models(subject: Subject) -> Iterator[Check]:
     """Try each network: one finding each, and one more where insightface can be held against it."""
-    from colab_helpers.models.catalog import wanted_models
-
     for role, name in wanted_models(subject.settings, subject.models):
         title = f"model {Path(name).name}"
         try:
@@ -55,8 +61,10 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     # What a run loads is held against what it was made from; exported weights stand for themselves.
     plain = choice.original if choice.original.suffix == ".onnx" else choice.path
     network = open_network(plain, "cpu")
-    check_contract(role, network)
-    inputs = inputs_for(network, subject.settings, edge=_EDGE if role == "frame_enhancer" else 0)
+    if role in _MAKERS:
+        _MAKERS[role](network)
+    edge = _EDGE if role == "frame_enhancer" else subject.settings.face_detector_size
+    inputs = list(sample_inputs(network.session, edge=edge, name=network.name).values())
     on_cpu, milliseconds = trial(network, inputs)
     facts, figures = [f"CPU {milliseconds:.1f} ms"], {"cpu_ms": milliseconds}
     problems = [*_values_problem(on_cpu, "CPU"), *_file_problem(network, name, plain)]
@@ -84,9 +92,9 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     what = "; ".join([", ".join(facts), *choice.notes, *(problem.what for problem in problems)])
     worst = problems[0] if problems else Problem("", "")
     yield finding(f"model {Path(name).name}", what, worst.remedy, warns=worst.warns, figures=figures)
-    if not network.standin and _has_oracle(role, network) and (worst.warns or not problems):
-        from colab_helpers.diagnosis import reference
-
+    fit = fit_of(network.session, network.name)
+    known = role in ("detector", "recogniser", "attributes") or (fit and fit.contract.kind == "inswapper")
+    if known and not network.standin and (worst.warns or not problems):  # insightface has a class for it
         yield reference.parity(role, network, subject.settings, subject.models)
         if role == "detector" and not problems:
             yield reference.photograph(network, subject.settings)
@@ -94,10 +102,6 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
 
 def _pixels(role: Role, network: Network, original: Path, subject: Subject) -> Iterator[str]:
     """Say where faces are sampled and blended for a network on the GPU; it is tried and recorded here."""
-    from colab_helpers.faces.path_choice import choose_path
-    from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
-    from colab_helpers.models.session import Runtime
-
     if role in ("swapper", "enhancer"):
         boost = subject.settings.face_swapper_pixel_boost
         part = Swapper(network, boost=boost) if role == "swapper" else Enhancer(network)
@@ -106,28 +110,8 @@ def _pixels(role: Role, network: Network, original: Path, subject: Subject) -> I
         yield tr("faces' pixels: {where}", where=pixels)
 
 
-def inputs_for(network: Network, settings: Settings, *, edge: int = 0) -> list[Any]:
-    """Make what a network takes, in its order."""
-    from colab_helpers.models.parity import sample_inputs
-
-    found = sample_inputs(network.session, edge=edge or settings.face_detector_size, name=network.name)
-    return list(found.values())
-
-
-def _has_oracle(role: Role, network: Network) -> bool:
-    """Whether insightface has a class for a network."""
-    from colab_helpers.models.contracts import fit_of
-
-    fit = fit_of(network.session, network.name)
-    analysing = role in ("detector", "recogniser", "attributes")
-    return analysing or (fit is not None and fit.contract.kind == "inswapper")
-
-
 def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:
     """The file a run would load; nothing is made."""
-    from colab_helpers.models.half import ModelChoice, choose
-    from colab_helpers.models.session import Runtime
-
     if role not in ("swapper", "enhancer"):
         path = subject.models / f"{name}.onnx"
         return ModelChoice(name, path, path)
@@ -143,33 +127,21 @@ def open_network(
 
     On CUDA it is captured if the settings say so. ``notes`` gets what the runtime had to do without.
     """
-    from colab_helpers.models.session import Runtime
-
     graphs = settings is not None and settings.cuda_graphs
     runtime = Runtime(provider, graphs=graphs, notes=[] if notes is None else notes)
     return runtime.open(path, edge=settings.face_detector_size if settings else 0)
 
 
-def check_contract(role: Role, network: Network) -> None:
-    """Make sure that a network takes and gives what its role asks for; ModelError where it does not."""
-    from colab_helpers.faces.detector import Detector
-    from colab_helpers.faces.frame_enhancer import FrameEnhancer
-    from colab_helpers.faces.occluder import FaceParser, Occluder
-    from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
-    from colab_helpers.models.contracts import check_content
-
-    makers: dict[Role, Callable[[Network], object]] = {
-        "detector": Detector,
-        "swapper": Swapper,
-        "enhancer": Enhancer,
-        "occluder": Occluder,
-        "parser": FaceParser,
-        "frame_enhancer": FrameEnhancer,
-    }
-    if role in makers:
-        makers[role](network)
-    if role == "content":
-        check_content(network.session, network.name, where=str(network.path))
+_MAKERS: dict[Role, Callable[[Network], object]] = {
+    "detector": Detector,
+    "swapper": Swapper,
+    "enhancer": Enhancer,
+    "occluder": Occluder,
+    "parser": FaceParser,
+    "frame_enhancer": FrameEnhancer,
+    "content": lambda network: check_content(network.session, network.name, where=str(network.path)),
+}
+"""What raises ModelError where a network does not take and give what its role asks for."""
 
 
 def trial(network: Network, inputs: Sequence[Any]) -> tuple[Sequence[Any], float]:
@@ -182,8 +154,6 @@ def trial(network: Network, inputs: Sequence[Any]) -> tuple[Sequence[Any], float
 
 def difference(reference: Sequence[Any], candidate: Sequence[Any]) -> float:
     """Return how far outputs lie apart: the length of the difference by that of the reference, at worst."""
-    import numpy as np
-
     apart = []
     for ours, theirs in zip(reference, candidate, strict=True):
         if ours.shape != theirs.shape:
@@ -195,8 +165,6 @@ def difference(reference: Sequence[Any], candidate: Sequence[Any]) -> float:
 
 
 def _values_problem(outputs: Sequence[Any], where: str) -> Iterator[Problem]:
-    import numpy as np
-
     if not all(np.isfinite(output).all() for output in outputs):
         yield Problem(
             tr("on the {where} it gives values that are not numbers", where=where),
@@ -229,9 +197,6 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
         )
         yield Problem(tr("a stand-in, not the real network"), remedy, warns=True)
         return
-    from colab_helpers.models.catalog import load_catalog
-    from colab_helpers.models.inventory import examine
-
     entry = load_catalog().models.get(name)
     if entry is None or path.name != Path(entry.path).name:
         yield Problem(tr("the catalogue does not know it"), tr(_WHERE_FROM), warns=True)

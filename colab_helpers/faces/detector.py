@@ -76,12 +76,14 @@ class Detector:
 
     def _blob(self, image: ByteImage, size: int) -> FloatArray:
         """The image in the top left corner of this thread's ``(1, 3, size, size)`` input, RGB."""
-        key = (size, image.shape)
-        if getattr(self._buffers, "key", None) != key:
-            self._buffers.blob = np.full((1, 3, size, size), -_MIDDLE / _SPREAD, np.float32)
-            self._buffers.key = key
-        blob: FloatArray = self._buffers.blob
-        height, width = image.shape[:2]
+        blob: FloatArray | None = getattr(self._buffers, "blob", None)
+        if blob is None or blob.shape[-1] != size:
+            blob = self._buffers.blob = np.empty((1, 3, size, size), np.float32)
+            self._buffers.filled = None
+        height, width = filled = image.shape[:2]
+        if self._buffers.filled != filled:  # in place: another view is often a turned one
+            blob.fill(-_MIDDLE / _SPREAD)
+            self._buffers.filled = filled
         for channel, plane in zip(blob[0], reversed(cv2.split(image)), strict=True):
             part = channel[:height, :width]
             cv2.addWeighted(plane, 1 / _SPREAD, plane, 0, -_MIDDLE / _SPREAD, dst=part, dtype=cv2.CV_32F)

@@ -138,6 +138,12 @@ class FaceIndex:
         with self._lock:
             self.complete = True
 
+    def settle(self) -> None:
+        """Drop the last rows up to one that may be gone on from, as a later run would find it."""
+        with self._lock:
+            while self._rows and not self._ends_group(len(self._rows)):
+                self._rows.pop()
+
     def flush(self) -> None:
         """Write the rows that are not on disk yet; OutputError where that cannot be done."""
         if self._folder is None:

@@ -1,6 +1,6 @@
 """Whether a network's faces are sampled and blended where it runs: tried once on each machine, and recorded.
 
-The record lies beside the float16 copies (``models.converted``). A run that goes on follows it, so that its
+The record lies beside the float16 copies (``models.half``). A run that goes on follows it, so that its
 frames are done the way they were begun.
 """
 
@@ -25,8 +25,7 @@ from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import Face, FaceJob
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.models.converted import Conversion, place_of, remove_outdated, target_of
-from colab_helpers.models.half import ModelChoice
+from colab_helpers.models.half import Conversion, ModelChoice, place_of, remove_outdated, target_of
 from colab_helpers.models.parity import Reason, Verdict
 from colab_helpers.models.pool import PooledSession, first_line
 from colab_helpers.models.session import Runtime

@@ -22,10 +22,9 @@ from colab_helpers.faces.sharpness import MOST_PIXELS, REACH, Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import FaceJob, FloatArray
 from colab_helpers.media.affine import Matrix, compose, crop_bounds, invert, resizing, zoom_of
-from colab_helpers.media.blending import Region, face_region, open_box, ramps_of
+from colab_helpers.media.blending import Grid, Region, face_region, open_box, ramps_of
 from colab_helpers.media.colour import bgr_to_yuv_matrix, yuv_to_bgr_matrix
 from colab_helpers.media.picture import DOUBLED, VideoPicture
-from colab_helpers.media.planes import Grid
 from colab_helpers.models.cuda_graphs import Places
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import FrameProcessor

@@ -14,6 +14,7 @@ from colab_helpers.media.picture import DetectorView, turn_back
 DARK = 60.0
 """Mean grey level below which a detector trained on photos misses faces that are there."""
 _BRIGHTENED = 110.0
+_ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _MOST_TILTED = 60.0  # degrees that a face may still be tilted in a view in which it counts
 
 
@@ -69,5 +70,7 @@ def _with_margin(view: DetectorView) -> DetectorView:
 
 def _turned(view: DetectorView, degrees: int) -> DetectorView:
     height, width = view.image.shape[:2]
-    image = np.ascontiguousarray(np.rot90(view.image, -(degrees // 90)), np.uint8)
+    image = np.asarray(
+        cv2.rotate(view.image, _ROTATIONS[degrees]), np.uint8
+    )  # numpy takes several times longer
     return DetectorView(image, compose(view.to_frame, turn_back(degrees, width, height)))

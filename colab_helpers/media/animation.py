@@ -40,36 +40,23 @@ _UNTIMED = 100
 
 @dataclass(frozen=True, eq=False)
 class Animation:
-    """An animated picture file, whole and readable to its last frame.
+    """An animated picture file, whole and readable to its last frame."""
 
-    Attributes:
-        path: The file.
-        kind: Pillow's name of its format.
-        size: Width and height in pixels.
-        durations: Milliseconds each frame is shown.
-        plays: How often it is shown; 0 is for ever.
-        opacity: ``full``, ``masked`` where pixels are either opaque or not seen, ``partial`` where some are
-            in between.
-        lossless: Whether its format keeps every sample.
-        losses: What reading leaves out, one sentence each.
-    """
-
-    path: Path
-    kind: str
-    size: tuple[int, int]
-    durations: tuple[float, ...]
-    plays: int
+    path: Path  # the file
+    kind: str  # Pillow's name of its format
+    size: tuple[int, int]  # width and height in pixels
+    durations: tuple[float, ...]  # milliseconds each frame is shown
+    plays: int  # how often it is shown; 0 is for ever
+    # ``full``, ``masked`` where pixels are either opaque or not seen, ``partial`` where some are in between.
     opacity: str
-    lossless: bool
-    losses: tuple[str, ...]
+    lossless: bool  # whether its format keeps every sample
+    losses: tuple[str, ...]  # what reading leaves out, one sentence each
 
     @classmethod
     def of(cls, path: Path) -> Self | None:
         """Look through a picture file; return None if it holds a single picture, or pages.
 
-        Raises:
-            MissingFileError: There is no such file.
-            MediaError: It is no picture, damaged or too large.
+        MissingFileError where there is none; MediaError where it is no picture, damaged or too large.
         """
         with opened(path) as (image, data):
             kind = str(image.format)
@@ -97,11 +84,7 @@ class Animation:
             )
 
     def frames(self) -> Iterator[Still]:
-        """Yield every frame as it is shown, composed of those before it.
-
-        Raises:
-            MediaError: The file cannot be read any more.
-        """
+        """Yield every frame as it is shown, composed of those before it; MediaError if it cannot be read."""
         with opened(self.path) as (image, _):
             for rgba in _frames(image):
                 yield Still(*pixels_of(rgba))
@@ -121,10 +104,8 @@ class Animation:
 class AnimationWriter:
     """Writes an animation, frame by frame, to a temporary file; a context manager.
 
-    Args:
-        kind: ``GIF``, ``PNG`` or ``WEBP``.
-        source: The animation whose times, plays and transparency the result gets.
-        quality: 1 to 100 for WebP, unless the source is lossless.
+    It gets the times, plays and transparency of its ``source``; as WebP, unless that is lossless, a
+    ``quality`` from 1 to 100.
     """
 
     def __init__(self, kind: str, source: Animation, *, quality: int) -> None:
@@ -151,11 +132,7 @@ class AnimationWriter:
         self._file.close()
 
     def write(self, still: Still) -> None:
-        """Append a frame of the source's size.
-
-        Raises:
-            OutputError: The format cannot hold pictures of this size.
-        """
+        """Append a frame of the source's size; OutputError where the format cannot hold that."""
         alpha = still.alpha if still.alpha is not None else np.full(still.bgr.shape[:2], 255, np.uint8)
         bgra = np.asarray(cv2.merge([still.bgr, alpha]), np.uint8)
         frame = av.VideoFrame.from_ndarray(bgra, format="bgra")

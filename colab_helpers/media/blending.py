@@ -1,16 +1,18 @@
-"""Crops blended into planes of samples, and colours seen over white."""
+"""The planes of a frame, crops blended into them, and colours seen over white."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.media.affine import Matrix, compose, crop_bounds, resizing, zoom_of
-from colab_helpers.media.formats import ByteImage
+from colab_helpers.media.affine import Matrix, compose, crop_bounds, resizing, scaling, zoom_of
+from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
 
 Mask = npt.NDArray[np.float32]
 Region = tuple[int, int, int, int]
@@ -110,13 +112,9 @@ def blend_plane(
 ) -> None:
     """Warp a crop over a region of one plane, strip by strip, and blend in place.
 
-    Args:
-        target: ``(H, W)`` samples.
-        crop: ``(S, S)`` samples of the same kind.
-        to_target: From the crop's pixels to the plane's.
-        region: Which of them change.
-        weights: How far each of these does, 0 to 1.
-        peak: The highest sample there may be.
+    ``target`` ``(H, W)`` and ``crop`` ``(S, S)`` are samples of one kind, ``peak`` the highest there may be;
+    ``to_target`` maps the crop's pixels to the plane's, ``weights`` from 0 to 1 say how far each sample
+    changes.
     """
     left, top, right, bottom = region
     if left >= right or top >= bottom:
@@ -195,3 +193,53 @@ def from_over_white(bgr: ByteImage, alpha: ByteImage) -> ByteImage:
     """Return the colours that `over_white` makes these of, as near as they can be had."""
     weight = np.maximum(alpha, 1)[..., None].astype(np.float32) / 255
     return np.asarray(np.clip(255 - (255 - bgr.astype(np.float32)) / weight + 0.5, 0, 255), np.uint8)
+
+
+# --- planes ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How one plane of a format lies on the picture."""
+
+    step: tuple[int, int]  # luma samples to one of the plane, across and down
+    to_luma: Matrix  # from the plane's samples to luma's: ``x = step * u + offset``
+    channels: int  # samples side by side in it
+    dtype: type[np.generic]
+
+    def box_of(self, box: Box) -> Box:
+        """A box of luma's pixels in the plane's samples."""
+        x, y = self.to_luma[:, 2]
+        return np.asarray((box - (x, y, x, y)) / (*self.step, *self.step), np.float32)
+
+    def region_of(self, region: Region, samples: npt.NDArray[Any]) -> Region:
+        """The samples inside a region of luma's pixels."""
+        (sx, sy), (height, width) = self.step, samples.shape[:2]
+        left, top, right, bottom = region
+        return left // sx, top // sy, min(-(-right // sx), width), min(-(-bottom // sy), height)
+
+
+@cache
+def grids_of(name: str) -> tuple[Grid, ...]:
+    """The planes of a pixel format.
+
+    H.264/H.265 default (chroma location type 0): the first chroma sample lies level with the left luma
+    column, halfway between lines. JPEG-style formats: halfway in both directions.
+    """
+    layout = WORKING_FORMATS[name]
+    dtype = np.uint8 if layout.depth == 8 else np.uint16
+    sx, sy = layout.step
+    across = (sx - 1) / 2 if name.startswith("yuvj") else 0.0
+    chroma = np.array([[sx, 0, across], [0, sy, (sy - 1) / 2]], np.float64)
+    colours = (
+        [Grid((sx, sy), chroma, 2, dtype)] if layout.interleaved else [Grid((sx, sy), chroma, 1, dtype)] * 2
+    )
+    return Grid((1, 1), scaling(1, 1), 1, dtype), *colours
+
+
+def samples_of(plane: Any, grid: Grid) -> npt.NDArray[Any]:
+    """View a plane's buffer as ``(H, W)`` or ``(H, W, channels)`` without copying."""
+    flat: npt.NDArray[Any] = np.frombuffer(plane, grid.dtype)
+    height, width, line = plane.height, plane.width, plane.line_size // flat.itemsize
+    samples = flat[: height * line].reshape(height, line)[:, : width * grid.channels]
+    return samples if grid.channels == 1 else samples.reshape(height, width, grid.channels)

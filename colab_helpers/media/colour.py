@@ -34,17 +34,11 @@ _Affine = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ColourSpace:
-    """How samples mean colours.
+    """How samples mean colours."""
 
-    Attributes:
-        matrix: H.273 MatrixCoefficients, one of those in the table above.
-        full_range: Whether luma fills the whole range (JPEG) or 16-235 (MPEG), at 8 bit.
-        depth: Bits per sample, in the low bits of the sample.
-    """
-
-    matrix: int
-    full_range: bool
-    depth: int
+    matrix: int  # H.273 MatrixCoefficients, one of those in the table above
+    full_range: bool  # whether luma fills the whole range (JPEG) or 16-235 (MPEG), at 8 bit
+    depth: int  # bits per sample, in the low bits of the sample
 
     @classmethod
     def of_frame(cls, frame: av.VideoFrame, *, depth: int) -> ColourSpace:

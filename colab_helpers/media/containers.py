@@ -45,14 +45,8 @@ def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str 
 
     MP4, MOV and MKV stay what they are. WebM becomes MKV, since H.264 and HEVC are no part of WebM; others
     become MP4, else MOV, else MKV: the first that holds every audio and subtitle stream. Where none does, the
-    one that loses the fewest subtitles; audio is encoded anew there.
-
-    Args:
-        info: The source.
-        wanted: A suffix to insist on, such as ``.mp4``.
-
-    Raises:
-        OutputError: ``wanted`` is no container for results, or cannot hold a stream that another one can.
+    one that loses the fewest subtitles; audio is encoded anew there. A suffix that is ``wanted`` is insisted
+    on: OutputError where it is none of a result, or cannot hold a stream that another one can.
     """
     if wanted is not None:
         return _demanded(info, wanted.lower()), None

@@ -34,16 +34,9 @@ _BITS_PER_CHANNEL = 96_000
 class StreamCopier:
     """Copies streams from an open source into an open output, as far as the picture has come.
 
-    The source is read a second time, in file order, so nothing is held in memory but one packet.
-
-    Args:
-        source: The file; read from here on by nobody else.
-        info: What `probe` said of it.
-        audio: Whether audio is carried over.
-
-    Attributes:
-        notes: What was left out or changed, one sentence each.
-        copied: FFmpeg's types of the streams carried over, by their numbers in the source.
+    The source is read a second time, in file order and by nobody else, so nothing is held in memory but one
+    packet. ``notes`` say what was left out or changed, one sentence each; ``copied`` are FFmpeg's types of
+    the streams carried over, by their numbers in the source.
     """
 
     def __init__(self, source: InputContainer, info: VideoInfo, *, audio: bool = True) -> None:
@@ -102,7 +95,8 @@ class StreamCopier:
         self._packets = (
             packet
             for packet in self._clock.corrected(demuxed(self._source, read))
-            if packet.stream.index in self._targets and _holds_data(packet)
+            # Empty ones mark the end of each stream.
+            if packet.stream.index in self._targets and (packet.size or packet.pts is not None)
         )
         self._waiting = next(self._packets, None)
 
@@ -213,11 +207,6 @@ class _Reencoder:
                 yield from self.target.encode(block)
         if packet is None:
             yield from self.target.encode(None)
-
-
-def _holds_data(packet: Packet[Any]) -> bool:
-    """False for the empty packets that mark the end of each stream."""
-    return packet.size > 0 or packet.pts is not None
 
 
 def _is_gap(packet: Packet[Any]) -> bool:

@@ -52,19 +52,12 @@ _CHROMA_ORDER = {"420": ("420", "444"), "422": ("422", "444", "420"), "444": ("4
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """An encoder that has proved to work for a given size and format.
+    """An encoder that has proved to work for a given size and format."""
 
-    Attributes:
-        name: FFmpeg's encoder name.
-        pix_fmt: Pixel format its frames must have.
-        options: Encoder options: quality and preset.
-        notes: What was lost or replaced, one sentence each; empty if nothing was.
-    """
-
-    name: str
-    pix_fmt: str
-    options: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    name: str  # FFmpeg's encoder name
+    pix_fmt: str  # pixel format its frames must have
+    options: Mapping[str, str] = field(default_factory=dict)  # encoder options: quality and preset
+    notes: tuple[str, ...] = ()  # what was lost or replaced, one sentence each; empty if nothing was
 
 
 @dataclass(frozen=True)
@@ -86,12 +79,12 @@ def encoder_for(
 ) -> EncoderChoice:
     """Pick an encoder for the frames the reader yields of a video, by trial encode of one such frame.
 
-    ``auto`` is NVENC where it works and keeps depth and chroma (H.264 for 8 bit, HEVC for 10), else
-    libx264. 4:2:0 needs even sizes, so an odd size goes out as 4:4:4.
+    ``auto`` is NVENC where it works and keeps depth and chroma (H.264 for 8 bit, HEVC for 10), else libx264;
+    an encoder that is named is never replaced. 4:2:0 needs even sizes, so an odd size goes out as 4:4:4.
 
     Args:
         info: The video.
-        wanted: ``auto`` or an encoder's name; a named encoder is never replaced by another.
+        wanted: ``auto`` or an encoder's name.
         quality: CRF or CQ, 0 to 51, lower is better. NVENC's CQ 0 means "automatic", so 0 becomes 1 there.
         preset: The encoder's own preset; default ``veryfast`` (x264, x265) or ``p4`` (NVENC).
 
@@ -120,17 +113,7 @@ def encoder_for(
 def add_picture(
     output: OutputContainer, info: VideoInfo, choice: EncoderChoice, time_base: Fraction
 ) -> VideoStream:
-    """Add the picture's stream to a file; its encoder is open.
-
-    Args:
-        output: The file.
-        info: The source, for size, rate, colour and rotation.
-        choice: The encoder.
-        time_base: Seconds per tick of the frames' timestamps.
-
-    Raises:
-        EncoderError: The encoder does not open.
-    """
+    """Add the picture's stream, in ticks of ``time_base``, to a file; EncoderError if it does not open."""
     rate = info.average_rate or DEFAULT_RATE
     stream = cast(VideoStream, output.add_stream(choice.name, rate=rate, options=dict(choice.options)))
     context, colour = stream.codec_context, working_colour(info)
@@ -158,6 +141,17 @@ def add_picture(
 def encoder_failed(what: str) -> EncoderError:
     """Return the error to raise for an encoder that does not do its work."""
     return EncoderError(what, remedy=tr("choose the encoder libx264"))
+
+
+def usual_encoder(wanted: WantedEncoder) -> str:
+    """Return the name of the encoder that usual videos get here; empty: the named one does not work.
+
+    Args:
+        wanted: As for `encoder_for`.
+    """
+    if wanted == "auto":
+        return usual_encoder("h264_nvenc") or "libx264"
+    return "" if _usual_trial(wanted) else wanted
 
 
 def usable_encoders() -> dict[str, str | None]:

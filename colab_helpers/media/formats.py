@@ -27,36 +27,22 @@ BT709, LIMITED, FULL, UNSPECIFIED = 1, 1, 2, 2
 
 @dataclass(frozen=True)
 class ColourTags:
-    """Colour description of a stream as ISO/IEC 23091-4 (H.273) code points.
+    """Colour description of a stream as ISO/IEC 23091-4 (H.273) code points."""
 
-    Attributes:
-        matrix: RGB-to-YUV matrix: 1 BT.709, 5/6 BT.601, 9 BT.2020, 0 RGB, 2 unspecified.
-        range: 0 unspecified (taken as limited), 1 limited ("MPEG"), 2 full ("JPEG").
-        primaries: 1 BT.709, 9 BT.2020, 12 Display P3, 2 unspecified.
-        transfer: 1 BT.709, 16 PQ, 18 HLG, 2 unspecified.
-    """
-
-    matrix: int = UNSPECIFIED
-    range: int = 0
-    primaries: int = UNSPECIFIED
-    transfer: int = UNSPECIFIED
+    matrix: int = UNSPECIFIED  # RGB-to-YUV matrix: 1 BT.709, 5/6 BT.601, 9 BT.2020, 0 RGB, 2 unspecified
+    range: int = 0  # 0 unspecified (taken as limited), 1 limited ("MPEG"), 2 full ("JPEG")
+    primaries: int = UNSPECIFIED  # 1 BT.709, 9 BT.2020, 12 Display P3, 2 unspecified
+    transfer: int = UNSPECIFIED  # 1 BT.709, 16 PQ, 18 HLG, 2 unspecified
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a pixel format lays out its samples.
+    """How a pixel format lays out its samples."""
 
-    Attributes:
-        step: Luma samples to one of chroma, across and down.
-        depth: Bits of a sample.
-        interleaved: Whether both chroma samples lie side by side in one plane.
-        shift: Bits below the sample.
-    """
-
-    step: tuple[int, int]
-    depth: int = 8
-    interleaved: bool = False
-    shift: int = 0
+    step: tuple[int, int]  # luma samples to one of chroma, across and down
+    depth: int = 8  # bits of a sample
+    interleaved: bool = False  # whether both chroma samples lie side by side in one plane
+    shift: int = 0  # bits below the sample
 
 
 WORKING_FORMATS = {

@@ -24,12 +24,7 @@ _DATA_URL = re.compile(r"data:[^,]*;base64,(?P<body>.*)", re.DOTALL | re.IGNOREC
 
 
 def bytes_of(source: str | Path | bytes) -> tuple[bytes, str]:
-    """Return a picture file's bytes, and what to call it.
-
-    Raises:
-        MissingFileError: There is no such file.
-        MediaError: It cannot be read, or is too large.
-    """
+    """Return a picture file's bytes, and what to call it; MissingFileError, MediaError if not to be had."""
     if isinstance(source, bytes | bytearray | memoryview):
         data, where = bytes(source), "bytes"
     elif isinstance(source, str) and (url := _DATA_URL.fullmatch(source.strip())):
@@ -50,11 +45,7 @@ def bytes_of(source: str | Path | bytes) -> tuple[bytes, str]:
 
 
 def of_array(image: npt.NDArray[Any]) -> ByteImage:
-    """Return BGR of any uint8 array that is a picture; always a new array.
-
-    Raises:
-        MediaError: It is none.
-    """
+    """Return BGR of any uint8 array that is a picture, always a new array; MediaError if it is none."""
     if image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise MediaError(tr("an array of shape {shape} is no picture", shape=image.shape), where="array")
     if image.dtype != np.uint8:

@@ -67,24 +67,17 @@ _MODES = {
 
 @dataclass(frozen=True, eq=False)
 class Still:
-    """A picture with what belongs to it beside its colours.
+    """A picture with what belongs to it beside its colours."""
 
-    Attributes:
-        bgr: ``(H, W, 3)`` uint8, upright; under transparency as the file has them, not blended.
-        alpha: ``(H, W)`` uint8, 255 is opaque; None where everything is.
-        parts: What its file says of it, by Pillow's name: ``exif``, ``icc_profile``; of a result
-            ``xmp``, too, which BMP and TIFF go without.
-        kind: Pillow's name of its file's format; empty for bare pixels.
-        options: How that format had stored it: ``subsampling`` of a JPEG, whether a WebP is ``lossless``.
-        losses: What could not be kept in reading it, one sentence each.
-    """
-
-    bgr: ByteImage
-    alpha: ByteImage | None = None
+    bgr: ByteImage  # ``(H, W, 3)`` uint8, upright; under transparency as the file has them, not blended
+    alpha: ByteImage | None = None  # ``(H, W)`` uint8, 255 is opaque; None where everything is
+    # What its file says of it, by Pillow's name: ``exif``, ``icc_profile``; of a result ``xmp``, too, which
+    # BMP and TIFF go without.
     parts: Mapping[str, Any] = field(default_factory=dict)
-    kind: str = ""
+    kind: str = ""  # Pillow's name of its file's format; empty for bare pixels
+    # How that format had stored it: ``subsampling`` of a JPEG, whether a WebP is ``lossless``.
     options: Mapping[str, Any] = field(default_factory=dict)
-    losses: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()  # what could not be kept in reading it, one sentence each
 
     def losses_in(self, path: Path) -> list[str]:
         """Return what the format of a file has no room for, one sentence each."""
@@ -99,15 +92,11 @@ class Still:
 
 
 def read_image(source: str | Path | bytes | npt.NDArray[Any]) -> ByteImage:
-    """Read a picture from wherever it is, transparency blended over white.
+    """Read a picture as ``(H, W, 3)`` uint8 BGR, owned by the caller, transparency blended over white.
 
-    Args:
-        source: A path, the bytes of a PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC file (its first picture),
-            the same as a ``data:`` URL, or a uint8 array: grey ``(H, W)``, BGR ``(H, W, 3)`` or BGRA
-            ``(H, W, 4)``.
-
-    Returns:
-        ``(H, W, 3)`` uint8 BGR, contiguous, owned by the caller.
+    The source is a path, the bytes of a PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC file (its first
+    picture), the same as a ``data:`` URL, or a uint8 array: grey ``(H, W)``, BGR ``(H, W, 3)`` or BGRA ``(H,
+    W, 4)``.
 
     Raises:
         MissingFileError: There is no such file.
@@ -131,26 +120,17 @@ def write_image(path: str | Path, bgr: ByteImage, *, quality: int = 95) -> Path:
 
 
 def write_still(path: str | Path, still: Still, *, quality: int = 95) -> Path:
-    """Write a picture, complete or not at all; missing folders are made. See `encode_still`.
-
-    Returns:
-        The absolute path.
-    """
+    """Write a picture, complete or not at all, and return its absolute path; see `encode_still`."""
     path = Path(path).absolute()
     write_whole(path, io.BytesIO(encode_still(still, path, quality=quality)))
     return path
 
 
 def encode_still(still: Still, path: Path, *, quality: int = 95) -> bytes:
-    """Return the bytes of a picture's file.
+    """Return the bytes of a picture's file, without what `Still.losses_in` names.
 
-    Args:
-        still: What `Still.losses_in` names is left out.
-        path: Where it will lie; the suffix names the format.
-        quality: 1 to 100 for formats that lose detail, higher is better.
-
-    Raises:
-        OutputError: The suffix is not written here, or the format holds no picture of this size.
+    The path's suffix names the format; ``quality``, 1 to 100, is for those that lose detail. OutputError
+    where the suffix is not written here, or the format holds no picture of this size.
     """
     if not is_written(path.suffix):
         raise OutputError(
@@ -179,9 +159,8 @@ def to_data_url(bgr: ByteImage, kind: ImageFormat = "png", *, quality: int = 95)
 def opened(source: str | Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
     """Open a picture file: Pillow's image, not decoded yet, and the file's bytes.
 
-    Raises:
-        MissingFileError: There is no such file.
-        MediaError: It is no picture or too large; or, where it is raised in the block, damaged.
+    MissingFileError where there is none; MediaError where it is no picture or too large or, raised in the
+    block, damaged.
     """
     data, where = bytes_of(source)
     formats = readable_formats() if data[4:8] == b"ftyp" else _PLAIN  # HEIF's library is loaded if need be

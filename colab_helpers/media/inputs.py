@@ -69,12 +69,7 @@ def reader_missing(path: str | Path) -> str:
 
 
 def existing_file(path: str | Path) -> Path:
-    """Return the absolute path of a readable, non-empty file.
-
-    Raises:
-        MissingFileError: There is no such file.
-        MediaError: It is a folder or a pipe, empty, or cannot be read.
-    """
+    """Return the absolute path of a readable, non-empty file; MissingFileError, MediaError if it is none."""
     path = Path(path).absolute()
     try:
         mode = path.stat().st_mode
@@ -112,12 +107,9 @@ def _unreadable(path: Path, error: OSError) -> MediaError:
 
 
 def foreign_kind(start: bytes) -> tuple[str, str]:
-    """Tell what a file is that was taken for something else, and what to do; empty if that is not known.
+    """Tell by its first bytes what a file is that was taken for something else, and what to do.
 
-    ``tr`` of both is shown.
-
-    Args:
-        start: Its first bytes, `SHOWN` of them if it has so many.
+    Empty if that is not known; ``tr`` of both is shown. Of a longer file `SHOWN` bytes are needed.
     """
     for signature, what, remedy in _FOREIGN:
         if start.startswith(signature):

@@ -44,19 +44,12 @@ _MILLISECOND = Fraction(1, 1000)
 
 @dataclass(frozen=True)
 class JoinedVideo:
-    """What a result holds.
+    """What a result holds."""
 
-    Attributes:
-        frames: Pictures in it.
-        video_seconds: Span from the first frame's start to the last frame's end.
-        audio_seconds: Span of its audio, 0 without.
-        notes: What its container could not keep, one sentence each.
-    """
-
-    frames: int
-    video_seconds: float
-    audio_seconds: float
-    notes: tuple[str, ...]
+    frames: int  # pictures in it
+    video_seconds: float  # span from the first frame's start to the last frame's end
+    audio_seconds: float  # span of its audio, 0 without
+    notes: tuple[str, ...]  # what its container could not keep, one sentence each
 
 
 def join_segments(
@@ -109,11 +102,7 @@ def join_segments(
 
 
 def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
-    """Make sure that a result can be written to this name, before any work.
-
-    Raises:
-        OutputError: Its container cannot hold a stream that another one can.
-    """
+    """Make sure, before any work, that a result of this name holds the source's streams; else OutputError."""
     suffix = output.suffix.lower()
     if suffix not in MUXERS or audio:
         output_suffix(info, suffix)
@@ -187,11 +176,7 @@ def _check_order(segments: Sequence[Segment], output: Path) -> None:
 
 
 def _check_result(path: Path, output: Path, timeline: Timeline, kinds: Counter[str]) -> None:
-    """Compare what a file states with what went into it: streams, frames where it counts them, and length.
-
-    Raises:
-        OutputError: It is something else.
-    """
+    """OutputError if a file does not state what went into it: streams, frames where it counts, length."""
     try:
         with open_source(path) as container:
             wrong = _difference(container, picture_stream(container, path), timeline, kinds)

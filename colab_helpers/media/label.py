@@ -49,27 +49,16 @@ class _Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Label:
-    """What is written where.
+    """What is written where."""
 
-    Attributes:
-        text: The words, on one line.
-        position: The corner, as the picture is seen.
-        share: Edge of an em by the picture's shorter side.
-        seconds: How long from a video's start it is shown.
-    """
-
-    text: str
-    position: LabelPosition
-    share: float
-    seconds: float = math.inf
+    text: str  # the words, on one line
+    position: LabelPosition  # the corner, as the picture is seen
+    share: float  # edge of an em by the picture's shorter side
+    seconds: float = math.inf  # how long from a video's start it is shown
 
     @classmethod
     def of(cls, settings: Settings) -> Label | None:
-        """Return the one that settings ask for; None where they ask for none.
-
-        Raises:
-            SettingsError: It has letters that cannot be drawn here.
-        """
+        """Return the one that settings ask for, if any; SettingsError if it cannot be drawn here."""
         if settings.visible_label == "off":
             return None
         text = " ".join(settings.visible_label_text.split()) or tr(USUAL_TEXT)
@@ -159,9 +148,8 @@ def _layer(left: int, top: int, keep: Samples, add: Samples, space: ColourSpace)
 def _placed(label: Label, width: int, height: int) -> tuple[int, int, Samples, Samples] | None:
     """Lay a label out on a picture as it is seen; None where that is too small for words.
 
-    Returns:
-        Left and top of its box, how much of the picture is left in there, and how much becomes white, both
-        ``(h, w)`` from 0 to 256; the rest becomes black.
+    Else left and top of its box, how much of the picture is left in there, and how much becomes white, both
+    ``(h, w)`` from 0 to 256; the rest becomes black.
     """
     wanted = max(_LEAST, round(label.share * min(width, height)))
     letters, around = _letters(label.text, wanted), 2 * wanted * (_PAD + _MARGIN) + 4

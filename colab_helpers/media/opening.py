@@ -53,8 +53,7 @@ _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 def open_source(path: Path) -> InputContainer:
     """Open a media file for demuxing; only formats that carry their own data, never the network.
 
-    Raises:
-        MediaError: The file is no media file, or its index is missing because it was cut off.
+    MediaError where it is no media file, or its index is missing because it was cut off.
     """
     try:
         container: InputContainer = av.open(
@@ -92,11 +91,7 @@ def _unopenable(path: Path, error: av.FFmpegError) -> MediaError:
 
 
 def picture_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the stream to work on: the default one, else the first; cover art does not count.
-
-    Raises:
-        MediaError: There is none.
-    """
+    """Return the default picture's stream, else the first, but no cover art; MediaError without one."""
     pictures = [stream for stream in container.streams.video if not stream.disposition & COVER]
     if pictures:
         chosen = next((one for one in pictures if one.disposition & Disposition.default), pictures[0])

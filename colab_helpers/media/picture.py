@@ -22,20 +22,22 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from colab_helpers.media.affine import Matrix, compose, invert, resizing, scaling, zoom_of
 from colab_helpers.media.blending import (
     Box,
+    Grid,
     Mask,
     Region,
     alpha_crop,
     blend_plane,
     face_region,
     from_over_white,
+    grids_of,
     open_box,
     over_white,
     region_weights,
+    samples_of,
     warp_crop,
 )
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, channels_of, yuv_to_bgr
-from colab_helpers.media.formats import WORKING_FORMATS, ByteImage, Layout
-from colab_helpers.media.planes import Grid, grids_of, samples_of
+from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
 
 _GRID = 60
 # Chroma that is enlarged by so much or more is warped at half the size.
@@ -44,15 +46,10 @@ DOUBLED = 1.9
 
 @dataclass(frozen=True)
 class DetectorView:
-    """A small upright copy of a picture for the detector.
+    """A small upright copy of a picture for the detector."""
 
-    Attributes:
-        image: ``(h, w, 3)`` BGR, its longer side as long as was asked for.
-        to_frame: ``(2, 3)`` matrix from points of ``image`` to pixels of the picture.
-    """
-
-    image: ByteImage
-    to_frame: Matrix
+    image: ByteImage  # ``(h, w, 3)`` BGR, its longer side as long as was asked for
+    to_frame: Matrix  # ``(2, 3)`` matrix from points of ``image`` to pixels of the picture
 
 
 class Picture(Protocol):
@@ -100,10 +97,8 @@ class Picture(Protocol):
 class BgrPicture:
     """A ``(H, W, 3)`` uint8 BGR array, changed in place.
 
-    Args:
-        image: The colours; where ``alpha`` says so, as they are before they are blended.
-        alpha: ``(H, W)`` uint8, 255 is opaque; None where everything is. Crops are seen over white, and
-            pasted so that over white they look as they did.
+    Where ``alpha``, ``(H, W)`` uint8, is below 255, colours are as they are before they are blended; crops
+    are seen over white, and pasted so that over white they look as they did.
     """
 
     def __init__(self, image: ByteImage, alpha: ByteImage | None = None) -> None:
@@ -158,19 +153,16 @@ class BgrPicture:
 class VideoPicture:
     """A decoded video frame in one of `formats.WORKING_FORMATS`; only ``paste`` changes it.
 
-    Args:
-        frame: The frame. ``paste`` first makes it writable, so that the decoder's own reference
-            pictures are never touched.
-        rotation: Clockwise degrees (0, 90, 180, 270) by which the frame is turned for display; the
-            detector sees it upright, all coordinates stay those of the stored frame.
+    It is made writable first, so that the decoder's own reference pictures are never touched. ``rotation``
+    brings it upright for the detector, in clockwise degrees; all coordinates stay those of the stored frame.
     """
 
     def __init__(self, frame: av.VideoFrame, *, rotation: int = 0) -> None:
         self.frame = frame
         self.width, self.height = frame.width, frame.height
         self.rotation = rotation % 360
-        self._layout = WORKING_FORMATS[frame.format.name]
-        self._space = ColourSpace.of_frame(frame, depth=self._layout.depth)
+        self.layout = WORKING_FORMATS[frame.format.name]
+        self.space = ColourSpace.of_frame(frame, depth=self.layout.depth)
         self._views: list[tuple[Grid, npt.NDArray[Any]]] | None = None
         self._writable = False
 
@@ -178,7 +170,7 @@ class VideoPicture:
         """Scale and convert in one pass of the scaler, then turn upright."""
         width, height = fit_inside(self.width, self.height, size)
         # Swscale's own number of the matrix (SWS_CS_*) is H.273's, but for BT.2020's second form.
-        matrix = 9 if self._space.matrix == 10 else self._space.matrix
+        matrix = 9 if self.space.matrix == 10 else self.space.matrix
         small = _scaler().reformat(
             self.frame, width, height, "bgr24", src_colorspace=matrix, interpolation=Interpolation.BILINEAR
         )
@@ -203,13 +195,13 @@ class VideoPicture:
                 part: npt.NDArray[Any] = cv2.resize(half, (size, size))
             else:
                 part = warp_crop(samples, to_crop, size)
-            warped.append(part >> self._layout.shift if self._layout.shift else part)
-        return yuv_to_bgr(cv2.merge(warped), self._space)
+            warped.append(part >> self.layout.shift if self.layout.shift else part)
+        return yuv_to_bgr(cv2.merge(warped), self.space)
 
     def grey(self, matrix: Matrix, size: int, *, sparse: bool = False) -> ByteImage:
         """See ``Picture.grey``."""
         luma = warp_crop(self._luma, matrix, size, averaged=not sparse)
-        black, white = (0, 255) if self._space.full_range else (16, 235)
+        black, white = (0, 255) if self.space.full_range else (16, 235)
         scale = 255 / (white - black)
         grey = cv2.addWeighted(luma, scale / self._level, luma, 0, -scale * black, dtype=cv2.CV_8U)
         return np.asarray(grey, np.uint8)
@@ -232,12 +224,12 @@ class VideoPicture:
     @property
     def _level(self) -> int:
         """Sample values to a grey level of 8 bits."""
-        return 1 << (self._layout.shift + self._layout.depth - 8)
+        return 1 << (self.layout.shift + self.layout.depth - 8)
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """Convert the crop, then blend each plane inside the face's region."""
         self._make_writable()
-        parts: deque[npt.NDArray[Any]] = deque(channels_of(bgr_to_yuv(crop, self._space)))
+        parts: deque[npt.NDArray[Any]] = deque(channels_of(bgr_to_yuv(crop, self.space)))
         box, to_luma = open_box(box, self.width, self.height), invert(matrix)
         region = face_region(matrix, len(crop), box, self.width, self.height)
         from_mask, step, inside, weights = _of_mask(mask, crop), None, region, mask
@@ -247,18 +239,8 @@ class VideoPicture:
                 step, inside = grid.step, grid.region_of(region, samples)
                 weights = region_weights(mask, compose(to_plane, from_mask), inside, grid.box_of(box))
             for plane in np.moveaxis(samples, 2, 0) if samples.ndim == 3 else [samples]:
-                part = parts.popleft() << self._layout.shift if self._layout.shift else parts.popleft()
+                part = parts.popleft() << self.layout.shift if self.layout.shift else parts.popleft()
                 blend_plane(plane, part, to_plane, inside, weights, peak=256 * self._level - 1)
-
-    @property
-    def layout(self) -> Layout:
-        """How its samples lie."""
-        return self._layout
-
-    @property
-    def space(self) -> ColourSpace:
-        """How its samples mean colours."""
-        return self._space
 
     def writable_planes(self) -> list[tuple[Grid, npt.NDArray[Any]]]:
         """Return each plane, and its samples to be changed in place."""

@@ -64,19 +64,13 @@ _KINDS = (mark("audio"), mark("subtitle"), mark("data"), mark("attachment"), mar
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """A stream beside the picture: audio, subtitles, data or an attached file.
+    """A stream beside the picture: audio, subtitles, data or an attached file."""
 
-    Attributes:
-        index: Position in the file.
-        kind: ``audio``, ``subtitle``, ``data``, ``attachment`` or ``video`` (a second picture or cover art).
-        codec: FFmpeg's codec name, or ``unknown``.
-        language: ISO 639-2 code as written in the file, or None.
-    """
-
-    index: int
+    index: int  # position in the file
+    # ``audio``, ``subtitle``, ``data``, ``attachment`` or ``video`` (a second picture or cover art).
     kind: str
-    codec: str
-    language: str | None = None
+    codec: str  # FFmpeg's codec name, or ``unknown``
+    language: str | None = None  # ISO 639-2 code as written in the file, or None
 
     def __str__(self) -> str:
         """Stream number, kind, codec and language, for messages."""
@@ -86,55 +80,34 @@ class StreamInfo:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A video file as its header and its first frame describe it.
-
-    Attributes:
-        container: FFmpeg's demuxer name, e.g. ``mov,mp4,m4a,3gp,3g2,mj2``.
-        video_index: Position of the picture stream in the file.
-        width: Pixels of a stored row, before rotation; ``height`` the stored rows.
-        pix_fmt: FFmpeg's pixel format name of decoded frames.
-        time_base: Seconds per tick of the picture's timestamps.
-        average_rate: Frames per second, or None if the file does not say.
-        frames: Frames the file declares (edit lists honoured), else an estimate, else None.
-        frames_declared: Whether ``frames`` is a count written in the file.
-        start: Presentation time of the first frame in seconds.
-        duration: Length of the picture stream in seconds; 0 if unknown.
-        rotation: Clockwise degrees a player turns the picture by: 0, 90, 180 or 270.
-        display_matrix: The nine integers behind ``rotation`` and ``mirrored``, or None.
-        sample_aspect_ratio: Width of a pixel over its height, or None if unspecified.
-        hdr10: Whether it states the light levels of HDR10, which no result has.
-        interlaced: Whether the first frame is interlaced.
-        mirrored: Whether a player mirrors the stored picture left to right before it turns it.
-        in_coded_order: Whether times belong to places in the file and not to frames (H.264 in AVI).
-        alpha: Whether the picture has transparency, also where this FFmpeg does not decode it.
-        others: Data, attachments, cover art and further pictures.
-    """
+    """A video file as its header and its first frame describe it."""
 
     path: Path
-    container: str
+    container: str  # FFmpeg's demuxer name, e.g. ``mov,mp4,m4a,3gp,3g2,mj2``
     codec: str
-    video_index: int
-    width: int
+    video_index: int  # position of the picture stream in the file
+    width: int  # pixels of a stored row, before rotation; ``height`` the stored rows
     height: int
-    pix_fmt: str
-    time_base: Fraction
-    average_rate: Fraction | None
-    frames: int | None
-    frames_declared: bool
-    start: Fraction
-    duration: Fraction
-    rotation: int
-    display_matrix: tuple[int, ...] | None
-    sample_aspect_ratio: Fraction | None
+    pix_fmt: str  # FFmpeg's pixel format name of decoded frames
+    time_base: Fraction  # seconds per tick of the picture's timestamps
+    average_rate: Fraction | None  # frames per second, or None if the file does not say
+    frames: int | None  # frames the file declares (edit lists honoured), else an estimate, else None
+    frames_declared: bool  # whether ``frames`` is a count written in the file
+    start: Fraction  # presentation time of the first frame in seconds
+    duration: Fraction  # length of the picture stream in seconds; 0 if unknown
+    rotation: int  # clockwise degrees a player turns the picture by: 0, 90, 180 or 270
+    display_matrix: tuple[int, ...] | None  # the nine integers behind ``rotation`` and ``mirrored``, or None
+    sample_aspect_ratio: Fraction | None  # width of a pixel over its height, or None if unspecified
     colour: ColourTags
-    interlaced: bool
-    mirrored: bool = False
+    interlaced: bool  # whether the first frame is interlaced
+    mirrored: bool = False  # whether a player mirrors the stored picture left to right before it turns it
+    # Whether times belong to places in the file and not to frames (H.264 in AVI).
     in_coded_order: bool = False
-    alpha: bool = False
-    hdr10: bool = False
+    alpha: bool = False  # whether the picture has transparency, also where this FFmpeg does not decode it
+    hdr10: bool = False  # whether it states the light levels of HDR10, which no result has
     audio: tuple[StreamInfo, ...] = ()
     subtitles: tuple[StreamInfo, ...] = ()
-    others: tuple[StreamInfo, ...] = ()
+    others: tuple[StreamInfo, ...] = ()  # data, attachments, cover art and further pictures
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -149,10 +122,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Describe a video from its header and its first frame.
-
-    Returns:
-        The description. ``width`` and ``height`` are the largest met at a few places, where they change.
+    """Describe a video from its header and its first frame; its size is the largest met at a few places.
 
     Raises:
         MissingFileError: There is no such file.

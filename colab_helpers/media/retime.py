@@ -18,17 +18,8 @@ def constant_rate(frames: Iterable[Frame], *, rate: Fraction) -> Iterator[Frame]
 
     Each output tick shows the last frame that started no later than half a step after it, so audio and
     picture stay together. The stream begins at the tick nearest to the first frame and is as long as the
-    source. One frame is held at a time; a repeated frame is the same picture object.
-
-    Args:
-        frames: Frames in presentation order.
-        rate: Frames per second to come out.
-
-    Yields:
-        Frames with ``index`` from 0, ``time_base`` ``1 / rate``, ``pts`` rising by one, ``duration`` 1.
-
-    Raises:
-        MediaError: A timestamp makes it too long; whatever a header says, frames are not repeated for ever.
+    source; ``pts`` count ticks. One frame is held at a time; a repeated frame is the same picture object.
+    MediaError where a timestamp makes it too long: whatever a header says, frames are not repeated for ever.
     """
     tick = 1 / rate
     held: Frame | None = None

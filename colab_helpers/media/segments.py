@@ -33,27 +33,17 @@ _AGAIN = mark("delete it and run again: it is encoded anew")
 
 @dataclass(frozen=True)
 class Segment:
-    """A finished segment, as a journal records it.
-
-    Attributes:
-        number: 0, 1, 2, … in the order of the video.
-        start: Number of its first frame in the video.
-        frames: Frames it holds.
-        first_pts: When its first frame is shown, in ticks of the writer's time base.
-        last_pts: When its last frame is shown.
-        end_pts: When its last frame ends.
-        sha256: Hash of the file, in hexadecimal; ``bytes`` its size.
-    """
+    """A finished segment, as a journal records it."""
 
     path: Path
-    number: int
-    start: int
-    frames: int
-    first_pts: int
-    last_pts: int
-    end_pts: int
+    number: int  # 0, 1, 2, … in the order of the video
+    start: int  # number of its first frame in the video
+    frames: int  # frames it holds
+    first_pts: int  # when its first frame is shown, in ticks of the writer's time base
+    last_pts: int  # when its last frame is shown
+    end_pts: int  # when its last frame ends
     bytes: int
-    sha256: str
+    sha256: str  # hash of the file, in hexadecimal; ``bytes`` its size
 
     @property
     def stop(self) -> int:
@@ -69,16 +59,10 @@ class Segment:
 class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
     """Writes consecutive frames into consecutive segments.
 
-    A context manager: left by an exception, the segment at work is removed and the finished ones stay.
-
-    Args:
-        folder: Where segments lie; made if missing.
-        info: The source.
-        choice: The encoder.
-        length: Frames of a segment; the last one holds what is left.
-        on_segment: Called with each segment when it is safe on disk.
-        start: Number of the first frame that will be written; a multiple of ``length``.
-        time_base: Seconds per tick of the timestamps given to `write`; the source's if None.
+    A context manager: left by an exception, the segment at work is removed and the finished ones stay. A
+    segment has ``length`` frames, the last one what is left, and ``on_segment`` is told of each when it is
+    safe on disk. The ``start``-th frame is written first, a multiple of ``length``; timestamps are in ticks
+    of ``time_base``, the source's if None.
     """
 
     def __init__(
@@ -112,10 +96,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
     def write(self, video: av.VideoFrame, *, pts: int, duration: int) -> None:
         """Encode one frame, which may be changed or reused once this returns.
 
-        Args:
-            video: A picture of the source's size; its timestamps are overwritten.
-            pts: Time of presentation in ticks of the writer's time base; must rise.
-            duration: Ticks the picture is shown; counts for the last frame, others last until the next.
+        ``pts`` must rise. A picture is shown until the next one, the last one for ``duration`` ticks.
 
         Raises:
             OutputError: The disk is full, or the folder has gone.
@@ -204,12 +185,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
 
 
 def check_segment(segment: Segment) -> None:
-    """Make sure that a segment's file is what was recorded.
-
-    Raises:
-        MissingFileError: There is no such file.
-        MediaError: It has other bytes, or cannot be read.
-    """
+    """Make sure that a segment's file is what was recorded; MissingFileError, MediaError if it is not."""
     try:
         same = segment.path.stat().st_size == segment.bytes and sha256_of(segment.path) == segment.sha256
     except FileNotFoundError as error:

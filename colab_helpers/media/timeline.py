@@ -37,20 +37,12 @@ class Timeline:
 
     Each segment's encoder started its decoding times before its first picture, where those of the segment
     before may still run. Here the n-th coded picture gets the presentation time of the picture shown
-    ``delay`` places earlier. The first ``delay`` ones lie before the start, in even steps, and begin as
-    far ahead as the decoding times lie behind at the end: then they add up to the length, as MP4 needs.
+    ``delay`` places earlier. The first ``delay`` ones lie before the start, in even steps, and begin as far
+    ahead as the decoding times lie behind at the end: then they add up to the length, as MP4 needs.
 
-    Args:
-        segments: All of a video, in order.
-        time_base: Seconds per tick of their timestamps.
-
-    Attributes:
-        timestamps: ``(frames,)`` int64: presentation times in ticks, rising.
-        span: Ticks from the first picture's start to the last one's end.
-
-    Raises:
-        MissingFileError: A segment's file is missing.
-        MediaError: A segment's file is damaged.
+    ``timestamps`` ``(frames,)`` int64 are presentation times in ticks of ``time_base``, rising; ``span`` the
+    ticks from the first picture's start to the last one's end. MissingFileError, MediaError where a segment's
+    file is missing or damaged.
     """
 
     def __init__(self, segments: Sequence[Segment], time_base: Fraction) -> None:
@@ -63,11 +55,7 @@ class Timeline:
         self.span = self._end - int(self.timestamps[0])
 
     def check_same_encoder(self, picture: VideoStream) -> None:
-        """Make sure that all segments are encoded as a stream says.
-
-        Raises:
-            MediaError: One is not.
-        """
+        """Make sure that all segments are encoded as a stream says; MediaError where one is not."""
         other = mark(
             "{segment} was encoded by another encoder, or with other settings, than the result is to be"
         )
@@ -76,14 +64,10 @@ class Timeline:
                 raise damaged(survey.segment, tr(other, segment=survey.segment))
 
     def packets(self, *, adds_up: bool) -> Iterator[Packet[Any]]:
-        """Yield the segments' packets with the times they have in the whole video.
+        """Yield the segments' packets with the times they have in the whole video; MediaError if unreadable.
 
-        Args:
-            adds_up: Whether the container knows durations in coded order only (MP4): then the last coded
-                picture fills what is left.
-
-        Raises:
-            MediaError: A segment cannot be read any more.
+        Where the container knows durations in coded order only (MP4), the last coded picture fills what is
+        left, so that all ``adds_up``.
         """
         place = 0
         for survey in self._surveys:

@@ -36,11 +36,8 @@ class OneClock:
     """Moves the packets of a file to where they belong on a clock that does not go back.
 
     Where the picture's decoding time goes back, or far ahead, everything from there on is moved so that the
-    picture goes on where it ended. Other streams move by the same, each from its own packet on.
-
-    Attributes:
-        restarts: How often the clock began again.
-        steady: Whether it never does: in the MP4 family, whose header lists durations.
+    picture goes on where it ended. Other streams move by the same, each from its own packet on. A clock that
+    ``steady`` says never begins again is that of the MP4 family, whose header lists durations.
     """
 
     def __init__(self, container: InputContainer, picture: int) -> None:
@@ -170,12 +167,8 @@ class OneClock:
 class FrameClock:
     """Gives every frame a stamp that is later than the one before.
 
-    Args:
-        info: The video.
-
-    Attributes:
-        step: Ticks from one frame to the next at the average rate.
-        repaired: How many frames got a stamp that is not the file's.
+    ``step`` are the ticks from one frame to the next at the average rate; ``repaired`` frames got a stamp
+    that is not the file's.
     """
 
     def __init__(self, info: VideoInfo) -> None:

@@ -26,9 +26,7 @@ _MISSING_SECONDS = Fraction(1, 2)
 class TruncationCheck:
     """Counts what comes out of a file and says at the end whether it was all of it.
 
-    Attributes:
-        undecodable: Packets the decoder refused; counted by who decodes.
-        clock: Puts the packets of all streams on one clock.
+    Packets that the decoder refused are counted by who decodes, in ``undecodable``.
     """
 
     def __init__(self, info: VideoInfo, container: InputContainer, stream: VideoStream) -> None:
@@ -58,14 +56,7 @@ class TruncationCheck:
         self._error = error.strerror or type(error).__name__
 
     def verdict(self, frames: int) -> list[str]:
-        """Return notes on small damage.
-
-        Args:
-            frames: How many came out.
-
-        Raises:
-            MediaError: Nothing, or clearly not everything, could be read.
-        """
+        """Return notes on small damage, after so many frames came out; MediaError where too little did."""
         missing = max(self._missing(frames), self.undecodable)
         expected = max(frames + missing, self._info.frames or 0)
         if not frames or missing > max(_MISSING_FRAMES, int(_MISSING_SHARE * expected)):

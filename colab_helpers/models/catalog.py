@@ -15,8 +15,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
-from colab_helpers.files import crc32_of, from_yaml
-from colab_helpers.language import tr
+from colab_helpers.files import crc32_of, from_yaml, sha256_of
+from colab_helpers.language import mark, tr
 from colab_helpers.models.contracts import content_contracts, converter_of
 from colab_helpers.settings import Settings
 
@@ -27,6 +27,13 @@ Role = Literal[
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50", "buffalo_l/genderage")
 """What finds faces and tells them apart, and what tells sex and age where settings ask for that."""
+
+_MISSING_REMEDY = mark(
+    "fetch the models with preload.ipynb or 'python -m colab_helpers preload --accept-licences', with the "
+    "settings and the models folder of the run (both show the licences first, unless they are accepted), "
+    "put the file there yourself, or name another folder in models_dir or COLAB_HELPERS_MODELS; the demo "
+    "brings its own stand-in models"
+)
 
 
 class _Frozen(BaseModel):
@@ -56,10 +63,9 @@ class Source(_Frozen):
         return self.sha256[0] if self.sha256 else self.crc32
 
     def gives(self, path: Path, sha256: str) -> bool:
-        """Whether a file of that SHA-256 has its bytes; a CRC-32 shows damage, not what somebody meant to do.
+        """Whether a file of that SHA-256 has its bytes; OSError where it cannot be read.
 
-        Raises:
-            OSError: The file cannot be read.
+        A CRC-32 shows damage, not what somebody meant to do.
         """
         if sha256 in self.sha256:
             return True
@@ -80,10 +86,6 @@ class ModelEntry(_Frozen):
         """Below the models root, with forward slashes."""
         return self.name if self.name.endswith(".safetensors") else f"{self.name}.onnx"
 
-    def is_published(self, path: Path, sha256: str) -> bool:
-        """Whether a file of that SHA-256 is one that a source gives; OSError where it cannot be read."""
-        return any(source.gives(path, sha256) for source in self.sources)
-
     @property
     def bytes(self) -> int:
         """The largest size any source gives; 0 where there is none."""
@@ -103,11 +105,7 @@ class Catalog:
     models: Mapping[str, ModelEntry]
 
     def get(self, name: str, *, role: Role) -> ModelEntry:
-        """Find a model by name.
-
-        Raises:
-            ModelError: There is no such model; the message names those of that role.
-        """
+        """Find a model by name; ModelError, which names those of that role, where there is none."""
         suitable = {entry.name: entry for entry in self.models.values() if entry.role == role}
         if name in suitable:
             return suitable[name]
@@ -140,11 +138,8 @@ def needed_models(
 ) -> list[ModelEntry]:
     """Return the models a run with these settings opens, each once.
 
-    What lies in the models folder ``root`` needs no entry in the catalogue, unless it finds faces. A swapper
-    brings the network that prepares the source for it.
-
-    Raises:
-        ModelError: A model of the settings is neither in the catalogue nor a file in the models folder.
+    What lies in the models folder ``root`` needs no entry in the catalogue, unless it finds faces; ModelError
+    where a model is in neither. A swapper brings the network that prepares the source for it.
     """
     catalog, entries = catalog or load_catalog(), []
     for role, name in wanted_models(settings, root):
@@ -199,3 +194,34 @@ def mask_models(settings: Settings, root: Path | None = None) -> dict[Role, str]
     if "region" in types:
         names["parser"] = settings.parser_model
     return names
+
+
+# --- errors of model files ------------------------------------------------------------------------------
+
+
+def missing_model(path: Path) -> ModelError:
+    """The error of a model that is not where it should be."""
+    return ModelError(tr("the model file is missing"), where=str(path), remedy=tr(_MISSING_REMEDY))
+
+
+def broken_model(path: Path, reason: str) -> ModelError:
+    """The error of a file that does not load: which one it is, and which one was expected."""
+    listed = [entry for entry in load_catalog().models.values() if path.match(entry.path)]
+    wanted = [f"{one.digest} ({one.bytes} bytes)" for entry in listed for one in entry.sources]
+    try:
+        is_there = f"{sha256_of(path)} ({path.stat().st_size} bytes)"
+    except OSError as error:
+        is_there = str(error.strerror)
+    told = mark("ONNX Runtime cannot load the model ({reason}): the file is {file}")
+    if wanted:
+        told = mark(
+            "ONNX Runtime cannot load the model ({reason}): the file is {file}, published are {wanted}"
+        )
+    return ModelError(
+        tr(told, reason=reason, file=is_there, wanted=", ".join(wanted)),
+        where=str(path),
+        remedy=tr(
+            "it is damaged, cut off, or no ONNX file: fetch it again with 'python -m colab_helpers preload "
+            "--accept-licences', or put the real file there"
+        ),
+    )

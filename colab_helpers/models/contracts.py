@@ -114,11 +114,7 @@ def fit_of(session: Any, name: str) -> Fit | None:
 
 
 def understood(session: Any, name: str, *, role: str, where: str) -> Fit:
-    """Find the kind of a swapper or enhancer; ``where`` names its file.
-
-    Raises:
-        ModelError: It keeps no contract of that role that is known.
-    """
+    """Find the kind of a swapper or enhancer, in the file ``where``; ModelError where none is known."""
     fit = fit_of(session, name)
     if fit is None or fit.contract.role != role:
         raise not_understood(session, role=role, where=where)

@@ -51,19 +51,13 @@ def _alone(kind: str) -> Iterator[None]:
 
 @dataclass(eq=False)
 class Places:
-    """A session, and the places on its device that it reads from and writes to whenever it is run there.
+    """A session, and the places on its device that it reads from and writes to whenever it is run there."""
 
-    Attributes:
-        session: ONNX Runtime's.
-        inputs: ONNX Runtime's values by name; ``outputs`` likewise, in the order of the graph.
-        device: Where they lie.
-        kept: What others bound to these places, so that it goes when they go.
-    """
-
-    session: Any
-    inputs: dict[str, Any]
+    session: Any  # ONNX Runtime's
+    inputs: dict[str, Any]  # ONNX Runtime's values by name; ``outputs`` likewise, in the order of the graph
     outputs: dict[str, Any]
-    device: str
+    device: str  # where they lie
+    # What others bound to these places, so that it goes when they go.
     kept: dict[Hashable, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -207,8 +201,7 @@ class GpuSession:
     def _capture(self, feed: Arrays) -> Places:
         """Capture the network on empty inputs, and make sure that a replay reads what it is given.
 
-        Raises:
-            RuntimeError: ONNX Runtime cannot capture it, or a replay gives other results.
+        RuntimeError where ONNX Runtime cannot capture it, or a replay gives other results.
         """
         names = self._names()
         expected = self._plain(names, feed)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
-from colab_helpers.models.identify import broken_model
+from colab_helpers.models.catalog import broken_model
 
 if TYPE_CHECKING:  # slow to import, and seldom needed
     import onnx
@@ -27,10 +27,7 @@ def read_emap(path: Path) -> npt.NDArray[np.float32]:
     """Return the ``(512, 512)`` projection from ArcFace embeddings to the latents of a swapper's file.
 
     It is read where it stands in the file, near its end. Only in a file that is written otherwise it is
-    looked for by parsing half a gigabyte.
-
-    Raises:
-        ModelError: The file is no model or has no such matrix.
+    looked for by parsing half a gigabyte. ModelError where the file is no model or has no such matrix.
     """
     with path.open("rb") as file:
         if path.stat().st_size > _BYTES:
@@ -43,11 +40,7 @@ def read_emap(path: Path) -> npt.NDArray[np.float32]:
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """Parse a model file.
-
-    Raises:
-        ModelError: It is not an ONNX model.
-    """
+    """Parse a model file; ModelError where it is none."""
     import onnx
 
     try:

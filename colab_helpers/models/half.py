@@ -9,29 +9,91 @@ leaves the original in use. onnx is imported only to make something.
 from __future__ import annotations
 
 import gc
+import hashlib
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import onnxruntime
+from pydantic import BaseModel, ConfigDict
+
 from colab_helpers.errors import ModelError, OutputError, telling
-from colab_helpers.files import publish
+from colab_helpers.files import found, publish, sha256_of
 from colab_helpers.language import mark, tr
+from colab_helpers.machine import this_machine
+from colab_helpers.models.catalog import broken_model, missing_model
 from colab_helpers.models.contracts import fit_of
-from colab_helpers.models.converted import Conversion, folder_of, place_of, remove_outdated, target_of
 from colab_helpers.models.emap import load_model
 from colab_helpers.models.gfpgan_export import export_gfpgan
-from colab_helpers.models.identify import broken_model, missing_model
+from colab_helpers.models.inventory import part_path, record_path, recorded_hash, size_of, write_json
 from colab_helpers.models.parity import NEARLY_SAME, Verdict, compare, sample_inputs, value_range
 from colab_helpers.models.pool import first_line, is_out_of_memory
-from colab_helpers.models.records import part_path, size_of
 from colab_helpers.models.session import Network, Provider, Runtime, is_standin
 from colab_helpers.settings import FrameProcessor, Settings
 
 WEIGHTS = ".pth"
 _SAMPLES = 3
 
+CONVERTER = 2
+"""Raised whenever the same input would give another file: earlier conversions then no longer count."""
+FOLDER = "converted"
+
 HalfPrecision = bool | Literal["auto"]
+
+
+class Conversion(BaseModel):
+    """The record beside a float16 copy, in ``<file>.json``; no copy is there if nobody accepted it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    version: Literal[4] = 4
+    bytes: int = 0  # of the copy; 0 if there is none
+    verdicts: dict[str, Verdict] = {}  # by provider, device and ONNX Runtime's version
+
+    @classmethod
+    def of(cls, path: Path) -> Conversion:
+        """Return what is recorded of a copy that is there as it was made; else an empty record."""
+        record = found(cls, record_path(path))
+        return record if record is not None and record.bytes in (0, size_of(path)) else cls()
+
+    def write(self, path: Path) -> list[str]:
+        """Write the record of a copy, or say why it cannot be: it then holds for this run."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(record_path(path), self.model_dump())
+        except OSError as error:  # the folder may be read-only
+            text = mark("{path} cannot be written ({reason}): compared anew next time")
+            return [tr(text, path=record_path(path), reason=error.strerror)]
+        return []
+
+
+def place_of(runtime: Runtime) -> str:
+    """Where a comparison holds: provider, device and ONNX Runtime's version."""
+    gpu = this_machine().gpu
+    device = gpu.name if runtime.provider == "cuda" and gpu is not None else "CPU"
+    return f"{runtime.provider}, {device}, onnxruntime {onnxruntime.__version__}"
+
+
+def folder_of(source: Path) -> Path:
+    """Where what is made of a file is kept."""
+    return source.parent if source.parent.name == FOLDER else source.parent / FOLDER
+
+
+def target_of(source: Path, kind: Literal["export", "half", "pixels"]) -> Path:
+    """Where what is made of a file lies."""
+    sha256 = recorded_hash(source) or sha256_of(source)
+    key = hashlib.sha256(f"{sha256} {kind} {CONVERTER}".encode()).hexdigest()[:16]
+    return folder_of(source) / f"{source.stem}-{kind}-{key}.onnx"
+
+
+def remove_outdated(target: Path) -> None:
+    """Remove what was made of an earlier file of the same name, or by an earlier converter."""
+    own = re.compile(re.escape(target.stem[:-16]) + r"[0-9a-f]{16}\b.*")
+    for other in target.parent.iterdir():
+        if own.fullmatch(other.name) and not other.name.startswith(target.stem):
+            other.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -70,12 +132,10 @@ def wants_half(setting: HalfPrecision, provider: Provider) -> bool:
 def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make: bool) -> ModelChoice:
     """Find the file to load for a swapper or enhancer.
 
-    It is ``{name}.onnx`` in the models folder, or ``{name}.pth`` that was exported. What another runtime's
-    place accepted does not count. With ``make`` float16 is made and compared on CUDA where it is wanted and
-    missing, which takes half a minute for each model, once. On the CPU it does not help.
-
-    Raises:
-        ModelError: There are only weights that were not exported yet.
+    It is ``{name}.onnx`` in the models folder, or ``{name}.pth`` that was exported; ModelError before it was.
+    What another runtime's place accepted does not count. With ``make`` float16 is made and compared on CUDA
+    where it is wanted and missing, which takes half a minute for each model, once. On the CPU it does not
+    help.
     """
     source, weights = root / f"{name}.onnx", root / f"{name}{WEIGHTS}"
     wanted, on_gpu = wants_half(half, runtime.provider), runtime.provider == "cuda"
@@ -215,13 +275,8 @@ def _compared(source: Path, copy: Path, runtime: Runtime) -> Verdict:
 def write_half(source: Path, out: Path) -> Verdict | None:
     """Write a network that computes in float16; its inputs, outputs and unused initializers stay as they are.
 
-    Returns:
-        None where it was written, and is to be compared; else that the source is in float16 already, or why
-        it cannot be.
-
-    Raises:
-        ModelError: The source is no network.
-        OSError: It cannot be written.
+    None where it was written, and is to be compared; else that the source is in float16 already, or why not.
+    ModelError where the source is no network, OSError where none can be written.
     """
     model, path = load_model(source), list(sys.path)
     if computes_in_half(model):

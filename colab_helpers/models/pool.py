@@ -72,11 +72,7 @@ class SessionPool:
 
     @contextmanager
     def using(self, wanted: PooledSession) -> Iterator[None]:
-        """Have a network in memory as long as it is used.
-
-        Raises:
-            OutOfMemoryError: It cannot be loaded even with every idle network unloaded.
-        """
+        """Have a network in memory as long as it is used; OutOfMemoryError if it does not fit alone."""
         with self._changed:
             self._known[wanted.path] = self._known.pop(wanted.path)
             self._load(wanted)

@@ -26,8 +26,8 @@ from colab_helpers.errors import OutOfMemoryError, ProviderError
 from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, shared_by, this_machine
+from colab_helpers.models.catalog import broken_model, missing_model
 from colab_helpers.models.cuda_graphs import GpuSession, Places
-from colab_helpers.models.identify import broken_model, missing_model
 from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.pool import SessionPool, first_line, is_out_of_memory
 
@@ -75,9 +75,7 @@ class Network:
 
         On a processor stacks are no faster, and each sample more takes a gigabyte. On CUDA, cuDNN plans a
         network anew, for up to half a second, whenever the stack's size changes (docs/gpu.md).
-
-        Raises:
-            OutOfMemoryError: It does not fit into memory.
+        OutOfMemoryError where it does not fit into memory.
         """
         with self._memory_watched():
             rows = [self.run(*(value[k : k + 1] for value in inputs))[output] for k in range(len(inputs[0]))]
@@ -105,11 +103,7 @@ class Network:
 
 @dataclass
 class Runtime:
-    """Where networks run in this process, decided by trial.
-
-    Raises:
-        ProviderError: CUDA was insisted on but does not work.
-    """
+    """Where networks run in this process, decided by trial; ProviderError if CUDA is asked in vain."""
 
     wanted: Literal["auto", "cuda", "cpu"] = "auto"  # ``auto`` takes CUDA where it works, ``cuda`` insists
     threads: int = 0  # on the CPU, of one network call; 0: every core

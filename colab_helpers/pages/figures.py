@@ -160,6 +160,8 @@ FIGURES = (
     Figure("fps", mark("Speed"), mark("frames/s"), lambda sample: sample.fps if sample.file else None),
 )
 """Everything that is measured, in the order in which it is shown."""
+EVERY_GPU = ("gpu", "vram")
+"""What is measured of each GPU; the other figures are the first one's."""
 
 
 def queues(samples: Sequence[Sample]) -> Iterator[Figure]:
@@ -175,10 +177,21 @@ def _queue(name: str) -> Reading:
     return lambda sample: sample.queues.get(name)
 
 
+def of_gpu(sample: Sample, number: int) -> Sample:
+    """Return a sample with one of the further GPUs, from 0, in the place of the first."""
+    return sample.model_copy(update={"gpu": sample.gpus[number] if number < len(sample.gpus) else None})
+
+
+def strained(figure: Figure, sample: Sample) -> str:
+    """What is wrong with a figure, on any GPU, and what to do about it; empty where nothing is."""
+    further = range(len(sample.gpus) if figure.name in EVERY_GPU else 0)
+    found = (figure.warning(each) for each in (sample, *(of_gpu(sample, number) for number in further)))
+    return next(filter(None, found), "")
+
+
 def warnings(samples: Sequence[Sample]) -> list[str]:
     """Say of each figure that is over its limit in the newest sample what to do about it."""
-    found = (figure.warning(sample) for sample in samples[-1:] for figure in FIGURES)
-    return [text for text in found if text]
+    return [*filter(None, (strained(figure, sample) for sample in samples[-1:] for figure in FIGURES))]
 
 
 def at_work(samples: Sequence[Sample]) -> list[tuple[float, Sample | None]]:
@@ -196,8 +209,18 @@ def at_work(samples: Sequence[Sample]) -> list[tuple[float, Sample | None]]:
     return course
 
 
-def points_of(
-    figure: Figure, course: Sequence[tuple[float, Sample | None]]
-) -> list[tuple[float, float | None]]:
+Course = Sequence[tuple[float, Sample | None]]
+
+
+def points_of(figure: Figure, course: Course) -> list[tuple[float, float | None]]:
     """Read a figure over time, for a chart."""
     return [(time, None if sample is None else figure.read(sample)) for time, sample in course]
+
+
+def points_of_others(figure: Figure, course: Course) -> list[list[tuple[float, float | None]]]:
+    """Read a figure of each further GPU over time."""
+    count = max((len(sample.gpus) for _, sample in course if sample), default=0)
+    return [
+        points_of(figure, [(time, sample and of_gpu(sample, number)) for time, sample in course])
+        for number in range(count if figure.name in EVERY_GPU else 0)
+    ]

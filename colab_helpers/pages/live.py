@@ -9,17 +9,30 @@ from typing import Any
 
 from colab_helpers.batch.report import KEPT, STATE_WORDS, FileReport, State
 from colab_helpers.batch.status import BatchStatus
+from colab_helpers.batch.worker_status import WorkerStatus
 from colab_helpers.language import mark, tr
-from colab_helpers.pages.figures import FIGURES, WINDOW, Figure, at_work, points_of, queues, warnings
+from colab_helpers.pages.figures import (
+    FIGURES,
+    WINDOW,
+    Figure,
+    at_work,
+    points_of,
+    points_of_others,
+    queues,
+    strained,
+    warnings,
+)
 from colab_helpers.pages.rendering import render
-from colab_helpers.pages.svg import ALARM, BLUE, sparkline
+from colab_helpers.pages.svg import ALARM, BLUE, Points, sparkline
 from colab_helpers.pages.units import clock_text, number, progress_text
-from colab_helpers.progress import FINDING, Progress
+from colab_helpers.progress import MAKING
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.samples import Sample
 
 MOST_FILES = 12
 """Files that are named; the others are counted."""
+MOST_WORKERS = 16
+"""Workers that are named; so many fit beside the charts."""
 MOST_NOTES = 8
 """Notes on the whole run that are shown, the newest."""
 OLD_NEWS = 10.0
@@ -55,30 +68,18 @@ def live_html(
         lost: The batch died: nothing more is to be expected, whatever its status says.
         facts: Sentences on the machine that stand below the charts.
     """
-    shown = _in_window(samples, status)
-    running = status.running if status and not lost else None
-    named, rest = _named(status)
+    shown, running = _in_window(samples, status), status.running if status and not lost else None
     picture = status.picture if status and running else None
     return render(
         "live.html.j2",
-        overall=None if lost else _overall(status),
+        **_told(shown, status, now, lost),
         # Whatever else a foreign status holds is not put into a page.
         picture=picture if picture and picture.startswith("data:image/jpeg;base64,") else None,
-        headline=_headline(status, now, lost) if status else None,
         mood=_MOODS["lost" if lost else status.state] if status else "",
         running=running,
-        running_text=progress_text(running) if running else "",
-        state_lines=_state_lines(status),
-        why=_why(shown, status, lost),
-        alarms=warnings(shown),
-        remarks=_remarks(shown),
         tiles=_tiles(shown),
         span=shown[-1].time - shown[0].time if shown else 0.0,
         facts=facts,
-        rows=[_row(file, running, lost) for file in named],
-        rest=rest,
-        workers=_workers(status),
-        notes=status.remarks[-MOST_NOTES:] if status else [],
     )
 
 
@@ -93,26 +94,50 @@ def live_text(
 ) -> list[str]:
     """Write the same in words, line by line; ``files`` says whether to name the files and notes, too."""
     shown = _in_window(samples, status)
-    lines = [": ".join(_headline(status, now, lost))] if status else []
-    running = status.running if status and not lost else None
-    lines += [*([progress_text(running)] if running else []), *_state_lines(status)]
+    told = _told(shown, status, now, lost)
+    lines = [": ".join(told["headline"])] if status else []
+    lines += [told["overall"][1]] if told["overall"] else []
+    lines += [told["running_text"], *told["state_lines"]]
     if shown:
         texts = [figure.text(shown[-1]) for figure in (*FIGURES, *queues(shown[-1:]))]
         lines.append(", ".join(filter(None, texts)))
-    why = _why(shown, status, lost)
-    lines += [*_remarks(shown), *([why] if why else [])]
-    lines += [tr("warning: {text}", text=text) for text in warnings(shown)]
-    lines += _workers(status)
-    if not files:
-        return lines
-    lines += facts
+    lines += [*told["remarks"], told["why"], *(tr("warning: {text}", text=text) for text in told["alarms"])]
+    for (name, _), (work, _), (fps, _), (load, _), (vram, _) in told["workers"]:
+        figures = [fps and tr("{fps} frames/s", fps=fps), load and f"GPU {load}", vram and f"VRAM {vram}"]
+        lines.append("  " + "  ".join(filter(None, [name, work, *figures])))
+    lines += [told["more"] and f"  {told['more']}", *(facts if files else ())]
+    for (state, _), (name, _), (frames, _), (remarks, _) in told["rows"] if files else ():
+        counted = frames and tr("{count} frames", count=frames)
+        lines.append("  " + "  ".join(filter(None, [f"{state:9}", name, counted, remarks])))
+    if files:
+        lines += [
+            told["rest"] and f"  {told['rest']}",
+            *(tr("note: {note}", note=note) for note in told["notes"]),
+        ]
+    return [*filter(None, lines)]
+
+
+def _told(samples: Sequence[Sample], status: BatchStatus | None, now: float, lost: bool) -> dict[str, Any]:
+    """What page and words say alike."""
     named, rest = _named(status)
-    for (state, _), *others in (_row(file, running, lost) for file in named):
-        lines.append("  " + "  ".join([f"{state:9}", *(text for text, _ in others if text)]))
-    lines += [f"  {rest}"] if rest else []
-    return lines + [
-        tr("note: {note}", note=note) for note in (status.remarks[-MOST_NOTES:] if status else [])
-    ]
+    more = status.crew - MOST_WORKERS if status and not lost else 0
+    running = status.running if status and not (lost or status.crew) else None
+    return {
+        "overall": None if lost else _overall(status),
+        "headline": _headline(status, now, lost) if status else None,
+        "running_text": progress_text(running) if running else "",
+        "state_lines": _state_lines(status),
+        "why": _why(samples, status, lost),
+        "alarms": warnings(samples),
+        "remarks": _remarks(samples, status),
+        "workers": [
+            _cells(worker) for worker in (status.workers[:MOST_WORKERS] if status and not lost else ())
+        ],
+        "more": tr("and {number} more", number=more) if more > 0 else "",
+        "rows": [_row(file, lost) for file in named],
+        "rest": rest,
+        "notes": status.remarks[-MOST_NOTES:] if status else [],
+    }
 
 
 def _in_window(samples: Sequence[Sample], status: BatchStatus | None) -> list[Sample]:
@@ -126,40 +151,42 @@ def _in_window(samples: Sequence[Sample], status: BatchStatus | None) -> list[Sa
 # --- the machine --------------------------------------------------------------------------------------
 
 
-def _workers(status: BatchStatus | None) -> list[str]:
-    """Say who does what, where several work at it and as far as there is room."""
-    workers = status.workers if status else []
-    rest = len(workers) - MOST_FILES
-    return [*workers[:MOST_FILES], *([tr("and {number} more", number=rest)] if rest > 0 else [])]
-
-
-def _remarks(samples: Sequence[Sample]) -> list[str]:
+def _remarks(samples: Sequence[Sample], status: BatchStatus | None) -> list[str]:
     if not samples:
         return [tr(NO_SAMPLES)]
-    return [] if any(sample.gpu is not None for sample in samples) else [tr(NO_GPU)]
+    here = any(sample.gpu is not None for sample in samples)
+    return [] if here or _elsewhere(samples, status) else [tr(NO_GPU)]
 
 
 def _why(samples: Sequence[Sample], status: BatchStatus | None, lost: bool) -> str:
     """What keeps a run that goes on from going faster; empty where there is none."""
     goes_on = status.state == "running" if status else any(s.file or s.stage for s in samples)
-    return bottleneck(samples) if samples and goes_on and not lost else ""
+    return bottleneck(samples) if samples and goes_on and not (lost or _elsewhere(samples, status)) else ""
+
+
+def _elsewhere(samples: Sequence[Sample], status: BatchStatus | None) -> bool:
+    """Whether the work is done on GPUs of other machines than the one that is measured."""
+    far = status is not None and any(worker.gpu_percent is not None for worker in status.workers)
+    return far and all(sample.gpu is None for sample in samples)
 
 
 def _tiles(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     course = at_work(samples)
     found = [(figure, points_of(figure, course)) for figure in (*FIGURES, *queues(samples))]
     known = [(figure, points) for figure, points in found if any(value is not None for _, value in points)]
-    return [_tile(figure, samples[-1], points) for figure, points in known]
+    return [_tile(figure, samples[-1], points, points_of_others(figure, course)) for figure, points in known]
 
 
-def _tile(figure: Figure, newest: Sample, points: list[tuple[float, float | None]]) -> dict[str, Any]:
+def _tile(figure: Figure, newest: Sample, points: Points, others: Sequence[Points]) -> dict[str, Any]:
     total, share = figure.total(newest) if figure.total else None, figure.share(newest)
     limit = figure.limit
     if limit is not None and figure.total:
         limit = limit / 100 * total if total else None
-    strained = bool(figure.warning(newest))
-    aside = tr("warning") if strained else ""
-    if total and share is not None:
+    is_strained = bool(strained(figure, newest))
+    aside = tr("warning") if is_strained else ""
+    if others:
+        aside = tr("{number} GPUs", number=len(others) + 1)
+    elif total and share is not None:
         aside = tr("of {total} {unit}, {share:.0f} %", total=number(total), unit=tr(figure.unit), share=share)
     chart = sparkline(
         points,
@@ -167,9 +194,10 @@ def _tile(figure: Figure, newest: Sample, points: list[tuple[float, float | None
         unit=tr(figure.unit),
         high=total or figure.high,
         limit=limit or figure.least,
-        colour=ALARM if strained else BLUE,
+        colour=ALARM if is_strained else BLUE,
+        others=others,
     )
-    return {"heading": figure.heading, "aside": aside, "strained": strained, "chart": chart}
+    return {"heading": figure.heading, "aside": aside, "strained": is_strained, "chart": chart}
 
 
 # --- the batch ----------------------------------------------------------------------------------------
@@ -207,12 +235,11 @@ def _overall(status: BatchStatus | None) -> tuple[float, str] | None:
     """How far the whole batch is as a share, and with the time left in words."""
     if status is None or status.state != "running" or not status.files:
         return None
-    progress = status.progress
-    ended = sum(file.status not in ("queued", "running") for file in status.files)
-    at_work = status.running if progress and progress.stage != FINDING else None
-    running = min(1.0, at_work.frame / at_work.frames) if at_work and at_work.frames else 0.0
-    share = (ended + running) / len(status.files)
+    share = sum(file.share for file in status.files) / len(status.files)
     parts = [tr("All files: {share:.0f} %", share=100 * share)]
+    if status.crew:
+        told = tr("{number} workers, {rate} frames/s together", number=status.crew, rate=number(status.rate))
+        parts += [told, *([tr("{number} of them idle", number=status.idle)] if status.idle else [])]
     left = time_left(status, share)
     parts += [tr("about {time} left", time=clock_text(left))] if left is not None else []
     return share, ", ".join(parts)
@@ -244,7 +271,9 @@ def _named(status: BatchStatus | None) -> tuple[list[FileReport], str]:
     """The files to name, what needs a look first, and a sentence on the others."""
     if status is None:
         return [], ""
-    groups = {state: [file for file in status.files if file.status == state] for state in _ORDER}
+    # Of several at work the workers tell.
+    order = (*_ORDER[1:4], _ORDER[0], *_ORDER[4:]) if status.crew else _ORDER
+    groups = {state: [file for file in status.files if file.status == state] for state in order}
     # What was done last tells most of all that is done.
     groups["done"].reverse()
     files = [file for group in groups.values() for file in group]
@@ -254,15 +283,27 @@ def _named(status: BatchStatus | None) -> tuple[list[FileReport], str]:
     return files[:MOST_FILES], rest
 
 
+def _cells(worker: WorkerStatus) -> list[tuple[str, str]]:
+    """Name, work or what it waits for, frames a second, load of its GPU and VRAM, each with its look."""
+    file, segment = worker.file, worker.segment
+    if segment is not None:
+        file = tr("segment {number} of {file}", number=segment, file=file)
+    stage = tr(worker.stage) if worker.stage not in ("", MAKING) else ""
+    loads = ("" if load is None else f"{load:.0f} %" for load in (worker.gpu_load, worker.gpu_percent))
+    figures = [number(worker.fps) if worker.fps else "", *loads]
+    work = ", ".join(filter(None, (file, stage, worker.pause)))
+    return [(worker.name, ""), (work, "long"), *((text, "figure") for text in figures)]
+
+
 def _word(state: State, lost: bool) -> str:
     return tr("stopped") if lost and state == "running" else tr(STATE_WORDS[state])
 
 
-def _row(file: FileReport, running: Progress | None, lost: bool) -> list[tuple[str, str]]:
+def _row(file: FileReport, lost: bool) -> list[tuple[str, str]]:
     """State, name, frames and remarks of a file, each with its look."""
     frames = str(file.frames_out or "")
-    if file.status == "running" and running:
-        frames = f"{running.frame}/{running.frames}" if running.frames else str(running.frame)
+    if file.status == "running" and file.frames_in:
+        frames = f"{file.frames_out}/{file.frames_in}"
     remarks = "; ".join([*([file.error] if file.error else []), *file.fallbacks])
     mood = "" if lost and file.status == "running" else _MOODS.get(file.status, "")
     name = Path(file.target).name

@@ -92,8 +92,9 @@ def pair_of(file: FileReport) -> Pair:
     if is_image(target):
         return read_image(target), read_image(output)
     length = float(probe(target).duration)
-    pairs = (_pair_at(target, output, best * length, earliest * length) for best, earliest in _moments(file))
-    return max(pairs, key=_change)
+    # A key frame of the result costs one decoded frame instead of hundreds.
+    found = (_frame(output, best * length, earliest=first * length) for best, first in _moments(file))
+    return max(((frame_at(target, moment), after) for after, moment in found), key=_change)
 
 
 def _moments(file: FileReport) -> list[tuple[float, float]]:
@@ -105,12 +106,6 @@ def _moments(file: FileReport) -> list[tuple[float, float]]:
         if length > 0:
             return [((start + length / 2) / file.frames_out, start / file.frames_out)]
     return [(share, share) for share in _MOMENTS]
-
-
-def _pair_at(target: Path, output: Path, seconds: float, earliest: float) -> Pair:
-    # A key frame of the result costs one decoded frame instead of hundreds.
-    after, found = _frame(output, seconds, earliest=earliest)
-    return frame_at(target, found), after
 
 
 def _change(pair: Pair) -> float:
@@ -147,10 +142,7 @@ def _portrait(file: FileReport, person: PersonReport) -> str:
 def portrait_of(path: Path, seconds: float, box: Sequence[float]) -> str:
     """Cut a face out of the frame shown at some seconds after the first frame; return it as a data URL.
 
-    Args:
-        path: The video.
-        seconds: When the face is seen.
-        box: xyxy in pixels of the stored frame; some of what is around it is shown, too.
+    The box is xyxy in pixels of the stored frame; some of what is around it is shown, too.
 
     Raises:
         MediaError: The file cannot be decoded there, or nothing of the box is in the frame.

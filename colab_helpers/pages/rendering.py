@@ -1,14 +1,17 @@
-"""The templates: everything that is put into them is escaped, and their texts go through ``tr``."""
+"""The templates, and what they call: all that is put into them is escaped, their texts go through ``tr``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colab_helpers.batch.report import STATE_WORDS, action_text
-from colab_helpers.language import language, printable, tr
-from colab_helpers.pages import people, svg, units
+from markupsafe import Markup
+
+from colab_helpers.batch.report import STATE_WORDS, FileReport, PersonReport, action_text
+from colab_helpers.language import first_of, language, printable, tr
+from colab_helpers.pages import svg, units
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,8 +36,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(tr=tr, state_words=STATE_WORDS, svg=svg, action_text=action_text)
-    for use in (people.person_name, people.strip_of, people.spans_text):
-        made.globals[use.__name__] = use
+    made.globals.update(person_name=person_name, strip_of=strip_of, spans_text=spans_text)
     made.filters.update(
         number=units.number,
         clock=units.clock_text,
@@ -45,3 +47,28 @@ def _environment() -> Environment:
         file_name=lambda path: Path(path).name,
     )
     return made
+
+
+def person_name(person: PersonReport, place: int) -> str:
+    """What somebody is called: as the map says, else by the order of their first frames."""
+    if person.name:
+        return person.name
+    return tr("Person {number}", number=place + 1) if person.present_spans else tr("Others")
+
+
+def strip_of(person: PersonReport, frames: int, name: str) -> Markup:
+    """Draw when somebody is there, and when they were missed; nothing of a crowd."""
+    if not person.present_spans:
+        return Markup()
+    label = tr("{name}: missed in {count} spans", name=name, count=len(person.missed_spans))
+    return svg.strip(person.present_spans, person.missed_spans, frames, label=label)
+
+
+def spans_text(spans: Sequence[tuple[int, int]], file: FileReport, most: int) -> str:
+    """Name stretches of a file in frames and times; only the first few of many."""
+    rate = file.frames_out / file.video_seconds if file.video_seconds else 0.0
+    lines = [f"{first}–{end - 1}" for first, end in spans]
+    if rate:
+        times = [f"{units.moment(first / rate)}–{units.moment(end / rate)}" for first, end in spans]
+        lines = [f"{line} ({span})" for line, span in zip(lines, times, strict=True)]
+    return first_of(lines, most)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
+from time import monotonic, time
+from typing import Any
 
 from markupsafe import Markup
 
@@ -25,9 +26,8 @@ from colab_helpers.batch.report import (
 from colab_helpers.files import load
 from colab_helpers.language import first_of, tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of
-from colab_helpers.pages.people import spans_text
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of, portraits_of
-from colab_helpers.pages.rendering import render
+from colab_helpers.pages.rendering import render, spans_text
 from colab_helpers.pages.svg import line_chart
 from colab_helpers.pages.units import content_text, mark_text, notes_of, number, summary_text
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, read_samples
@@ -40,11 +40,9 @@ PICTURE_SECONDS = 60.0
 OPEN_FILES = 8
 """Up to so many files, each is shown opened."""
 _MOST_SAMPLES = 10_000
-_MOST_NAMES, _MOST_SPANS = 5, 12
+_MOST_NAMES, _MOST_SPANS, _MOST_MAKERS = 5, 12, 16
 # Sound comes in frames of its own and may be some hundredths of a second longer than the picture.
 _SOUND_DIFFERENCE = 0.1
-
-Clock = Callable[[], float]
 
 
 def write_page(folder: Path, report: Path | None = None) -> Path:
@@ -70,14 +68,11 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
     return page
 
 
-def report_html(
-    report: BatchReport, samples: Sequence[Sample], *, now: float | None = None, clock: Clock = time.monotonic
-) -> str:
+def report_html(report: BatchReport, samples: Sequence[Sample]) -> str:
     """Render a run as a page that needs no script, no other file and no network.
 
-    Files that are no longer where the report says go without a picture; ``clock`` counts the time for them.
+    Files that are no longer where the report says go without a picture.
     """
-    pictured, portraits, more = _pictured(report.files, MOST_PICTURES, clock)
     return render(
         "report.html.j2",
         whole=True,
@@ -87,13 +82,12 @@ def report_html(
         changed=[f"{name}: {', '.join(done)}" for name, done in changed_people(report.files).items()],
         began=_date(samples[0].time) if samples else None,
         last=_date(samples[-1].time) if samples else None,
-        written=_date(time.time() if now is None else now),
+        written=_date(time()),
         charts=charts_of(samples),
-        pictured=pictured,
-        portraits=portraits,
-        more=more,
+        **_pictured(report.files, MOST_PICTURES),
         opened=len(report.files) <= OPEN_FILES,
         missed=missed_text,
+        makers=makers_of,
         mark=mark_text,
         content=content_text,
         defaults=Settings().model_dump(mode="json"),
@@ -101,20 +95,12 @@ def report_html(
     )
 
 
-def results_html(
-    report: BatchReport,
-    folder: Path,
-    *,
-    keeping: str = "",
-    with_players: bool = True,
-    clock: Clock = time.monotonic,
-) -> str:
+def results_html(report: BatchReport, folder: Path, *, keeping: str = "", with_players: bool = True) -> str:
     """Render the results of a run for a notebook: what became of every file, pictures, and videos to play.
 
     ``keeping`` is a sentence on how long they stay in the folder; ``with_players`` tells whether somebody
     looks: else players would only make the notebook large.
     """
-    pictured, portraits, more = _pictured(report.files, MOST_ROWS, clock)
     players, left_out = players_of(results_of(report)) if with_players else ([], [])
     return render(
         "report.html.j2",
@@ -123,9 +109,7 @@ def results_html(
         mark=mark_text,
         state=summary_text(report),
         notes=notes_of(report),
-        pictured=pictured,
-        portraits=portraits,
-        more=more,
+        **_pictured(report.files, MOST_ROWS),
         players=players,
         left_out=left_out,
         places=[place for name in (HTML_REPORT_NAME, REPORT_NAME) if (place := folder / name).is_file()],
@@ -150,15 +134,13 @@ def failure_text(report: BatchReport) -> str:
     )
 
 
-def _pictured(
-    files: Sequence[FileReport], most: int, clock: Clock
-) -> tuple[dict[int, list[Picture] | str], dict[int, list[str]], int]:
+def _pictured(files: Sequence[FileReport], most: int) -> dict[str, Any]:
     """Pictures of the first finished files by index, or why there are none; portraits; how many more."""
     done = [index for index, file in enumerate(files) if file.status == "done" and file.output]
-    until, found = clock() + PICTURE_SECONDS, dict[int, list[Picture] | str]()
+    until, found = monotonic() + PICTURE_SECONDS, dict[int, list[Picture] | str]()
     portraits: dict[int, list[str]] = {}
     for index, file in ((index, files[index]) for index in done[:most]):
-        if clock() > until:
+        if monotonic() > until:
             found[index] = tr("No picture: those of the files before took too long to find.")
             continue
         portraits[index] = portraits_of(file)
@@ -166,7 +148,7 @@ def _pictured(
             found[index] = pictures_of(file)
         except Exception as error:  # noqa: BLE001 - files change after a run; a picture is never worth the page
             found[index] = tr("No picture: {reason}", reason=error)
-    return found, portraits, max(0, len(done) - most)
+    return {"pictured": found, "portraits": portraits, "more": max(0, len(done) - most)}
 
 
 def charts_of(samples: Sequence[Sample]) -> list[tuple[Markup, list[str]]]:
@@ -258,6 +240,18 @@ def _names(files: Sequence[FileReport]) -> str:
 
 def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def makers_of(file: FileReport) -> list[str]:
+    """Say which worker made which segments, counted from 0; nothing where no more than one did."""
+    if len(file.made_by) < 2:
+        return []
+    lines = []
+    for name, spans in file.made_by.items():
+        numbers = [str(first) if first + 1 == end else f"{first}–{end - 1}" for first, end in spans]
+        lines.append(f"{name or tr('one worker alone')}: {first_of(numbers, _MOST_SPANS)}")
+    more = len(lines) - _MOST_MAKERS
+    return [*lines[:_MOST_MAKERS], *([tr("and {number} more", number=more)] if more > 0 else [])]
 
 
 def missed_text(file: FileReport) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from colab_helpers.batch.report import own_file, write_text
 from colab_helpers.batch.thumbnails import data_url, fitted
 from colab_helpers.errors import ColabHelpersError, MissingFileError
 from colab_helpers.faces.types import ByteImage
-from colab_helpers.language import first_of, printable, tr
+from colab_helpers.language import first_of, mark, printable, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.units import duration
@@ -74,10 +75,8 @@ def crops_of(folder: Path, row: Row, most: int) -> list[ByteImage]:
     """Read the first pictures of somebody; those that are no longer there are left out."""
     found = []
     for name in row.crops[:most]:
-        try:
+        with suppress(ColabHelpersError, OSError):
             found.append(read_image(folder / FOLDER_NAME / name))
-        except (ColabHelpersError, OSError):
-            continue
     return found
 
 
@@ -107,14 +106,11 @@ def library_cards(library: Path, models_dir: Path | None) -> list[Card]:
 
     names = names_in(library)
     if not names:
-        raise MissingFileError(
-            tr("there are neither people of a batch here nor folders of photos"),
-            where=str(library),
-            remedy=tr(
-                "run the batch with people=only first, or name a folder that holds one of photos for each "
-                "person"
-            ),
+        remedy = mark(
+            "run the batch with people=only first, or name a folder that holds one of photos for each person"
         )
+        what = tr("there are neither people of a batch here nor folders of photos")
+        raise MissingFileError(what, where=str(library), remedy=tr(remedy))
     analyser = FaceAnalyser(Settings(), models_dir=models_dir)
     return [_person(library / name, analyser) for name in names]
 
@@ -130,20 +126,19 @@ def _person(folder: Path, analyser: FaceAnalyser) -> Card:
     for path in photos:
         try:
             image = read_image(path)
-            seen.append(
-                (path.name, Shot(fitted(image, height=2 * _EDGE, width=2 * _EDGE)), examine(analyser, image))
-            )
+            small = fitted(image, height=2 * _EDGE, width=2 * _EDGE)
+            seen.append((path.name, small, examine(analyser, image)))
         except ColabHelpersError as error:
             remarks.append(f"{path.name}: {error.what}")
     known = [one for _, _, report in seen if (one := report.embedding) is not None]
     odd = iter(strangers(known))
     shots = []
-    for name, shot, report in seen:
+    for name, small, report in seen:
         foreign = report.embedding is None or next(odd)
         hints = [tr("Looks like somebody else.")] if foreign and report.faces else [*report.hints]
         remarks += [f"{name}: {' '.join(hints)}"] if hints else []
         told = tr("left out") if foreign else tr("counts {share:.0%}", share=report.quality)
-        shots.append(Shot(shot.image, f"{name}: {told}", marked=foreign))
+        shots.append(Shot(small, f"{name}: {told}", marked=foreign))
     used = sum(not shot.marked for shot in shots)
     facts = (tr("{used} of {count} photos count", used=used, count=len(photos)),)
     return Card(folder.name, tuple(shots[:MOST_SHOTS]), facts, tuple(remarks))

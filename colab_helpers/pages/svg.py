@@ -47,17 +47,21 @@ def sparkline(
     high: float | None = None,
     limit: float | None = None,
     colour: str = BLUE,
+    others: Sequence[Points] = (),
 ) -> Markup:
     """Draw a small line from 0 up, without axes, with its last value in figures behind it.
 
     ``high`` is its upper edge, by default the greatest value; a dashed line is drawn across at ``limit``.
+    With ``others``, paler ones, the figures are the least and the greatest of the last values.
     """
-    last = points[-1][1] if points else None
-    figures = f"{number(last)} {unit}" if last is not None and math.isfinite(last) else "–"
-    top = max([0.0, *_values(points)]) if high is None else high
+    lines = [points, *others]
+    last = [number(value) for value in sorted(_values([line[-1] for line in lines if line]))]
+    figures = f"{'–'.join(dict.fromkeys((last[0], last[-1])))} {unit}" if last else "–"
+    top = max([0.0, *(value for line in lines for value in _values(line))]) if high is None else high
     right = max(2.0, SMALL_WIDTH - _LETTER * len(figures) - 7)
     scale = _Scale.of([points], (0.0, top or 1.0), (1.0, 2.0, right, SMALL_HEIGHT - 2.0))
-    parts = [_curve(points, scale, colour, column=3.0, shaded=True)]
+    parts = [_curve(points, scale, colour, column=3.0, shaded=not others)]
+    parts += [_curve(line, scale, colour, column=3.0, opacity=0.45) for line in others]
     if limit is not None:
         parts.append(_path(f"M1 {scale.to_y(limit):.1f} H{right:.1f}", ALARM, "2 3", width=1.0))
     parts.append(_text(SMALL_WIDTH - 1, SMALL_HEIGHT / 2 + 4, figures, "end"))
@@ -170,7 +174,14 @@ def _thinned(points: _Known, scale: _Scale, column: float) -> Iterator[tuple[flo
 
 
 def _curve(
-    points: Points, scale: _Scale, colour: str, dashes: str = "", *, column: float = 1.0, shaded: bool = False
+    points: Points,
+    scale: _Scale,
+    colour: str,
+    dashes: str = "",
+    *,
+    column: float = 1.0,
+    shaded: bool = False,
+    opacity: float = 1.0,
 ) -> Markup:
     """One line; at a gap the pen is lifted, and a single point becomes a dot, which round ends show."""
     drawn, shades = [], []
@@ -180,7 +191,9 @@ def _curve(
         left, right = scale.to_x(stretch[0][0]), scale.to_x(stretch[-1][0])
         shades.append(f"{drawn[-1]} L{right:.1f} {scale.box[3]} L{left:.1f} {scale.box[3]} Z")
     shade = Markup('<path d="{}" fill="{}" fill-opacity="0.15"/>').format(" ".join(shades), colour)
-    return (shade if shaded and shades else Markup()) + _path(" ".join(drawn), colour, dashes)
+    return (shade if shaded and shades else Markup()) + _path(
+        " ".join(drawn), colour, dashes, opacity=opacity
+    )
 
 
 def _path(data: str, colour: str, dashes: str = "", *, width: float = 1.6, opacity: float = 1.0) -> Markup:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from itertools import chain
-from typing import Protocol
 
-from colab_helpers.faces.masks import RawCover
-from colab_helpers.faces.types import Face
-from colab_helpers.media.picture import Picture
-from colab_helpers.pipeline.frames import AnyPicture, Item, Work
+from colab_helpers.faces.masks import FaceMasks, RawCover
+from colab_helpers.pipeline.frames import AnyPicture, FrameChanger, Item, Work
 from colab_helpers.stages import map_ordered
 
 AROUND = 2
@@ -20,26 +17,13 @@ AROUND = 2
 Covers = Mapping[int | None, RawCover]
 
 
-class Looker(Protocol):
-    """Sees what is in front of faces, as `FaceMasks` do."""
-
-    @property
-    def uses_networks(self) -> bool:
-        """Whether pictures are looked at."""
-
-    def raw_covers(self, picture: Picture, faces: Sequence[Face]) -> list[RawCover | None]:
-        """Look at the faces of a picture that is not changed yet."""
-
-
 def with_covers(
-    works: Iterable[Work[Item, AnyPicture]], looker: Looker, *, workers: int
+    works: Iterable[Work[Item, AnyPicture]], looker: FrameChanger | FaceMasks, *, workers: int
 ) -> Generator[Work[Item, AnyPicture], None, None]:
     """Yield frames with what is in front of their faces, once those around them were looked at, too.
 
-    Args:
-        works: Frames with their faces; nothing in them is changed yet.
-        looker: Says what is seen; where it uses no network, frames pass as they are.
-        workers: Frames that are looked at at a time.
+    Nothing in them is changed yet. Where the ``looker`` uses no network, they pass as they are; so many
+    ``workers`` look at frames at a time.
     """
     if not looker.uses_networks:
         yield from works

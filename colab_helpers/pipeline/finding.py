@@ -49,61 +49,42 @@ _MIDDLE = slice(88, 168)
 
 @dataclass(frozen=True, eq=False)
 class Glimpse:
-    """A frame that promises to show somebody well.
+    """A frame that promises to show somebody well."""
 
-    Attributes:
-        promise: See `quality.promise`.
-        before: Timestamp of the frame before it, in ticks; None of the first.
-        others: The frame's other faces.
-    """
-
-    promise: float
+    promise: float  # see `quality.promise`
     frame: int
-    before: int | None
+    before: int | None  # timestamp of the frame before it, in ticks; None of the first
     face: Face
-    others: Sequence[Face]
+    others: Sequence[Face]  # the frame's other faces
 
 
 @dataclass(frozen=True, eq=False)
 class Portrayed:
-    """A picture of somebody.
-
-    Attributes:
-        image: ``(224, 224, 3)`` uint8 BGR, the face upright in its middle.
-        worth: See `quality.worth`.
-        dark: Whether little can be told apart.
-        covered: Share of the middle of the face that something stands before; None without an occluder.
-    """
+    """A picture of somebody."""
 
     track: int
-    image: ByteImage
-    worth: float
-    dark: bool
+    image: ByteImage  # ``(224, 224, 3)`` uint8 BGR, the face upright in its middle
+    worth: float  # see `quality.worth`
+    dark: bool  # whether little can be told apart
+    # Share of the middle of the face that something stands before; None without an occluder.
     covered: float | None
 
 
 @dataclass(eq=False)
 class FoundFaces:
-    """What is known of the faces of a target.
+    """What is known of the faces of a target."""
 
-    Attributes:
-        tracks: All of them; in a picture, one for each face.
-        rate: Frames a second; 0 of a picture.
-        chosen: Numbers of the tracks that are changed as the cast has it.
-        frames: How many there are, ``shown`` those with a face, ``faces`` all of these; ``turned`` those
-            turned far to the side, ``small`` those of few pixels.
-        portraits: The best pictures of everybody.
-    """
-
-    tracks: Sequence[Track]
-    rate: float
+    tracks: Sequence[Track]  # all of them; in a picture, one for each face
+    rate: float  # frames a second; 0 of a picture
+    # How many there are, ``shown`` those with a face, ``faces`` all of these; ``turned`` those turned far to
+    # the side, ``small`` those of few pixels.
     frames: int = 0
     shown: int = 0
     faces: int = 0
     turned: int = 0
     small: int = 0
-    chosen: frozenset[int] = frozenset()
-    portraits: list[Portrayed] = field(default_factory=list)
+    chosen: frozenset[int] = frozenset()  # numbers of the tracks that are changed as the cast has it
+    portraits: list[Portrayed] = field(default_factory=list)  # the best pictures of everybody
 
     def count(self, faces: Sequence[Face]) -> None:
         """Count a frame."""
@@ -127,18 +108,8 @@ def find_faces(
 ) -> FoundFaces:
     """Find all faces of a video, unless its index knows them, and look at the best frames of everybody.
 
-    Args:
-        engine: The loaded networks.
-        cast: Whom to choose.
-        target: The video.
-        index: Is complete afterwards.
-        watcher: Sees each frame before anything is made of what was found.
-        on_progress: Called from the calling thread, at most four times a second.
-        file_index: Number of this file in the run, of ``file_count``.
-        file_count: Files in the run.
-
-    Raises:
-        ColabHelpersError: The video cannot be read.
+    The index is complete afterwards. The watcher sees each frame before anything is made of what was found;
+    progress is told as by `plan`. ColabHelpersError where the video cannot be read.
     """
     info = probe(target)
     frames = info.frames if engine.settings.keep_fps else None
@@ -174,16 +145,7 @@ def _find_in_animation(engine: Engine, cast: Cast, animation: Animation) -> Foun
 
 
 def find_in_picture(engine: Engine, cast: Cast, target: Path) -> FoundFaces:
-    """Find the faces of a picture file, which may move.
-
-    Args:
-        engine: The loaded networks.
-        cast: Whom to choose.
-        target: The file.
-
-    Raises:
-        ColabHelpersError: It cannot be read.
-    """
+    """Find the faces of a picture file, which may move; ColabHelpersError where it cannot be read."""
     animation = Animation.of(target)
     if animation is not None:
         return _find_in_animation(engine, cast, animation)

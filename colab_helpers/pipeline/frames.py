@@ -47,56 +47,41 @@ Watch = Callable[[ByteImage, FloatArray], None]
 
 @dataclass(eq=False)
 class Shown:
-    """One face of a frame, and what was measured of it.
-
-    Attributes:
-        before: Its brightness before it was changed, ``after`` after it; None where it was not.
-        cosines: Between source and what the network made of it, what was pasted of that, and what came of it
-            in the end; empty where nothing was compared.
-        worth: How well it would do as a portrait, where that was looked at; ``portrait`` is its picture.
-    """
+    """One face of a frame, and what was measured of it."""
 
     face: Face
+    # Its brightness before it was changed, ``after`` after it; None where it was not.
     before: Brightness | None = None
     after: Brightness | None = None
+    # Between source and what the network made of it, what was pasted of that, and what came of it in the end;
+    # empty where nothing was compared.
     cosines: list[float] = field(default_factory=list)
+    # How well it would do as a portrait, where that was looked at; ``portrait`` is its picture.
     worth: float = 0.0
     portrait: str = ""
 
 
 @dataclass(eq=False)
 class Work(Generic[Item, AnyPicture]):
-    """A frame on its way, with the faces of it that are to be changed.
+    """A frame on its way, with the faces of it that are to be changed."""
 
-    Attributes:
-        index: Its number.
-        item: What it was read as.
-        picture: Its pixels, which are changed in place.
-        faces: The faces that are changed.
-        repeats: Whether it shares its picture with the one before, as is done to keep a constant rate: such a
-            picture is changed once.
-        pts: Its timestamp, in ticks; ``seconds`` its time after the first frame.
-        seen: What the networks found in it.
-        chosen: Faces that are changed if they are not hidden; see ``Following.works``.
-        shown: All faces, and what was measured of them; empty where the picture repeats.
-        crops: What the swapper is shown of ``faces``, by track, where it was prepared; see
-            ``FrameChanger.steadied``.
-        covers: What networks see in front of ``faces``, by track; ``near`` the same of the frames around.
-    """
-
-    index: int
-    item: Item
-    picture: AnyPicture
-    faces: Sequence[Face] = ()
+    index: int  # its number
+    item: Item  # what it was read as
+    picture: AnyPicture  # its pixels, which are changed in place
+    faces: Sequence[Face] = ()  # the faces that are changed
+    # Whether it shares its picture with the one before, as is done to keep a constant rate: such a picture is
+    # changed once.
     repeats: bool = False
-    pts: int = 0
+    pts: int = 0  # its timestamp, in ticks; ``seconds`` its time after the first frame
     seconds: float = 0.0
-    chosen: Sequence[Face] = ()
-    shown: Sequence[Shown] = ()
+    chosen: Sequence[Face] = ()  # faces that are changed if they are not hidden; see ``Following.works``
+    shown: Sequence[Shown] = ()  # all faces, and what was measured of them; empty where the picture repeats
+    # What the swapper is shown of ``faces``, by track, where it was prepared; see ``FrameChanger.steadied``.
     crops: Mapping[int | None, ByteImage] = field(default_factory=dict)
+    # What networks see in front of ``faces``, by track; ``near`` the same of the frames around.
     covers: Mapping[int | None, RawCover] = field(default_factory=dict)
     near: Sequence[Mapping[int | None, RawCover]] = ()
-    seen: FrameFaces = field(init=False)
+    seen: FrameFaces = field(init=False)  # what the networks found in it
 
     def __post_init__(self) -> None:
         self.seen = FrameFaces(self.index, self.pts, picture=self.picture)
@@ -111,11 +96,8 @@ class Work(Generic[Item, AnyPicture]):
 class FrameChanger:
     """Changes and measures the faces of frames; may run in several threads.
 
-    Args:
-        engine: The loaded networks.
-        selection: Says what is done to each face.
-        every: Of so many frames one is looked at closely: its faces are compared with their source.
-        upright: Turns a picture as players show it.
+    Of ``every`` so many frames one is looked at closely: its faces are compared with their source.
+    ``upright`` turns a picture as players show it.
     """
 
     def __init__(
@@ -220,15 +202,8 @@ def with_reference(
 ) -> Cast:
     """Read the person to follow off one picture, where the settings ask for one, and nothing else does.
 
-    Args:
-        engine: The loaded networks.
-        cast: What is done to whom.
-        pictures: All pictures, in order; none is looked at where nobody is followed.
-        number: Which of them shows the person.
-        where: Their file, for messages.
-
-    Raises:
-        NoFaceError: There is no such picture, or it does not show that person.
+    The ``number``-th of all pictures shows the person; none is looked at where nobody is followed.
+    NoFaceError where there is no such picture, or it does not show that person; ``where`` names the file.
     """
     if cast.mapped or cast.sought is not None or not needs_embeddings(engine.settings):
         return cast

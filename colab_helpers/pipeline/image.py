@@ -48,34 +48,14 @@ def process_image(
     *,
     single: bool = True,
     label: Label | None = None,
-) -> tuple[ByteImage, int]:
-    """Change the faces of one image.
-
-    Args:
-        engine: The loaded networks.
-        cast: What is done to whom.
-        image: ``(H, W, 3)`` uint8 BGR; not changed.
-        alpha: ``(H, W)`` uint8 where it is transparent: faces are seen over white.
-        single: Whether it stands alone; in a frame of a video faces are found as its run finds them.
-        label: Burnt in where AI changed a face; ``alpha`` is made opaque there.
-
-    Returns:
-        The new image, larger where the settings have it enlarged, and how many faces were changed.
-    """
-    image, _, measured, _ = _changed_image(engine, cast, image, alpha, single=single, label=label)
-    return image, measured.faces
-
-
-def _changed_image(
-    engine: Engine,
-    cast: Cast,
-    image: ByteImage,
-    alpha: ByteImage | None,
-    *,
-    single: bool = True,
-    label: Label | None,
 ) -> tuple[ByteImage, ByteImage | None, Measured, tuple[Person, ...]]:
-    """Like `process_image`; also returns the transparency, what was done, and who of those known is seen."""
+    """Return a new image with faces changed, its transparency, what was done, and who of those known is seen.
+
+    The image is ``(H, W, 3)`` uint8 BGR, and larger where the settings have it enlarged; where ``alpha``
+    ``(H, W)`` has it transparent, faces are seen over white. Where it is not ``single`` but a frame of a
+    video, faces are found as its run finds them. The label is burnt in where AI changed a face, and ``alpha``
+    made opaque there.
+    """
     picture = BgrPicture(image.copy(), alpha)
     cast, analyser = with_reference(engine, cast, [picture], number=0, where="image"), engine.analyser
     faces = analyser.search(picture) if single else analyser.detect(picture)
@@ -117,16 +97,9 @@ def process_picture(
 ) -> FileResult:
     """Change the faces of a picture file; of an animation, those of every frame.
 
-    Without a face the file is copied byte for byte, unless another format was asked for.
-
-    Args:
-        engine: The loaded networks.
-        cast: What is done to whom.
-        target: The picture.
-        output: The result. An animation is written whole where this suffix can hold one.
-        on_frame: Called with each finished frame of an animation, in order.
-        put: Puts the result in its place.
-        marks: As for `process_video`; what is copied as it is keeps the target's own.
+    Without a face the file is copied byte for byte, unless another format was asked for; such a copy keeps
+    the target's own marks. An animation is written whole where the result's suffix can hold one, and
+    ``on_frame`` called with each of its frames in order.
 
     Raises:
         MediaError: The target cannot be read to its end.
@@ -142,7 +115,7 @@ def process_picture(
     height, width = still.bgr.shape[:2]
     size = _made_size(engine, (width, height), target)
     label, unlabelled = label_for(marks, *size)
-    image, alpha, measured, people = _changed_image(engine, cast, still.bgr, still.alpha, label=label)
+    image, alpha, measured, people = process_image(engine, cast, still.bgr, still.alpha, label=label)
     if not measured.faces and not engine.frame_enhancer and _is_copied(target, output, still.kind):
         _put_copy(target, output, put)
         notes = [tr("no face to change was found: the picture is unchanged")]

@@ -60,13 +60,7 @@ def frames_folder(output: Path) -> Path:
 def move_frames(folder: Path, place: Path, names: frozenset[str]) -> None:
     """Move kept frames to where they stay; those of an earlier run go, and nothing else that lies there.
 
-    Args:
-        folder: Where they lie, but for those that an attempt before this one has moved.
-        place: Made if missing.
-        names: All of them.
-
-    Raises:
-        OutputError: They cannot be moved.
+    ``names`` are those of all; an attempt before this one may have moved some. OutputError if they cannot be.
     """
     try:
         place.mkdir(parents=True, exist_ok=True)

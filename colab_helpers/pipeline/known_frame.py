@@ -34,17 +34,10 @@ def decided_faces(engine: Engine, info: VideoInfo, index: FaceIndex, cast: Cast)
 def process_known_frame(
     engine: Engine, info: VideoInfo, number: int, faces: Following, label: Label | None = None
 ) -> tuple[ByteImage, ByteImage, int]:
-    """Change one frame of a video.
+    """Change one frame of a video, or its last where ``number`` is beyond; ``faces`` are `decided_faces`.
 
-    Args:
-        engine: The loaded networks.
-        info: The video.
-        number: Of the frame, from 0; beyond the last one that is taken.
-        faces: As `decided_faces` returns them.
-        label: Burnt in where AI changed a face of the frame.
-
-    Returns:
-        The frame as players show it, before and after, ``(H, W, 3)`` uint8 BGR; how many faces were changed.
+    Return it as players show it, before and after, ``(H, W, 3)`` uint8 BGR, and how many faces were changed.
+    The label is burnt in where AI changed a face of the frame.
     """
     number = min(number, len(faces.index) - 1)
     begin, changer = max(0, number - AROUND), FrameChanger(engine, faces.selection)

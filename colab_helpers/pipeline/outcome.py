@@ -21,34 +21,23 @@ from colab_helpers.models.session import Provider
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file.
+    """What became of one file."""
 
-    Attributes:
-        frames_in: Frames read; ``frames_out`` frames written.
-        measured: Faces changed, and how well they came out; ``people`` the same for each person.
-        seconds: Wall time.
-        encoder: Encoder of the result; None for an image, and for a file that is copied.
-        provider: Where the networks ran.
-        notes: Every fall-back and conversion, one sentence each.
-        video_seconds: Length of the result's picture; ``audio_seconds`` that of its audio, 0 without.
-        times_kept: Whether every frame is shown exactly when the target's is; None for a GIF, whose
-            pictures have times of their own.
-        segments: How many the result was joined from; 0 for a GIF or picture.
-        segments_kept: How many of them an earlier run had finished.
-    """
-
-    frames_in: int
+    frames_in: int  # frames read; ``frames_out`` frames written
     frames_out: int
-    measured: Measured
-    seconds: float
-    encoder: str | None
-    provider: Provider
-    notes: tuple[str, ...]
+    measured: Measured  # faces changed, and how well they came out; ``people`` the same for each person
+    seconds: float  # wall time
+    encoder: str | None  # encoder of the result; None for an image, and for a file that is copied
+    provider: Provider  # where the networks ran
+    notes: tuple[str, ...]  # every fall-back and conversion, one sentence each
+    # Length of the result's picture; ``audio_seconds`` that of its audio, 0 without.
     video_seconds: float | None = None
     audio_seconds: float | None = None
+    # Whether every frame is shown exactly when the target's is; None for a GIF, whose pictures have times of
+    # their own.
     times_kept: bool | None = None
-    segments: int = 0
-    segments_kept: int = 0
+    segments: int = 0  # how many the result was joined from; 0 for a GIF or picture
+    segments_kept: int = 0  # how many of them an earlier run had finished
     people: tuple[Person, ...] = ()
 
     @property
@@ -64,27 +53,16 @@ class FileResult:
 
 @dataclass(frozen=True)
 class FinishedSegment:
-    """A segment that is safe on disk, and what is known of its frames.
+    """A segment that is safe on disk, and what is known of its frames."""
 
-    Attributes:
-        segment: The file.
-        length: Frames that every segment but the last one was to have.
-        measured: What was counted over its frames.
-        encoder: What it was encoded with; segments of different encoders do not join.
-        provider: Where the networks ran.
-        times_kept: Whether its frames, and those before, are shown when the target's are.
-        faces: Digest of the faces that were changed, and where; see ``faces.selection.FacesDigest``.
-        notes: What was repaired or converted, one sentence each.
-    """
-
-    segment: Segment
-    length: int
-    measured: Measured
-    encoder: str
-    provider: str
-    faces: str
-    notes: tuple[str, ...] = ()
-    times_kept: bool = True
+    segment: Segment  # the file
+    length: int  # frames that every segment but the last one was to have
+    measured: Measured  # what was counted over its frames
+    encoder: str  # what it was encoded with; segments of different encoders do not join
+    provider: str  # where the networks ran
+    faces: str  # digest of the faces that were changed, and where; see ``faces.selection.FacesDigest``
+    notes: tuple[str, ...] = ()  # what was repaired or converted, one sentence each
+    times_kept: bool = True  # whether its frames, and those before, are shown when the target's are
 
 
 class Marks(Protocol):
@@ -154,11 +132,7 @@ class NothingKept:
 
 @contextmanager
 def temporary_store(output: Path) -> Iterator[SegmentStore]:
-    """Keep segments in a hidden folder beside a result, which is removed at the end.
-
-    Raises:
-        OutputError: The folder cannot be made.
-    """
+    """Keep segments in a hidden folder beside a result, removed at the end; OutputError if it fails."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".segments-", dir=output.parent)

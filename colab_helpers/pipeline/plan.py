@@ -21,7 +21,7 @@ from colab_helpers.pipeline.frames import one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
 from colab_helpers.pipeline.outcome import FinishedSegment, Marks, SegmentStore, label_for
 from colab_helpers.pipeline.report_progress import ProgressReporter
-from colab_helpers.pipeline.unchanged import untouched
+from colab_helpers.pipeline.unchanged import is_asked, untouched
 from colab_helpers.pipeline.video_stages import (
     CONSTANT_RATE,
     PictureCallback,
@@ -36,24 +36,20 @@ from colab_helpers.settings import Settings
 
 @dataclass(eq=False)
 class VideoPlan:
-    """A video of which parts are made, in any order and by anybody, and joined; see `plan`.
-
-    Attributes:
-        finished: Segments that are finished already, by number.
-        remarks: On a label that has no room.
-        untouched: What was counted of a video in which nobody is changed: it is copied.
-        frames_read: Frames of the target, once it was read to its end; ``notes`` say what was repaired then.
-    """
+    """A video of which parts are made, in any order and by anybody, and joined; see `plan`."""
 
     video: VideoRun
     faces: Following
     store: SegmentStore
     images: KeptFrames
     marks: Marks | None
-    remarks: tuple[str, ...]
+    remarks: tuple[str, ...]  # on a label that has no room
     started: float
-    untouched: Measured | None = None
+    untouched: Measured | None = None  # what was counted of a video in which nobody is changed: it is copied
+    passes_over: bool = True  # whether frames may be passed over, not written, as long as that may come of it
+    # Segments that are finished already, by number.
     finished: dict[int, FinishedSegment] = field(default_factory=dict, init=False)
+    # Frames of the target, once it was read to its end; ``notes`` say what was repaired then.
     frames_read: int = field(default=0, init=False)
     notes: list[str] = field(default_factory=list, init=False)
 
@@ -79,6 +75,18 @@ class VideoPlan:
     def unlabelled(self) -> VideoPlan:
         """The same without a label, which does not go with its segments so far."""
         return replace(self, video=replace(self.video, label=None))
+
+    @property
+    def may_be_copy(self) -> bool:
+        """Whether the target itself will be the result unless somebody comes who is changed."""
+        faces, open_yet = self.faces, self.untouched is None and not self.faces.index.complete
+        asked = self.passes_over and open_yet and not self.finished and is_asked(self.video)
+        return asked and not any(map(faces.selection.of, faces.known_faces()))
+
+    def without_passing(self) -> VideoPlan:
+        """The same from the first frame on, as somebody is changed; what was found stays."""
+        self.faces.index.settle()
+        return replace(self, faces=replace(self.faces), passes_over=False)
 
     def _usable(self, given: Mapping[int, FinishedSegment]) -> dict[int, FinishedSegment]:
         """Return those segments that fit this run: any of them whose frames the index decides."""

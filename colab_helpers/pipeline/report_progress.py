@@ -7,8 +7,8 @@ from collections.abc import Sized
 
 from colab_helpers.faces.engine import Engine
 from colab_helpers.language import mark
-from colab_helpers.progress import FINDING, Progress, ProgressCallback
-from colab_helpers.resources.sampler import gpu_memory_percent, ram_percent
+from colab_helpers.progress import FINDING, MAKING, Progress, ProgressCallback
+from colab_helpers.resources.sampler import gpu_load, gpu_memory_percent, ram_percent
 
 PROGRESS_INTERVAL = 0.25
 PICTURE_INTERVAL = 2.0
@@ -17,14 +17,8 @@ PICTURE_INTERVAL = 2.0
 class ProgressReporter:
     """Reports progress at most every quarter of a second.
 
-    Args:
-        tell: What is called; None reports nothing.
-        engine: The loaded networks.
-        file: Name of the target; ``file_index`` its number in the run, of ``file_count``.
-
-    Attributes:
-        frames: Frames of the result, as far as is known.
-        gauges: What waits behind each stage, by its name; stages enter themselves.
+    ``frames`` are those of the result, as far as is known; ``gauges`` what waits behind each stage, by its
+    name, where stages enter themselves.
     """
 
     def __init__(
@@ -42,29 +36,27 @@ class ProgressReporter:
         self._begun = self._last = time.monotonic()
         self._pictured = float("-inf")
         self._done, self._rate = 0, 0.0
+        self._start, self._before = -1, 0
 
     def frame(self, written: int, *, start: int, last: bool = False) -> None:
         """Tell how many frames were written in this run, which began at the ``start``-th."""
         now = time.monotonic()
         self._done = start + written
-        if last or self._is_due(now):
-            self._rate = written / max(now - self._begun, 1e-6)
+        if self._start not in (-1, start):  # a worker goes on with another segment than the next
+            self._begun, self._before = now, written
+        self._start = start
+        if last or now - self._last >= PROGRESS_INTERVAL:
+            self._rate = (written - self._before) / max(now - self._begun, 1e-6) or self._rate
             frames, rate = self.frames, self._rate
-            self._report(now, "frames", max(0, frames - self._done) / rate if frames and rate else None)
+            self._report(now, MAKING, max(0, frames - self._done) / rate if frames and rate else None)
 
     def finding(self, found: int) -> None:
         """Tell that faces are searched for before anything is changed; in ``found`` frames they are known."""
-        now = time.monotonic()
-        self._done = found
-        if self._is_due(now):
-            self._report(now, FINDING, None)
+        self._tell_stage(found, FINDING, None)
 
     def joining(self, joined: int) -> None:
         """Tell that the segments are being joined; ``joined`` frames are."""
-        now = time.monotonic()
-        self._done = max(self._done, joined)
-        if self._is_due(now):
-            self._report(now, mark("joining"), 0.0)
+        self._tell_stage(max(self._done, joined), mark("joining"), 0.0)
 
     def picture_is_due(self) -> bool:
         """Tell whether it is time to show a frame; then the next one is due after the interval."""
@@ -73,8 +65,10 @@ class ProgressReporter:
         self._pictured = now if due else self._pictured
         return due
 
-    def _is_due(self, now: float) -> bool:
-        return now - self._last >= PROGRESS_INTERVAL
+    def _tell_stage(self, done: int, stage: str, left: float | None) -> None:
+        self._done = done
+        if (now := time.monotonic()) - self._last >= PROGRESS_INTERVAL:
+            self._report(now, stage, left)
 
     def _report(self, now: float, stage: str, left: float | None) -> None:
         self._last = now
@@ -92,6 +86,7 @@ class ProgressReporter:
                 eta=left,
                 ram_percent=ram_percent(),
                 gpu_percent=gpu_memory_percent(),
+                gpu_load=gpu_load(),
                 provider=self._engine.provider,
                 threads=int(self._engine.settings.execution_threads),
                 batch_size=int(self._engine.settings.batch_size),

@@ -21,7 +21,7 @@ def untouched(video: VideoRun, faces: Following) -> Measured | None:
 
     None of others, and where its index is not complete: nobody can tell yet.
     """
-    return _counted(video, faces) if faces.index.complete and _is_asked(video) else None
+    return _counted(video, faces) if faces.index.complete and is_asked(video) else None
 
 
 def copied(video: VideoRun, faces: Following, measured: Measured) -> FileResult:
@@ -42,8 +42,8 @@ def copied(video: VideoRun, faces: Following, measured: Measured) -> FileResult:
     )
 
 
-def _is_asked(video: VideoRun) -> bool:
-    """Whether the target, as it is, is a result that was asked for."""
+def is_asked(video: VideoRun) -> bool:
+    """Whether the target, as it is, is a result that was asked for, where nobody is changed."""
     info, settings, suffix = video.info, video.settings, video.output.suffix.lower()
     encoder = settings.output_video_encoder
     return (

@@ -14,6 +14,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import Watcher
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
+from colab_helpers.faces.tracks import LAG
 from colab_helpers.files import unsealed
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
@@ -58,11 +59,8 @@ def process_video(
     """Change the faces of a video; all that is given beside is as for `plan`.
 
     The result is written beside ``output`` first and renamed at the end. Without a ``store`` no segments are
-    kept for a later run.
-
-    Raises:
-        ColabHelpersError: The video cannot be read, the result cannot be written, the watcher gave it up, or
-            a network failed; nothing is left of the result then, but finished segments stay in the store.
+    kept for a later run. Where the video cannot be read, the result not written, a network fails or the
+    watcher gives it up, nothing is left of the result, but finished segments stay in the store.
     """
     info = probe(target)
     check_output(output, info, audio=not engine.settings.skip_audio)
@@ -95,24 +93,22 @@ def completed(work: VideoPlan) -> FileResult:
     made = dict(work.finished)
     for number, stop in work.missing():
         made |= {part.segment.number: part for part in make_segments(work, number, stop)}
-    return join(work, made) or completed(work.unlabelled())
+    return join(work, made) or completed(work.unlabelled() if made else work.without_passing())
 
 
 def make_segments(
     work: VideoPlan, number: int, stop: int | None = None
 ) -> Generator[FinishedSegment, None, None]:
-    """Make segments one after another, from one on, and yield each once it is kept.
+    """Make segments one after another, up to before ``stop`` or to the end, and yield each once it is kept.
 
     They are those of any other run: of the frames before nothing counts but what the index knows.
-
-    Args:
-        work: Of which video.
-        number: The first one.
-        stop: The number before which to end; None: at the end of the video.
     """
     video, faces, done = work.video, work.faces, list[FinishedSegment]()
     start, tally = number * video.length, Tally(faces.selection)
     end = None if stop is None or stop == work.segments else stop * video.length
+    passing = stop is None and work.may_be_copy
+    if passing:  # from where nobody is known to be changed
+        start = max(0, faces.begin - LAG)
 
     def finish(segment: Segment) -> None:
         return_free_memory()  # it lies between records that stay: a long video would hold ever more of it
@@ -141,6 +137,7 @@ def make_segments(
             time_base=video.time_base,
         ) as writer:
             frames = changed_frames(video, faces, reader, start, end)
+            frames = _passed_over(work, frames) if passing else frames
             with closing(_written(work, frames, writer, tally, start)) as written:
                 for _ in written:
                     while done:
@@ -180,6 +177,27 @@ class SegmentMaker:
             self._parts = None
 
 
+def _passed_over(
+    work: VideoPlan, frames: Generator[VideoWork, None, None]
+) -> Generator[VideoWork, None, None]:
+    """Yield all frames where somebody is changed in the first of the video; else none, up to one who is.
+
+    Encoding what is thrown away if nobody comes would cost several times what reading it again does.
+    """
+    writes = False
+    with closing(frames):
+        for one in frames:
+            writes = writes or (bool(one.chosen) and not one.index)
+            if writes:
+                yield one
+            elif one.chosen:
+                return
+            else:
+                work.video.progress.finding(one.index + 1)
+                if one.index % work.video.length == 0:
+                    work.faces.index.flush()
+
+
 def _written(
     work: VideoPlan,
     frames: Generator[VideoWork, None, None],
@@ -200,21 +218,23 @@ def _written(
             if video.on_picture is not None and progress.picture_is_due():
                 video.on_picture(one.picture)
             yield tally.frames
-        # Before the last piece is put in its place: a stop asked for now still leaves nothing behind.
-        progress.frame(tally.frames, start=start, last=True)
+        if tally.frames:
+            # Before the last piece is put in its place: a stop asked for now still leaves nothing behind.
+            progress.frame(tally.frames, start=start, last=True)
 
 
 def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | None:
-    """Put the result together; None where a label was burnt in for nothing: then it has to be made without.
+    """Put the result together from all segments of a video by number.
 
-    Args:
-        work: Of which video.
-        made: All its segments by number.
+    None where it has to be made again: without a label that was burnt in for nothing; or, where nothing was
+    made, without passing over frames.
     """
     video, faces, parts = work.video, work.faces, [made[number] for number in sorted(made)]
     # As if it had been known before: a result does not depend on what an earlier run found.
     if not any(part.measured.faces for part in parts) and (nobody := untouched(video, faces)) is not None:
         return _told(work, copied(video, faces, nobody))
+    if not parts:  # frames were passed over up to one in which somebody is changed
+        return None
     measured = Measured()
     for part in parts:
         measured.add(part.measured)

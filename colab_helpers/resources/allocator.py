@@ -20,14 +20,12 @@ def _libc(function: str) -> Any:
 
 @cache
 def tune_allocator() -> bool:
-    """Have large buffers reused, and all threads share one store of them; best before threads are started.
+    """Have large buffers reused, and all threads share one store of them; return whether it took effect.
 
-    Frames and tensors of a few megabytes come and go with every frame, and by default glibc maps fresh pages
-    for each: with freed ones kept, pre-processing takes two thirds of the time. With one store for all
-    threads a batch of 65 clips needs half the memory (158 MB instead of 309 MB at its end).
-
-    Returns:
-        Whether it took effect.
+    Best before threads are started. Frames and tensors of a few megabytes come and go with every frame, and
+    by default glibc maps fresh pages for each: with freed ones kept, pre-processing takes two thirds of the
+    time. With one store for all threads a batch of 65 clips needs half the memory (158 MB instead of 309 MB
+    at its end).
     """
     mallopt = _libc("mallopt")
     taken = [mallopt(key, value) for key, value in _WANTED.items()] if mallopt else []

@@ -29,17 +29,13 @@ def bottleneck(samples: Sequence[Sample]) -> str:
     recent = [sample for sample in samples if samples[-1].time - sample.time <= RECENT]
     if not recent:
         return tr("Nothing is known yet") + "."
-    return f"{tr(_limit(recent))} ({_evidence(recent)})."
-
-
-def _limit(recent: Sequence[Sample]) -> str:
-    """Return the sentence that fits, in English."""
     if not _moving(recent):
-        return _why_still(recent)
-    counted = [sample for sample in recent if sample.queues]
-    if counted:
-        return _limit_by_queues(counted)
-    return _limit_by_load(recent)
+        limit = _why_still(recent)
+    elif counted := [sample for sample in recent if sample.queues]:
+        limit = _limit_by_queues(counted)
+    else:
+        limit = _limit_by_load(recent)
+    return f"{tr(limit)} ({_evidence(recent)})."
 
 
 def _moving(recent: Sequence[Sample]) -> bool:

@@ -16,7 +16,7 @@ import psutil
 from colab_helpers.files import ends_a_line, no_link, to_json
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress
-from colab_helpers.resources.sampler import gpu_sample, ram_used
+from colab_helpers.resources.sampler import gpu_sample, other_gpus, ram_used
 from colab_helpers.resources.samples import Sample
 
 INTERVAL = 2.0
@@ -94,7 +94,7 @@ class Recorder:
             with suppress(Exception):  # first: the file may lie in a network folder that hangs
                 if self._on_sample:
                     self._on_sample(sample)
-            _append_line(self._path, to_json(sample).encode())
+            _append_line(self._path, to_json(sample, exclude_none=True).encode())
 
     def _take(self) -> Sample:
         memory, load = memory_of(self.pid), psutil.cpu_percent()
@@ -111,6 +111,7 @@ class Recorder:
             disk_free=_disk_free(self._folder),
             process_memory=sum(memory.values()) or None,
             gpu=gpu_sample(memory.keys()),
+            gpus=other_gpus(),
             **run,
         )
 

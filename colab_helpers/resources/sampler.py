@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
-from functools import cache
+from collections.abc import Collection
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from colab_helpers.machine import gpu_handle, this_machine
+from colab_helpers.machine import gpu_handles, this_machine
 from colab_helpers.resources.samples import GpuSample
 
 _CGROUP_CURRENT = Path("/sys/fs/cgroup/memory.current")
@@ -63,6 +63,20 @@ def gpu_memory_percent() -> float | None:
     return None if memory is None else 100.0 * memory[0] / memory[1]
 
 
+def gpu_load() -> float | None:
+    """How busy the first GPU is, in percent; None without one, or where its driver does not tell."""
+    handle = open_gpu()
+    rates = None if handle is None else _told(handle, "UtilizationRates")
+    return None if rates is None else float(rates.gpu)
+
+
+def gpu_name() -> str:
+    """What the GPU in use is called among those of the machine; empty where that is not known."""
+    handle = open_gpu()
+    index = None if handle is None else _told(handle, "Index")
+    return "" if index is None else f"GPU {index}"
+
+
 def cuda_version() -> str | None:
     """The newest CUDA that the driver runs, such as ``12.8``; None without a GPU."""
     if open_gpu() is None:
@@ -83,28 +97,40 @@ def gpu_sample(processes: Collection[int]) -> GpuSample | None:
         return None
     import pynvml
 
-    def ask(query: Callable[..., Any], *args: Any) -> Any:
-        # Every card answers another set of questions, and one that fell off the bus answers none.
-        try:
-            return query(handle, *args)
-        except pynvml.NVMLError:
-            return None
-
-    memory = ask(pynvml.nvmlDeviceGetMemoryInfo)
-    rates = ask(pynvml.nvmlDeviceGetUtilizationRates)
-    encoder = ask(pynvml.nvmlDeviceGetEncoderUtilization)
-    decoder = ask(pynvml.nvmlDeviceGetDecoderUtilization)
-    power = ask(pynvml.nvmlDeviceGetPowerUsage)
+    ask = partial(_told, handle)
+    encoder, decoder, power = map(ask, ("EncoderUtilization", "DecoderUtilization", "PowerUsage"))
     return GpuSample(
-        utilisation=None if rates is None else rates.gpu,
-        memory_used=None if memory is None else memory.used,
-        memory_total=None if memory is None else memory.total,
-        process_memory=_memory_of(processes, ask(pynvml.nvmlDeviceGetComputeRunningProcesses) or []),
+        **_load(handle),
+        process_memory=_memory_of(processes, ask("ComputeRunningProcesses") or []),
         encoder=None if encoder is None else encoder[0],
         decoder=None if decoder is None else decoder[0],
-        temperature=ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
+        temperature=ask("Temperature", pynvml.NVML_TEMPERATURE_GPU),
         power=None if power is None else power / 1000,
     )
+
+
+def other_gpus() -> list[GpuSample]:
+    """Read load and VRAM of the further GPUs."""
+    return [GpuSample(**_load(handle)) for handle in open_gpus()[1:]]
+
+
+def _load(handle: Any) -> dict[str, Any]:
+    rates, memory = _told(handle, "UtilizationRates"), _told(handle, "MemoryInfo")
+    return {
+        "utilisation": None if rates is None else rates.gpu,
+        "memory_used": None if memory is None else memory.used,
+        "memory_total": None if memory is None else memory.total,
+    }
+
+
+def _told(handle: Any, what: str, *args: Any) -> Any:
+    """Ask NVML; None where a card does not tell: each answers other questions, a lost one answers none."""
+    import pynvml
+
+    try:
+        return getattr(pynvml, f"nvmlDeviceGet{what}")(handle, *args)
+    except pynvml.NVMLError:
+        return None
 
 
 def _memory_of(processes: Collection[int], running: Collection[Any]) -> int | None:
@@ -115,11 +141,16 @@ def _memory_of(processes: Collection[int], running: Collection[Any]) -> int | No
 
 
 @cache
-def open_gpu() -> Any:
-    """NVML's handle of the GPU in use; None without a driver. NVML stays open for the process's life."""
+def open_gpus() -> list[Any]:
+    """NVML's handles of the GPUs that CUDA sees; none without a driver. NVML stays open from then on."""
     if this_machine().gpu is None:
-        return None
+        return []
     import pynvml
 
     pynvml.nvmlInit()
-    return gpu_handle()
+    return gpu_handles()
+
+
+def open_gpu() -> Any:
+    """The first of them, which is in use; None without one."""
+    return next(iter(open_gpus()), None)

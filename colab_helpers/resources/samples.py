@@ -15,8 +15,8 @@ WARNING_PERCENT = 85.0
 """Of RAM in use; from here on it is short."""
 # Far longer than any sample: what has no end of line within it is none.
 _LONGEST = 1 << 20
-# Ten minutes of samples take some 150 kB.
-_RECENT = 1 << 18
+# Ten minutes of samples take some 150 kB, and 25 kB for each further GPU.
+_RECENT = 1 << 19
 
 
 class _Model(BaseModel):
@@ -24,7 +24,7 @@ class _Model(BaseModel):
 
 
 class GpuSample(_Model):
-    """The first GPU at one moment; None stands for what its driver does not tell."""
+    """A GPU at one moment; None stands for what its driver does not tell."""
 
     utilisation: float | None = Field(None, description="Share of the time in which it computed, in percent.")
     memory_used: int | None = Field(None, description="VRAM in use by all programs, in bytes.")
@@ -52,6 +52,7 @@ class Sample(_Model):
     )
     disk_free: int | None = Field(None, description="Free space where the results go, in bytes.")
     gpu: GpuSample | None = Field(None, description="The first GPU; None without one.")
+    gpus: list[GpuSample] = Field([], description="Further GPUs, of which load and VRAM are read.")
     file: str | None = Field(None, description="Target in work; None between files.")
     frame: int = Field(0, description="Frames of it written so far.")
     fps: float = Field(0.0, description="Frames per second, as the run counts them.")

@@ -71,12 +71,14 @@ def _certificate(
 ) -> x509.Certificate:
     """A certificate as C2PA 2.2, 14.5.1 asks for, issued by the root."""
     now, public = datetime.datetime.now(datetime.UTC), key.public_key()
+    none = dict.fromkeys(_OTHER_USES, False)
+    usage = x509.KeyUsage(digital_signature=not signs_others, key_cert_sign=signs_others, **none)
     builder = (
         x509.CertificateBuilder(_name(_ROOT), _name(name), public, x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
         .not_valid_after(now + _VALID)
         .add_extension(x509.BasicConstraints(ca=signs_others, path_length=None), critical=True)
-        .add_extension(_usage(signs_others=signs_others), critical=True)
+        .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), critical=False
@@ -86,11 +88,6 @@ def _certificate(
         purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])
         builder = builder.add_extension(purpose, critical=False)
     return builder.sign(issuer, hashes.SHA256())
-
-
-def _usage(*, signs_others: bool) -> x509.KeyUsage:
-    none = dict.fromkeys(_OTHER_USES, False)
-    return x509.KeyUsage(digital_signature=not signs_others, key_cert_sign=signs_others, **none)
 
 
 def _name(name: str) -> x509.Name:

@@ -34,9 +34,7 @@ _SAYS_NOTHING = mark("the statement of consent {text!r} does not say who is show
 def consent_of(text: str) -> Consent:
     """Read what was given: a sentence, the path of a YAML file, or what `Consent.text` made of either.
 
-    Raises:
-        ConsentError: The file cannot be read, or something in it, or in what `Consent.text` made, is missing
-            or wrong; the line is told.
+    ConsentError where the file cannot be read, or something in it is missing or wrong; the line is told.
     """
     if text.startswith("{"):
         with suppress(ValueError):
@@ -50,12 +48,10 @@ def consent_of(text: str) -> Consent:
 
 
 def require_consent(text: str, files: Iterable[Path | None], people: Collection[str] = ()) -> Consent:
-    """Check the statement of consent before any work.
+    """Check the statement of consent, as `consent_of` reads it, before any work.
 
-    Args:
-        text: What the user wrote; see `consent_of`.
-        files: Every source and target of the run; None is one that is no file.
-        people: Who is put in, as far as names are known; a file has to name them.
+    ``files`` are every source and target of the run, None for one that is no file; ``people`` who is put in,
+    as far as names are known: a file has to name them.
 
     Raises:
         ConsentError: It is missing, says nothing, is the demo's while other files are used, or its file does

@@ -33,8 +33,8 @@ from colab_helpers.faces.index import FrameFaces
 from colab_helpers.files import found, sha256_of, to_json, write_whole
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import Picture
+from colab_helpers.models.catalog import missing_model
 from colab_helpers.models.contracts import ContentContract, content_contracts
-from colab_helpers.models.identify import missing_model
 from colab_helpers.trust.records import ContentDecision
 
 SHARE = 0.1
@@ -119,11 +119,7 @@ class ContentCheck:
         return self._seen.frames
 
     def see(self, row: FrameFaces, seconds: float) -> None:
-        """Look at a frame, if it is its turn.
-
-        Raises:
-            ContentError: The target is refused, whatever comes.
-        """
+        """Look at a frame, if it is its turn; ContentError where the target is refused, whatever comes."""
         with self._lock:
             seen = self._seen
             if row.frame < seen.frames:

@@ -22,8 +22,7 @@ from colab_helpers.language import printable, tr
 from colab_helpers.media.label import Label
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
-from colab_helpers.trust.manifests import Claim, archived, sidecar
-from colab_helpers.trust.movies import file_binding
+from colab_helpers.trust.manifests import Claim, archived, file_binding, sidecar
 from colab_helpers.trust.records import Consent
 from colab_helpers.trust.signing import LOCAL, LOCAL_SIGNER, Credentials, credentials
 
@@ -46,37 +45,24 @@ _BY_AI = {"swap": "swapped", "enhance": "enhanced"}  # in English, whatever lang
 
 @dataclass(eq=False, kw_only=True)
 class Marks:
-    """Marks the result of one target.
+    """Marks the result of one target."""
 
-    Attributes:
-        signed_by: Whose certificate is used.
-        target: The file that was changed; its bytes are what counts.
-        networks: Names of the networks that do each action of `Measured`.
-        digest: SHA-256 of the target, where it is known; to read a large one again takes seconds.
-        target_manifest: Where the target's manifest lies, if not in the target.
-        consent: What was stated; ``sources`` are the SHA-256 of the photos of who is put in.
-        content: What has looked at the target; nothing is sealed before it has decided.
-        label: What is burnt into its pictures, if anything.
-        disclosure: How else those who see it are told.
-        enlarged_by: Name of the network that enlarges its pictures, if any does.
-        beat: Called every few megabytes; may raise to give up.
-        marked: Whether a result was marked.
-        manifest: SHA-256 of its manifest where that is in a file of its own.
-    """
-
-    signed_by: Credentials
-    target: Path
-    networks: Mapping[str, Sequence[str]]
-    target_manifest: Path | None = None
+    signed_by: Credentials  # whose certificate is used
+    target: Path  # the file that was changed; its bytes are what counts
+    networks: Mapping[str, Sequence[str]]  # names of the networks that do each action of `Measured`
+    target_manifest: Path | None = None  # where the target's manifest lies, if not in the target
+    # What was stated; ``sources`` are the SHA-256 of the photos of who is put in.
     consent: Consent | None = None
     sources: Sequence[str] = ()
+    # What has looked at the target; nothing is sealed before it has decided.
     content: ContentCheck | None = None
-    digest: str = ""
-    label: Label | None = None
-    disclosure: str = ""
-    enlarged_by: str = ""
-    beat: Callable[[], None] = lambda: None
-    marked: bool = field(default=False, init=False)
+    digest: str = ""  # SHA-256 of the target, where it is known; to read a large one again takes seconds
+    label: Label | None = None  # what is burnt into its pictures, if anything
+    disclosure: str = ""  # how else those who see it are told
+    enlarged_by: str = ""  # name of the network that enlarges its pictures, if any does
+    beat: Callable[[], None] = lambda: None  # called every few megabytes; may raise to give up
+    marked: bool = field(default=False, init=False)  # whether a result was marked
+    # SHA-256 of its manifest where that is in a file of its own.
     manifest: str | None = field(default=None, init=False)
 
     def _told(self, actions: Collection[str]) -> str:
@@ -135,14 +121,9 @@ class Marks:
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         """Sign a finished file under its hidden name; it is replaced by the signed one.
 
-        Args:
-            partial: The file.
-            output: Where it will be published; a manifest beside it is there before.
-            actions: What was done to faces; without any the manifest says that it was only stored anew.
-
-        Raises:
-            OutputError: There is no room.
-            MediaError: The manifest cannot be made.
+        A manifest beside ``output`` is there before that is published. Without ``actions``, what was done to
+        faces, the manifest says that it was only stored anew. OutputError where there is no room, MediaError
+        where the manifest cannot be made.
         """
         from c2pa import C2paError
 
@@ -205,11 +186,7 @@ class Marks:
 
 
 def check_marks(settings: Settings) -> None:
-    """Make sure that results can be labelled and signed, before any work.
-
-    Raises:
-        SettingsError: The label cannot be drawn; see also `checked_credentials`.
-    """
+    """Make sure, before any work, that results can be labelled and signed; SettingsError if they cannot."""
     Label.of(settings)
     checked_credentials(settings.signing_certificate)
 
@@ -217,8 +194,7 @@ def check_marks(settings: Settings) -> None:
 def checked_credentials(path: str) -> Credentials:
     """Return whose certificate is used; one that was not made here has signed something before any work.
 
-    Raises:
-        SettingsError: It cannot sign what this package writes; see also `signing.credentials`.
+    SettingsError where it cannot sign what this package writes; see also `signing.credentials`.
     """
     found = credentials(path)
     if found.local and found.name == LOCAL_SIGNER:

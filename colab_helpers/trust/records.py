@@ -25,20 +25,14 @@ def grounds() -> tuple[str, ...]:
 
 
 class Named(BaseModel):
-    """Somebody who is shown, as source or in a target.
-
-    Attributes:
-        ground: One of ``GROUNDS``.
-        given_by: Who says so, and when; for oneself and for people who do not exist it may be empty.
-        document: Where that is written down.
-    """
+    """Somebody who is shown, as source or in a target."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    ground: Ground
-    given_by: str = ""
-    document: str = ""
+    ground: Ground  # one of ``GROUNDS``
+    given_by: str = ""  # who says so, and when; for oneself and for people who do not exist it may be empty
+    document: str = ""  # where that is written down
 
     @property
     def told(self) -> str:
@@ -79,28 +73,22 @@ class Consent(BaseModel):
 
 
 class ContentDecision(BaseModel):
-    """What was seen in a target, and what follows.
-
-    Attributes:
-        reason: Why it is refused, in the language spoken.
-        seconds: When frames hit or, for a seeming minor, were doubtful: the first twenty.
-        samples: Frames that were looked at; ``hits`` those that hit, ``doubts`` those that are doubtful.
-        scores: The highest of each network; ``thresholds`` what they were held against.
-        networks: SHA-256 of each network's file.
-        age: The youngest that a face seems, of doubtful frames and of who is put in; None without either.
-    """
+    """What was seen in a target, and what follows."""
 
     model_config = ConfigDict(frozen=True)
 
     state: Literal["allowed", "refused"]
-    reason: str = ""
+    reason: str = ""  # why it is refused, in the language spoken
+    # When frames hit or, for a seeming minor, were doubtful: the first twenty.
     seconds: tuple[float, ...] = ()
+    # Frames that were looked at; ``hits`` those that hit, ``doubts`` those that are doubtful.
     samples: int = 0
     hits: int = 0
     doubts: int = 0
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = {}  # the highest of each network; ``thresholds`` what they were held against
     thresholds: dict[str, float] = {}
-    networks: dict[str, str] = {}
+    networks: dict[str, str] = {}  # SHA-256 of each network's file
+    # The youngest that a face seems, of doubtful frames and of who is put in; None without either.
     age: float | None = None
 
 

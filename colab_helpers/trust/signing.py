@@ -25,20 +25,13 @@ _KEY = b"-----BEGIN PRIVATE KEY-----"
 
 @dataclass(frozen=True)
 class Credentials:
-    """A certificate and what signs in its name; the key is never printed.
+    """A certificate and what signs in its name; the key is never printed."""
 
-    Attributes:
-        chain: PEM, the signer's own certificate first.
-        algorithm: Its name in ``c2pa.C2paSigningAlg``.
-        name: Whose it is, as it says itself.
-        local: Whether it was made here.
-    """
-
-    chain: bytes
+    chain: bytes  # PEM, the signer's own certificate first
     key: bytes = field(repr=False)
-    algorithm: str
-    name: str
-    local: bool
+    algorithm: str  # its name in ``c2pa.C2paSigningAlg``
+    name: str  # whose it is, as it says itself
+    local: bool  # whether it was made here
 
     def signer(self) -> Signer:
         """Return what signs; a context manager."""

@@ -37,17 +37,12 @@ _SOURCE_TYPE = re.compile(r"digitalsourcetype/(\w+)")
 
 @dataclass(frozen=True)
 class Verification:
-    """What one file says of itself.
-
-    Attributes:
-        state: Whether it has a manifest, and whether that fits its bytes.
-        trusted: Whether somebody who is known vouches for the signer.
-        lines: What it says, a sentence each; what anybody may have written into it stays on its line.
-    """
+    """What one file says of itself."""
 
     path: Path
-    state: State
-    trusted: bool
+    state: State  # whether it has a manifest, and whether that fits its bytes
+    trusted: bool  # whether somebody who is known vouches for the signer
+    # What it says, a sentence each; what anybody may have written into it stays on its line.
     lines: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -72,20 +67,17 @@ def media_among(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def verify(path: Path, *, anchors: bytes) -> Verification:
-    """Read what a file says of itself.
+    """Read what a file says of itself; ``anchors`` vouch for signers, see `anchors_of`.
 
-    Args:
-        path: The file.
-        anchors: Certificates that vouch for signers, PEM; see `anchors_of`.
-
-    Raises:
-        MissingFileError, MediaError: There is no such file, or it cannot be read.
+    MissingFileError, MediaError where there is no such file, or it cannot be read.
     """
     path = existing_file(path)
     kind = _SOURCE_TYPE.search(_metadata(path))
     plain = tr("its metadata says: {kind}", kind=kind[1]) if kind else tr("its metadata says nothing of it")
     try:
-        store = _store(path, _context(anchors))
+        trust = {"trust": {"user_anchors": anchors.decode()}} if anchors else {}
+        asked = {**SETTINGS, **trust, "verify": SETTINGS["verify"] | {"verify_trust": True}}
+        store = _store(path, Context.from_dict(asked))
     except C2paError as error:
         if str(error).startswith("Remote"):  # the library has a class for it, but does not raise it
             elsewhere = tr("its manifest lies elsewhere, where nobody was asked ({reason})", reason=error)
@@ -108,8 +100,7 @@ def verify(path: Path, *, anchors: bytes) -> Verification:
 def anchors_of(path: Path | None) -> bytes:
     """Return the certificates of a PEM file that vouch for signers, and the one made on this machine.
 
-    Raises:
-        MissingFileError, SettingsError: The file cannot be read, or holds none.
+    MissingFileError, SettingsError where the file cannot be read, or holds none.
     """
     if path is None:
         return local_anchor()
@@ -123,17 +114,10 @@ def anchors_of(path: Path | None) -> bytes:
     return b"".join(one.public_bytes(Encoding.PEM) for one in given) + local_anchor()
 
 
-def _context(anchors: bytes) -> Context:
-    trust = {"trust": {"user_anchors": anchors.decode()}} if anchors else {}
-    return Context.from_dict({**SETTINGS, **trust, "verify": SETTINGS["verify"] | {"verify_trust": True}})
-
-
 def _store(path: Path, context: Context) -> dict[str, Any] | None:
     """Return what the library reads, in a file or beside it; None without a manifest.
 
-    Raises:
-        C2paError: It is damaged, or lies elsewhere.
-        MediaError: What lies beside the file cannot be read.
+    C2paError where it is damaged or lies elsewhere, MediaError where what lies beside cannot be read.
     """
     kind, beside = MIME.get(path.suffix.lower(), "application/octet-stream"), sidecar(path)
     try:

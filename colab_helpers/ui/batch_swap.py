@@ -14,10 +14,9 @@ from colab_helpers.language import tr
 from colab_helpers.pages.report import failure_text, results_of
 from colab_helpers.pages.units import results_text
 from colab_helpers.request import BatchRequest
-from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.choice import Choice, Run, RunView, prepared
 from colab_helpers.ui.host import open_page, this_host
 from colab_helpers.ui.progress import ProgressLine
-from colab_helpers.ui.runs import Run, RunView, prepared
 
 
 class BatchError(ColabHelpersError, RuntimeError):
@@ -31,13 +30,10 @@ class StoppedError(BatchError):
 
 
 def run_batch_swap(choice: Choice | BatchRequest) -> Run | None:
-    """Swap faces in a batch, as chosen in the panel that ``show_panel`` has shown.
+    """Swap faces in a batch, as chosen in the panel that ``show_panel`` has shown, or the rendered demo's.
 
-    Without sources and targets the rendered demo is copied into the run's folder and used, with its stand-in
-    models. The preview's networks are released. A batch that the panel's button has begun is watched.
-
-    Returns:
-        The run, with its report; None where it is left to the panel's button, because nobody runs cells.
+    A batch that the panel's button has begun is watched. Returned is the run, with its report; None where it
+    is left to the panel's button, because nobody runs cells.
 
     Raises:
         ConsentError: No usable statement of consent; nothing was done.
@@ -66,13 +62,10 @@ def run_batch_swap(choice: Choice | BatchRequest) -> Run | None:
 
 
 def show_results(run: Run | None) -> None:
-    """Show what became of every file, pictures of the results, and players for videos.
+    """Show what became of every file, pictures of results, and players for videos; None is left to the panel.
 
     Where the form's ``download`` says so, results are handed to the browser's computer, several as one zip,
     each with the manifest beside it.
-
-    Args:
-        run: As ``run_batch_swap`` returns it; None shows nothing: the panel does.
 
     Raises:
         UsageError: There is no way to hand them over here.

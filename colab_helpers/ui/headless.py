@@ -53,6 +53,9 @@ def check_kernel() -> None:
 
     A ``python3`` kernel installed for the user may point to another environment.
     """
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    # The kernel's debugger, which nobody uses here, would print a warning on Python 3.13.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     try:
@@ -73,13 +76,6 @@ def check_kernel() -> None:
             ),
             remedy=tr("run 'python -m ipykernel install --sys-prefix' in this environment"),
         )
-
-
-def prepare_environment() -> None:
-    """Set what Jupyter, and the kernel it starts, read from the environment; what is set already stays."""
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
-    # The kernel's debugger, which nobody uses here, would print a warning on Python 3.13.
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 
 class CellsLeftError(Exception):
@@ -206,19 +202,18 @@ def _execute(notebook: Path, output: Path, values: Mapping[str, Any], engine: st
 # --- what came of it ----------------------------------------------------------------------------------
 
 Reports = dict[Path, tuple[int, int]]
-"""Reports in a folder, with what tells one that is written again from the one before."""
 
 
 def reports_in(folder: Path) -> Reports:
-    """Return the reports that notebooks leave in their output folder."""
+    """Return the reports in a folder, with what tells one that is written again from the one before."""
     paths = [folder / name for name in (REPORT_NAME, DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT)]
     return {path: state for path in paths if (state := state_of(path))}
 
 
 def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
     """Say how a batch has ended, and where the reports are that a run has made, and the executed notebook."""
-    lines = []
-    for path in [path for path, facts in reports_in(folder).items() if before.get(path) != facts]:
+    lines, after = [], reports_in(folder)
+    for path in (path for path in after if before.get(path) != after[path]):
         if path.name == REPORT_NAME:  # a run that was stopped has shown nothing
             report = json.loads(path.read_bytes())
             told = {name: report["summary"][name] for name in ("succeeded", "total", "seconds")}
@@ -259,7 +254,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             chosen = {name: value for name, value in usual.items() if name in form}
             request, values = fill_in(model, form, [*chosen.items(), *map(tuple, arguments.pairs)])
             require_places([notebook, output, *request.places])
-            prepare_environment()
             check_kernel()
         except ColabHelpersError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,11 +79,7 @@ class Host:
         Raises:
             UsageError: A place cannot be reached, or opening it takes somebody at a browser.
         """
-        self._open(paths)
         require_places(paths)
-
-    def _open(self, paths: Iterable[Path]) -> None:
-        """Open what has to be opened first."""
 
     def secret(self, name: str) -> str | None:
         """Return a password or token that the user keeps outside the notebook; None where there is none."""
@@ -123,6 +119,19 @@ class Host:
         ipython: Any = importlib.import_module("IPython.display")
         ipython.publish_display_data({"text/html": printable(html), "text/plain": printable(text)})
 
+    def repeat(self, action: Callable[[], bool], seconds: float) -> None:
+        """Call something again and again between cells, in the kernel's main thread, until it says False.
+
+        What is painted from another thread may be lost.
+        """
+        loop = asyncio.get_running_loop()
+
+        def beat() -> None:
+            if action():
+                loop.call_later(seconds, beat)
+
+        loop.call_soon(beat)
+
 
 class VoilaHost(Host):
     """Voila, which runs all cells before it shows a page and none after."""
@@ -140,17 +149,18 @@ class ColabHost(Host):
         drive = mounted_drive()
         return drive / "colab_helpers" / "runs" if drive else COLAB_RUNS
 
-    def _open(self, paths: Iterable[Path]) -> None:
+    def reach(self, *paths: Path) -> None:
         """Mount Google Drive when one of the paths lies on it, unless it is mounted elsewhere."""
         missing = [path for path in paths if is_unmounted_drive(path)]
         if missing and mounted_drive() is None:
             self._mount(missing[0])
+        super().reach(*paths)
 
     def keeping(self, folder: Path) -> str:
         """Say where results stay, or that the VM's disk ends with the session."""
-        if is_remote(folder) or (drive_of(folder) and not is_unmounted_drive(folder)):
-            if drive_of(folder):
-                return tr("The results are on Google Drive and stay there.")
+        if drive_of(folder) and not is_unmounted_drive(folder):
+            return tr("The results are on Google Drive and stay there.")
+        if is_remote(folder):
             return tr("The results are on a mounted drive and stay there.")
         return tr(
             "This disk ends with the session. To keep the results, download them (folder icon at the left, "
@@ -265,20 +275,6 @@ def widget_library() -> Any | None:
         return importlib.import_module("ipywidgets")
     except ImportError:
         return None
-
-
-def repeat(action: Callable[[], bool], seconds: float) -> None:
-    """Call something again and again in the kernel's main thread, while no cell runs, until it says False.
-
-    What is painted from another thread may be lost.
-    """
-    loop = asyncio.get_running_loop()
-
-    def beat() -> None:
-        if action():
-            loop.call_later(seconds, beat)
-
-    loop.call_soon(beat)
 
 
 def show_widget(widget: Any) -> None:

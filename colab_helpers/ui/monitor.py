@@ -33,7 +33,7 @@ from colab_helpers.request import MonitorRequest
 from colab_helpers.resources.recorder import INTERVAL, Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, recent_samples
 from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT
-from colab_helpers.ui.host import Host, has_front_end, open_page, repeat, this_host
+from colab_helpers.ui.host import Host, has_front_end, open_page, this_host
 from colab_helpers.ui.markup import paragraph
 from colab_helpers.ui.progress import TEXT_INTERVAL
 from colab_helpers.ui.setup import prepare_folder
@@ -125,7 +125,7 @@ def watch(request: MonitorRequest) -> MonitorResult:
         ended_by = _follow(source, show, begun + here, pause)
         goes_on = ended_by == "time" and here < limit
         if goes_on:
-            _go_on(source, show, begun + limit, pause, stack.pop_all())
+            _go_on(host, source, show, begun + limit, pause, stack.pop_all())
     summary = _summary(source, ended_by, time.monotonic() - begun)
     report = keep and keep / MONITOR_REPORT
     if report:
@@ -287,7 +287,7 @@ def _follow(source: _Watched, show: Show, until: float, pause: float) -> End:
         return "interrupt"
 
 
-def _go_on(source: _Watched, show: Show, until: float, pause: float, opened: ExitStack) -> None:
+def _go_on(host: Host, source: _Watched, show: Show, until: float, pause: float, opened: ExitStack) -> None:
     """Look and show between cells, until there is nothing more to see or time is up."""
 
     def look() -> bool:
@@ -298,7 +298,7 @@ def _go_on(source: _Watched, show: Show, until: float, pause: float, opened: Exi
             opened.close()
         return not over
 
-    repeat(look, pause)
+    host.repeat(look, pause)
 
 
 def _summary(source: _Watched, ended_by: End, seconds: float) -> MonitorSummary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from colab_helpers.batch.job import consent_for
@@ -13,14 +12,13 @@ from colab_helpers.language import mark, speak, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.records import grounds
-from colab_helpers.ui.choice import Choice
-from colab_helpers.ui.host import Host, repeat, show_widget, this_host, widget_library
+from colab_helpers.ui.choice import Choice, results_folder
+from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
 from colab_helpers.ui.markup import GREEN, RED, paragraph, words
 from colab_helpers.ui.people import PeopleTab
 from colab_helpers.ui.photos import UPLOADS, PhotosTab
 from colab_helpers.ui.preview import PreviewTab
 from colab_helpers.ui.run import RunTab
-from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.settings import SettingsBox
 from colab_helpers.ui.videos import VideosTab
 from colab_helpers.ui.widgets import Widgets
@@ -29,16 +27,11 @@ _TITLES = (mark("Photos"), mark("Videos"), mark("People"), mark("Preview"), mark
 
 
 def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
-    """Show the panel, filled with the answers of the notebook's form.
+    """Show the panel, filled with the answers of the notebook's form; it takes over from an ``earlier`` one.
 
     Headless, outside notebooks and without ipywidgets nothing is shown, and the answers stand as they are.
     With ``upload`` files of the browser's computer are asked for first: photos are sources, videos are
-    targets, beside those named. Without sources and targets the rendered demo is shown. Everything
-    is said in the request's language from here on.
-
-    Args:
-        request: The form's answers.
-        earlier: What an earlier run of the same cell returned, if there was one: this panel takes over.
+    targets, beside those named. Everything is said in the request's language from here on.
 
     Raises:
         UsageError: No file of the browser's computer can be had, or none was chosen.
@@ -72,18 +65,9 @@ def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 class Panel:
-    """Consent and settings, and below them the tabs; ``box`` is the whole of it.
+    """Consent and settings, and below them the tabs, all in ``box``; ``library`` is ipywidgets, 7 or 8."""
 
-    ``library`` is ipywidgets, 7 or 8; for ``repeat`` see ``RunTab``.
-    """
-
-    def __init__(
-        self,
-        library: Any,
-        host: Host,
-        choice: Choice,
-        repeat: Callable[[Callable[[], bool], float], None] = repeat,
-    ) -> None:
+    def __init__(self, library: Any, host: Host, choice: Choice) -> None:
         self._host, self.choice = host, choice
         choice.has_panel = True
         widgets = Widgets(library, choice)
@@ -106,7 +90,7 @@ class Panel:
         self.consent_hint, self.status = widgets.html(), widgets.html()
         self.settings = SettingsBox(widgets, choice)
         self.photos, self.videos = PhotosTab(widgets, choice, host), VideosTab(widgets, choice, host)
-        self.preview, self.run = PreviewTab(widgets, choice, host), RunTab(widgets, choice, host, repeat)
+        self.preview, self.run = PreviewTab(widgets, choice, host), RunTab(widgets, choice, host)
         self.people = PeopleTab(widgets, choice, host, find=self._find, changed=self.preview.mark_stale)
         tabs = (self.photos, self.videos, self.people, self.preview, self.run)
         self.tabs = library.Tab(children=[tab.box for tab in tabs])
@@ -173,10 +157,8 @@ class Panel:
         self._refresh()
 
     def _refresh(self) -> None:
-        self.settings.refresh()
-        self.photos.refresh()
-        self.videos.refresh()
-        self.people.refresh()
+        for part in (self.settings, self.photos, self.videos, self.people):
+            part.refresh()
         self._show_consent()
         self.preview.refresh(self.videos.files)
         self.run.refresh(len(self.videos.files))

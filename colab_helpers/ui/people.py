@@ -16,10 +16,9 @@ from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import state_of
 from colab_helpers.language import printable, tr
 from colab_helpers.pages.sheet import crops_of, facts_of, remarks_of
-from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.choice import Choice, results_folder
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, bullets, paragraph, words
-from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
 MOST_PEOPLE = 24
@@ -50,8 +49,8 @@ class PeopleTab:
         self._widgets, self._choice, self._host, self._changed = widgets, choice, host, changed
         self._shown: object = None
         self._cards: dict[str, tuple[object, Any]] = {}
-        find_hint = tr("Look at all videos; nothing is changed")
-        self.find_button = widgets.button(tr("Find people"), find, hint=find_hint)
+        hint = tr("Look at all videos; nothing is changed")
+        self.find_button = widgets.button(tr("Find people"), find, hint=hint)
         options = [
             (tr("goes by the map, if there is one"), "auto"),
             (tr("finds everybody first, then goes by the map"), "find"),
@@ -67,10 +66,9 @@ class PeopleTab:
 
     def refresh(self) -> None:
         """Show everybody as the output folder has them now."""
-        request, at_work = self._choice.request(overrides={}), bool(self._choice.runs.waiter)
-        folder = self._folder
+        at_work, folder = bool(self._choice.runs.waiter), self._folder
         try:
-            library = tuple(names_in(request.library))
+            library = tuple(names_in(self._choice.request(overrides={}).library))
             state = (folder, library, at_work, *(state_of(folder / name) for name in edits.RECORDS))
             if state == self._shown:
                 return

@@ -38,12 +38,7 @@ _CARD_LAYOUT = {"width": "246px", "padding": "6px", "margin": "4px", "border": "
 
 @dataclass(frozen=True, eq=False)
 class SeenPhoto:
-    """A photo as it was looked at.
-
-    Attributes:
-        thumbnail: Empty where there is no picture.
-        report: None where it could not be examined; ``reason`` says why.
-    """
+    """A photo as it was looked at; where it could not be examined ``reason`` says why."""
 
     path: str
     thumbnail: Markup
@@ -79,7 +74,10 @@ class PhotosTab:
         sources, finding = self._choice.request(overrides={}).sources, self._choice.finding()
         shown = [(photo, source) for source in sources for photo in _photos_in(source)]
         seen = [self._look_at(path, finding) for path, _ in shown[:MOST_CARDS]]
-        others = _strangers(seen)
+        known = [(photo.path, photo.report.embedding) for photo in seen if photo.report is not None]
+        embedded = [(path, embedding) for path, embedding in known if embedding is not None]
+        odd = strangers([embedding for _, embedding in embedded])
+        others = {path for (path, _), is_one in zip(embedded, odd, strict=True) if is_one}
         self.cards.children = [
             self._card(photo, source, stranger=photo.path in others)
             for photo, (_, source) in zip(seen, shown, strict=False)
@@ -145,18 +143,16 @@ class PhotosTab:
 
     def _look_at(self, path: str, finding: tuple[Settings, Path | None]) -> SeenPhoto:
         """Tell what a photo shows, or why that is not known."""
-        small = Markup()
-        key = path, state_of(path), finding_key(*finding)
-        if key in self._seen:
-            return self._seen[key]
-        try:
-            image = read_image(path if path.startswith("data:") else Path(path))
-            small = _picture(image, ())
-            report = self._choice.networks.examine(*finding, image)
-        except (ColabHelpersError, OSError) as error:
-            # Not remembered: the next look may find the file, or the models.
-            return SeenPhoto(path, small, None, words(error))
-        self._seen[key] = SeenPhoto(path, _picture(image, report.faces), report)
+        key, small = (path, state_of(path), finding_key(*finding)), Markup()
+        if key not in self._seen:
+            try:
+                image = read_image(path if path.startswith("data:") else Path(path))
+                small = _picture(image, ())
+                report = self._choice.networks.examine(*finding, image)
+            except (ColabHelpersError, OSError) as error:
+                # Not remembered: the next look may find the file, or the models.
+                return SeenPhoto(path, small, None, words(error))
+            self._seen[key] = SeenPhoto(path, _picture(image, report.faces), report)
         return self._seen[key]
 
     def _card(self, photo: SeenPhoto, source: str, *, stranger: bool) -> Any:
@@ -173,14 +169,12 @@ class PhotosTab:
             return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
         faceless = sum(photo.report is not None and not photo.report.faces for photo in seen)
         used, hidden = shown - faceless - len(others), shown - len(seen)
-        facts = []
-        if not self._choice.sources:
-            facts.append(tr("The demo is used: one of its rendered portraits is put in."))
-        if used > 1:
-            facts.append(tr("{count} photos of one person are averaged.", count=used))
-        if hidden:
-            facts.append(tr("{count} of them are not shown.", count=hidden))
-        return paragraph(" ".join(facts))
+        facts = {
+            tr("The demo is used: one of its rendered portraits is put in."): not self._choice.sources,
+            tr("{count} photos of one person are averaged.", count=used): used > 1,
+            tr("{count} of them are not shown.", count=hidden): hidden,
+        }
+        return paragraph(" ".join(text for text, holds in facts.items() if holds))
 
 
 def _photos_in(source: str) -> list[str]:
@@ -208,14 +202,6 @@ def card_html(photo: SeenPhoto, *, stranger: bool = False) -> Markup:
 def _picture(image: Any, faces: Sequence[Any]) -> Markup:
     small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT, first_counts=True)
     return picture(small, alt=tr("photo"))
-
-
-def _strangers(seen: Iterable[SeenPhoto]) -> set[str]:
-    """Return the photos that seem to show somebody else."""
-    known = [(photo.path, photo.report.embedding) for photo in seen if photo.report is not None]
-    embedded = [(path, embedding) for path, embedding in known if embedding is not None]
-    found = strangers([embedding for _, embedding in embedded])
-    return {path for (path, _), is_one in zip(embedded, found, strict=True) if is_one}
 
 
 def kept_upload(path: Path, data: bytes) -> Path:

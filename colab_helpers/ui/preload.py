@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Literal
 
 from markupsafe import Markup
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.batch.report import write_text
 from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.diagnosis.doctor import QUESTIONS, examine
-from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.diagnosis.findings import Subject
 from colab_helpers.errors import ColabHelpersError, LicenceError, ModelError
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.models.catalog import Licence, ModelEntry, load_catalog, needed_models
 from colab_helpers.models.download import FetchOptions
-from colab_helpers.models.half import wants_half
+from colab_helpers.models.half import convert, wants_half
 from colab_helpers.models.inventory import look_at
 from colab_helpers.models.preload import TOKEN, PreloadReport, preload
 from colab_helpers.models.session import Runtime, is_standin, models_root
@@ -59,15 +59,13 @@ class PreloadError(ColabHelpersError, RuntimeError):
     refusal = False
 
 
-class NeededModel(BaseModel):
+class NeededModel(BaseModel, extra="forbid", frozen=True):
     """A model of the preset and what is on the disk.
 
     Attributes:
         bytes: Size of what is there, else of what would be fetched; None if unknown.
         note: What is wrong with the file, or that nobody knows it.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     role: str
@@ -77,19 +75,12 @@ class NeededModel(BaseModel):
     note: str = ""
 
 
-class PreloadResult(BaseModel):
-    """What ``preload.json`` holds.
+class PreloadResult(BaseModel, extra="forbid", frozen=True):
+    """What ``preload.json`` holds: models as they are when all is done, and what it did not come to is None.
 
-    Attributes:
-        models: As they are when all is done.
-        fetched: What was fetched or found; None where nothing was tried or it failed.
-        converted: Files made to fit this machine.
-        notes: What was refused or replaced while converting, and where the comparison ran.
-        diagnosis: Each network run; None where it did not come to that.
-        error: Why it ended early; empty if it did not.
+    ``converted`` are files made to fit this machine, ``notes`` what was refused or replaced, ``error`` is why
+    it ended early.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
     ok: bool
@@ -127,8 +118,7 @@ def show_models(request: PreloadRequest) -> Needed:
     settings, host = request.settings, this_host(headless=request.headless)
     folder = prepare_folder(host, request, PRELOAD_REPORT)
     root = models_root(models_folder(request, folder))
-    entries = needed_models(settings, load_catalog(), root=root)
-    needed = Needed(request, root, folder, host, entries)
+    needed = Needed(request, root, folder, host, needed_models(settings, load_catalog(), root=root))
     models = needed.models()
     host.show(models_html(models, root), models_text(models, root))
     return needed
@@ -146,18 +136,18 @@ def fetch_models(needed: Needed) -> PreloadResult:
         ColabHelpersError: A model is not there and nothing may be fetched, or a file cannot be written.
     """
     try:
-        return _saved(_fetched(needed), needed)
+        _save(result := _fetched(needed), needed)
+        return result
     except ColabHelpersError as error:
-        _saved(PreloadResult(ok=False, root=needed.root, models=needed.models(), error=str(error)), needed)
+        _save(PreloadResult(ok=False, root=needed.root, models=needed.models(), error=str(error)), needed)
         if isinstance(error, ModelError) and not needed.request.offline:
             # Fetching is this notebook's work: that failed, it was not refused.
             raise PreloadError(error.what, where=error.where, remedy=error.remedy) from error
         raise
 
 
-def _saved(result: PreloadResult, needed: Needed) -> PreloadResult:
+def _save(result: PreloadResult, needed: Needed) -> None:
     write_text(needed.folder / PRELOAD_REPORT, to_json(result, indent=2) + "\n")
-    return result
 
 
 def _fetched(needed: Needed) -> PreloadResult:
@@ -172,32 +162,17 @@ def _fetched(needed: Needed) -> PreloadResult:
         notes = [*notes, told]
     subject = Subject.here(needed.request.settings, models_dir=needed.root, folder=needed.folder)
     diagnosis = examine(subject, {name: QUESTIONS[name] for name in ("gpu", "models")})
-    return PreloadResult(
-        ok=diagnosis.ok,
-        root=needed.root,
-        models=needed.models(),
-        fetched=fetched,
-        converted=converted,
-        notes=tuple(notes),
-        diagnosis=diagnosis,
-    )
+    made = {"fetched": fetched, "converted": converted, "notes": tuple(notes), "diagnosis": diagnosis}
+    return PreloadResult(ok=diagnosis.ok, root=needed.root, models=needed.models(), **made)
 
 
 def _preload(needed: Needed) -> PreloadReport:
-    request = needed.request
+    request, token = needed.request, needed.host.secret(TOKEN)
+    given = {name: getattr(request, name) for name in ("accept_licences", "offline", "shared_cache")}
     with FetchLine(headless=needed.host.headless) as line:
         try:
-            return preload(
-                needed.request.settings,
-                FetchOptions(
-                    accept_licences=request.accept_licences,
-                    offline=request.offline,
-                    shared_cache=request.shared_cache,
-                    token=needed.host.secret(TOKEN),
-                ),
-                models_dir=needed.root,
-                on_progress=line,
-            )
+            options = FetchOptions(**given, token=token)
+            return preload(request.settings, options, models_dir=needed.root, on_progress=line)
         except LicenceError as error:
             remedy = tr(
                 "read the licences; if you may use the models under them, tick accept_licences "
@@ -207,8 +182,6 @@ def _preload(needed: Needed) -> PreloadReport:
 
 
 def _converted(needed: Needed) -> tuple[tuple[Path, ...], list[str]]:
-    from colab_helpers.models.half import convert
-
     runtime = Runtime(needed.request.settings.execution_provider)
     half = wants_half(needed.request.settings.half_precision, runtime.provider)
     files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
@@ -256,9 +229,8 @@ def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
     item = look_at(root, entry)
     if item.state == "present":
         return "there", ""
-    if item.problem is None:
+    if (problem := item.problem) is None:
         return item.state, "; ".join(item.notes)
-    problem = item.problem
     told = tr("{problem}; what to do: {remedy}", problem=problem.what, remedy=problem.remedy)
     return item.state, f"{entry.name}: {told}"
 
@@ -277,10 +249,10 @@ def models_html(models: Sequence[NeededModel], root: Path) -> Markup:
     heads = (tr("model"), tr("role"), tr("state"), tr("size"), tr("licence"), tr("forbidden"))
     rows = []
     for model in models:
-        name, role, state, count, licence, forbids = _cells(model)
+        cells = [*_cells(model)]
         if link := model.licence.link:
-            licence = Markup('<a href="{}">{}</a>').format(link, tr(model.licence.name))
-        rows.append((name, role, state, count, licence, forbids))
+            cells[4] = Markup('<a href="{}">{}</a>').format(link, tr(model.licence.name))
+        rows.append(cells)
     place = paragraph(tr("models folder: {root}", root=root))
     return place + table(heads, rows) + Markup().join(map(paragraph, _remarks(models)))
 

@@ -15,12 +15,11 @@ from colab_helpers.files import found
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
-from colab_helpers.pages.people import person_name, strip_of
-from colab_helpers.ui.choice import Choice
+from colab_helpers.pages.rendering import person_name, strip_of
+from colab_helpers.ui.choice import Choice, results_folder
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, words
 from colab_helpers.ui.preview_networks import Preview, frames_of
-from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
 NOTHING = mark("(no target)")
@@ -146,11 +145,9 @@ class PreviewTab:
                 yield Markup(_STRIP).format(name, drawn) if drawn else Markup()
 
     def _draw_pair(self) -> None:
-        if self.shown is None:
-            self.pair.value = ""
-            return
-        cells = []
-        for title, image in ((tr("before"), self.shown.before), (tr("after"), self.shown.after)):
+        cells, pair = [], (self.shown.before, self.shown.after) if self.shown else ()
+        for title, image in zip((tr("before"), tr("after")), pair, strict=False):
             shown = picture(fitted(image, height=_HEIGHT, width=_WIDTH), alt=title)
             cells.append(f'<div style="flex:1 1 320px">{title}<br>{shown}</div>')
-        self.pair.value = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'
+        row = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'
+        self.pair.value = row if cells else ""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from colab_helpers.language import tr
@@ -27,16 +26,15 @@ def _tqdm() -> Any:
 class _Line:
     """A bar, or plain lines where nobody watches; use it as a context manager.
 
-    Args:
-        headless: Print plain lines, at most one every five seconds, and the last one at the end.
-        clock: Seconds that only ever grow.
+    With ``headless`` plain lines are printed, at most one every five seconds, and the last one at the end.
     """
 
-    def __init__(self, *, headless: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        self._headless, self._clock = headless, clock
-        self._printed_at = clock() - TEXT_INTERVAL
+    def __init__(self, *, headless: bool = False) -> None:
+        self._headless = headless
+        self._printed_at = monotonic() - TEXT_INTERVAL
         self._unprinted = ""
         self._bar: Any = None
+        self._subject: object = None
 
     def __enter__(self) -> Self:
         return self
@@ -49,9 +47,18 @@ class _Line:
     def _print(self, text: str) -> None:
         """Print a line, or keep it until it is its turn."""
         self._unprinted = text
-        if self._clock() - self._printed_at >= TEXT_INTERVAL:
+        if monotonic() - self._printed_at >= TEXT_INTERVAL:
             print(text, flush=True)
-            self._printed_at, self._unprinted = self._clock(), ""
+            self._printed_at, self._unprinted = monotonic(), ""
+
+    def _draw(self, subject: object, done: int, total: int | None, aside: str = "", **looks: Any) -> None:
+        """Bring the bar to where it stands; another subject gets another bar."""
+        if self._bar is None or subject != self._subject:
+            self._close_bar()
+            self._bar, self._subject = _tqdm()(total=total, dynamic_ncols=True, **looks), subject
+        self._bar.total = total
+        self._bar.set_postfix_str(aside, refresh=False)
+        self._bar.update(done - self._bar.n)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -68,24 +75,17 @@ class ProgressLine(_Line):
             run_batch(sources, targets, folder, consent=consent, on_progress=line, on_status=line.status)
     """
 
-    def __init__(self, *, headless: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(headless=headless, clock=clock)
-        self._bar_file: int | None = None
+    def __init__(self, *, headless: bool = False) -> None:
+        super().__init__(headless=headless)
         self._told: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
         """Show where the run stands."""
         if self._headless:
             self._print(progress_text(progress))
-        else:
-            self._draw(progress)
-
-    def note(self, text: str) -> None:
-        """Say something on the whole run, without disturbing the bar."""
-        if self._headless:
-            print(text, flush=True)
-        else:
-            _tqdm().write(text)
+            return
+        looks: dict[str, Any] = {"desc": file_text(progress), "unit": tr(" frames")}
+        self._draw(progress.file_index, progress.frame, progress.frames, machine_text(progress), **looks)
 
     def status(self, status: BatchStatus) -> None:
         """Say each remark on the whole run once; a refusal is left to whoever catches its error."""
@@ -94,17 +94,8 @@ class ProgressLine(_Line):
         for text in [*notes, *([status.pause] if status.pause else [])]:
             if text not in self._told:
                 self._told.add(text)
-                self.note(text)
-
-    def _draw(self, progress: Progress) -> None:
-        if self._bar is None or progress.file_index != self._bar_file:
-            self._close_bar()
-            self._bar = _tqdm()(
-                total=progress.frames, desc=file_text(progress), unit=tr(" frames"), dynamic_ncols=True
-            )
-            self._bar_file = progress.file_index
-        self._bar.set_postfix_str(machine_text(progress), refresh=False)
-        self._bar.update(progress.frame - self._bar.n)
+                # Without disturbing the bar.
+                print(text, flush=True) if self._headless else _tqdm().write(text)
 
 
 class FetchLine(_Line):
@@ -115,10 +106,8 @@ class FetchLine(_Line):
         if self._headless:
             self._print(fetch_text(progress))
             return
-        if self._bar is None:
-            self._bar = _tqdm()(desc=tr("models"), unit="B", unit_scale=True, dynamic_ncols=True)
-        self._bar.total = progress.bytes_total
-        self._bar.update(progress.bytes_done - self._bar.n)
+        looks: dict[str, Any] = {"desc": tr("models"), "unit": "B", "unit_scale": True}
+        self._draw("models", progress.bytes_done, progress.bytes_total, **looks)
 
 
 def fetch_text(progress: FetchProgress) -> str:

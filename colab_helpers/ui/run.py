@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from colab_helpers.batch.report import BatchReport
@@ -10,10 +9,9 @@ from colab_helpers.batch.stop import ask_to_stop
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
 from colab_helpers.pages.report import failure_text
-from colab_helpers.ui.choice import Choice
-from colab_helpers.ui.host import Host, repeat
+from colab_helpers.ui.choice import REFRESH, Choice, Run, RunView, prepared, results_folder
+from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, paragraph, words
-from colab_helpers.ui.runs import REFRESH, Run, RunView, prepared, results_folder
 from colab_helpers.ui.widgets import Widgets
 
 _LOOK_EVERY = REFRESH / 2
@@ -23,17 +21,11 @@ class RunTab:
     """Starts the batch that is chosen, shows how it stands, stops it, and shows its results.
 
     The work is done by the batch's worker process and watched by a thread; all painting is done by the
-    kernel's main thread, between cells, where ``repeat`` calls what it is given until that says False.
+    kernel's main thread, between cells.
     """
 
-    def __init__(
-        self,
-        widgets: Widgets,
-        choice: Choice,
-        host: Host,
-        repeat: Callable[[Callable[[], bool], float], None] = repeat,
-    ) -> None:
-        self._widgets, self._choice, self._host, self._repeat = widgets, choice, host, repeat
+    def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
+        self._widgets, self._choice, self._host = widgets, choice, host
         self._stop_wanted = False
         self._painter: RunView | None = None
         self._shown: BatchReport | None = None
@@ -85,7 +77,7 @@ class RunTab:
             return
         self._stop_wanted = False
         self._painter = RunView(run.folder, self._paint)
-        self._repeat(self.look, _LOOK_EVERY)
+        self._host.repeat(self.look, _LOOK_EVERY)
 
     def stop(self) -> None:
         """Ask the batch to stop; what is finished is kept."""

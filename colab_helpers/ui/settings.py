@@ -50,8 +50,10 @@ class SettingsBox:
             layout={"height": "70px"},
         )
         self.description, self.complaint, self.help = widgets.html(), widgets.html(), widgets.html()
-        folded = widgets.library.Accordion(children=[self.help], selected_index=None)
-        folded.set_title(0, tr("All settings"))
+        self.several = _several(widgets)
+        folded = widgets.library.Accordion(children=[self.several, self.help], selected_index=None)
+        for place, title in enumerate((tr("Several GPUs, several machines"), tr("All settings"))):
+            folded.set_title(place, title)
         for each in (self.preset, self.profile):
             each.observe(self._chosen, "value")
         self.box = widgets.column(
@@ -78,6 +80,26 @@ class SettingsBox:
         except ColabHelpersError as error:
             told = tr("The run would refuse these settings: {what}.", what=error.what.rstrip("."))
             self.complaint.value = paragraph(" ".join([told, *suggestions(error)]), RED)
+
+
+def _several(widgets: Widgets) -> Any:
+    """Make what says how many workers do a batch, and where, and what it means."""
+    share: dict[str, Any] = {"min": 0.05, "max": 1.0, "step": 0.05}
+    kinds = {"gpus": "Text", "cluster": "Text", "gpus_per_worker": "BoundedFloatText"}
+    kinds |= {"priority": "IntText", "map_paths": "Textarea"}
+    inputs = [
+        widgets.input(kind, name, label=name, **(share if name == "gpus_per_worker" else {}))
+        for name, kind in kinds.items()
+    ]
+    meanings = (
+        field_help("gpus"),
+        tr("have a cluster do it: HOST:PORT, or auto"),
+        tr("of a GPU, for each worker there"),
+        tr("a batch there waits as long as one of a higher priority works"),
+        "OLD=NEW: " + tr("what lies below OLD here lies below NEW on the cluster's machines"),
+    )
+    rows = zip(kinds, meanings, strict=True)
+    return widgets.column(*inputs, widgets.html(table((tr("setting"), tr("meaning")), rows)))
 
 
 def _all_presets() -> tuple[PresetFile, str]:

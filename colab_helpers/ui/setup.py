@@ -10,7 +10,7 @@ from markupsafe import Markup
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.report import own_file, write_text
 from colab_helpers.demo import DEMO_FOLDER, copy_models
-from colab_helpers.diagnosis import Check, Diagnosis, diagnose
+from colab_helpers.diagnosis import Diagnosis, diagnose
 from colab_helpers.errors import ColabHelpersError, OutputError, telling
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
@@ -96,9 +96,9 @@ def show_diagnosis(host: Host, found: Diagnosis, kind: type[ColabHelpersError], 
 def diagnosis_html(diagnosis: Diagnosis) -> Markup:
     """Return findings as an HTML table."""
     heads = ("", tr("what"), tr("found"), tr("what to do"))
-    rows = [(_status(check), check.title, check.detail, check.remedy) for check in diagnosis.checks]
+    status = Markup('<b style="color:{}">{}</b>')
+    rows = [
+        (status.format(_COLOURS[one.status], tr(_WORDS[one.status])), one.title, one.detail, one.remedy)
+        for one in diagnosis.checks
+    ]
     return Markup("<p><b>{}</b></p>{}").format(diagnosis.summary(), table(heads, rows))
-
-
-def _status(check: Check) -> Markup:
-    return Markup('<b style="color:{}">{}</b>').format(_COLOURS[check.status], tr(_WORDS[check.status]))

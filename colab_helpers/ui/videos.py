@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from markupsafe import Markup
@@ -10,6 +11,7 @@ from markupsafe import Markup
 from colab_helpers.batch.people_edits import RECORDS, triage_now
 from colab_helpers.batch.plan import plan_batch
 from colab_helpers.batch.report import JOURNAL_NAME
+from colab_helpers.batch.store import enter, waits
 from colab_helpers.batch.triage import FileTriage
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import state_of
@@ -21,11 +23,10 @@ from colab_helpers.media.probe import probe
 from colab_helpers.pages.pictures import frame_at
 from colab_helpers.pages.units import clock_text, duration
 from colab_helpers.settings import Settings
-from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.choice import Choice, results_folder
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, table, thumbnail, words
 from colab_helpers.ui.preview_networks import finding_key, frames_of
-from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
 FIRST_LOOK = 4.0
@@ -34,18 +35,8 @@ NOT_SEEN = mark("not looked at yet")
 
 _MOST_NAMES = 4
 _THUMB_WIDTH, _THUMB_HEIGHT = 160, 90
-_HEAD = (
-    "",
-    "",
-    mark("file"),
-    mark("length"),
-    mark("size"),
-    mark("frames"),
-    mark("picture"),
-    mark("faces"),
-    mark("people"),
-    mark("to know"),
-)
+_HEAD = ("", "", mark("file"), mark("length"), mark("size"), mark("frames"), mark("picture"), mark("faces"))
+_PEOPLE_HEAD = (mark("people"), mark("to know"))
 Cells = tuple[str, ...]
 Finding = tuple[Settings, Path | None]
 """Settings and models folder to find faces with."""
@@ -64,9 +55,8 @@ class VideosTab:
         self._known: tuple[object, dict[str, Cells]] = (None, {})
         self.files: list[Path] = []
         self.table = widgets.html()
-        self.look_button = widgets.button(
-            tr("Look at all"), self.look, hint=tr("Find faces in the middle of each")
-        )
+        hint = tr("Find faces in the middle of each")
+        self.look_button = widgets.button(tr("Look at all"), self.look, hint=hint)
         self.paths = widgets.input(
             "Textarea",
             "targets",
@@ -102,6 +92,7 @@ class VideosTab:
             return
         try:
             folder = results_folder(request, self._host)
+            enter(None, request.targets, ())
             tasks = plan_batch(request.target_paths, folder, video_range=request.video_range)
         except (ColabHelpersError, OSError) as error:
             self.table.value = paragraph(words(error), RED)
@@ -112,7 +103,7 @@ class VideosTab:
         known = self._triage(folder)
         told = [known.get(task.output.name, ("", "")) if known else () for task in tasks]
         rows = map(_row, range(1, len(found) + 1), self.files, found, told)
-        heads = _HEAD if known else _HEAD[:-2]
+        heads = _HEAD + _PEOPLE_HEAD if known else _HEAD
         demo = "" if self._choice.targets else tr("The demo is used: clips of rendered people.")
         self.table.value = paragraph(demo) + table([tr(name) for name in heads], rows) + self._totals()
 
@@ -120,26 +111,22 @@ class VideosTab:
         """Who is seen in each target and what there is to know, where a run has found everybody."""
         key = folder, *(state_of(folder / name) for name in (*RECORDS, JOURNAL_NAME))
         if key != self._known[0]:
-            try:
-                files = triage_now(folder).files
-            except ColabHelpersError:  # the tab of the people says why
-                files = []
-            told: dict[str, Cells] = {
-                file.target: (_seen_text(file), "; ".join(_before_text(file))) for file in files
-            }
-            self._known = key, told
+            self._known = key, {}
+            with suppress(ColabHelpersError):  # the tab of the people says why
+                self._known[1].update((file.target, _told(file)) for file in triage_now(folder).files)
         return self._known[1]
 
     def _totals(self) -> Markup:
-        capacity = tr(
-            "This machine's memory would bear {capacity} video(s) at once; they are done one after another.",
-            capacity=this_machine().safe_capacity,
-        )
+        videos, memory = this_machine().capacity
+        told = mark("This machine's {memory} would bear {videos} video(s) at once; they are done one by one.")
+        capacity = tr(told, videos=videos, memory=memory)
         return paragraph(tr("{count} file(s).", count=len(self.files))) + paragraph(capacity)
 
     def _look_at(self, path: Path, until: float, finding: Finding) -> Cells | str:
         """Tell what a target is, or why that is not known."""
         try:
+            if waits(path):
+                return NOT_SEEN
             found = existing_file(path).stat()
             key = (path, found.st_mtime_ns, found.st_size, finding_key(*finding))
             if key not in self._seen:
@@ -166,18 +153,16 @@ class VideosTab:
         small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT)
         shown = picture(small, alt=printable(path.name), style="max-width:none")
         edges = f"{image.shape[1]} x {image.shape[0]}"
-        return (shown, *map(_unbroken, (length, f"{size / 1e6:.1f} MB", str(frames), edges)), count)
+        facts = (length, f"{size / 1e6:.1f} MB", str(frames), edges)
+        return shown, *map(Markup('<span style="white-space:nowrap">{}</span>').format, facts), count
 
 
-def _seen_text(file: FileTriage) -> str:
+def _told(file: FileTriage) -> Cells:
+    """Who is seen, and what there is to know before a run."""
     names = [f"{name} {duration(seconds)}" if seconds else name for name, seconds in file.people.items()]
-    return printable(first_of(names, _MOST_NAMES))
-
-
-def _before_text(file: FileTriage) -> list[str]:
     shown = [tr("faces in {share:.0%} of the frames", share=file.sight.faces)] if file.sight.faces else []
     took = [] if file.estimate is None else [tr("about {time}", time=clock_text(file.estimate))]
-    return [*shown, *file.remarks, *took]
+    return printable(first_of(names, _MOST_NAMES)), "; ".join([*shown, *file.remarks, *took])
 
 
 def _row(number: int, path: Path, seen: Cells | str, told: Cells) -> Cells:
@@ -187,7 +172,3 @@ def _row(number: int, path: Path, seen: Cells | str, told: Cells) -> Cells:
         return str(number), "", name, paragraph(tr(seen), AMBER if seen == NOT_SEEN else RED)
     thumb, *facts = seen
     return str(number), thumb, name, *facts, *told
-
-
-def _unbroken(text: str) -> Markup:
-    return Markup('<span style="white-space:nowrap">{}</span>').format(text)

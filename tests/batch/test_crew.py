@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,22 +15,29 @@ import psutil
 import pytest
 
 from colab_helpers.batch import member
-from colab_helpers.batch.crew import Crew, Member, devices_of
+from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces
-from colab_helpers.batch.hands import Hands, Loaded
+from colab_helpers.batch.hands import Hands
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import History, Started
+from colab_helpers.batch.members import Loaded, Member, OpenFile
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.schedule import Call, Prepared
+from colab_helpers.batch.status import StatusWriter
+from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.surroundings import NONE, Surroundings
 from colab_helpers.errors import UsageError, WorkerError
 from colab_helpers.faces.engine import resolve
 from colab_helpers.machine import GIB, SHARED_BY, SYSTEM_RESERVE, Machine
+from colab_helpers.media.encoders import usual_encoder
+from colab_helpers.progress import FINDING
 from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
 from tests.batch.films import SETTINGS
 from tests.helpers.marks import media
 from tests.helpers.processes import at_start, entries, litter, made_once, number_of, repeated, run_here
+from tests.helpers.reports import a_progress
 from tests.media.make import Sound, Spec, variable_pts
 
 TWO = {"gpus": "cpu,cpu"}
@@ -44,10 +53,10 @@ SPECS = {
     },
     "groups": {
         "a.mp4": SHORT,
-        "long.mp4": Spec(**SMALL, frames=34, options={"preset": "medium", "bf": "3", "g": "300"}),
-        "open.mp4": Spec(
+        "by_seven.mp4": Spec(
             **SMALL, frames=30, options={"preset": "medium", "bf": "3", "g": "7", "x264-params": "open-gop=1"}
         ),
+        "long.mp4": Spec(**SMALL, frames=34, options={"preset": "medium", "bf": "3", "g": "300"}),
     },
 }
 
@@ -96,8 +105,30 @@ def assert_same(one: Path, other: Path, *, which: str = "clips") -> None:
 
 def told(report: BatchReport) -> list[dict[str, Any]]:
     """All that a report says of files but how long and where."""
-    left_out = {"seconds", "fps", "output", "bytes_out", "memory_before", "memory_after", "manifest"}
+    left_out = {
+        "seconds",
+        "fps",
+        "output",
+        "bytes_out",
+        "memory_before",
+        "memory_after",
+        "manifest",
+        "made_by",
+    }
     return [file.model_dump(exclude=left_out) for file in report.files]
+
+
+def makers(out: Path, report: BatchReport) -> set[str]:
+    """Return who made anything, once report and journal agree on who made each segment."""
+    noted = {(entry["key"], number_of(entry)): entry["worker"] for entry in entries(out, "segment")}
+    told = {file.target: file.made_by for file in report.files}
+    for done in entries(out, "done"):
+        count, spans = done["report"]["segments"], told[done["report"]["target"]]
+        expected = {number: noted[done["key"], number] for number in range(count)}
+        made = {n: name for name, found in spans.items() for first, end in found for n in range(first, end)}
+        assert made == (expected if any(expected.values()) else {})
+        assert all(one[1] < other[0] for found in spans.values() for one, other in pairwise(found))
+    return {name for spans in told.values() for name in spans}
 
 
 @pytest.mark.parametrize("which", SPECS)
@@ -106,6 +137,8 @@ def test_two_workers_give_what_one_gives(clips, alone, tmp_path, which) -> None:
     assert two.ok
     assert_same(one[0], tmp_path / "two", which=which)
     assert told(one[1]) == told(two)
+    names = {f"{socket.gethostname()} CPU", f"{socket.gethostname()} CPU (2)"}
+    assert (makers(*one), makers(tmp_path / "two", two)) == (set(), names)
     for done in (entry["report"] for entry in entries(tmp_path / "two", "done")):  # as a later run tells it
         assert (done["segments_kept"], done["fps"] < 500) == (0, True)
     begun = [(entry["key"], entry["number"], entry["pid"]) for entry in entries(tmp_path / "two", "started")]
@@ -253,8 +286,12 @@ def test_a_stop_is_taken_within_a_segment_and_either_number_of_workers_goes_on(
     before = digests(tmp_path / "out")
     assert 0 < len(before) < len(digests(one))
     monkeypatch.delenv("PYTHONPATH")
-    assert clips(overrides=then).ok
+    before = {entry["worker"] for entry in entries(tmp_path / "out", "segment")}
+    report = clips(overrides=then)
+    assert report.ok
     assert_same(one, tmp_path / "out")
+    after = makers(tmp_path / "out", report)
+    assert ("" in after, before <= after) == (then != TWO, True)
 
 
 def test_two_workers_go_on_where_one_stopped(clips, alone, tmp_path) -> None:
@@ -267,6 +304,7 @@ def test_two_workers_go_on_where_one_stopped(clips, alone, tmp_path) -> None:
     report = clips(overrides=TWO)
     assert report.ok
     assert any(file.segments_kept for file in report.files)
+    assert "" in makers(tmp_path / "out", report)
     assert_same(alone()[0], tmp_path / "out")
 
 
@@ -278,6 +316,20 @@ def test_with_a_map_of_people(run, tmp_path, films) -> None:
     for name in ("first.mp4", "second.mp4"):
         assert media(tmp_path / "one" / name) == media(tmp_path / "two" / name)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_a_worker_that_encodes_otherwise_is_refused(monkeypatch, tmp_path) -> None:
+    crew, told = crew_of(monkeypatch, tmp_path)
+    crew._first_alone = False
+    crew._recruit()
+    first, second = crew._members
+    crew._opened(first, Loaded(encoder="h264_nvenc"))
+    crew._opened(second, Loaded(encoder="libx264"))
+    crew._recruit()
+    assert crew._members == [first], "and nobody is started in its place"
+    assert ["libx264, that of the others h264_nvenc" in text for text in told] == [True]
+    assert usual_encoder("auto") in ("libx264", "h264_nvenc")
+    assert usual_encoder("libx265") == "libx265"
 
 
 def test_which_gpu_each_worker_sees(monkeypatch) -> None:
@@ -330,7 +382,7 @@ def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
 ) -> None:
     monkeypatch.setenv("PLACE", str(tmp_path))
     at_start(monkeypatch, tmp_path, DIES_BEHIND_A_SEGMENT)
-    specs = {"a.mp4": Spec(**SMALL, frames=44), "b.mp4": SHORT, "c.mp4": Spec(**SMALL, frames=4)}
+    specs = {"a.mp4": Spec(**SMALL, frames=44), "b.mp4": SHORT, "c.mp4": Spec(**SMALL, frames=54)}
     targets = made_once(shared_dir / "crew_whole", specs)
     report = run_here(photo, targets, tmp_path / "two", constant_models, overrides=TWO)
     assert report.ok
@@ -360,15 +412,117 @@ def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None
         Surroundings.begin(*given, journal, deaths=(3, "cold"))
 
 
-def test_a_crew_that_ends_starts_nobody(monkeypatch, tmp_path) -> None:
-    job = Job(request=BatchRequest(output_dir=tmp_path), tasks=())
-    around: Any = SimpleNamespace(job=job, places=WorkPlaces(tmp_path, None))
+def crew_of(monkeypatch, tmp_path) -> tuple[Crew, list[str]]:
+    """A crew whose processes are pretended, and what its status is told."""
+    told = list[str]()
+    request = BatchRequest(output_dir=tmp_path, people="find")
+    job = Job(request=request, tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
+    status = SimpleNamespace(note=told.append, restarted=told.append)
+    around: Any = SimpleNamespace(job=job, places=WorkPlaces(tmp_path, None), status=status)
+    far = SimpleNamespace(kill=lambda: None)
+    monkeypatch.setattr("colab_helpers.batch.crew.WorkerProcess", lambda *given: far)
     nothing: Any = None
-    crew = Crew(around, [], nothing, nothing, ["", ""], print, True)
-    crew._waiting, crew._ending = [""], True
-    monkeypatch.setattr("subprocess.Popen", nothing)
-    crew._opened(Member(nothing, nothing, ""), Loaded())
-    assert crew._members == []
+    return Crew(around, [0], nothing, nothing, ["", ""], print), told
+
+
+def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
+    crew, _ = crew_of(monkeypatch, tmp_path)
+    crew._recruit()
+    assert len(crew._members) == 1, "it looks at all files first"
+    crew._opened(crew._members[0], Loaded())
+    crew._recruit()
+    crew._refused(crew._members[1], ValueError("no networks"))
+    crew._recruit()
+    assert [member.number for member in crew._members] == [0]
+    crew._lost(crew._members[0], -9)
+    crew._recruit()
+    assert [member.number for member in crew._members] == [2]
+    with pytest.raises(ValueError, match="no networks"):
+        crew._refused(crew._members[0], ValueError("no networks"))
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tuple[Crew, list[Member]]]:
+    """A crew of three at two files of a status, the first of which goes in parts; its processes are none."""
+    monkeypatch.setattr("colab_helpers.batch.crew._LOOK_EVERY", 0.0)
+    monkeypatch.setattr(Crew, "_recruit", lambda _: None)
+
+    def made() -> tuple[Crew, list[Member]]:
+        tasks = tuple(Task(tmp_path / f"{name}.mp4", tmp_path / "out" / name) for name in "abc")
+        job = Job(request=BatchRequest(output_dir=tmp_path), tasks=tasks)
+        nothing: Any = None
+        stop: Any = SimpleNamespace(check=lambda: None)
+        status = StatusWriter(tmp_path / "status.json", tasks)
+        around = Surroundings(job, WorkPlaces(tmp_path, None), status, stop)
+        estimate: Any = SimpleNamespace(look=lambda: None)
+        crew = Crew(around, [0, 1, 2], estimate, nothing, [""] * 3, print)
+        crew._members = [Member(number, nothing, "", "box") for number in range(3)]
+        for each in crew._members:
+            crew._opened(each, Loaded(place="GPU 0"))
+        calls = (Call("segment", 0, 2), Call("segment", 0, 4), Call("whole", 1))
+        crew._files = {0: OpenFile(plan=Prepared(segments=6, length=10, finished=(0, 1))), 1: OpenFile()}
+        for each, call in zip(crew._members, calls, strict=True):
+            each.takes(call)
+        return crew, crew._members
+
+    return made
+
+
+def test_each_worker_has_a_name_and_shows_what_it_does_and_how_fast(shown) -> None:
+    crew, (first, second, third) = shown()
+    status = crew.around.status.status
+    crew._progress(first, a_progress(25, 60, fps=8.0, gpu_load=90.0, gpu_percent=40.0))
+    crew._progress(second, a_progress(41, 60, fps=2.0))
+    crew._progress(third, a_progress(50, 100, file="b.mp4", file_index=1, fps=5.0))
+    crew._look_after()
+    assert [(one.name, one.file, one.segment, one.fps) for one in status.workers] == [
+        ("box GPU 0", "a.mp4", 2, 8.0),
+        ("box GPU 0 (2)", "a.mp4", 4, 2.0),
+        ("box GPU 0 (3)", "b.mp4", None, 5.0),
+    ]
+    assert (status.workers[0].gpu_load, status.workers[0].gpu_percent) == (90.0, 40.0)
+    assert (status.crew, status.idle, status.rate) == (3, 0, 15.0)
+    assert (status.progress.file_index, status.progress.frame, status.progress.eta) == (0, 26, 3.4)
+    assert [file.share for file in status.files] == [26 / 60, 0.5, 0.0]
+    crew._landed(third, None, None, False)
+    crew._progress(second, a_progress(45, 60, stage=FINDING))
+    crew._look_after()
+    assert [(one.stage, one.fps) for one in status.workers] == [
+        ("frames", 8.0),
+        (FINDING, 0.0),
+        ("ready", 0.0),
+    ]
+    assert (status.idle, status.rate) == (1, 8.0)
+
+
+def test_what_one_worker_waits_for_holds_whatever_others_tell(shown) -> None:
+    crew, (first, second, third) = shown()
+    status = crew.around.status.status
+
+    def waits() -> tuple[str | None, list[str | None]]:
+        crew._look_after()
+        return status.pause, [one.pause for one in status.workers if one.pause]
+
+    crew._tell(second, "pause", ("the drive is full",))
+    assert waits() == ("the drive is full", ["the drive is full"])
+    ticks = status.ticks
+    crew._tell(first, "pause", (None,))
+    assert waits() == ("the drive is full", ["the drive is full"]), "another one goes on"
+    assert status.ticks == ticks + 1, "who is shown again does not get on"
+    crew._tell(third, "pause", ("the drive is gone",))
+    assert waits()[0] == "the drive is full, the drive is gone"
+    crew._landed(second, None, None, False)  # with an error: it did not say that it goes on
+    assert waits() == ("the drive is gone", ["the drive is gone"])
+    crew._members.remove(third)
+    assert waits() == (None, []), "it has died"
+
+
+def test_a_frame_just_written_is_shown_of_the_file_that_is_shown(shown) -> None:
+    crew, (first, _, third) = shown()
+    crew._tell(third, "picture", ("data:b",))
+    assert crew.around.status.status.picture is None
+    crew._tell(first, "picture", ("data:a",))
+    assert crew.around.status.status.picture == "data:a"
 
 
 def test_a_worker_never_waits_for_memory_amid_a_file() -> None:
@@ -389,6 +543,6 @@ def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch
     calls = iter([("prepare", {"index": 0}), ("segment", {"index": 0})])
     far: Any = SimpleNamespace(recv=calls.__next__, send=sent.append)
     with pytest.raises(StopIteration):
-        member._serve(hands, far, far)
+        member._serve(hands, far, Stop())
     assert sent == [("done", "plan", False), ("done", None, False)]
     assert weighed == [1]

@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
+from colab_helpers.__main__ import main
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.library import names_in, photos_of
 from colab_helpers.batch.photos import identity_of
 from colab_helpers.batch.report import BatchReport
+from colab_helpers.command_line import SUCCESS, WRONG_USAGE
 from colab_helpers.errors import MissingFileError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity

@@ -5,21 +5,17 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
-from colab_helpers.batch.schedule import Call, Schedule
+from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.schedule import Call, Prepared, Schedule
+
+Plan = partial(Prepared, segments=3)
 
 
-@dataclass(frozen=True)
-class Plan:
-    segments: int = 3
-    finished: tuple[int, ...] = ()
-    report: str | None = None
-
-
-def all_done(schedule: Schedule, plan_of: Callable[[int], Plan], workers: int) -> list[Call]:
+def all_done(schedule: Schedule, plan_of: Callable[[int], Prepared], workers: int) -> list[Call]:
     """Let workers do everything, in turn; return what was done, in order."""
     done: list[Call] = []
     while not schedule.over:
@@ -31,7 +27,7 @@ def all_done(schedule: Schedule, plan_of: Callable[[int], Plan], workers: int) -
     return done
 
 
-def begun(plan: Plan, worker: str, *, files: int = 1) -> Schedule:
+def begun(plan: Prepared, worker: str, *, files: int = 1) -> Schedule:
     """A schedule whose first file is prepared, by a worker."""
     schedule = Schedule(range(files))
     assert schedule.next(worker) == Call("prepare", 0)
@@ -51,12 +47,12 @@ def test_one_worker_does_each_file_from_first_to_last_segment() -> None:
     ("plan", "then"),
     [
         (Plan(segments=0), [Call("whole", 0)]),
-        (Plan(report="kept"), []),
+        (Plan(report=FileReport(target="/t.mp4", status="done")), []),
         (Plan(segments=2, finished=(0, 1)), [Call("finish", 0)]),
         (Plan(segments=3, finished=(1,)), [Call("segment", 0, 0), Call("segment", 0, 2), Call("finish", 0)]),
     ],
 )
-def test_only_what_is_missing_is_done(plan: Plan, then: list[Call]) -> None:
+def test_only_what_is_missing_is_done(plan: Prepared, then: list[Call]) -> None:
     assert all_done(Schedule([0]), lambda _: plan, 1) == [Call("prepare", 0), *then]
 
 
@@ -188,19 +184,37 @@ def test_each_worker_goes_on_behind_its_own_segment_and_helpers_begin_half_way()
     assert done == {"a": [0, 1, 2, 3, 4], "b": [5, 6, 7, 8]}
 
 
-def test_files_go_whole_as_long_as_enough_wait_and_one_that_gets_on_is_not_given_up() -> None:
-    schedule = Schedule(range(4), whole_above=2)
-    assert [schedule.next(worker).kind for worker in "abcd"] == ["whole", "whole", "prepare", "prepare"]
+@pytest.mark.parametrize(
+    ("sizes", "workers", "kinds"),
+    [
+        ([5, 4, 6, 7], "abcd", "whole whole prepare prepare"),
+        ([5, 4, 6, 7], "ab", "whole whole whole prepare"),
+        ([9, 1, 2], "ab", "prepare whole prepare"),  # nobody would help with 9, and with 2
+        ([9, 1, 2], "a", "whole whole whole"),
+    ],
+)
+def test_files_go_whole_where_those_that_wait_keep_the_others_at_work(sizes, workers, kinds) -> None:
+    schedule, found = Schedule(range(len(sizes)), sizes=dict(enumerate(sizes))), []
+    for worker in (workers * len(sizes))[: len(sizes)]:
+        call = schedule.next(worker, among=len(workers))
+        found.append(call.kind)
+        schedule.done(worker, Plan(report=FileReport(target="/t.mp4", status="done")))
+    assert found == kinds.split()
+
+
+def test_one_that_gets_on_is_not_given_up() -> None:
+    schedule = Schedule([0])
+    schedule.next("a", among=1)
     for _ in range(4):
         schedule.died("a")
-        call = schedule.next("a")
+        call = schedule.next("a", among=1)
         assert call == Call("whole", 0)
         schedule.progressed("a")
         assert schedule.deaths(call) == 0
 
 
-def test_files_that_are_alike_are_never_open_together() -> None:
-    schedule, open_now = Schedule(range(4), alike={0: "a", 1: "b", 2: "a", 3: "b"}), set[int]()
+def test_files_of_one_size_are_never_open_together() -> None:
+    schedule, open_now = Schedule(range(4), sizes={0: 5, 1: 6, 2: 5, 3: 6}), set[int]()
     together = set[frozenset[int]]()
     while not schedule.over:
         given = [(w, call) for w in range(3) if (call := schedule.next(w)) is not None]
@@ -208,6 +222,6 @@ def test_files_that_are_alike_are_never_open_together() -> None:
         together.add(frozenset(open_now))
         for worker, call in given:
             schedule.done(worker, Plan(segments=2) if call.kind == "prepare" else None)
-            open_now -= {call.index} if call.kind == "finish" else set()
+            open_now -= {call.index} if call.kind in ("finish", "whole") else set()
     assert not [files for files in together if files >= {0, 2} or files >= {1, 3}]
     assert frozenset({0, 1}) in together

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from colab_helpers.__main__ import SUCCESS, main
+from colab_helpers.__main__ import main
 from colab_helpers.batch import status as room
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
@@ -25,6 +25,7 @@ from colab_helpers.batch.status import (
     read_status,
 )
 from colab_helpers.batch.stop import SILENCE, STATUS_NAME, STOP_NAME
+from colab_helpers.command_line import SUCCESS
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.progress import Progress
 from tests.conftest import PATIENCE

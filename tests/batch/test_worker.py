@@ -83,7 +83,7 @@ def test_the_worker_gives_what_the_same_process_gives(batch, tmp_path) -> None:
     report = batch(on_progress=progress.append, on_status=lambda status: notes.extend(status.remarks))
     assert report.ok
     assert {Path(seen.file).name for seen in progress} <= set(NAMES)
-    assert any("could safely work on" in note for note in notes)
+    assert any("one is worked on at a time" in note for note in notes)
     assert report.run
     assert [file.segments for file in report.files] == [3, 4, 5]
     assert all(file.times_kept for file in report.files)
@@ -209,7 +209,7 @@ def test_the_same_batch_asked_for_again_is_only_watched_and_another_refused(
     worker = watched.held()
     second = watched.start()
     assert second.stdout is not None
-    assert "could safely work on" in second.stdout.readline()  # it watches
+    assert "one is worked on at a time" in second.stdout.readline()  # it watches
     code, text = shell("out", "--output-video-quality", "30").run()
     assert code == 2
     assert f"process {worker.pid} on" in text
@@ -274,7 +274,7 @@ def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(shell, tmp_
     first.communicate()
     second = batch.start()
     assert second.stdout is not None
-    assert "could safely work on" in second.stdout.readline()  # it watches
+    assert "one is worked on at a time" in second.stdout.readline()  # it watches
     (tmp_path / "go").touch()
     text = ended(second)
     assert "ended without a word" in text

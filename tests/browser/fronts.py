@@ -53,20 +53,18 @@ class _Any:
         self.page.get_by_text(text).locator("visible=true").first.wait_for(timeout=SLOW)
 
     def changes(self, what: Locator, before: str, *, attribute: str = "") -> str:
-        """Wait until a text, or an attribute, is another than before; returns it."""
-        what.first.wait_for(timeout=SLOW)
-        element = what.first.element_handle()
-        script = "([one, name, old]) => (name ? one.getAttribute(name) : one.textContent) !== old"
+        """Wait until a text, or an attribute, is another than before; returns it.
+
+        All is asked for at once: what is painted anew all the time may be gone at the next question.
+        """
+        script = "(all, name) => all.map(one => name ? one.getAttribute(name) : one.textContent)"
         end = time.monotonic() + SLOW / 1000
         while time.monotonic() < end:
-            if element.evaluate("one => one.isConnected") is False:
-                element = what.first.element_handle()
-            if self.page.evaluate(script, [element, attribute, before]):
-                break
+            found = what.evaluate_all(script, attribute)
+            if found and found[0] is not None and found[0] != before:
+                return str(found[0])
             self.page.wait_for_timeout(50)
-        found = what.first.get_attribute(attribute) if attribute else what.first.text_content()
-        assert found != before
-        return found or ""
+        raise AssertionError(f"nothing else than {before!r} was seen")
 
     def plays(self, video: Locator) -> None:
         """Play a video: its pictures are there and its time goes on."""

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from colab_helpers.batch import crew as base
 from colab_helpers.batch.job import Job
+from colab_helpers.batch.members import Loaded
 from colab_helpers.batch.plan import Task
+from colab_helpers.batch.worker_status import WorkerStatus
 from colab_helpers.cluster import crew as module
 from colab_helpers.cluster.crew import ClusterCrew
 from colab_helpers.request import BatchRequest
@@ -69,7 +72,7 @@ class FakeRay:
         return what
 
     def get_actor(self, name: int) -> Any:
-        return SimpleNamespace(rank=SimpleNamespace(remote=lambda: self.ranks[name]))
+        return SimpleNamespace(about=SimpleNamespace(remote=lambda: ("", "", self.ranks[name])))
 
     def kill(self, actor: Any) -> None:
         self.killed.append(actor)
@@ -77,23 +80,20 @@ class FakeRay:
 
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ClusterCrew]:
-    monkeypatch.setattr(module, "_LOOK_EVERY", 0.0)
+    for each in (module, base):
+        monkeypatch.setattr(each, "_LOOK_EVERY", 0.0)
 
-    def make(nodes: Nodes, *, first_alone: bool = False, **given: Any) -> ClusterCrew:
-        request = BatchRequest(targets=["/clips"], output_dir=tmp_path)
+    def make(nodes: Nodes, **given: Any) -> ClusterCrew:
+        request = BatchRequest(targets=["/clips"], output_dir=tmp_path, **given)
         job = Job(
             request=request,
             tasks=tuple(Task(Path(f"/clips/{n}.mp4"), tmp_path / f"{n}.mp4") for n in range(9)),
         )
-        shown: list[list[str]] = []
-        status = SimpleNamespace(
-            workers=shown.append, restarted=lambda cause: shown.append([cause]), note=print
-        )
-        around: Any = SimpleNamespace(job=job, status=status, shown=shown)
+        shown, causes = list[list[WorkerStatus]](), list[str]()
+        status = SimpleNamespace(workers=shown.append, restarted=causes.append, note=print)
+        around: Any = SimpleNamespace(job=job, status=status, shown=shown, causes=causes)
         nothing: Any = None
-        return ClusterCrew(
-            around, range(9), nothing, nothing, [], print, first_alone, ray=FakeRay(nodes), me=None, **given
-        )
+        return ClusterCrew(around, range(9), nothing, nothing, [], print, ray=FakeRay(nodes), me=None)
 
     return make
 
@@ -125,12 +125,12 @@ def test_every_gpu_has_its_workers_and_processors_only_where_there_is_none(
     expected: dict[str, int],
     claim: dict[str, float],
 ) -> None:
-    made = crew(nodes, share=share)
+    made = crew(nodes, gpus_per_worker=share)
     assert room(made) == expected
     assert {tuple(one.items()) for _, one, _ in made.ray.hired} == {tuple(claim.items())}
     assert {(node, shared) for node, _, shared in made.ray.hired} == {*expected.items()}
     assert room(made) == expected, "nobody is hired twice"
-    assert made.around.shown[-1][0] == "a.lan: begins"
+    assert [(one.name, one.stage) for one in made.around.shown[-1]][:1] == [("a.lan", "begins")]
 
 
 def test_a_node_that_comes_later_gets_workers_and_one_that_goes_no_more(
@@ -142,13 +142,13 @@ def test_a_node_that_comes_later_gets_workers_and_one_that_goes_no_more(
     assert room(made) == {"a": 1, "b": 2}
     gone = [member for member in made._members if member.device == "b"]
     del made.ray.alive["b"]
-    made.ray.lost |= {id(member.process.actor) for member in gone}
+    made.ray.lost |= {id(member.far.actor) for member in gone}
     made._look_after()
     made._take_news()
     assert [member.device for member in made._members] == ["a"]
     assert room(made) == {"a": 1, "b": 2}
     assert made._barren == 0, "a node that goes says nothing of the work"
-    assert any("No module named 'colab_helpers'" in text for texts in made.around.shown for text in texts)
+    assert any("No module named 'colab_helpers'" in text for text in made.around.causes)
 
 
 def test_where_workers_cannot_begin_none_is_hired_again(crew: Callable[..., ClusterCrew]) -> None:
@@ -161,14 +161,14 @@ def test_where_workers_cannot_begin_none_is_hired_again(crew: Callable[..., Clus
 
 
 def test_one_looks_at_all_files_before_others_are_hired(crew: Callable[..., ClusterCrew]) -> None:
-    made = crew({"a": {"CPU": 16.0}}, first_alone=True)
+    made = crew({"a": {"CPU": 16.0}}, people="find")
     assert room(made) == {"a": 1}
     made._members[0].loaded = True
     assert room(made) == {"a": 4}
 
 
 def test_a_batch_gives_way_to_one_of_a_higher_priority_alone(crew: Callable[..., ClusterCrew]) -> None:
-    made = crew({"a": {"CPU": 8.0}}, rank=1)
+    made = crew({"a": {"CPU": 8.0}}, priority=1)
     made.ray.ranks = [1, 1, 0]
     assert room(made) == {"a": 2}
     at_work = made._members[0]
@@ -191,13 +191,13 @@ def test_news_of_a_worker_reach_the_crew_in_order_and_its_end_last(crew: Callabl
     made = crew({"a": {"CPU": 4.0}})
     room(made)
     (member,) = made._members
-    number = next(iter(made._numbers))
-    made.hear(number, ("opened", "networks"))
-    made.hear(number, ("lost", -11))
+    number, networks = member.number, Loaded(place="GPU 0")
+    made.hear(number, ("opened", networks))
     made.hear(99, ("opened", "of nobody"))
     made._take_news()
-    assert (member.loaded, made.loaded) == (True, "networks")
+    assert (member.loaded, made.loaded, member.name) == (True, networks, "a.lan GPU 0")
+    made.hear(number, ("lost", -11))
     made._take_news()
     assert made._members == []
-    assert any("signal 11" in text for texts in made.around.shown for text in texts)
+    assert any("signal 11" in text for text in made.around.causes)
     made.hear(number, ("opened", "too late"))

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from colab_helpers import requirements
 from colab_helpers.__main__ import main
-from colab_helpers.diagnosis import subject
+from colab_helpers.diagnosis import findings
 from colab_helpers.diagnosis.doctor import QUESTIONS, examine
 from colab_helpers.diagnosis.findings import Check
 from colab_helpers.machine import GIB, Gpu, Machine
@@ -60,7 +60,7 @@ class Doctor:
 
     def ask(self, *questions: str) -> Answer:
         """Only some of the questions, without the command line."""
-        found = subject.Subject.here(load_settings(), models_dir=self.models, folder=Path())
+        found = findings.Subject.here(load_settings(), models_dir=self.models, folder=Path())
         result = examine(found, {name: QUESTIONS[name] for name in questions})
         return Answer(0 if result.ok else 1, {check.name: check for check in result.checks})
 
@@ -68,7 +68,7 @@ class Doctor:
 @pytest.fixture
 def doctor(capsys: pytest.CaptureFixture[str], standins: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
     """The doctor on a machine without a GPU, whatever this one has, with the stand-ins."""
-    monkeypatch.setattr(subject, "this_machine", lambda: NO_GPU)
+    monkeypatch.setattr(findings, "this_machine", lambda: NO_GPU)
     monkeypatch.setattr(requirements, "find_cuda", lambda: None)
     Pretend(monkeypatch).installed(without=("onnxruntime-gpu",), onnxruntime="1.26.0")
     return Doctor(capsys, standins)
@@ -103,7 +103,7 @@ class Pretend:
 
         ``wheel`` is the version of onnxruntime-gpu; None for the CPU build.
         """
-        self.monkeypatch.setattr(subject, "this_machine", lambda: machine)
+        self.monkeypatch.setattr(findings, "this_machine", lambda: machine)
         self.monkeypatch.setattr(requirements, "find_cuda", lambda: cuda)
         self.monkeypatch.setattr(session, "cuda_problem", lambda _: problem)
         name = "onnxruntime.capi.build_and_package_info"

@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from colab_helpers.__main__ import WRONG_USAGE, main
+from colab_helpers.__main__ import main
+from colab_helpers.command_line import WRONG_USAGE
 from colab_helpers.diagnosis import bench, bench_model
 from colab_helpers.diagnosis.bench_clip import make_clip, transcode
 from colab_helpers.diagnosis.bench_networks import borrow, write_constant_models

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from colab_helpers import requirements
-from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
-from colab_helpers.diagnosis import Diagnosis, environment, packages, subject
+from colab_helpers.__main__ import main
+from colab_helpers.command_line import FAILURE, SUCCESS, WRONG_USAGE
+from colab_helpers.diagnosis import Diagnosis, environment, findings
 from colab_helpers.diagnosis.doctor import examine
 from colab_helpers.diagnosis.findings import Check
 from colab_helpers.machine import GIB
@@ -84,7 +85,7 @@ def test_packages_that_are_missing_or_outside_their_ranges(
 def test_an_unsuitable_python_and_an_empty_shell_of_a_removed_onnxruntime(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subject, "this_machine", lambda: replace(NO_GPU, python="3.10.4"))
+    monkeypatch.setattr(findings, "this_machine", lambda: replace(NO_GPU, python="3.10.4"))
     monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))
     answer = doctor.ask("python", "onnxruntime")
     assert answer.names("fail") == ["python", "onnxruntime"]
@@ -163,8 +164,10 @@ def test_the_wheel_itself_says_what_it_was_built_for(
     pretend.gpu(CUDA_12, problem=None)
     if built is not None:
         sys.modules["onnxruntime.capi.build_and_package_info"].cuda_version = built  # type: ignore[attr-defined]
-    assert subject.wheel_cuda("1.26.0") == expected
-    assert subject.wheel_cuda(None) is None
+    found = findings.Subject.here(load_settings(), models_dir=None, folder=Path())
+    assert found.wheel_cuda == expected
+    pretend.installed(without=("onnxruntime-gpu",))
+    assert findings.Subject.here(load_settings(), models_dir=None, folder=Path()).wheel_cuda is None
 
 
 def test_where_cuda_does_not_work_auto_takes_the_cpu_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +180,7 @@ def test_where_cuda_does_not_work_auto_takes_the_cpu_and_says_so(monkeypatch: py
 def test_little_memory_and_a_disk_of_one_gigabyte(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(subject, "this_machine", lambda: replace(NO_GPU, memory_total=3 * GIB))
+    monkeypatch.setattr(findings, "this_machine", lambda: replace(NO_GPU, memory_total=3 * GIB))
     monkeypatch.setattr(environment, "disk_free", lambda _: GIB)
     answer = doctor.ask("memory", "disk")
     assert (answer["memory"].status, answer["disk"].status) == ("warn", "fail")
@@ -230,8 +233,8 @@ def test_on_colab_the_time_left_is_told_and_drive_where_it_is_mounted(
     standins: Path, tmp_path: Path, uptime: float | None, status: str, detail: str
 ) -> None:
     on_colab = replace(T4, on_colab=True)
-    found = subject.Subject.here(load_settings(), models_dir=standins, folder=tmp_path, machine=on_colab)
-    (check,) = environment.place(replace(found, uptime=uptime))
+    found = findings.Subject.here(load_settings(), models_dir=standins, folder=tmp_path)
+    (check,) = environment.place(replace(found, machine=on_colab, uptime=uptime))
     assert check.status == status
     assert check.detail.startswith("Google Colab")
     assert detail in check.detail
@@ -259,19 +262,19 @@ def test_encoders(
     tried = {name: None if name in working else "Operation not permitted" for name in ENCODERS}
     monkeypatch.setattr(encoders, "usable_encoders", lambda: tried)
     settings, machine = load_settings(output_video_encoder=wanted), T4 if gpu else NO_GPU
-    found = subject.Subject.here(settings, models_dir=None, folder=Path(), machine=machine)
-    (check,) = environment.encoder(found)
+    found = findings.Subject.here(settings, models_dir=None, folder=Path())
+    (check,) = environment.encoder(replace(found, machine=machine))
     assert check.status == status
     assert ("NVENC is not usable (Operation not permitted)" in check.detail) == ("h264_nvenc" not in working)
     assert bool(check.remedy) == (status != "pass")
 
 
 def test_a_question_that_breaks_down_becomes_a_finding(standins: Path) -> None:
-    def broken(_: subject.Subject) -> list[Check]:
+    def broken(_: findings.Subject) -> list[Check]:
         raise ZeroDivisionError("nobody expected it")
 
-    found = subject.Subject.here(load_settings(), models_dir=standins, folder=Path())
-    result = examine(found, {"oddity": broken, "python": packages.python})
+    found = findings.Subject.here(load_settings(), models_dir=standins, folder=Path())
+    result = examine(found, {"oddity": broken, "python": environment.python})
     assert [check.name for check in result.checks] == ["oddity", "python"]
     assert not result.ok
     assert "ZeroDivisionError: nobody expected it" in result.checks[0].detail
@@ -299,7 +302,7 @@ def test_without_a_package_of_its_own_the_doctor_says_so(
     def missing() -> None:
         raise ModuleNotFoundError("No module named 'pynvml'")
 
-    monkeypatch.setattr(subject, "this_machine", missing)
+    monkeypatch.setattr(findings, "this_machine", missing)
     assert main(["doctor"]) == WRONG_USAGE
     error = capsys.readouterr().err
     assert error.startswith(f"error: packages: No module named 'pynvml'. What to do: run '{INSTALL}'")

@@ -13,14 +13,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from colab_helpers.__main__ import FAILURE, SUCCESS
+from colab_helpers.command_line import FAILURE, SUCCESS
 from colab_helpers.diagnosis import networks, reference
 from colab_helpers.diagnosis.networks import difference
 from colab_helpers.faces import analyser, swapper_enhancer
 from colab_helpers.faces.detector import Detector
 from colab_helpers.files import sha256_of
 from colab_helpers.models.half import convert
-from colab_helpers.models.records import Record, write_record
+from colab_helpers.models.inventory import Record, write_record
 from colab_helpers.models.session import Runtime
 from colab_helpers.requirements import Cuda
 from colab_helpers.settings import load_settings

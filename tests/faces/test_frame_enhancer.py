@@ -16,8 +16,8 @@ import pytest
 
 from colab_helpers.errors import MediaError, ModelError, OutOfMemoryError
 from colab_helpers.faces.frame_enhancer import EDGES, MARGIN, FrameEnhancer, edge_for
+from colab_helpers.media.blending import grids_of, samples_of
 from colab_helpers.media.formats import WORKING_FORMATS
-from colab_helpers.media.planes import grids_of, samples_of
 from colab_helpers.media.probe import probe
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Runtime

@@ -93,7 +93,9 @@ def test_an_embedding_that_was_asked_for_is_read_as_it_was_used(tmp_path: Path) 
 
 
 def test_an_unfinished_index_ends_with_a_frame_that_is_looked_at_in_any_case(tmp_path: Path) -> None:
-    filled(tmp_path, 38)
+    settled = filled(tmp_path, 38)
+    settled.settle()
+    assert len(settled) == 37
     again = FaceIndex(tmp_path, "key")
     assert (len(again), again.complete) == (29, False)
     for row in rows(42)[29:]:

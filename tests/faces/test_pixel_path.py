@@ -27,7 +27,7 @@ from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.language import spoken
 from colab_helpers.media.picture import BgrPicture, VideoPicture
-from colab_helpers.models import converted
+from colab_helpers.models import half
 from colab_helpers.models.cuda_graphs import GpuSession, Places
 from colab_helpers.models.parity import Verdict, sample_inputs
 from colab_helpers.models.session import Network, Runtime
@@ -349,7 +349,7 @@ def test_a_verdict_that_cannot_be_written_holds_for_the_run(
     def denied(*_: Any) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(converted, "write_json", denied)
+    monkeypatch.setattr(half, "write_json", denied)
     monkeypatch.setattr(path_choice, "tried", lambda _: judged(0, 1, 2, 1))
     path, problem = choose_path(SWAPPER, original, CPU)
     assert path is not None

@@ -12,7 +12,7 @@ import pytest
 
 from colab_helpers.faces import engine, path_choice
 from colab_helpers.machine import GIB, Gpu, Machine
-from colab_helpers.models import converted, session
+from colab_helpers.models import half, session
 from colab_helpers.models.cuda_graphs import GpuSession
 from colab_helpers.models.parity import Verdict
 
@@ -67,7 +67,7 @@ class _OnTheCpu:
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     """Put a T4 into this machine."""
     pretended = PretendedGpu()
-    for module in (session, converted, engine):
+    for module in (session, half, engine):
         monkeypatch.setattr(module, "this_machine", lambda: T4)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)

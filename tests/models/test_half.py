@@ -15,11 +15,18 @@ from onnx import TensorProto, numpy_helper
 
 from colab_helpers.__main__ import main
 from colab_helpers.errors import ModelError, OutputError
-from colab_helpers.models import converted, gfpgan_export
+from colab_helpers.models import gfpgan_export
 from colab_helpers.models import half as room
-from colab_helpers.models.converted import Conversion, place_of
 from colab_helpers.models.emap import read_emap
-from colab_helpers.models.half import ModelChoice, choose, computes_in_half, convert, wants_half
+from colab_helpers.models.half import (
+    Conversion,
+    ModelChoice,
+    choose,
+    computes_in_half,
+    convert,
+    place_of,
+    wants_half,
+)
 from colab_helpers.models.parity import NEARLY_SAME, SAME, Verdict, compare, sample_inputs
 from colab_helpers.models.session import Runtime
 from tests.helpers.gpu import PretendedGpu
@@ -150,7 +157,7 @@ def test_each_place_compares_the_same_file_once(
 ) -> None:
     here = make(model)
     assert make(model) == here
-    monkeypatch.setattr(converted.onnxruntime, "__version__", "99.0")
+    monkeypatch.setattr(room.onnxruntime, "__version__", "99.0")
     assert ask(model.parent).path == model
     assert make(model) == make(model) == here
     assert works == ["made", "compared", "compared"]
@@ -165,7 +172,7 @@ def test_what_was_made_of_something_else_goes(
     if change == "model":
         save(small_inswapper(5), model)
     else:
-        monkeypatch.setattr(converted, "CONVERTER", converted.CONVERTER + 1)
+        monkeypatch.setattr(room, "CONVERTER", room.CONVERTER + 1)
     assert ask(model.parent).path == model
     new = make(model)
     assert new.half
@@ -219,7 +226,7 @@ def test_a_record_that_cannot_be_written_is_a_note(
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(converted, "write_json", denied)
+        patch.setattr(room, "write_json", denied)
         made = make(model)
     assert made.half
     assert "cannot be written (Permission denied): compared anew next time" in made.notes[0]

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from colab_helpers.language import spoken
-from colab_helpers.models.converted import Conversion
+from colab_helpers.models.half import Conversion
 from colab_helpers.models.parity import SAME, Verdict, compare, sample_inputs, value_range
 from colab_helpers.models.session import Runtime
 from tests.helpers.networks import build, node, small_inswapper

@@ -5,7 +5,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from colab_helpers.__main__ import WRONG_USAGE, main
+from colab_helpers.__main__ import main
+from colab_helpers.command_line import WRONG_USAGE
 from colab_helpers.errors import LicenceError, ModelError
 from colab_helpers.models.catalog import load_catalog
 from colab_helpers.models.download import FetchOptions

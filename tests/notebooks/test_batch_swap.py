@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import av
@@ -87,11 +88,18 @@ def test_plain_papermill_reaches_every_value_of_both_cells(papermill, demo, tmp_
         "download": "false",
         "language": "en",
         "headless": "yes",
+        "gpus": "",
+        "cluster": "",
+        "gpus_per_worker": 1,
+        "priority": 0,
+        "map_paths": "",
     }
     assert {*given} == {*BatchRequest.form()}
     done = papermill(**given)
     assert done.returncode == 0, done.stderr
-    assert "unknown parameter" not in done.stderr
+    unknown = re.findall(r"unknown parameter: (\w+)", done.stderr)
+    assert {*unknown} == {"gpus", "cluster", "gpus_per_worker", "priority", "map_paths"}, "in a cell before"
+    assert report_of(tmp_path / "2024")["settings"]["gpus"] == ""
     report = report_of(tmp_path / "2024")
     assert report["consent"]["statement"] == CONSENT
     assert report["settings"]["output_video_quality"] == 20

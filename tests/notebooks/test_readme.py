@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 import colab_helpers
+from colab_helpers.__main__ import VERBS
 from colab_helpers.batch.report import FileReport, Summary
 from colab_helpers.command_line import build_parser
 from colab_helpers.language import LANGUAGES, spoken
@@ -100,7 +101,7 @@ def test_the_python_example_uses_what_there_is(spoken_here):
 def test_the_command_lines_are_understood():
     assert any(DEMO_CONSENT in line for line in shell_lines())
     for words in shell_lines():
-        build_parser().parse_args(words[3:])
+        build_parser(VERBS).parse_args(words[3:])
 
 
 @in_each_language

@@ -6,19 +6,31 @@ from typing import Any
 
 import pytest
 
+from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport
-from colab_helpers.batch.status import BatchStatus
+from colab_helpers.batch.status import BatchStatus, StatusWriter, read_status
+from colab_helpers.batch.worker_status import READY, WorkerStatus
 from colab_helpers.machine import GIB
 from colab_helpers.pages.figures import FIGURES, at_work, warnings
-from colab_helpers.pages.live import GO_ON, MOST_FILES, NO_GPU, NO_SAMPLES, live_html, live_text, time_left
+from colab_helpers.pages.live import (
+    GO_ON,
+    MOST_FILES,
+    MOST_WORKERS,
+    NO_GPU,
+    NO_SAMPLES,
+    live_html,
+    live_text,
+    time_left,
+)
 from colab_helpers.pages.svg import ALARM, BLUE
-from colab_helpers.resources.samples import Sample
-from colab_helpers.ui.runs import REFRESH, RunView
+from colab_helpers.progress import FINDING, MAKING
+from colab_helpers.resources.samples import GpuSample, Sample
+from colab_helpers.ui.choice import REFRESH, RunView
 from tests.helpers.reports import GPU, START, Page, a_progress, a_status, sample
 
 NASTY = """<a href="x">&'.mp4"""
 PICTURE = "data:image/jpeg;base64,AAAA"
-RUNNING = FileReport(target="/in/a.mp4", status="running")
+RUNNING = FileReport(target="/in/a.mp4", status="running", frames_in=480, frames_out=120)
 WORK = a_progress()
 
 
@@ -181,6 +193,7 @@ def test_a_run_at_work_shows_what_it_does_with_each_file() -> None:
     assert not any("two.mp4" in line for line in live_text([], found, now=START, files=False))
     unknown = page_of([sample()], a_status(RUNNING, progress=a_progress(frames=None, eta=None)))
     assert len(unknown.all("div", role="progressbar")) == 1
+    assert "  running    a.mp4  120/480 frames" in lines
 
 
 def test_of_many_files_the_rest_is_counted() -> None:
@@ -215,15 +228,17 @@ def test_the_whole_batch_in_one_line() -> None:
     assert time_left(a_status(*waiting), 0.0) is None
     # One file was there already, one is done, one is half done: half of the work took ten seconds.
     kept, done = (FileReport(target="/in/a.mp4", status="done", fallbacks=notes) for notes in ([KEPT], []))
-    found = a_status(kept, done, RUNNING, queued("d"), updated=START + 10, progress=a_progress(240, eta=3.0))
+    half = RUNNING.model_copy(update={"frames_out": 240})
+    found = a_status(kept, done, half, queued("d"), updated=START + 10, progress=a_progress(240, eta=3.0))
     assert time_left(found, 2.5 / 4) == pytest.approx(10 * 1.5 / 1.5)
     assert "All files: 62 %, about 0:10 left" in page_of([], found).text
     assert time_left(a_status(RUNNING, progress=WORK), 0.01) == 75.0  # the last file tells for itself
 
 
-def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path) -> None:
+def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path, monkeypatch) -> None:
     pages, now = [], [0.0]
-    view = RunView(tmp_path, pages.append, clock=lambda: now[0])
+    monkeypatch.setattr("colab_helpers.ui.choice.monotonic", lambda: now[0])
+    view = RunView(tmp_path, pages.append)
     found = a_status(RUNNING, progress=WORK)
     for _ in range(20):
         view(found)
@@ -238,11 +253,61 @@ def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path) -> None:
 
 
 def test_who_does_what_is_told_as_far_as_there_is_room() -> None:
-    status = a_status(workers=[f"node{n}: film.mp4" for n in range(64)])
-    text, page = "\n".join(live_text([], status, now=0.0)), live_html([], status, now=0.0)
-    for shown in (text, page):
-        assert "node0: film.mp4" in shown
-        assert "node11: film.mp4" in shown
-        assert "node12: film.mp4" not in shown
-        assert "and 52 more" in shown
-    assert "more" not in "\n".join(live_text([], a_status(workers=["node0: film.mp4"]), now=0.0))
+    workers = [
+        WorkerStatus(name="box GPU 0", file="film.mp4", stage=FINDING, gpu_load=93.0, gpu_percent=41.4),
+        WorkerStatus(name="box GPU 1", file="film.mp4", segment=7, stage=MAKING, fps=24.04),
+        WorkerStatus(name="far", stage=READY),
+        WorkerStatus(name="far CPU", file="b.mp4", stage=MAKING, pause="the drive is full"),
+    ]
+    several = {"crew": 4, "idle": 1, "rate": 24.04, "progress": WORK}
+    status = a_status(RUNNING, queued("b"), workers=workers, **several)
+    page, lines = page_of([sample(gpu=None)], status), live_text([], status, now=START)
+    cells = [
+        ["box GPU 0", "film.mp4, finding faces", "", "93 %", "41 %"],
+        ["box GPU 1", "segment 7 of film.mp4", "24", "", ""],
+        ["far", "ready", "", "", ""],
+        ["far CPU", "b.mp4, the drive is full", "", "", ""],
+    ]
+    assert page.rows[1:5] == cells
+    assert "  box GPU 1  segment 7 of film.mp4  24 frames/s" in lines
+    assert "  box GPU 0  film.mp4, finding faces  GPU 93 %  VRAM 41 %" in lines
+    together = "All files: 12 %, 4 workers, 24 frames/s together, 1 of them idle, about 7:00 left"
+    assert (together in page.text, together in lines) == (True, True)
+    assert NO_GPU not in page.text, "the workers' GPUs are elsewhere"
+    one = a_status(RUNNING, queued("b"), progress=WORK)
+    assert "workers" not in page_of([sample()], one).text + " ".join(live_text([], one, now=START))
+    assert "box" not in page_of([], status, lost=True).text
+
+
+def test_of_many_workers_those_that_wait_are_named_and_the_rest_is_counted(tmp_path) -> None:
+    writer = StatusWriter(
+        tmp_path / "status.json", [Task(tmp_path / f"{n}", tmp_path / "o") for n in range(1000)]
+    )
+    workers = [WorkerStatus(name=f"node{n}", file=f"{n}", stage=MAKING, fps=20.0) for n in range(100)]
+    workers[99].pause = "the drive is full"
+    writer.workers(workers)
+    found = writer.status
+    assert (len(found.workers), found.crew, found.rate) == (64, 100, 2000.0)
+    assert found.pause == "the drive is full"
+    page, lines = page_of([], found), live_text([], found, now=START)
+    assert [row[0] for row in page.rows[1 : 1 + MOST_WORKERS]] == ["node99", *(f"node{n}" for n in range(15))]
+    assert ("and 84 more" in page.text, "  and 84 more" in lines) == (True, True)
+    assert "100 workers, 2000 frames/s together" in page.text
+    assert len(page.rows) == 2 + MOST_WORKERS + MOST_FILES
+    assert len(page.source) < 25_000
+    assert len(found.text()) < 200 * 1000 + 300 * 64 + 3000, "nor does what is written grow"
+    assert read_status(tmp_path).files == found.files
+    writer.workers([one.model_copy(update={"pause": None}) for one in workers])
+    assert found.pause is None
+
+
+def test_each_gpu_has_a_line_and_the_worst_one_tells() -> None:
+    full = {**GPU, "utilisation": 12.0, "memory_used": 14 * GIB}
+    samples = [sample(n, gpus=[GpuSample(**GPU), GpuSample(**full)]) for n in range(4)]
+    page = page_of(samples)
+    assert (told(page)["GPU"], told(page)["VRAM"]) == ("12–91 %", "6–14 GiB")
+    assert [page.charts()[name].count(' stroke="') for name in ("GPU", "CPU")] == [3, 1]
+    assert len(told(page)) == len(FIGURES) + 3, "the other figures are the first one's"
+    (warning,) = warnings(samples)
+    assert warning.startswith("VRAM 93.3 %")
+    assert warnings([sample(gpus=[GpuSample(**GPU)])]) == []

@@ -46,8 +46,8 @@ def samples(count: int = 60, **values: Any) -> list[Sample]:
     return taken
 
 
-def page_of(report: BatchReport, taken: list[Sample] | None = None, **options: Any) -> Page:
-    page = Page(report_html(report, taken or [], **options))
+def page_of(report: BatchReport, taken: list[Sample] | None = None) -> Page:
+    page = Page(report_html(report, taken or []))
     page.safe()
     return page
 
@@ -101,10 +101,11 @@ def test_the_pictures_are_the_right_frame_before_and_after(clips, render, tmp_pa
         assert "report.html" not in page.text  # a run that was stopped has none
 
 
-def test_what_the_run_was_is_at_the_top() -> None:
+def test_what_the_run_was_is_at_the_top(monkeypatch) -> None:
     files = [a_file("a.mp4", "a", bytes_out=1_500_000), a_file("b.mp4", "b", bytes_out=500_000), a_file("c")]
     report = a_report(*files, notes=["FP16 was off"], memory_warnings=3, restarts=2)
-    page = page_of(report, samples(), now=START + 500)
+    monkeypatch.setattr("colab_helpers.pages.report.time", lambda: START + 500)
+    page = page_of(report, samples())
     assert page.text.startswith("Batch report: 2 of 3 done")
     expected = {
         "Run": "run-7",
@@ -227,7 +228,7 @@ def test_settings_that_differ_come_first() -> None:
 
 @pytest.mark.parametrize("render", [page_of, results_of])
 def test_media_that_is_gone_or_damaged_is_said_and_pictures_take_a_limited_time(
-    clips, tmp_path, render
+    clips, tmp_path, render, monkeypatch
 ) -> None:
     target, output = clips
     (tmp_path / "text.mp4").write_text("no video")
@@ -240,7 +241,8 @@ def test_media_that_is_gone_or_damaged_is_said_and_pictures_take_a_limited_time(
     assert images(page) == []
     assert page.text.count("No picture: ") == 4
     ticks = iter([0.0, 1.0, PICTURE_SECONDS + 1, PICTURE_SECONDS + 2])
-    page = render(a_report(*[a_file(*clips)] * 3), clock=lambda: next(ticks))
+    monkeypatch.setattr("colab_helpers.pages.report.monotonic", lambda: next(ticks))
+    page = render(a_report(*[a_file(*clips)] * 3))
     assert len(images(page)) == 2
     assert page.text.count("took too long to find") == 2
 

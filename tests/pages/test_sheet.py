@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
+from colab_helpers.__main__ import main
 from colab_helpers.batch.people_edits import people_of
 from colab_helpers.batch.people_map import PeopleMap
+from colab_helpers.command_line import SUCCESS, WRONG_USAGE
 from colab_helpers.media.images import read_image
 from colab_helpers.pages.sheet import MOST_CARDS, Card, Shot, write_sheet
 from tests.helpers.known import look, write_people

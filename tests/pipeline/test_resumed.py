@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from colab_helpers.errors import MediaError
+from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.quality import Brightness, Measured
 from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import FinishedSegment, frames_folder, process_video
 from colab_helpers.pipeline.plan import VideoPlan, plan
 from colab_helpers.pipeline.video import SegmentMaker, join
-from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
+from tests.media.make import Sound, Spec, Subtitle, decoded, make, number_of, packets_of, variable_pts
 from tests.people.clip import write_target
 from tests.people.scene import Scene
 from tests.pipeline.swapping import (
@@ -90,6 +91,31 @@ def test_an_index_without_any_segment_is_gone_on_with(
     result = process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store)
     same(whole, result)
     assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize("stops", [[], [30], [30, 50, 80]])
+def test_who_comes_late_is_changed_as_if_frames_before_had_not_been_passed_over(
+    stops: list[int], tmp_path: Path, inverting_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = {"detect": FaceAnalyser.detect, "surest": FaceAnalyser.surest}
+    nobody = {"detect": [], "surest": ([], "plain")}
+
+    def late(name: str, *given: Any) -> Any:
+        return looks[name](*given) if number_of(given[1].frame) >= 66 else nobody[name]
+
+    for name in looks:
+        monkeypatch.setattr(FaceAnalyser, name, lambda *given, name=name: late(name, *given))
+    target = make(tmp_path / "in.mp4", Spec(frames=100))
+    models = pieces_engine(inverting_models, frame_processors="face_swapper")
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoPlan, "may_be_copy", False)
+        whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
+    assert 100 - 68 <= whole.faces_swapped <= 100 - 64
+    result, store = in_pieces(models, target, tmp_path / "out.mp4", stops)
+    same(whole, result)
+    assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "out.mp4")
+    assert [part.segment.number for part in store.parts] == [0, 1, 2, 3]
+    assert result.segments_kept == (3 if 80 in stops else 0)
 
 
 def test_where_ram_is_short_all_faces_are_found_first_and_the_result_is_the_same(

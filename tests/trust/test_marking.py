@@ -19,19 +19,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from PIL import Image
 
-from colab_helpers.__main__ import WRONG_USAGE, main
+from colab_helpers.__main__ import main
 from colab_helpers.batch import drive, run_file
 from colab_helpers.batch.keys import work_key
 from colab_helpers.batch.report import KEPT
+from colab_helpers.command_line import WRONG_USAGE
 from colab_helpers.errors import MediaError, OutputError, SettingsError
 from colab_helpers.files import hidden_name, sha256_of
 from colab_helpers.machine import home
 from colab_helpers.media.containers import file_tags
 from colab_helpers.trust import signing
 from colab_helpers.trust.certificates import read_certificates
-from colab_helpers.trust.manifests import Claim, sidecar
+from colab_helpers.trust.manifests import Claim, copy_with_room, sidecar
 from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials
-from colab_helpers.trust.movies import copy_with_room
 from colab_helpers.trust.records import ContentDecision
 from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, Credentials, credentials, local_anchor
 from tests.helpers.marks import (

@@ -82,9 +82,10 @@ def on_demo(demo: Path) -> BatchRequest:
 
 
 @pytest.fixture
-def make_panel(runs: Path, idle: Idle) -> Callable[..., Panel]:
+def make_panel(runs: Path, idle: Idle, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Panel]:
     def make(request: BatchRequest, *, host: Host | None = None, earlier: Choice | None = None) -> Panel:
-        panel = Panel(ipywidgets, host or Host(), Choice(request, earlier), idle.repeat)
+        monkeypatch.setattr(Host, "repeat", lambda _, action, seconds: idle.repeat(action, seconds))
+        panel = Panel(ipywidgets, host or Host(), Choice(request, earlier))
         panel.fill()
         return panel
 

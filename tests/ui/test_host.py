@@ -189,7 +189,7 @@ def test_repeated_between_cells_until_it_says_no():
         return left[0] > 0
 
     async def kernel() -> None:
-        host.repeat(action, 0.01)
+        Host().repeat(action, 0.01)
         assert left == [3]  # not while the cell is at work
         while left[0] > 0:
             await asyncio.sleep(0.01)

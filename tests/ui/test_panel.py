@@ -15,10 +15,10 @@ from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import batch_swap, panel
 from colab_helpers.ui.batch_swap import packed, run_batch_swap, show_results
+from colab_helpers.ui.choice import Run
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.panel import show_panel
 from colab_helpers.ui.photos import UPLOADS
-from colab_helpers.ui.runs import Run
 from tests.helpers.reports import a_file, a_report
 from tests.ui.conftest import Browser
 

@@ -49,9 +49,10 @@ def test_the_line_says_what_is_known(changes, text):
     assert text in found
 
 
-def test_headless_lines_come_every_five_seconds_and_at_the_end(capsys):
+def test_headless_lines_come_every_five_seconds_and_at_the_end(capsys, monkeypatch):
     now = [100.0]
-    with ProgressLine(headless=True, clock=lambda: now[0]) as line:
+    monkeypatch.setattr("colab_helpers.ui.progress.monotonic", lambda: now[0])
+    with ProgressLine(headless=True) as line:
         for frame in range(13):
             line(at(frame))
             now[0] += 1.0
@@ -60,7 +61,7 @@ def test_headless_lines_come_every_five_seconds_and_at_the_end(capsys):
     with ProgressLine(headless=True):
         pass
     assert capsys.readouterr().out == ""
-    with FetchLine(headless=True, clock=lambda: now[0]) as fetch:
+    with FetchLine(headless=True) as fetch:
         for done in (0, 500_000, 1_000_000):
             fetch(fetched(done))
             now[0] += 2.5

@@ -12,8 +12,8 @@ import pytest
 
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.ui.batch_swap import run_batch_swap
+from colab_helpers.ui.choice import prepared
 from colab_helpers.ui.host import ColabHost, Host
-from colab_helpers.ui.runs import prepared
 from tests.conftest import PATIENCE, until
 from tests.helpers.processes import hold
 

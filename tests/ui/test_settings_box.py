@@ -39,6 +39,21 @@ def test_another_preset_changes_what_is_said(panel, text_of):
     assert panel.choice.request().settings == load_settings("speed", output_video_quality=20, keep_fps=False)
 
 
+def test_how_many_workers_do_it_and_where_is_folded_and_goes_into_the_request(make_panel, on_demo, text_of):
+    made = make_panel(on_demo.replaced(map_paths=["/a=/b"], priority=2))
+    *inputs, help_of_them = made.settings.several.children
+    fields = {each.description: each for each in inputs}
+    assert (fields["map_paths"].value, fields["priority"].value) == ("/a=/b", 2)
+    assert "HOST:PORT" in text_of(help_of_them)
+    fields["gpus"].value, fields["cluster"].value = "cpu,cpu", " 10.0.0.2:6379"
+    fields["gpus_per_worker"].value, fields["map_paths"].value = 0.5, "/a=/b\n /c=/d\n"
+    asked = made.choice.request()
+    assert (asked.cluster, asked.gpus_per_worker, asked.priority) == ("10.0.0.2:6379", 0.5, 2)
+    assert (asked.map_paths, asked.settings.gpus) == (("/a=/b", "/c=/d"), "cpu,cpu")
+    fields["gpus"].value = "two"
+    assert "gpus = 'two' is not allowed" in text_of(made.settings.complaint)
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [

@@ -1,0 +1,47 @@
+"""Addresses of object storage, such as ``s3://bucket/clips``, and the path that stands for each on this disk.
+
+Only names are dealt with here; ``batch.store`` is what talks to a store.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
+"""Package that talks to the stores of each kind; the extra that brings it is called like the kind."""
+# Path makes one slash of two. A bucket's name is all that may stand first: a key or a password is refused.
+_ADDRESS = re.compile(r"(s3|gs)://?([A-Za-z0-9][A-Za-z0-9._-]+(?:/.*)?)", re.DOTALL)
+_STAND_IN = re.compile(r".*?/colab_helpers-\d+/(s3|gs):/(.+)", re.DOTALL)
+_IN_TEXT = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
+
+
+def root() -> Path:
+    """Return the folder, this user's own, below which these paths lie."""
+    return Path(tempfile.gettempdir()).absolute() / f"colab_helpers-{os.getuid()}"
+
+
+def stand_in(address: str | Path) -> Path | None:
+    """Return the path that stands for an address; None where it is none, or none that may be used."""
+    found = _ADDRESS.fullmatch(str(address))
+    if found is None or {".", ".."} & set(found[2].split("/")):
+        return None
+    return root() / f"{found[1]}:" / found[2]
+
+
+def address_of(path: str | Path) -> str | None:
+    """Return the address that a path stands for; None where it is a path like any other."""
+    found = _STAND_IN.fullmatch(str(path))
+    return f"{found[1]}://{found[2]}" if found else None
+
+
+def in_words(text: str) -> str:
+    """Return a text with addresses in place of the paths that stand for them."""
+    return _IN_TEXT.sub(r"\1://", text)
+
+
+def here(text: str) -> str:
+    """Return a text of another machine with the paths that stand for addresses on this one."""
+    return _IN_TEXT.sub(lambda found: f"{root()}/{found[1]}:/", text)

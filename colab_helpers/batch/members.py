@@ -1,0 +1,83 @@
+"""Who is in a crew, and what of its files is in work: what there is to tell of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from colab_helpers.batch.report import ModelReport
+from colab_helpers.batch.schedule import Call, Prepared
+from colab_helpers.batch.worker_status import READY, WorkerStatus
+from colab_helpers.progress import MAKING, Progress
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a report says of the networks and photos of a worker; where they run, and what encodes there."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    models: tuple[ModelReport, ...] = ()
+    notes: tuple[str, ...] = ()
+    photos: tuple[str, ...] = ()
+    place: str = "CPU"
+    encoder: str = ""
+
+
+@dataclass(eq=False)
+class Member:
+    """A worker: what it sees, when it was last heard, what it is at, and what that waits for.
+
+    ``far`` is a `WorkerProcess`, or what does the same elsewhere. Nobody waits for one that was ``heard`` at
+    no time yet (infinity). The ``name`` is its own as long as it is there.
+    """
+
+    number: int
+    far: Any
+    device: str
+    name: str
+    heard: float = field(default_factory=time.monotonic)
+    loaded: bool = False
+    call: Call | None = None
+    progress: Progress | None = None
+    pause: str | None = None
+    killed_for: str = ""
+
+    def takes(self, call: Call | None) -> None:
+        """Note that it begins with something, or has ended."""
+        self.call, self.progress, self.pause, self.heard = call, None, None, time.monotonic()
+
+    def told(self, file: str) -> WorkerStatus:
+        """Say what it does; its call is about a ``file``."""
+        call, now, status = self.call, self.progress, WorkerStatus(name=self.name, pause=self.pause)
+        if call is not None:
+            status.file, status.stage = file, ""
+            status.segment = call.number if call.kind == "segment" else None
+        elif self.loaded:
+            status.stage = READY
+        if now is not None:
+            status.file, status.stage = now.file, now.stage
+            status.gpu_load, status.gpu_percent = now.gpu_load, now.gpu_percent
+            status.fps = round(now.fps, 2) if now.stage == MAKING and not self.pause else 0.0
+        return status
+
+
+@dataclass(eq=False)
+class OpenFile:
+    """A file in work: since when, what is to be done with it, and the frames of its segments so far."""
+
+    began: float = field(default_factory=time.monotonic)
+    plan: Prepared = field(default_factory=Prepared)
+    frames: dict[int, int] = field(default_factory=dict)
+    made_by: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def together(self, latest: Progress, members: Iterable[Member]) -> Progress:
+        """Return how far all who make its segments have come."""
+        frame, fps = len(self.plan.finished) * self.plan.length + sum(self.frames.values()), 0.0
+        for member in members:
+            if member.call and member.progress and member.progress.file_index == latest.file_index:
+                frame += max(0, member.progress.frame - member.call.number * self.plan.length)
+                fps += member.progress.fps
+        left = max(0, latest.frames - frame) / fps if fps and latest.frames else None
+        return replace(latest, frame=frame, fps=fps, eta=left)

@@ -1,0 +1,347 @@
+"""Object storage: what lies at an address is on this disk only while somebody works with it.
+
+The path that stands for an address (``addresses.stand_in``) is a file of the object's size. Its time of
+change is a number made of the object's version, and as long as it only waits, nobody may read it. So whatever
+looks at names, sizes and times treats it as any file, and what was found out about a version stays known.
+Other paths are left alone by everything here. Of a store that cannot be used everything says OutputError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from glob import has_magic
+from pathlib import Path
+from typing import Any
+
+from colab_helpers.addresses import PACKAGES, address_of, root
+from colab_helpers.batch.drive import CHUNK, make_private
+from colab_helpers.batch.stop import STATUS_NAME
+from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError, require_extra
+from colab_helpers.files import sha256_of, shortened, state_of, unwritable, write_atomically
+from colab_helpers.language import mark, tr
+from colab_helpers.media.inputs import is_image
+from colab_helpers.request import MAP_NAME, PEOPLE_NAME
+
+Beat = Callable[[], None]
+Seen = dict[str, tuple[int, int, str]]
+"""Size, version and SHA-256 of what lies at addresses."""
+
+_BLOCK = 16 << 20
+"""Bytes sent at once; a store takes 10,000 such parts."""
+_PART = 64 << 10
+"""Bytes of a journal that lie in one object: so much at most is sent with each entry."""
+_RECORDS = (MAP_NAME, PEOPLE_NAME, STATUS_NAME)
+"""What is brought before a batch begins, beside its journal."""
+# What names a version, whatever the store.
+_VERSIONS = ("generation", "ETag", "etag")
+_LONGEST_REASON, _LONGEST_KEPT, _TRIES = 200, 7 * 24 * 3600.0, 3
+_NOTHING = mark("there is nothing at this address")
+_NAMES = mark("check the names of bucket and object")
+
+
+def _no_beat() -> None:
+    pass
+
+
+@lru_cache
+def _system(kind: str) -> Any:
+    require_extra(kind, PACKAGES[kind])
+    import fsspec
+
+    return fsspec.filesystem(kind, use_listings_cache=False)
+
+
+def _of(address: str) -> tuple[Any, str]:
+    kind, _, name = address.partition("://")
+    return _system(kind), name
+
+
+@contextmanager
+def _asking(address: str) -> Iterator[None]:
+    """Say of a store's error what it means; that something is there already is raised as it is."""
+    try:
+        yield
+    except (ColabHelpersError, FileExistsError):
+        raise
+    except FileNotFoundError as error:
+        raise OutputError(tr(_NOTHING), where=address, remedy=tr(_NAMES)) from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip()[:_LONGEST_REASON]}"
+        if isinstance(error, PermissionError) or "Credentials" in reason:
+            what = tr("the store refuses access ({reason})", reason=reason)
+            remedy = tr("give this machine credentials as the store's own command line takes them")
+        else:
+            what = tr("the store cannot be used ({reason})", reason=reason)
+            remedy = tr("check network, endpoint and region")
+        raise OutputError(what, where=address, remedy=remedy) from error
+
+
+def _told(system: Any, name: str) -> dict[str, Any] | None:
+    """What a store says of an object or folder; None where there is none."""
+    with suppress(FileNotFoundError):
+        return dict(system.info(name))
+    return None
+
+
+def _state(info: dict[str, Any]) -> tuple[int, int]:
+    """Size of an object, and its version as a time of change, in nanoseconds, that any disk can keep."""
+    told = next((str(info[name]) for name in _VERSIONS if info.get(name)), str(info))
+    return int(info["size"]), int(hashlib.sha256(told.encode()).hexdigest(), 16) % (2**31 * 10**9)
+
+
+@contextmanager
+def _replacing(path: Path, version: int) -> Iterator[Path]:
+    """Give the name under which a file is written that then takes a path's place; others do the same."""
+    partial = path.with_name(shortened(".", path.stem, f".{os.getpid()}.part{path.suffix}"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        yield partial
+        os.utime(partial, ns=(version, version))
+        partial.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _wait(path: Path, state: tuple[int, int]) -> None:
+    """Make a path stand for an object of this size and version that is not here."""
+    with _replacing(path, state[1]) as partial:
+        with partial.open("xb") as file:
+            file.truncate(state[0])
+        partial.chmod(0)
+
+
+def waits(path: Path) -> bool:
+    """Whether a path stands for an object that has yet to be brought."""
+    with suppress(OSError, ValueError):
+        mode = path.lstat().st_mode
+        return stat.S_ISREG(mode) and not stat.S_IMODE(mode) and address_of(path) is not None
+    return False
+
+
+def expected(path: Path) -> bool:
+    """Whether an object has yet to be brought; looked for now, if nobody on this machine has.
+
+    Pictures are brought: what they are is asked of their bytes.
+    """
+    if address_of(path) is not None and not os.path.lexists(path):
+        look(path)
+    if waits(path) and (is_image(path) or path.suffix.lower() == ".gif"):
+        fetch(path)
+    return waits(path)
+
+
+def look(path: Path) -> None:
+    """Have a path stand for what lies at its address now: an object, or a folder of some.
+
+    What was brought and is still that version stays, as does what is on this disk alone.
+    """
+    if (address := address_of(path)) is None:
+        return
+    make_private(root())
+    with _asking(address):
+        system, name = _of(address)
+        found = _told(system, name)
+        is_folder = found is not None and found["type"] == "directory"
+        inside = system.ls(name, detail=True, refresh=True) if is_folder else []
+    if is_folder:
+        path.mkdir(parents=True, exist_ok=True)
+    names = (str(one["name"]).rstrip("/") for one in inside)
+    there = {
+        path / own.rpartition("/")[2]: one for own, one in zip(names, inside, strict=True) if own != name
+    }
+    there |= {path: found} if found and not is_folder else {}
+    for place, one in there.items():
+        if one["type"] == "directory":
+            place.mkdir(exist_ok=True)
+        elif state_of(place) != _state(one) and "\0" not in place.name and place.name not in (".", ".."):
+            _wait(place, _state(one))
+    for place in path.iterdir() if path.is_dir() else [path]:
+        if place not in there and waits(place):
+            place.unlink()
+    with suppress(OSError):
+        path.rmdir()  # of an empty folder nothing is known in a store
+
+
+def fetch(path: Path, beat: Beat = _no_beat) -> None:
+    """Bring what lies at an address, or all directly in a folder there, unless it is here."""
+    if (address := address_of(path)) is None:
+        return
+    for left in reversed(range(_TRIES)):
+        look(path)
+        if not waits(path):
+            break
+        try:
+            state = path.stat()
+            with _replacing(path, state.st_mtime_ns) as partial:
+                with partial.open("xb") as file:
+                    for chunk in _chunks(address):
+                        file.write(chunk)
+                        beat()
+                with _asking(address):
+                    now = _told(*_of(address))
+                if now is None or _state(now) != (partial.stat().st_size, state.st_mtime_ns):
+                    told = tr("it was changed while it was read")
+                    raise OutputError(told, where=address, remedy=tr("run again"))
+        except OutputError:  # of a status that is written anew each time, it is usual
+            if not left:
+                raise
+    for file_there in path.iterdir() if path.is_dir() else ():
+        if waits(file_there):
+            fetch(file_there, beat)
+
+
+def _chunks(address: str) -> Iterator[bytes]:
+    with _asking(address):
+        system, name = _of(address)
+        with system.open(name, "rb", block_size=_BLOCK) as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+
+def release(path: Path) -> None:
+    """Give back the room of what was brought; it can be brought again."""
+    if address_of(path) and path.is_file() and not waits(path) and (state := state_of(path)):
+        _wait(path, state)
+
+
+def send(path: Path, beat: Beat = _no_beat, *, new: bool = False) -> str:
+    """Send a file to the address it stands for, all of it or nothing; return its SHA-256.
+
+    FileExistsError where it is to be ``new``, and something is there.
+    """
+    address, digest = address_of(path) or "", hashlib.sha256()
+    with _asking(address), path.open("rb") as reading:
+        system, name = _of(address)
+        if new and _told(system, name):
+            raise FileExistsError(address)
+        # Nothing has the name until `commit`, whatever happens before.
+        file = system.open(name, "xb" if new else "wb", autocommit=False, block_size=_BLOCK)
+        try:
+            while chunk := reading.read(CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+                beat()
+            file.close()
+            file.commit()
+        except BaseException:
+            with suppress(Exception):
+                file.discard()
+                file.closed = True  # or it is sent after all once nobody holds it
+            raise
+    return digest.hexdigest()
+
+
+def deliver(path: Path, beat: Beat = _no_beat, *, new: bool) -> str:
+    """Send a file, read it back, and let the path wait for what is there now; return its SHA-256.
+
+    ``new``: whether nothing was there when the work began; UsageError where something has come since.
+    """
+    address, back, foreign = address_of(path) or "", hashlib.sha256(), False
+    try:
+        digest = send(path, beat, new=new)
+    except FileExistsError:  # or our own, whose arrival was not heard of
+        digest, foreign = sha256_of(path, on_chunk=beat), True
+    for chunk in _chunks(address):
+        back.update(chunk)
+        beat()
+    if back.hexdigest() != digest:
+        if foreign:
+            what = tr("something of this name has come there while the result was made")
+            raise UsageError(what, where=address, remedy=tr("choose another output folder, or set overwrite"))
+        remove(path)
+        what = tr("the copy is not what was written")
+        raise OutputError(what, where=address, remedy=tr("check the disk or the mount"))
+    look(path)
+    return digest
+
+
+def send_all(paths: Iterable[Path]) -> None:
+    """Send files, and the files of folders, that are here and belong to addresses."""
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if address_of(file) and file.is_file() and not waits(file) and file.name[0] != ".":
+                send(file)
+
+
+def remove(path: Path) -> None:
+    """Remove what lies at an address, and all below it."""
+    if (address := address_of(path)) is not None:
+        with _asking(address), suppress(FileNotFoundError):
+            system, name = _of(address)
+            system.rm(name, recursive=True)
+
+
+def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -> None:
+    """Look at what a batch names in stores: its targets, its photos, which are brought, and its records.
+
+    ``folder`` is that of the results; ``targets`` are files, folders and patterns, ``photos`` files and
+    folders.
+
+    Raises:
+        MissingFileError: A target or photo is not there.
+        OutputError: A store cannot be used, or has no such bucket.
+        UsageError: What talks to it is not installed.
+    """
+    places = {Path(target).parent if has_magic(target) else Path(target) for target in targets}
+    for path in (*sorted(places), *photos):
+        (look if path in places else fetch)(path)
+        if (address := address_of(path)) is not None and not os.path.lexists(path):
+            raise MissingFileError(tr(_NOTHING), where=address, remedy=tr(_NAMES))
+    if folder is not None and (address := address_of(folder)) is not None:
+        with _asking(address):
+            system, name = _of(address)
+            if not system.exists(name.partition("/")[0]):
+                raise FileNotFoundError
+        for record in _RECORDS:
+            fetch(folder / record)
+        _sweep()
+
+
+def _sweep() -> None:
+    """Remove what nobody has touched for a week of what belongs to addresses: it is there."""
+    for path in (path for kind in PACKAGES for path in (root() / f"{kind}:").rglob("*")):
+        with suppress(OSError):
+            if path.is_file() and time.time() - path.stat().st_ctime > _LONGEST_KEPT:
+                path.unlink()
+
+
+def send_journal(path: Path, start: int) -> None:
+    """Send what a journal has from a byte on."""
+    if (address := address_of(path)) is None:
+        return
+    with _asking(address), path.open("rb") as file:
+        system, name = _of(address)
+        file.seek(start - start % _PART)
+        for number, part in enumerate(iter(lambda: file.read(_PART), b""), start // _PART):
+            system.pipe_file(f"{name}.parts/{number:06d}", part)
+
+
+def fetch_journal(path: Path, *, settle: bool = False) -> None:
+    """Bring what others have noted in a journal; whoever is about to write it has to ``settle`` what counts.
+
+    What the store has counts, and what a run noted here that died before it could send it.
+    """
+    if (address := address_of(path)) is None:
+        return
+    known, parts = path.read_bytes() if path.is_file() else b"", list[str]()
+    first = 0 if settle else len(known) // _PART
+    with _asking(address):
+        system, name = _of(address)
+        with suppress(FileNotFoundError):
+            parts = sorted(system.ls(f"{name}.parts", detail=False, refresh=True))[first:]
+        told = b"".join(system.cat_file(part) for part in parts)
+    own = known[first * _PART :]
+    if len(told) > len(own) or (settle and not own.startswith(told)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, known[: first * _PART] + told)
+    elif settle and len(own) > len(told):
+        send_journal(path, len(told))

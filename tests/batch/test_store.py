@@ -1,0 +1,340 @@
+"""Batches in object storage: the results of a local run, through a real server on the loopback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colab_helpers.addresses import address_of, here, in_words, stand_in
+from colab_helpers.batch import store
+from colab_helpers.batch.journal import Journal, Started, read_journal
+from colab_helpers.batch.report import KEPT, BatchReport
+from colab_helpers.batch.stop import ask_to_stop
+from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.request import BatchRequest
+from tests.conftest import until
+from tests.helpers import processes as helpers
+from tests.helpers.processes import Content, made_once, repeated, run_here, stop_at
+from tests.media.make import Sound, Spec
+
+SPECS = {
+    "a.mp4": Spec(size=(160, 90), rate=Fraction(10), frames=44, sounds=(Sound(),)),
+    "b.mkv": Spec(size=(160, 90), rate=Fraction(10), frames=5),
+}
+pytestmark = pytest.mark.xdist_group("store")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """A store on the loopback, as its own client sees it."""
+    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "unspoken")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield boto3.client("s3")
+    running.stop()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Makes the disk of this machine that of another; returns where it is."""
+
+    def change(name: str = "one") -> Path:
+        (tmp_path / name).mkdir(exist_ok=True)
+        monkeypatch.setenv("TMPDIR", str(tmp_path / name))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        return tmp_path / name
+
+    change()
+    return change
+
+
+@pytest.fixture
+def bucket(server: Any, disk: Callable[[str], Path], shared_dir: Path) -> Iterator[Any]:
+    """A bucket with two clips."""
+    store._system.cache_clear()
+    server.create_bucket(Bucket="films")
+    for path in made_once(shared_dir / "stored", SPECS).iterdir():
+        server.upload_file(str(path), "films", f"clips/{path.name}")
+    yield server
+    for name in names(server):
+        server.delete_object(Bucket="films", Key=name)
+    server.delete_bucket(Bucket="films")
+
+
+def names(server: Any, prefix: str = "") -> list[str]:
+    return [each["Key"] for each in server.list_objects_v2(Bucket="films", Prefix=prefix).get("Contents", [])]
+
+
+def content(server: Any, name: str) -> bytes:
+    return bytes(server.get_object(Bucket="films", Key=name)["Body"].read())
+
+
+def fetched(server: Any, place: Path) -> Path:
+    """The results, as anybody else would download them."""
+    place.mkdir()
+    for name in names(server, "out/"):
+        if name.count("/") == 1:
+            (place / name.rpartition("/")[2]).write_bytes(content(server, name))
+    (place / "journal.jsonl").write_bytes(content(server, "out/journal.jsonl.parts/000000"))
+    return place
+
+
+def films(folder: Path) -> dict[str, Content]:
+    return {path.name: helpers.content(path) for path in folder.iterdir() if path.name in SPECS}
+
+
+def brought(disk: Path) -> set[str | None]:
+    """Addresses of what of the films lies on a disk in full."""
+    return {address_of(path) for path in disk.rglob("*.m[pk][4v]") if path.stat().st_mode & 0o777}
+
+
+@pytest.fixture
+def batch(bucket: Any, photo: Path, constant_models: Path) -> Callable[..., BatchReport]:
+    def run(targets: Any = "s3://films/clips", out: Any = "s3://films/out", **given: Any) -> BatchReport:
+        return run_here(photo, targets, out, constant_models, **given)
+
+    return run
+
+
+@pytest.fixture
+def local(batch: Callable[..., BatchReport], shared_dir: Path) -> dict[str, Content]:
+    """What a run on local disks makes."""
+    out = shared_dir / "stored_out"
+    if not out.exists():
+        assert batch(shared_dir / "stored", out).ok
+    return films(out)
+
+
+def test_results_are_those_of_a_local_run_and_the_films_do_not_stay(batch, bucket, local, tmp_path) -> None:
+    report = batch()
+    assert report.ok, report.files
+    results = fetched(bucket, tmp_path / "down")
+    assert films(results) == local
+    assert (brought(tmp_path / "one"), names(bucket, "out/.work")) == (set(), [])
+    told = json.loads((results / "report.json").read_text())
+    assert [file["output"] for file in told["files"]] == ["s3://films/out/a.mp4", "s3://films/out/b.mkv"]
+    assert [file["target"] for file in told["files"]] == ["s3://films/clips/a.mp4", "s3://films/clips/b.mkv"]
+    secrets = (b"unspoken", b"somebody", os.environ["AWS_ENDPOINT_URL"].encode())
+    assert not [name for name in names(bucket) if any(each in content(bucket, name) for each in secrets)]
+
+
+def test_another_machine_goes_on_where_one_was_lost_and_reads_nothing_twice(
+    batch, bucket, disk, local, tmp_path, monkeypatch
+) -> None:
+    assert batch(on_progress=stop_at(15)).stopped
+    assert 0 < (kept := len(names(bucket, "out/.work/"))) < 5
+    disk("two")
+    report = batch()
+    assert (report.ok, report.files[0].segments_kept) == (True, kept), report.files
+    results = fetched(bucket, tmp_path / "down")
+    assert (films(results), repeated(results)) == (local, {})
+    disk("three")
+    read, chunks = [], store._chunks
+    monkeypatch.setattr(store, "_chunks", lambda address: (read.append(address), chunks(address))[1])
+    assert [file.fallbacks for file in batch().files] == [[KEPT], [KEPT]]
+    assert not [address for address in read if address.endswith(("4", "v"))]
+    for name in local:
+        assert content(bucket, f"out/{name}") == (results / name).read_bytes(), "it was made again"
+
+
+def test_what_is_the_users_is_not_overwritten_whenever_it_came(batch, bucket, monkeypatch) -> None:
+    bucket.put_object(Bucket="films", Key="out/a.mp4", Body=b"mine")
+    send = store.send
+
+    def late(path: Path, *given: Any, **more: Any) -> str:
+        if path.name == "b.mkv":
+            bucket.put_object(Bucket="films", Key="out/b.mkv", Body=b"mine, too")
+        return send(path, *given, **more)
+
+    monkeypatch.setattr(store, "send", late)
+    first, second = batch().files
+    assert "no earlier run into this folder made it" in (first.error or "")
+    assert "has come there while the result was made" in (second.error or "")
+    assert (content(bucket, "out/a.mp4"), content(bucket, "out/b.mkv")) == (b"mine", b"mine, too")
+    monkeypatch.undo()
+
+
+def test_a_network_that_goes_and_comes_back_costs_nothing(
+    batch, bucket, local, tmp_path, monkeypatch
+) -> None:
+    known, left = store._of, [9]
+
+    def gone(address: str) -> Any:
+        if names(bucket, "out/.work/") and left[0]:  # some of it is done
+            left[0] -= 1
+            raise ConnectionError("no route")
+        return known(address)
+
+    monkeypatch.setattr(store, "_of", gone)
+    monkeypatch.setattr("colab_helpers.batch.drive._LOOK_EVERY", 0.01)
+    report = batch(targets="s3://films/clips/a.mp4")
+    assert (report.ok, left) == (True, [0]), report.files
+    results = fetched(bucket, tmp_path / "down")
+    assert (films(results)["a.mp4"], repeated(results)) == (local["a.mp4"], {})
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from colab_helpers.batch import store
+store._BLOCK, sent = 5 << 20, []
+def beat():
+    sent.append(1)
+    if len(sent) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+store.send(Path(sys.argv[1]), beat)
+"""
+
+
+def test_killed_while_it_sends_it_leaves_nothing_under_the_name(bucket) -> None:
+    result = stand_in("s3://films/out/a.mp4")
+    result.parent.mkdir(parents=True)
+    result.write_bytes(os.urandom(18 << 20))
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(result)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert bucket.list_multipart_uploads(Bucket="films")["Uploads"], "it was amid it"
+    assert names(bucket, "out/") == []
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.deliver(result, stopped, new=True)
+    assert names(bucket, "out/") == []
+    store.deliver(result, new=True)
+    assert (names(bucket, "out/"), store.waits(result)) == (["out/a.mp4"], True)
+
+
+def test_what_is_sent_wrong_is_not_kept(bucket, monkeypatch) -> None:
+    result = stand_in("s3://films/out/a.mp4")
+    result.parent.mkdir(parents=True)
+    result.write_bytes(b"right")
+    monkeypatch.setattr(store, "_chunks", lambda _address: iter([b"wrong"]))
+    with pytest.raises(OutputError, match="not what was written"):
+        store.deliver(result, new=True)
+    assert names(bucket, "out/") == []
+
+
+def entry(number: int) -> Started:
+    return Started(key=f"{number}" * 300, time=0.0, run="r", target="t", pid=number)
+
+
+def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, disk, monkeypatch) -> None:
+    monkeypatch.setattr(store, "_PART", 1000)  # an entry and a half
+    path = stand_in("s3://films/out/journal.jsonl")
+    with Journal(path) as journal:
+        for number in range(4):
+            journal.append(entry(number))
+    first = disk("two")
+    path = stand_in("s3://films/out/journal.jsonl")
+    assert read_journal(path).entries == [entry(number) for number in range(4)]
+    with Journal(path) as journal, monkeypatch.context() as cut:
+        cut.setattr(store, "_of", lambda _address: 1 / 0)
+        with pytest.raises(OutputError):
+            journal.append(entry(4))
+    assert read_journal(path).entries[4:] == [], "what is not in the store does not count"
+    unsent = path.read_bytes() + b"noted here, and killed before it could be sent"
+    path.write_bytes(unsent)
+    store.fetch_journal(path, settle=True)
+    assert b"".join(content(bucket, name) for name in names(bucket, "out/")) == path.read_bytes() == unsent
+    path.write_bytes(unsent[:900] + b"#" * 9000)  # another machine has gone on since
+    store.fetch_journal(path, settle=True)
+    assert path.read_bytes() == unsent
+    assert first != path.parents[3]
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"targets": "s3://films/none"}, "s3://films/none: there is nothing at this address"),
+        ({"targets": "s3://films/clips/*.mov"}, "no file's name fits it as a pattern"),
+        ({"out": "s3://nobody/out"}, "s3://nobody/out: there is nothing at this address"),
+        ({"out": "s3://films/out", "work_dir": "/tmp"}, "work_dir has no say"),
+        ({"targets": "s3://films/clips", "out": "s3://films/clips"}, "overwrite its own target"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_the_door(batch, bucket, named, told) -> None:
+    before = names(bucket)
+    with pytest.raises((UsageError, MissingFileError, OutputError), match=told.replace("*", r"\*")):
+        batch(**named)
+    assert names(bucket) == before
+
+
+def test_without_credentials_the_store_is_said_to_refuse(batch, monkeypatch, tmp_path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setitem(os.environ, "AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setitem(os.environ, "AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    store._system.cache_clear()
+    with pytest.raises(OutputError, match=r"refuses access.*Credentials"):
+        batch()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_whoever_lacks_the_package_is_told_the_command(disk, monkeypatch) -> None:
+    store._system.cache_clear()
+    monkeypatch.setattr("colab_helpers.errors.find_spec", lambda _name: None)
+    with pytest.raises(UsageError, match=r"s3fs.*bash setup.sh install s3"):
+        store.look(stand_in("s3://films/clips"))
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://key:hush@films/a.mp4", "s3://films/../../etc/passwd", "s3:///a.mp4"]
+)
+def test_an_address_with_a_secret_or_a_way_out_is_refused_and_not_repeated(address) -> None:
+    with pytest.raises(UsageError) as refused:
+        BatchRequest(sources="me.jpg", targets=address, output_dir="out").check()
+    assert "hush" not in str(refused.value)
+    assert stand_in(address) is None
+
+
+def test_a_path_stands_for_an_address_on_every_machine(disk) -> None:
+    path = stand_in("s3://films/my clips/a.mp4")
+    assert stand_in(Path("s3://films/my clips/a.mp4")) == path
+    assert (address_of(path), address_of("/mnt/s3:/a")) == ("s3://films/my clips/a.mp4", None)
+    text = json.dumps({"target": str(path), "other": "/mnt/a.mp4"})
+    assert json.loads(in_words(text)) == {"target": "s3://films/my clips/a.mp4", "other": "/mnt/a.mp4"}
+    disk("two")
+    assert json.loads(here(text))["target"] == str(stand_in("s3://films/my clips/a.mp4")) != str(path)
+
+
+def test_somebody_elsewhere_asks_it_to_stop(batch, bucket, disk, monkeypatch) -> None:
+    monkeypatch.setattr("colab_helpers.batch.status._FAR_INTERVAL", 0.05)
+    monkeypatch.setattr("colab_helpers.pipeline.report_progress.PROGRESS_INTERVAL", 0.0)
+    asked, here_ = list[bool](), disk("one")
+
+    def elsewhere(_progress: Any) -> None:
+        if not asked:
+            until(lambda: "out/status.json" in names(bucket))
+            disk("two")
+            asked.append(ask_to_stop(stand_in("s3://films/out")))
+            disk("one")
+            until(lambda: [*here_.rglob("STOP")])
+
+    assert batch(on_progress=elsewhere).stopped
+    assert asked == [True]
+    assert "out/STOP" not in names(bucket)

@@ -1,0 +1,135 @@
+"""A real cluster on this machine's loopback, with a home of its own, and workers that take no time."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import PATIENCE, until
+from tests.helpers.processes import at_start
+
+NODE = "127.0.0.{}"
+"""Address of a node by its number; that of the first is 2."""
+FAKE = """
+import os
+if "colab_helpers.batch.member" in sys.orig_argv and os.path.exists(os.environ["FAKE"]):
+    from pathlib import Path
+    from colab_helpers.batch.hands import Hands
+    from colab_helpers.batch.members import Loaded
+    from colab_helpers.batch.schedule import Prepared
+    from colab_helpers.batch.journal import FileDone, SegmentDone
+    from colab_helpers.batch.report import FileReport
+    from colab_helpers.faces.quality import Measured
+    from colab_helpers.media.segments import Segment
+    from colab_helpers.pipeline import FinishedSegment
+    class Fake:
+        loaded = Loaded()
+        def __init__(self, around, journal):
+            self.around, self.journal = around, journal
+        def prepare(self, index, *, deaths):
+            return Prepared(3, 10, "libx264")
+        def segment(self, index, number, **given):
+            segment = Segment(Path(f"{number:06d}.nut"), number, 10 * number, 10, 0, 9, 10, 1, "0" * 64)
+            part = FinishedSegment(segment, 10, Measured(), "libx264", "cpu", "0" * 64)
+            self.journal.append(SegmentDone(key=str(index), part=part))
+        def whole(self, index, *, encoder="", deaths):
+            for number in () if encoder else range(3):
+                self.segment(index, number)
+            target = str(self.around.job.tasks[index].target)
+            report = FileReport(target=target, status="done", output=target, segments=3)
+            self.journal.append(FileDone(key=str(index), sha256="0" * 64, report=report))
+            return report
+    Hands.open = classmethod(lambda cls, around, own, journal, announce=print: Fake(around, journal))
+"""
+"""Workers whose work takes no time, as long as a file is there."""
+
+
+def cluster(*words: str, code: int = 0) -> str:
+    """What ``colab_helpers cluster`` says; it ends with that exit code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "colab_helpers", "cluster", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+@contextmanager
+def first_node(code: str = "") -> Iterator[Path]:
+    """The first node of a cluster whose processes run some code as they begin; the folder it lives in.
+
+    The name is short, as those of sockets have to be.
+    """
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLAB_HELPERS_HOME", f"{name}/home")
+        patch.setenv("TMPDIR", name)
+        patch.setenv("FAKE", f"{name}/fake")
+        at_start(patch, Path(name), code + FAKE)
+        with socket.create_server((NODE.format(2), 0)) as free:
+            port = free.getsockname()[1]
+        try:
+            cluster("start", "--host", NODE.format(2), "--port", str(port))
+            yield Path(name)
+        finally:
+            cluster("stop")
+            until(lambda: not processes(Path(name), "raylet"))
+
+
+def join(number: int) -> None:
+    """Have a node of a number join it."""
+    cluster("join", address(), "--host", NODE.format(number))
+
+
+def address() -> str:
+    """Where this machine's cluster is reached."""
+    found = json.loads(Path(os.environ["COLAB_HELPERS_HOME"], "cluster.json").read_text())
+    return str(found["address"])
+
+
+def processes(place: Path, *words: str) -> list[psutil.Process]:
+    """Those of this cluster, and no other's, in whose command line all of these stand."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if all(word in line for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            with suppress(psutil.Error):
+                lines = [line, *(" ".join(parent.cmdline()) for parent in process.parents())]
+                found += [process] if any(str(place) in each for each in lines) else []
+    return found
+
+
+@contextmanager
+def watched_memory(place: Path) -> Iterator[list[int]]:
+    """Resident bytes of the coordinator, again and again."""
+    sizes, over = [0], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.2):
+            for coordinator in processes(place, "ray::Coordinator"):
+                with suppress(psutil.Error):
+                    sizes.append(coordinator.memory_info().rss)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    yield sizes
+    over.set()
+    thread.join()
+
+
+def thousand(place: Path) -> Path:
+    """A folder of as many targets, none of which is ever read."""
+    (targets := place / "thousand").mkdir()
+    for number in range(1000):
+        (targets / f"{number:04d}.mp4").write_bytes(b"never read" + b"." * number)
+    return targets
