@@ -152,11 +152,10 @@ class Treatments:
             raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
         if people > there:
             told = mark("{people} are to have a portrait of their own, and the library has {there} for them")
-            command = (
-                f'python -m colab_helpers portraits crowd "an adult" --count {people - there} --library '
-            )
-            command += shlex.quote(str(self.library or "FOLDER"))
-            what, remedy = tr(told, people=people, there=there), tr("run '{command}'", command=command)
+            place = shlex.quote(str(self.library or "FOLDER"))
+            verb = f'portraits crowd "an adult" --count {people - there} --library {place}'
+            remedy = tr("run '{command}'", command=f"python -m colab_helpers {verb}")
+            what = tr(told, people=people, there=there)
             raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
 
     def _treatment(self, name: str, source: tuple[str, ...], settings: Mapping[str, Any]) -> Treatment | None:
