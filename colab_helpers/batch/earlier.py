@@ -25,7 +25,7 @@ from colab_helpers.files import numbered, parsed, state_of, unwritable
 from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.segments import SUFFIX, check_segment
-from colab_helpers.models.records import read_record
+from colab_helpers.models.inventory import read_record
 from colab_helpers.pipeline import FinishedSegment, frames_folder
 from colab_helpers.settings import Settings
 from colab_helpers.trust.manifests import sidecar

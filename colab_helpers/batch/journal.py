@@ -245,6 +245,10 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close it; where nothing was noted, as of a batch that is refused, nothing is left behind."""
+        with suppress(OSError):
+            if not self._file.seek(0, os.SEEK_END):
+                self._path.unlink()
         self._file.close()
 
 

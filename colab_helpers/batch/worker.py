@@ -205,8 +205,7 @@ class _Run(Surroundings):
                 devices = devices_of(request.settings) if request.people != "only" else []
                 if devices:
                     announce = partial(self._announce, workers=len(devices))
-                    first_alone = request.mapped or request.people != "auto"
-                    return Crew(self, order, estimate, journal, devices, announce, first_alone).run()
+                    return Crew(self, order, estimate, journal, devices, announce).run()
                 hands = Hands.open(self, self.own, journal, self._announce)
             except KeyboardInterrupt:
                 return Idle(self, (), Estimate((), (), self.status), "").run()

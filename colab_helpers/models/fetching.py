@@ -26,8 +26,18 @@ from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.models.catalog import ModelEntry
 from colab_helpers.models.download import FetchOptions, MirrorError, download
-from colab_helpers.models.inventory import ModelFile, accepted_at, examine, look_at
-from colab_helpers.models.records import Record, now, part_path, put_in_place, recorded_hash, write_record
+from colab_helpers.models.inventory import (
+    ModelFile,
+    Record,
+    accepted_at,
+    examine,
+    look_at,
+    now,
+    part_path,
+    put_in_place,
+    recorded_hash,
+    write_record,
+)
 
 DISK_RESERVE = 2 * GIB
 """Disk left free beside the models."""

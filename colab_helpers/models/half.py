@@ -27,9 +27,9 @@ from colab_helpers.models.catalog import broken_model, missing_model
 from colab_helpers.models.contracts import fit_of
 from colab_helpers.models.emap import load_model
 from colab_helpers.models.gfpgan_export import export_gfpgan
+from colab_helpers.models.inventory import part_path, record_path, recorded_hash, size_of, write_json
 from colab_helpers.models.parity import NEARLY_SAME, Verdict, compare, sample_inputs, value_range
 from colab_helpers.models.pool import first_line, is_out_of_memory
-from colab_helpers.models.records import part_path, record_path, recorded_hash, size_of, write_json
 from colab_helpers.models.session import Network, Provider, Runtime, is_standin
 from colab_helpers.settings import FrameProcessor, Settings
 

@@ -184,16 +184,18 @@ def _passed_over(
 
     Encoding what is thrown away if nobody comes would cost several times what reading it again does.
     """
+    writes = False
     with closing(frames):
         for one in frames:
-            if one.chosen and not one.index:
+            writes = writes or (bool(one.chosen) and not one.index)
+            if writes:
                 yield one
-                yield from frames
-            if one.chosen:
+            elif one.chosen:
                 return
-            work.video.progress.finding(one.index + 1)
-            if one.index % work.video.length == 0:
-                work.faces.index.flush()
+            else:
+                work.video.progress.finding(one.index + 1)
+                if one.index % work.video.length == 0:
+                    work.faces.index.flush()
 
 
 def _written(

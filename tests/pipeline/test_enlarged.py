@@ -201,7 +201,7 @@ def test_pictures_stay_transparent_and_get_a_label_of_their_size(tmp_path: Path,
     assert (made[..., 3] == 255)[:60, :200].sum() > 2000, "the label's box is opaque"
     assert engine.frame_enhancer is not None
     plain = enlarging(larger, frame_processors="face_swapper")
-    small, _ = process_image(plain, SOURCE, rgba[..., 2::-1], rgba[..., 3].copy())
+    small = process_image(plain, SOURCE, rgba[..., 2::-1], rgba[..., 3].copy())[0]
     assert np.array_equal(made[200:, :, 2::-1], engine.frame_enhancer.enlarge(small)[200:])
 
 
