@@ -41,12 +41,7 @@ _RECORDS = (MAP_NAME, PEOPLE_NAME, STATUS_NAME)
 # What names a version, whatever the store.
 _VERSIONS = ("generation", "ETag", "etag")
 _LONGEST_REASON, _LONGEST_KEPT, _TRIES = 200, 7 * 24 * 3600.0, 3
-_NOTHING = mark("there is nothing at this address")
-_NAMES = mark("check the names of bucket and object")
-
-
-def _no_beat() -> None:
-    pass
+_NOTHING, _NAMES = mark("there is nothing at this address"), mark("check the names of bucket and object")
 
 
 @lru_cache
@@ -139,6 +134,14 @@ def expected(path: Path) -> bool:
     return waits(path)
 
 
+def is_there(path: Path) -> bool:
+    """Whether something lies at the address that a path stands for, if it does."""
+    if (address := address_of(path)) is None:
+        return False
+    with _asking(address):
+        return _told(*_of(address)) is not None
+
+
 def look(path: Path) -> None:
     """Have a path stand for what lies at its address now: an object, or a folder of some.
 
@@ -171,7 +174,7 @@ def look(path: Path) -> None:
         path.rmdir()  # of an empty folder nothing is known in a store
 
 
-def fetch(path: Path, beat: Beat = _no_beat) -> None:
+def fetch(path: Path, beat: Beat = lambda: None) -> None:
     """Bring what lies at an address, or all directly in a folder there, unless it is here."""
     if (address := address_of(path)) is None:
         return
@@ -213,7 +216,7 @@ def release(path: Path) -> None:
         _wait(path, state)
 
 
-def send(path: Path, beat: Beat = _no_beat, *, new: bool = False) -> str:
+def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
     """Send a file to the address it stands for, all of it or nothing; return its SHA-256.
 
     FileExistsError where it is to be ``new``, and something is there.
@@ -240,7 +243,7 @@ def send(path: Path, beat: Beat = _no_beat, *, new: bool = False) -> str:
     return digest.hexdigest()
 
 
-def deliver(path: Path, beat: Beat = _no_beat, *, new: bool) -> str:
+def deliver(path: Path, beat: Beat = lambda: None, *, new: bool) -> str:
     """Send a file, read it back, and let the path wait for what is there now; return its SHA-256.
 
     ``new``: whether nothing was there when the work began; UsageError where something has come since.

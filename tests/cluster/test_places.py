@@ -2,55 +2,53 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.batch.test_store import SPECS, content, names, server  # noqa: F401
-from tests.cluster.test_cluster import HEAD, NODE, SLOW, cluster, processes, pytestmark  # noqa: F401
-from tests.conftest import CONSENT, until
-from tests.helpers.processes import Shell, at_start, contents, draw_photo, ended, made_once, run_here
+from tests.batch.test_store import SPECS, brought, fetched, films, names, server  # noqa: F401
+from tests.conftest import CONSENT
+from tests.helpers.cluster import NODE, first_node, join
+from tests.helpers.processes import Shell, draw_photo, ended, entries, made_once, repeated, run_here
 
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+    pytest.mark.xdist_group("cluster"),
+]
 OWN_DISK = f"""
-if "--node-ip-address={NODE}" in sys.orig_argv:
-    import os
-    os.environ["TMPDIR"] = os.environ["TMPDIR"] + "/other"
+import os
+if "--node-ip-address={NODE.format(3)}" in sys.orig_argv:
+    os.environ["TMPDIR"] = os.path.dirname(os.environ["FAKE"]) + "/other"
+    os.makedirs(os.environ["TMPDIR"], exist_ok=True)
 """
 
 
-@pytest.fixture(scope="module")
-def place(server) -> Iterator[Path]:  # noqa: F811
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as name, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLAB_HELPERS_HOME", f"{name}/home")
-        patch.setenv("TMPDIR", name)
-        (Path(name) / "other").mkdir()
-        (Path(name) / "shell").mkdir()
-        at_start(patch, Path(name), OWN_DISK + SLOW)
-        with socket.create_server((HEAD, 0)) as free:
-            port = free.getsockname()[1]
-        try:
-            cluster("start", "--host", HEAD, "--port", str(port))
-            cluster("join", f"{HEAD}:{port}", "--host", NODE)
-            yield Path(name)
-        finally:
-            cluster("stop")
-            until(lambda: not processes(Path(name), "raylet"))
-
-
-def test_machines_that_share_no_disk_do_a_batch_together(place, server, shared_dir, constant_models, tmp_path):  # noqa: F811
+def test_machines_that_share_no_disk_do_a_batch_together(
+    server: Any,  # noqa: F811
+    shared_dir: Path,
+    constant_models: Path,
+    tmp_path: Path,
+) -> None:
+    local, photo = made_once(shared_dir / "stored", SPECS), draw_photo(tmp_path)
     server.create_bucket(Bucket="films")
-    local = made_once(shared_dir / "stored", SPECS)
-    for path in local.iterdir():
-        server.upload_file(str(path), "films", f"clips/{path.name}")
-    server.upload_file(str(draw_photo(tmp_path)), "films", "me.png")
-    shell = Shell("s3://films/clips", "s3://films/me.png", constant_models, CONSENT, "s3://films/out", "--cluster", "auto")
-    print(ended(shell.start(env={**os.environ, "TMPDIR": f"{place}/shell"})))
-    print(names(server))
-    for each in place.rglob("*"):
-        if each.is_file() and "s3:" in str(each): print(each, oct(each.stat().st_mode), each.stat().st_size)
-    print(content(server, "out/report.json").decode()[-3000:])
-    assert 0
+    for path in (*local.iterdir(), photo):
+        server.upload_file(str(path), "films", f"clips/{path.name}" if path.name in SPECS else "me.png")
+    with first_node(OWN_DISK) as place:
+        join(3)
+        shell = Shell(
+            "s3://films/clips", "s3://films/me.png", constant_models, CONSENT, "s3://films/out",
+            "--cluster", "auto",
+        )  # fmt: skip
+        (place / "shell").mkdir()
+        ended(shell.start(env={**os.environ, "TMPDIR": str(place / "shell")}))
+        assert [*(place / "other").rglob("journal.jsonl")], "the other machine has taken part"
+        assert brought(place / "shell") == set()
+    results = fetched(server, tmp_path / "down")
+    assert run_here(photo, local, tmp_path / "alone", constant_models).ok
+    assert films(results) == films(tmp_path / "alone")
+    assert repeated(results) == {}
+    assert len({entry["pid"] for entry in entries(results, "started")}) == 2
+    assert names(server, "out/.work") == []
