@@ -24,9 +24,9 @@ _IN_TEXT = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
 
 def root() -> Path:
     """Return the folder, this user's own, below which these paths lie."""
-    from tempfile import gettempdir  # slow, and hardly ever needed
+    import tempfile  # slow, and seldom needed here
 
-    return Path(gettempdir()).absolute() / f"colab_helpers-{os.getuid()}"
+    return Path(tempfile.gettempdir()).absolute() / f"colab_helpers-{os.getuid()}"
 
 
 def stand_in(address: str | Path) -> Path | None:
