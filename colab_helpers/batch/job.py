@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from pydantic import BaseModel, Field
 
+from colab_helpers.addresses import refuse_address
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import REPORT_NAME, write_text
 from colab_helpers.files import absolute, load, sha256_of, to_json
 from colab_helpers.language import language, tr
-from colab_helpers.request import BatchRequest, in_library, refuse_address
+from colab_helpers.request import BatchRequest, in_library
 from colab_helpers.settings import DEFAULT_PRESET
 from colab_helpers.trust.consent import DEMO_CONSENT, require_consent
 from colab_helpers.trust.records import Consent
