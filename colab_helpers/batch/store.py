@@ -20,33 +20,23 @@ from pathlib import Path
 from typing import Any
 
 from colab_helpers.addresses import PACKAGES, address_of, root
-from colab_helpers.batch.drive import CHUNK, make_private
-from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError, require_extra
 from colab_helpers.files import sha256_of, shortened, state_of, unwritable, write_atomically
 from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image
-from colab_helpers.request import MAP_NAME, PEOPLE_NAME
 
 Beat = Callable[[], None]
 Seen = dict[str, tuple[int, int, str]]
 """Size, version and SHA-256 of what lies at addresses."""
 
-_BLOCK = 16 << 20
-"""Bytes sent at once; a store takes 10,000 such parts."""
+_CHUNK, _BLOCK = 4 << 20, 16 << 20
+"""Bytes read, and sent, at once; a store takes 10,000 such parts."""
 _PART = 64 << 10
 """Bytes of a journal that lie in one object: so much at most is sent with each entry."""
-_RECORDS = (MAP_NAME, PEOPLE_NAME, STATUS_NAME)
-"""What is brought before a batch begins, beside its journal."""
 # What names a version, whatever the store.
 _VERSIONS = ("generation", "ETag", "etag")
 _LONGEST_REASON, _LONGEST_KEPT, _TRIES = 200, 7 * 24 * 3600.0, 3
-_NOTHING = mark("there is nothing at this address")
-_NAMES = mark("check the names of bucket and object")
-
-
-def _no_beat() -> None:
-    pass
+_NOTHING, _NAMES = mark("there is nothing at this address"), mark("check the names of bucket and object")
 
 
 @lru_cache
@@ -139,6 +129,14 @@ def expected(path: Path) -> bool:
     return waits(path)
 
 
+def is_there(path: Path) -> bool:
+    """Whether something lies at the address that a path stands for, if it does."""
+    if (address := address_of(path)) is None:
+        return False
+    with _asking(address):
+        return _told(*_of(address)) is not None
+
+
 def look(path: Path) -> None:
     """Have a path stand for what lies at its address now: an object, or a folder of some.
 
@@ -146,6 +144,8 @@ def look(path: Path) -> None:
     """
     if (address := address_of(path)) is None:
         return
+    from colab_helpers.batch.drive import make_private  # brings what no page needs
+
     make_private(root())
     with _asking(address):
         system, name = _of(address)
@@ -171,7 +171,7 @@ def look(path: Path) -> None:
         path.rmdir()  # of an empty folder nothing is known in a store
 
 
-def fetch(path: Path, beat: Beat = _no_beat) -> None:
+def fetch(path: Path, beat: Beat = lambda: None) -> None:
     """Bring what lies at an address, or all directly in a folder there, unless it is here."""
     if (address := address_of(path)) is None:
         return
@@ -203,7 +203,7 @@ def _chunks(address: str) -> Iterator[bytes]:
     with _asking(address):
         system, name = _of(address)
         with system.open(name, "rb", block_size=_BLOCK) as file:
-            while chunk := file.read(CHUNK):
+            while chunk := file.read(_CHUNK):
                 yield chunk
 
 
@@ -213,7 +213,7 @@ def release(path: Path) -> None:
         _wait(path, state)
 
 
-def send(path: Path, beat: Beat = _no_beat, *, new: bool = False) -> str:
+def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
     """Send a file to the address it stands for, all of it or nothing; return its SHA-256.
 
     FileExistsError where it is to be ``new``, and something is there.
@@ -226,7 +226,7 @@ def send(path: Path, beat: Beat = _no_beat, *, new: bool = False) -> str:
         # Nothing has the name until `commit`, whatever happens before.
         file = system.open(name, "xb" if new else "wb", autocommit=False, block_size=_BLOCK)
         try:
-            while chunk := reading.read(CHUNK):
+            while chunk := reading.read(_CHUNK):
                 digest.update(chunk)
                 file.write(chunk)
                 beat()
@@ -240,7 +240,7 @@ def send(path: Path, beat: Beat = _no_beat, *, new: bool = False) -> str:
     return digest.hexdigest()
 
 
-def deliver(path: Path, beat: Beat = _no_beat, *, new: bool) -> str:
+def deliver(path: Path, beat: Beat = lambda: None, *, new: bool) -> str:
     """Send a file, read it back, and let the path wait for what is there now; return its SHA-256.
 
     ``new``: whether nothing was there when the work began; UsageError where something has come since.
@@ -291,6 +291,8 @@ def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -
         OutputError: A store cannot be used, or has no such bucket.
         UsageError: What talks to it is not installed.
     """
+    from colab_helpers.request import MAP_NAME, PEOPLE_NAME  # brings what no page needs
+
     places = {Path(target).parent if has_magic(target) else Path(target) for target in targets}
     for path in (*sorted(places), *photos):
         (look if path in places else fetch)(path)
@@ -301,8 +303,8 @@ def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -
             system, name = _of(address)
             if not system.exists(name.partition("/")[0]):
                 raise FileNotFoundError
-        for record in _RECORDS:
-            fetch(folder / record)
+        fetch(folder / MAP_NAME)
+        fetch(folder / PEOPLE_NAME)
         _sweep()
 
 
