@@ -258,7 +258,7 @@ class Hands:
         return UnfinishedFile(
             key=key,
             target=self.earlier.digests(task.target),
-            place=places.local / key[:24],
+            folder=places.local / key[:24],
             mirror=places.mirror / key[:24] if places.mirror else None,
             journal=self.journal,
             history=self.earlier.history,
