@@ -19,9 +19,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from colab_helpers.batch.hands import Loaded
 from colab_helpers.batch.journal import Entry, FileDone, Journal, SegmentDone, Started, read_journal
-from colab_helpers.batch.members import Member, OpenFile
+from colab_helpers.batch.members import Loaded, Member, OpenFile
 from colab_helpers.batch.processes import WorkerProcess, cause_of
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport
 from colab_helpers.batch.run_batch import Batch
@@ -70,13 +69,11 @@ class Crew(Batch):
         journal: Written here alone.
         devices: What each worker sees.
         announce: Called with what is to be said before any work.
-        first_alone: Whether one worker has to have looked at all files before others begin.
     """
 
     journal: Journal
     devices: Sequence[str]
     announce: Callable[[Iterable[str], int], None]
-    first_alone: bool
     _members: list[Member] = field(default_factory=list, init=False)
     _numbers: Iterator[int] = field(default_factory=count, init=False)
     _news: SimpleQueue[tuple[int, tuple[Any, ...]]] = field(default_factory=SimpleQueue, init=False)
@@ -88,6 +85,9 @@ class Crew(Batch):
     _shown: float = field(default=float("-inf"), init=False)
 
     def __post_init__(self) -> None:
+        request = self.around.job.request
+        # Whether one worker has to have looked at all files before others begin.
+        self._first_alone = request.mapped or request.people != "auto"
         history, run = read_journal(self.around.job.folder / JOURNAL_NAME), self.around.job.run
         begun = {entry.target: entry.key for entry in history.entries if isinstance(entry, Started)}
         # On what the crews before this one ended, if this run had any.
@@ -129,7 +129,7 @@ class Crew(Batch):
         at_work = Counter(member.device for member in self._members)
         for device, room in self._room().items():
             for _ in range(room - at_work[device] - self._unfit[device]):
-                if self.first_alone and self._members and not any(member.loaded for member in self._members):
+                if self._first_alone and self._members and not any(member.loaded for member in self._members):
                     return  # others wait until it has looked at all files
                 self._members.append(self._hired(next(self._numbers), device))
 
@@ -260,15 +260,11 @@ class Crew(Batch):
             if isinstance(result, Prepared):
                 self._files[call.index].plan, result = result, result.report
             if result is not None:
-                self._over(call, result)
+                self._together(call, result)
+                del self._files[call.index]
+                self.ended(call.index, result)
         if leaves:
             self._leave(member)
-
-    def _over(self, call: Call, report: FileReport) -> None:
-        """Take a file's report."""
-        self._together(call, report)
-        del self._files[call.index]
-        self.ended(call.index, report)
 
     def _together(self, call: Call, report: FileReport) -> None:
         """Tell of a file what several have done."""

@@ -7,7 +7,7 @@ to be noted in the journal goes to whoever writes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from colab_helpers.batch.casting import sought_digests
 from colab_helpers.batch.earlier import Digests, EarlierWork, UnfinishedFile, model_digest
 from colab_helpers.batch.find_people import PeopleFinder
 from colab_helpers.batch.journal import Failed, FileDone, Notes, read_journal
+from colab_helpers.batch.members import Loaded
 from colab_helpers.batch.outputs import goes_in_parts
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.photos import cast_of, identity_of, sought_of
@@ -26,17 +27,8 @@ from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.schedule import Prepared
-from colab_helpers.batch.store import (
-    Seen,
-    deliver,
-    enter,
-    expected,
-    fetch,
-    release,
-    remove,
-    send_all,
-)
-from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, unfinished
+from colab_helpers.batch.store import Seen, deliver, enter, expected, fetch, release, remove, send_all
+from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, index_place
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
 from colab_helpers.faces.cast import Cast
@@ -56,18 +48,6 @@ from colab_helpers.trust.manifests import sidecar
 from colab_helpers.trust.marking import check_marks
 
 _PICTURE_EDGE = 240
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a report says of the networks and photos of the work; where they run, and what encodes there."""
-
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    models: tuple[ModelReport, ...] = ()
-    notes: tuple[str, ...] = ()
-    photos: tuple[str, ...] = ()
-    place: str = "CPU"
-    encoder: str = ""
 
 
 @dataclass(eq=False)
@@ -149,9 +129,7 @@ class Hands:
         ignored = tr("{damaged} damaged line(s) of the journal were ignored", damaged=damaged)
         return Loaded(
             settings=self.engine.settings.model_dump(mode="json"),
-            models=tuple(
-                ModelReport(name=one.name, path=str(one.path), standin=one.standin) for one in models
-            ),
+            models=tuple(ModelReport(name=n.name, path=str(n.path), standin=n.standin) for n in models),
             notes=(*self.engine.notes, *([ignored] if damaged else [])),
             photos=tuple(self.source.photos) if self.source else (),
             place="CPU" if self.engine.provider == "cpu" else gpu_name() or "GPU",
@@ -175,13 +153,9 @@ class Hands:
                 video = self._run(index, report, work, deaths=deaths).prepared()
             if not video.is_divisible:
                 return Prepared(notes=tuple(report.fallbacks))
-            return Prepared(
-                video.segments or 0,
-                video.video.length,
-                video.video.choice.name,
-                tuple(video.finished),
-                (*video.video.choice.notes, *report.fallbacks),
-            )
+            length, choice = video.video.length, video.video.choice
+            notes = (*choice.notes, *report.fallbacks)
+            return Prepared(video.segments or 0, length, choice.name, tuple(video.finished), notes)
         return Prepared(report=report)
 
     def segment(
@@ -272,15 +246,26 @@ class Hands:
 
     def _known(self, task: Task, work: UnfinishedFile) -> FileReport | None:
         """Return what became of a file earlier, where that still counts."""
-        found = self.earlier.result(task)
-        if found is not None:
+        if (found := self.earlier.result(task)) is not None:
             work.discard()  # an earlier run may have died between noting the result and this
             return found
         failed = self.earlier.history.failure(work.key, self.earlier.run, str(task.target))
         return failed.report if failed is not None else None
 
     def _unfinished(self, task: Task) -> UnfinishedFile:
-        return unfinished(self.around, self.earlier, self.journal, task)
+        """What there is of the work on a target; MissingFileError, OSError where that cannot be read."""
+        key, places = self.earlier.key(task), self.around.places
+        return UnfinishedFile(
+            key=key,
+            target=self.earlier.digests(task.target),
+            place=places.local / key[:24],
+            mirror=places.mirror / key[:24] if places.mirror else None,
+            journal=self.journal,
+            history=self.earlier.history,
+            patience=self.around.patience,
+            beat=self.around.beat,
+            index=index_place(self.around, self.earlier, task),
+        )
 
     def _run(
         self,
@@ -294,16 +279,8 @@ class Hands:
     ) -> FileRun:
         """Note that work on a file, or a segment of it, begins."""
         task = self.tasks[index]
-        engine, notes = self.around.begin(
-            self.engine,
-            task,
-            work.key,
-            self.earlier,
-            self.journal,
-            number=number,
-            deaths=deaths,
-            short=self.guard.short,
-        )
+        given = {"number": number, "deaths": deaths, "short": self.guard.short}
+        engine, notes = self.around.begin(self.engine, task, work.key, self.earlier, self.journal, **given)
         report.fallbacks += notes
         if number is not None:  # its report is another worker's
             self.around.status.note(*(f"{task.target.name}: {note}" for note in notes))
@@ -328,12 +305,9 @@ class Hands:
 
     def _do(self, index: int, report: FileReport, work: UnfinishedFile, **given: Any) -> None:
         """Do a task, and note that it is done."""
-        run = self._run(index, report, work, **given)
-        try:
-            with work.leaving_no_more():
-                digest = run.run()
-        finally:
-            self.worked = True
+        run, self.worked = self._run(index, report, work, **given), True
+        with work.leaving_no_more():
+            digest = run.run()
         digest, seen = self._delivered(run, digest)
         try:
             self.around.patience.attempt(lambda: self._note_done(work.key, report, digest, seen))
@@ -354,7 +328,8 @@ class Hands:
             for path in filter(None, (report.manifest and sidecar(output), output)):
                 step = partial(deliver, path, self.around.beat, new=path in run.new)
                 digests[path] = digest = self.around.patience.attempt(step)
-        digests[run.task.target] = self.earlier.digests(run.task.target)
+        if address_of(run.task.target):
+            digests[run.task.target] = self.earlier.digests(run.task.target)
         places = ((address_of(path), state_of(path), found) for path, found in digests.items())
         return digest, {address: (*state, found) for address, state, found in places if address and state}
 

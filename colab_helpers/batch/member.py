@@ -57,7 +57,7 @@ class _FarStatus(StatusWriter):
 
 
 class _Far(Connection):
-    """The way to whoever asks; what several threads send at once does not get mixed up."""
+    """The way to whoever asks and writes the journal; what several threads send does not get mixed up."""
 
     def __init__(self, handle: int) -> None:
         super().__init__(handle)
@@ -67,16 +67,10 @@ class _Far(Connection):
         with self._lock:
             super().send(message)
 
-
-class _FarNotes:
-    """Has entries noted by the process that writes the journal."""
-
-    def __init__(self, far: Connection) -> None:
-        self._far = far
-
     def append(self, entry: Entry) -> None:
-        self._far.send(("note", entry))
-        if (error := self._far.recv()) is not None:
+        """Have an entry noted."""
+        self.send(("note", entry))
+        if (error := self.recv()) is not None:
             raise error
 
 
@@ -91,9 +85,7 @@ def main(argv: Sequence[str]) -> None:
     with spoken(job.request.language):
         try:
             own = Writable(identities(job.inputs), job.request.settings.overwrite, made=own_file)
-            hands = Hands.open(
-                around, own, _FarNotes(far), lambda told, times: far.send(("announce", [*told], times))
-            )
+            hands = Hands.open(around, own, far, lambda told, times: far.send(("announce", [*told], times)))
         except RecycleError:
             far.send(("recycled",))
             return

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from colab_helpers.batch.report import ModelReport
 from colab_helpers.batch.schedule import Call, Prepared
 from colab_helpers.batch.worker_status import READY, WorkerStatus
 from colab_helpers.progress import MAKING, Progress
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a report says of the networks and photos of a worker; where they run, and what encodes there."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    models: tuple[ModelReport, ...] = ()
+    notes: tuple[str, ...] = ()
+    photos: tuple[str, ...] = ()
+    place: str = "CPU"
+    encoder: str = ""
 
 
 @dataclass(eq=False)

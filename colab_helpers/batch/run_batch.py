@@ -12,7 +12,8 @@ from colab_helpers.batch.estimate import Estimate
 from colab_helpers.batch.face_indexes import remove_stale
 from colab_helpers.batch.file_report import report_of, skipped
 from colab_helpers.batch.growth import Growth
-from colab_helpers.batch.hands import Hands, Loaded
+from colab_helpers.batch.hands import Hands
+from colab_helpers.batch.members import Loaded
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.surroundings import Surroundings
 from colab_helpers.progress import Progress

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from colab_helpers.batch.drive import FACES_NAME, Patience, WorkPlaces
-from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
+from colab_helpers.batch.earlier import EarlierWork
 from colab_helpers.batch.face_indexes import About, FaceIndexPlace, folder_name
 from colab_helpers.batch.growth import weakened
 from colab_helpers.batch.job import Job
@@ -117,19 +117,3 @@ def index_place(around: Surroundings, earlier: EarlierWork, task: Task) -> FaceI
     if places.mirror:
         return FaceIndexPlace(key, about, near, beside)
     return FaceIndexPlace(key, about, beside, None)
-
-
-def unfinished(around: Surroundings, earlier: EarlierWork, journal: Notes, task: Task) -> UnfinishedFile:
-    """What there is of the work on a target; MissingFileError, OSError where that cannot be read."""
-    key, mirror = earlier.key(task), around.places.mirror
-    return UnfinishedFile(
-        key=key,
-        target=earlier.digests(task.target),
-        place=around.places.local / key[:24],
-        mirror=mirror / key[:24] if mirror else None,
-        journal=journal,
-        history=earlier.history,
-        patience=around.patience,
-        beat=around.beat,
-        index=index_place(around, earlier, task),
-    )

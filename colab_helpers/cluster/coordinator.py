@@ -41,17 +41,9 @@ class Coordinator:
         self._told = threading.Event()
         threading.Thread(target=self._run, name="batch", daemon=True).start()
 
-    def run(self) -> str:
-        """Return what names the run; answered once it is at work."""
-        return self._job.run
-
-    def folder(self) -> str:
-        """Return where the results go."""
-        return str(self._job.folder)
-
-    def rank(self) -> int:
-        """Return the batch's priority."""
-        return self._job.request.priority
+    def about(self) -> tuple[str, str, int]:
+        """Return what names the run, where results go, and the priority; answered once it is there."""
+        return self._job.run, str(self._job.folder), self._job.request.priority
 
     def hear(self, number: int, news: tuple[Any, ...]) -> None:
         """Take news of a worker."""
@@ -78,27 +70,15 @@ class Coordinator:
                 # takes this one's place, and for nobody else: it need not wait for its silence.
                 host=f"Ray at {place}, {self._name}",
             )
-        except ColabHelpersError as error:
-            self._error = error
         except BaseException as error:  # noqa: BLE001 - whoever asks has to learn of it
-            self._error = WorkerError(
-                tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error),
-                where=str(self._job.folder),
-            )
+            told = tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
+            known = isinstance(error, ColabHelpersError)
+            self._error = error if known else WorkerError(told, where=str(self._job.folder))
         if self._error is not None and self._crew is None:  # else the status tells it
             self._told.wait(_LONGEST_WAIT)
         ray.kill(self._me, no_restart=True)
 
     def _gathered(self, *given: Any) -> ClusterCrew:
         """Return who does the batch; called with what any crew is made of."""
-        request = self._job.request
-        made: Any = ClusterCrew
-        self._crew = made(
-            *given,
-            first_alone=request.mapped or request.people != "auto",
-            ray=ray,
-            me=self._me,
-            share=request.gpus_per_worker,
-            rank=request.priority,
-        )
+        self._crew = ClusterCrew(*given, ray=ray, me=self._me)
         return self._crew

@@ -49,14 +49,10 @@ class ClusterCrew(Crew):
     Attributes:
         ray: The module, connected.
         me: The coordinator, through which workers are heard.
-        share: Of a GPU that each worker gets.
-        rank: Priority: as long as a batch of a higher one is at work, this one does nothing new.
     """
 
     ray: Any
     me: Any
-    share: float = 1.0
-    rank: int = 0
     _pings: dict[Any, Member] = field(default_factory=dict, init=False)
     _addresses: dict[str, str] = field(default_factory=dict, init=False)
     _looked: float = field(default=-math.inf, init=False)
@@ -81,7 +77,7 @@ class ClusterCrew(Crew):
         self._looked = time.monotonic()
         if self._members:
             self._listen()
-        self._outranked = any(rank > self.rank for rank in self._ranks())
+        self._outranked = any(rank > self.around.job.request.priority for rank in self._ranks())
         if self._outranked:
             for member in [each for each in self._members if each.call is None]:
                 self._leave(member)
@@ -117,7 +113,7 @@ class ClusterCrew(Crew):
     def _ranks(self) -> Iterator[int]:
         for name in self.ray.util.list_named_actors():
             with suppress(ValueError, self.ray.exceptions.RayError):  # it ends just now
-                yield self.ray.get(self.ray.get_actor(name).rank.remote(), timeout=_LOOK_EVERY)
+                yield self.ray.get(self.ray.get_actor(name).about.remote(), timeout=_LOOK_EVERY)[2]
 
     def _room(self) -> Mapping[str, int]:
         return {node: room for node, (room, _) in self._places().items()}
@@ -128,8 +124,9 @@ class ClusterCrew(Crew):
         self._addresses |= {node["NodeID"]: node["NodeManagerAddress"] for node in alive}
         nodes = {node["NodeID"]: node["Resources"] for node in alive}
         if any(has.get("GPU") for has in nodes.values()):
-            claim = {"num_cpus": 0.0, "num_gpus": self.share}
-            rooms = {name: int(has.get("GPU", 0) / self.share + _ROUNDING) for name, has in nodes.items()}
+            share = self.around.job.request.gpus_per_worker
+            claim = {"num_cpus": 0.0, "num_gpus": share}
+            rooms = {name: int(has.get("GPU", 0) / share + _ROUNDING) for name, has in nodes.items()}
             return {name: (room, claim) for name, room in rooms.items()}
         cores = {name: min(CORES, has.get("CPU", 0.0)) for name, has in nodes.items()}
         return {n: (int(nodes[n]["CPU"] / each), {"num_cpus": each}) for n, each in cores.items() if each}

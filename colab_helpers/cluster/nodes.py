@@ -92,7 +92,7 @@ def described(address: str) -> list[str]:
             told = tr("{node}: {CPU:.0f} core(s), {GPU:.0f} GPU(s)", node=node["NodeManagerAddress"], **has)
             lines.append(told)
     batches = [ray.get_actor(name, NAMESPACE) for name in ray.util.list_named_actors()]
-    return [*lines, *(tr("at work: {folder}", folder=ray.get(batch.folder.remote())) for batch in batches)]
+    return [*lines, *(tr("at work: {folder}", folder=ray.get(batch.about.remote())[1]) for batch in batches)]
 
 
 def stop() -> int:

@@ -40,7 +40,7 @@ class ClusterSupervisor(Supervisor):
         """Return the run of the batch's coordinator, if there is one: Ray knows at once."""
         try:
             coordinator = self._ray.get_actor(self._name, NAMESPACE)
-            return str(self._ray.get(coordinator.run.remote(), timeout=_LONGEST_ANSWER))
+            return str(self._ray.get(coordinator.about.remote(), timeout=_LONGEST_ANSWER)[0])
         except (ValueError, self._ray.exceptions.RayError):
             return None
 
@@ -56,7 +56,7 @@ class ClusterSupervisor(Supervisor):
             return self._ray.get(method.remote(), timeout=_LONGEST_ANSWER)
 
         try:
-            run = asked(coordinator.run)
+            run, *_ = asked(coordinator.about)
             while (status := self._watch.status()) is None or status.run != run:
                 if (error := asked(coordinator.refusal)) is not None:
                     raise error

@@ -16,10 +16,10 @@ import pytest
 from colab_helpers.batch import member
 from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces
-from colab_helpers.batch.hands import Hands, Loaded
+from colab_helpers.batch.hands import Hands
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import History, Started
-from colab_helpers.batch.members import Member, OpenFile
+from colab_helpers.batch.members import Loaded, Member, OpenFile
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.schedule import Call, Prepared
@@ -315,7 +315,7 @@ def test_with_a_map_of_people(run, tmp_path, films) -> None:
 
 def test_a_worker_that_encodes_otherwise_is_refused(monkeypatch, tmp_path) -> None:
     crew, told = crew_of(monkeypatch, tmp_path)
-    crew.first_alone = False
+    crew._first_alone = False
     crew._recruit()
     first, second = crew._members
     crew._opened(first, Loaded(encoder="h264_nvenc"))
@@ -410,13 +410,14 @@ def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None
 def crew_of(monkeypatch, tmp_path) -> tuple[Crew, list[str]]:
     """A crew whose processes are pretended, and what its status is told."""
     told = list[str]()
-    job = Job(request=BatchRequest(output_dir=tmp_path), tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
+    request = BatchRequest(output_dir=tmp_path, people="find")
+    job = Job(request=request, tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
     status = SimpleNamespace(note=told.append, restarted=told.append)
     around: Any = SimpleNamespace(job=job, places=WorkPlaces(tmp_path, None), status=status)
     far = SimpleNamespace(kill=lambda: None)
     monkeypatch.setattr("colab_helpers.batch.crew.WorkerProcess", lambda *given: far)
     nothing: Any = None
-    return Crew(around, [0], nothing, nothing, ["", ""], print, True), told
+    return Crew(around, [0], nothing, nothing, ["", ""], print), told
 
 
 def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
@@ -449,7 +450,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tuple
         status = StatusWriter(tmp_path / "status.json", tasks)
         around = Surroundings(job, WorkPlaces(tmp_path, None), status, stop)
         estimate: Any = SimpleNamespace(look=lambda: None)
-        crew = Crew(around, [0, 1, 2], estimate, nothing, [""] * 3, print, False)
+        crew = Crew(around, [0, 1, 2], estimate, nothing, [""] * 3, print)
         crew._members = [Member(number, nothing, "", "box") for number in range(3)]
         for each in crew._members:
             crew._opened(each, Loaded(place="GPU 0"))

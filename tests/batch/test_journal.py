@@ -39,6 +39,14 @@ def write(path: Path, *entries) -> None:
             journal.append(entry)
 
 
+def test_one_in_which_nothing_is_noted_is_not_left_behind(tmp_path) -> None:
+    write(path := tmp_path / "journal.jsonl")
+    assert not path.exists()
+    write(path, done())
+    write(path)
+    assert [entry.key for entry in read_journal(path).entries] == ["a"]
+
+
 def test_entries_come_back_in_order(tmp_path) -> None:
     path = tmp_path / "work" / "journal.jsonl"
     written = [

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from colab_helpers.batch import crew as base
-from colab_helpers.batch.hands import Loaded
 from colab_helpers.batch.job import Job
+from colab_helpers.batch.members import Loaded
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.worker_status import WorkerStatus
 from colab_helpers.cluster import crew as module
@@ -72,7 +72,7 @@ class FakeRay:
         return what
 
     def get_actor(self, name: int) -> Any:
-        return SimpleNamespace(rank=SimpleNamespace(remote=lambda: self.ranks[name]))
+        return SimpleNamespace(about=SimpleNamespace(remote=lambda: ("", "", self.ranks[name])))
 
     def kill(self, actor: Any) -> None:
         self.killed.append(actor)
@@ -83,8 +83,8 @@ def crew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Clust
     for each in (module, base):
         monkeypatch.setattr(each, "_LOOK_EVERY", 0.0)
 
-    def make(nodes: Nodes, *, first_alone: bool = False, **given: Any) -> ClusterCrew:
-        request = BatchRequest(targets=["/clips"], output_dir=tmp_path)
+    def make(nodes: Nodes, **given: Any) -> ClusterCrew:
+        request = BatchRequest(targets=["/clips"], output_dir=tmp_path, **given)
         job = Job(
             request=request,
             tasks=tuple(Task(Path(f"/clips/{n}.mp4"), tmp_path / f"{n}.mp4") for n in range(9)),
@@ -93,9 +93,7 @@ def crew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Clust
         status = SimpleNamespace(workers=shown.append, restarted=causes.append, note=print)
         around: Any = SimpleNamespace(job=job, status=status, shown=shown, causes=causes)
         nothing: Any = None
-        return ClusterCrew(
-            around, range(9), nothing, nothing, [], print, first_alone, ray=FakeRay(nodes), me=None, **given
-        )
+        return ClusterCrew(around, range(9), nothing, nothing, [], print, ray=FakeRay(nodes), me=None)
 
     return make
 
@@ -127,7 +125,7 @@ def test_every_gpu_has_its_workers_and_processors_only_where_there_is_none(
     expected: dict[str, int],
     claim: dict[str, float],
 ) -> None:
-    made = crew(nodes, share=share)
+    made = crew(nodes, gpus_per_worker=share)
     assert room(made) == expected
     assert {tuple(one.items()) for _, one, _ in made.ray.hired} == {tuple(claim.items())}
     assert {(node, shared) for node, _, shared in made.ray.hired} == {*expected.items()}
@@ -163,14 +161,14 @@ def test_where_workers_cannot_begin_none_is_hired_again(crew: Callable[..., Clus
 
 
 def test_one_looks_at_all_files_before_others_are_hired(crew: Callable[..., ClusterCrew]) -> None:
-    made = crew({"a": {"CPU": 16.0}}, first_alone=True)
+    made = crew({"a": {"CPU": 16.0}}, people="find")
     assert room(made) == {"a": 1}
     made._members[0].loaded = True
     assert room(made) == {"a": 4}
 
 
 def test_a_batch_gives_way_to_one_of_a_higher_priority_alone(crew: Callable[..., ClusterCrew]) -> None:
-    made = crew({"a": {"CPU": 8.0}}, rank=1)
+    made = crew({"a": {"CPU": 8.0}}, priority=1)
     made.ray.ranks = [1, 1, 0]
     assert room(made) == {"a": 2}
     at_work = made._members[0]

@@ -25,7 +25,8 @@ FAKE = """
 import os
 if "colab_helpers.batch.member" in sys.orig_argv and os.path.exists(os.environ["FAKE"]):
     from pathlib import Path
-    from colab_helpers.batch.hands import Hands, Loaded
+    from colab_helpers.batch.hands import Hands
+    from colab_helpers.batch.members import Loaded
     from colab_helpers.batch.schedule import Prepared
     from colab_helpers.batch.journal import FileDone, SegmentDone
     from colab_helpers.batch.report import FileReport
