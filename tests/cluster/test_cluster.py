@@ -19,8 +19,10 @@ import pytest
 from colab_helpers.batch.known_people import FOLDER_NAME, KnownPeople
 from colab_helpers.batch.people_edits import set_source
 from colab_helpers.batch.people_map import MAP_NAME
+from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import read_status
 from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.files import from_json
 from colab_helpers.pages.live import live_text
 from tests.batch import test_store as stored
 from tests.batch.films import SETTINGS, changed, write_films
@@ -35,6 +37,7 @@ from tests.helpers.processes import (
     entries,
     litter,
     made_once,
+    makers,
     repeated,
     run_here,
 )
@@ -175,6 +178,9 @@ def test_whatever_is_killed_nothing_is_lost_or_done_twice(place: Path, shell: Sh
     assert litter(out, *SPECS) == set()
     assert contents(out) == contents(tmp_path / "alone")
     assert {Path(entry["report"]["target"]).name for entry in entries(out, "done")} == {*SPECS}
+    told = from_json(BatchReport, (out / "report.json").read_bytes())
+    nodes = {NODE.format(number) for number in (2, 3)}
+    assert {name.split()[0] for name in makers(out, told)} <= nodes, "also of what was made before the stop"
     assert "does not let this machine in" in ended(stranger, 2)
 
 
