@@ -22,7 +22,9 @@ from colab_helpers.batch.people_map import MAP_NAME
 from colab_helpers.batch.status import read_status
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.pages.live import live_text
+from tests.batch import test_store as stored
 from tests.batch.films import SETTINGS, changed, write_films
+from tests.batch.test_store import server  # noqa: F401
 from tests.conftest import CONSENT, PATIENCE, until
 from tests.helpers.cluster import NODE, address, first_node, join, processes, thousand, watched_memory
 from tests.helpers.processes import (
@@ -32,6 +34,7 @@ from tests.helpers.processes import (
     ended,
     entries,
     litter,
+    made_once,
     repeated,
     run_here,
 )
@@ -68,10 +71,19 @@ if "colab_helpers.batch.member" in sys.orig_argv:
 """Frames take as long as they do on a small GPU: there is time to kill somebody."""
 
 
+OWN_DISK = f"""
+import os
+if "--node-ip-address={NODE.format(3)}" in sys.orig_argv:
+    os.environ["TMPDIR"] = os.path.dirname(os.environ["FAKE"]) + "/other"
+    os.makedirs(os.environ["TMPDIR"], exist_ok=True)
+"""
+"""The second node has another folder for temporary files."""
+
+
 @pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A cluster of two nodes."""
-    with first_node(SLOW) as name:
+def place(server: Any) -> Iterator[Path]:  # noqa: F811
+    """A cluster of two nodes, which reach the store on the loopback."""
+    with first_node(SLOW + OWN_DISK) as name:
         join(3)
         yield name
 
@@ -97,6 +109,31 @@ def segments(out: Path) -> int:
 
 def more_than(out: Path, before: int) -> Callable[[], bool]:
     return lambda: segments(out) > before
+
+
+def test_machines_that_share_no_disk_do_a_batch_together(
+    place: Path,
+    server: Any,  # noqa: F811
+    shared_dir: Path,
+    constant_models: Path,
+    tmp_path: Path,
+) -> None:
+    local, photo = made_once(shared_dir / "stored", stored.SPECS), draw_photo(tmp_path)
+    server.create_bucket(Bucket="films")
+    for path in (*local.iterdir(), photo):
+        server.upload_file(str(path), "films", "me.png" if path == photo else f"clips/{path.name}")
+    named = "s3://films/clips", "s3://films/me.png", constant_models, CONSENT, "s3://films/out"
+    shell = Shell(*named, "--cluster", "auto")
+    (place / "shell").mkdir()
+    ended(shell.start(env={**os.environ, "TMPDIR": str(place / "shell")}))
+    assert [*(place / "other").rglob("journal.jsonl")], "the other machine has taken part"
+    assert stored.brought(place / "shell") == set()
+    results = stored.fetched(server, tmp_path / "down")
+    assert run_here(photo, local, tmp_path / "alone", constant_models).ok
+    assert stored.films(results) == stored.films(tmp_path / "alone")
+    assert repeated(results) == {}
+    assert len({entry["pid"] for entry in entries(results, "started")}) == 2
+    assert stored.names(server, "out/.work") == []
 
 
 def test_whatever_is_killed_nothing_is_lost_or_done_twice(place: Path, shell: Shell, tmp_path: Path) -> None:
