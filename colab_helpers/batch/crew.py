@@ -75,7 +75,8 @@ class Crew(Batch):
     devices: Sequence[str]
     announce: Callable[[Iterable[str], int], None]
     _members: list[Member] = field(default_factory=list, init=False)
-    _numbers: Iterator[int] = field(default_factory=count, init=False)
+    # Those of a crew that ended before this one are not heard for these.
+    _numbers: Iterator[int] = field(default_factory=lambda: count(time.time_ns()), init=False)
     _news: SimpleQueue[tuple[int, tuple[Any, ...]]] = field(default_factory=SimpleQueue, init=False)
     _unfit: Counter[str] = field(default_factory=Counter, init=False)
     _files: dict[int, OpenFile] = field(default_factory=dict, init=False)
@@ -225,8 +226,8 @@ class Crew(Batch):
     def _opened(self, member: Member, loaded: Loaded) -> None:
         if self.loaded.encoder not in ("", loaded.encoder):  # parts of one video would not join
             told = mark("the encoder there is {encoder}, that of the others {other}")
-            names = {"encoder": loaded.encoder or tr("none"), "other": self.loaded.encoder}
-            self._refused(member, UsageError(tr(told, **names), remedy=tr("choose the encoder libx264")))
+            said = tr(told, encoder=loaded.encoder or tr("none"), other=self.loaded.encoder)
+            self._refused(member, UsageError(said, remedy=tr("choose the encoder libx264")))
             return
         member.loaded, self.loaded, self._barren = True, loaded, 0
         taken, plain = {each.name for each in self._members}, f"{member.name} {loaded.place}"

@@ -279,7 +279,7 @@ class Hands:
     ) -> FileRun:
         """Note that work on a file, or a segment of it, begins."""
         task = self.tasks[index]
-        given = {"number": number, "deaths": deaths, "short": self.guard.short}
+        given: dict[str, Any] = {"number": number, "deaths": deaths, "short": self.guard.short}
         engine, notes = self.around.begin(self.engine, task, work.key, self.earlier, self.journal, **given)
         report.fallbacks += notes
         if number is not None:  # its report is another worker's

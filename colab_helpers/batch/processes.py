@@ -56,9 +56,13 @@ class WorkerProcess:
             self._far.send(message)
 
     def _carry(self, hear: Callable[[tuple[Any, ...]], object]) -> None:
-        with suppress(EOFError, OSError):
+        try:
             while True:
                 hear(self._far.recv())
+        except (EOFError, OSError):
+            pass  # it has ended, or closes its end as it does
+        except Exception:  # noqa: BLE001 - what it says cannot be read
+            self.kill()
         hear(("lost", self._process.wait()))
         self._far.close()
 
