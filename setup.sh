@@ -20,7 +20,7 @@ system=""
 
 usage() {
   cat <<'TEXT'
-bash setup.sh [--system] install [extras]        make the environment (extras: notebook dev jupyter heif serve transcripts portraits cluster)
+bash setup.sh [--system] install [extras]        make the environment (extras: notebook dev jupyter heif serve transcripts portraits cluster s3 gs)
 bash setup.sh [--system] run [name=value ...]    run the batch_swap notebook headless; without values on the demo
 bash setup.sh [--system] test [pytest options]   run the test suite
 bash setup.sh [--system] notebook [lab options]  open the notebooks in JupyterLab

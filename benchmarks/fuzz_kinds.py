@@ -28,7 +28,7 @@ from colab_helpers.media.images import is_written, read_image, read_still
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
-from colab_helpers.models.records import Record, read_record
+from colab_helpers.models.inventory import Record, read_record
 from colab_helpers.pages.report import write_page
 from colab_helpers.presets import load_presets
 from colab_helpers.request import MAP_NAME, BatchRequest

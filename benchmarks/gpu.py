@@ -35,6 +35,7 @@ from av.codec.hwaccel import HWAccel
 from onnx import helper, numpy_helper
 
 from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
+from benchmarks.resident import resident
 from colab_helpers.diagnosis.bench import CONSENT
 from colab_helpers.diagnosis.bench_clip import make_clip
 from colab_helpers.diagnosis.bench_networks import FACE, detector_answers, write_constant_models
@@ -225,7 +226,10 @@ def _run_helpers(*words: str, cpus: int = 0, check: bool = False) -> subprocess.
 
 
 def decoding(bench: Bench) -> Row:
-    """What a frame takes to decode on the processors, and on the card with the copy to memory (NVDEC)."""
+    """What a frame takes to decode on the processors, and on the card with the copy to memory (NVDEC).
+
+    And what frames that stay on the card would bring.
+    """
     clip, found = bench.folder / "coded.mp4", Row()
     make_clip(clip, seconds=6.0 if bench.on_gpu else 0.25)
     for way in ("processors", "card"):
@@ -240,7 +244,7 @@ def decoding(bench: Bench) -> Row:
             continue
         wall, processor = time.monotonic() - started, time.process_time() - before
         found[way] = {"frames": frames, "ms": 1e3 * wall / frames, "cpu_ms": 1e3 * processor / frames}
-    return found
+    return found | {"through": resident(clip, bench.provider)}
 
 
 def end_to_end(bench: Bench) -> list[Row]:

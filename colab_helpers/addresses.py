@@ -10,11 +10,16 @@ import re
 import tempfile
 from pathlib import Path
 
+from colab_helpers.errors import UsageError
+from colab_helpers.language import tr
+
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 """Package that talks to the stores of each kind; the extra that brings it is called like the kind."""
 # Path makes one slash of two. A bucket's name is all that may stand first: a key or a password is refused.
-_ADDRESS = re.compile(r"(s3|gs)://?([A-Za-z0-9][A-Za-z0-9._-]+(?:/.*)?)", re.DOTALL)
+_STORED = re.compile(r"(s3|gs)://?([A-Za-z0-9][A-Za-z0-9._-]+(?:/.*)?)", re.DOTALL)
 _STAND_IN = re.compile(r".*?/colab_helpers-\d+/(s3|gs):/(.+)", re.DOTALL)
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
+_SECRET = re.compile(r"//?[^/]*@")
 _IN_TEXT = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
 
 
@@ -25,7 +30,7 @@ def root() -> Path:
 
 def stand_in(address: str | Path) -> Path | None:
     """Return the path that stands for an address; None where it is none, or none that may be used."""
-    found = _ADDRESS.fullmatch(str(address))
+    found = _STORED.fullmatch(str(address))
     if found is None or {".", ".."} & set(found[2].split("/")):
         return None
     return root() / f"{found[1]}:" / found[2]
@@ -45,3 +50,19 @@ def in_words(text: str) -> str:
 def here(text: str) -> str:
     """Return a text of another machine with the paths that stand for addresses on this one."""
     return _IN_TEXT.sub(lambda found: f"{root()}/{found[1]}:/", text)
+
+
+def is_address(path: str | Path) -> bool:
+    """Tell whether something is an address such as ``https://…``, which nothing here opens."""
+    return _ADDRESS.match(str(path)) is not None and stand_in(path) is None
+
+
+def refuse_address(path: str | Path, *, stored: bool = False) -> None:
+    """Refuse an address where a path should stand; with ``stored`` one in object storage, too."""
+    store = address_of(path) or (str(path) if stand_in(path) else None)
+    if (stored and store) or (is_address(path) and not str(path).startswith("data:")):
+        raise UsageError(
+            tr("this is an address, and only files are read and written"),
+            where=_SECRET.sub("//…@", store or str(path)),
+            remedy=tr("download it first, or mount the place, and write the path of the file"),
+        )

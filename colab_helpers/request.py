@@ -19,26 +19,19 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
-from colab_helpers.addresses import address_of, stand_in
+from colab_helpers.addresses import address_of, is_address, refuse_address
 from colab_helpers.errors import UsageError, allowed_values
 from colab_helpers.files import absolute, from_yaml, matching
 from colab_helpers.language import ASKED, Asked, mark, spoken, tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings, load_settings
 
 T = TypeVar("T")
-_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
 _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
-_SECRET = re.compile(r"//?[^/]*@")
 _LONGEST_VALUE = 80
 MAP_NAME = "people.yaml"
 """The map of a batch's people, in its output folder: who is who, and what is done to each."""
 PEOPLE_NAME = "people"
 """Folder beside the results with what is known of the people."""
-
-
-def is_address(path: str | Path) -> bool:
-    """Tell whether something is an address such as ``https://…``, which nothing here opens."""
-    return _ADDRESS.match(str(path)) is not None and stand_in(path) is None
 
 
 def _place(value: object) -> object:
@@ -339,17 +332,6 @@ class BatchRequest(SettingsRequest):
         if missing:
             what = tr("{missing} is empty", missing=missing)
             raise UsageError(what, remedy=tr("name both sources and targets"))
-
-
-def refuse_address(path: str | Path, *, stored: bool = False) -> None:
-    """Refuse an address where a path should stand; with ``stored`` one in object storage, too."""
-    store = address_of(path) or (str(path) if stand_in(path) else None)
-    if (stored and store) or (is_address(path) and not str(path).startswith("data:")):
-        raise UsageError(
-            tr("this is an address, and only files are read and written"),
-            where=_SECRET.sub("//…@", store or str(path)),
-            remedy=tr("download it first, or mount the place, and write the path of the file"),
-        )
 
 
 def _stem(path: str) -> str:

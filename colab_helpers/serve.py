@@ -58,11 +58,8 @@ MOST_BYTES = 64 << 20
 _PATIENCE = 30.0
 """Seconds that a picture waits for its turn."""
 _OPEN = ("/docs", "/openapi.json")  # as public as this file
-_OWN = (
-    *BatchRequest.not_in_form,
-    *("library", "models_dir", "upload", "download", "headless"),
-    *("cluster", "gpus_per_worker", "priority", "map_paths"),
-)
+_OWN = BatchRequest.not_in_form | {"library", "models_dir", "upload", "download", "headless"}
+_OWN |= {"cluster", "gpus_per_worker", "priority", "map_paths"}
 _FREE_TEXTS = ("visible_label_text", "disclosure")
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
@@ -220,7 +217,7 @@ class Server:
 
     def _job(self, asked: Mapping[str, Any], folder: Path, *more: Path) -> Job:
         """Check a request for a batch into a folder, of files in the inputs and ``more``."""
-        if own := ", ".join(sorted(asked.keys() & {*_OWN})):
+        if own := ", ".join(sorted(asked.keys() & _OWN)):
             what = tr("{names} cannot be asked for over HTTP", names=own)
             raise UsageError(what, remedy=tr("name folders when the server is started"))
         given = {"library": self.library, "models_dir": self.models_dir, "output_dir": folder}

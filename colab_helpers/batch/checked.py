@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from colab_helpers.addresses import refuse_address
 from colab_helpers.batch.job import Job, Source, consent_for, named_in
 from colab_helpers.batch.library import photos_of, with_photos
 from colab_helpers.batch.overwriting import Writable, identities
@@ -16,7 +17,7 @@ from colab_helpers.files import absolute
 from colab_helpers.language import spoken, tr
 from colab_helpers.machine import require_places
 from colab_helpers.media.inputs import existing_file, is_image, is_video
-from colab_helpers.request import BatchRequest, refuse_address
+from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import require_consent
 from colab_helpers.trust.records import Consent
 

@@ -231,8 +231,8 @@ class Crew(Batch):
             return
         member.loaded, self.loaded, self._barren = True, loaded, 0
         taken, plain = {each.name for each in self._members}, f"{member.name} {loaded.place}"
-        names = (plain, *(f"{plain} ({number})" for number in range(2, len(taken) + 2)))
-        member.name = next(name for name in names if name not in taken)
+        numbered = (f"{plain} ({number})" for number in range(2, len(taken) + 2))
+        member.name = next(name for name in (plain, *numbered) if name not in taken)
 
     def _refused(self, member: Member, error: Exception) -> None:
         """Go on with the other workers where one cannot begin; its error is raised where there is none."""

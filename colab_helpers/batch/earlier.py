@@ -18,14 +18,14 @@ from colab_helpers.batch.journal import Claimed, FileDone, History, Notes, Segme
 from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport, write_text
-from colab_helpers.batch.store import expected, fetch, look, remove, send, waits
+from colab_helpers.batch.store import expected, fetch, is_there, look, remove, send, waits
 from colab_helpers.errors import ContentError, MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import numbered, parsed, state_of, unwritable
 from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.segments import SUFFIX, check_segment
-from colab_helpers.models.records import read_record
+from colab_helpers.models.inventory import read_record
 from colab_helpers.pipeline import FinishedSegment, frames_folder
 from colab_helpers.settings import Settings
 from colab_helpers.trust.manifests import sidecar
@@ -168,7 +168,7 @@ class UnfinishedFile:
         try:
             if self.mirror is not None and not path.is_file():
                 copy_in(self.mirror / path.name, path, beat=self.beat)
-            elif not path.is_file():
+            elif waits(path) or not path.is_file():
                 fetch(path, self.beat)
             check_segment(part.segment)
         except (MediaError, OutputError):
@@ -209,10 +209,10 @@ class UnfinishedFile:
 
     def _break_off(self) -> None:
         """A place where nothing was made is noted as the user's."""
-        with suppress(OutputError):  # then nobody knows, and all stays
-            look(self.place, keep=True)
-        if not any(any(folder.glob(f"[!.]*{SUFFIX}")) for folder in self._folders):
-            self.discard()
+        with suppress(OutputError):  # of a store: nobody knows then, and all stays
+            made = any(any(folder.glob(f"[!.]*{SUFFIX}")) for folder in self._folders)
+            if not made and not is_there(self.place):
+                self.discard()
         claimed, self._claimed = self._claimed, ()
         if claimed and not any(map(os.path.lexists, claimed)):
             with suppress(OutputError):  # as after a crash

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.addresses import address_of
 from colab_helpers.batch.drive import FACES_NAME, Patience, copy_in, copy_out
 from colab_helpers.batch.keys import index_key
 from colab_helpers.batch.report import write_text
-from colab_helpers.batch.store import fetch_all, send
+from colab_helpers.batch.store import fetch, send
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import found, state_of, to_json
@@ -30,13 +30,11 @@ _FOLDER_NAME = re.compile(r"[0-9a-f]{24}")
 _OWN_FILE = re.compile(r"\.?(\d{8,}|about|content)(\.part)?\.(npz|json)(\.\d+\.part)?")
 
 
-class About(BaseModel):
+class About(BaseModel, extra="forbid", frozen=True):
     """Whose index lies in a folder, and when a run used it last (seconds since 1970).
 
     ``sha256``, ``size`` and ``mtime_ns`` are the target's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
     target: str
@@ -111,7 +109,7 @@ class FaceIndexPlace:
             patience.attempt(lambda: send(chunk, beat))
 
         with suppress(MediaError, OutputError):  # as above
-            fetch_all([self.place])
+            fetch(self.place, beat)
         return FaceIndex(self.place, self.key, keep=keep)
 
 

@@ -328,7 +328,8 @@ class Hands:
             for path in filter(None, (report.manifest and sidecar(output), output)):
                 step = partial(deliver, path, self.around.beat, new=path in run.new)
                 digests[path] = digest = self.around.patience.attempt(step)
-        digests[run.task.target] = self.earlier.digests(run.task.target)
+        if address_of(run.task.target):
+            digests[run.task.target] = self.earlier.digests(run.task.target)
         places = ((address_of(path), state_of(path), found) for path, found in digests.items())
         return digest, {address: (*state, found) for address, state, found in places if address and state}
 

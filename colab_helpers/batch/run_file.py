@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from colab_helpers.batch.outputs import goes_as_picture, output_of
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.store import waits
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.cast import Cast, Treatment
 from colab_helpers.faces.engine import Engine
@@ -85,9 +85,8 @@ class FileRun:
     new: list[Path] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        if self.engine.frame_enhancer:
-            self.engine.frame_enhancer.beat = self.beat
-            self.engine.frame_enhancer.begin()
+        if enhancer := self.engine.frame_enhancer:
+            enhancer.beat, enhancer.edge = self.beat, enhancer.usual
         swapped, place = self._put_in(), self.unfinished.index if self.unfinished else None
         self.report.source_sha256 = sorted({one for each in swapped for one in each.key.split()})
         self.check = ContentCheck(
@@ -159,7 +158,7 @@ class FileRun:
         frames = frames_folder(output) if keeps else None
         places = [place for place in (output, sidecar(output), frames) if place]
         notes = [*map(self.writable.clear, places), note]
-        self.new = [place for place in places if not os.path.lexists(place)]
+        self.new = [place for place in places if not waits(place)]
         report.fallbacks += [note for note in notes if note]
         return output, places
 

@@ -145,7 +145,7 @@ def ask_to_stop(folder: Path) -> bool:
     if stored:
         from colab_helpers.batch.store import fetch, send_all  # slow, and seldom needed here
 
-        fetch(path, keep=True)
+        fetch(path)
     try:
         alive = works(json.loads(path.read_bytes()))
     except OSError:

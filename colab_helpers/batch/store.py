@@ -3,6 +3,7 @@
 The path that stands for an address (``addresses.stand_in``) is a file of the object's size. Its time of
 change is a number made of the object's version, and as long as it only waits, nobody may read it. So whatever
 looks at names, sizes and times treats it as any file, and what was found out about a version stays known.
+Other paths are left alone by everything here. Of a store that cannot be used everything says OutputError.
 """
 
 from __future__ import annotations
@@ -18,13 +19,11 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from colab_helpers.addresses import PACKAGES, address_of, root
 from colab_helpers.batch.drive import CHUNK, make_private
 from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError, require_extra
-from colab_helpers.files import sha256_of, shortened, state_of, unwritable, write_atomically, written_whole
+from colab_helpers.files import sha256_of, shortened, state_of, unwritable, write_atomically
 from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.request import MAP_NAME, PEOPLE_NAME
@@ -39,23 +38,15 @@ _PART = 64 << 10
 """Bytes of a journal that lie in one object: so much at most is sent with each entry."""
 _RECORDS = (MAP_NAME, PEOPLE_NAME, STATUS_NAME)
 """What is brought before a batch begins, beside its journal."""
-_KEPT = (".json", ".jsonl", ".html", ".yaml", ".old")
-# What names a version, whatever the store; the last for stores in memory.
-_VERSIONS = ("generation", "ETag", "etag", "created")
-_LONGEST_REASON = 200
-_LONGEST_KEPT = 7 * 24 * 3600.0
-_NOTHING = mark("there is nothing at this address")
-_NAMES = mark("check the names of bucket and object")
-
-
-def _nothing() -> None:
-    pass
+# What names a version, whatever the store.
+_VERSIONS = ("generation", "ETag", "etag")
+_LONGEST_REASON, _LONGEST_KEPT, _TRIES = 200, 7 * 24 * 3600.0, 3
+_NOTHING, _NAMES = mark("there is nothing at this address"), mark("check the names of bucket and object")
 
 
 @lru_cache
 def _system(kind: str) -> Any:
-    if kind in PACKAGES:
-        require_extra(kind, PACKAGES[kind])
+    require_extra(kind, PACKAGES[kind])
     import fsspec
 
     return fsspec.filesystem(kind, use_listings_cache=False)
@@ -68,7 +59,7 @@ def _of(address: str) -> tuple[Any, str]:
 
 @contextmanager
 def _asking(address: str) -> Iterator[None]:
-    """Say of a store's error what it means; one that says that something is there already is raised."""
+    """Say of a store's error what it means; that something is there already is raised as it is."""
     try:
         yield
     except (ColabHelpersError, FileExistsError):
@@ -87,47 +78,54 @@ def _asking(address: str) -> Iterator[None]:
 
 
 def _told(system: Any, name: str) -> dict[str, Any] | None:
-    try:
+    """What a store says of an object or folder; None where there is none."""
+    with suppress(FileNotFoundError):
         return dict(system.info(name))
-    except FileNotFoundError:
-        return None
+    return None
 
 
-def _version(info: dict[str, Any]) -> int:
-    """Make of an object's version a time of change, in nanoseconds, that any disk can keep."""
-    told = next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
-    return int(hashlib.sha256(told.encode()).hexdigest(), 16) % (2**31 * 10**9)
+def _state(info: dict[str, Any]) -> tuple[int, int]:
+    """Size of an object, and its version as a time of change, in nanoseconds, that any disk can keep."""
+    told = next((str(info[name]) for name in _VERSIONS if info.get(name)), str(info))
+    return int(info["size"]), int(hashlib.sha256(told.encode()).hexdigest(), 16) % (2**31 * 10**9)
 
 
-def _wait_as(path: Path, state: tuple[int, int]) -> None:
-    """Make a path stand for an object of this size and version that is not here."""
-    size, version = state
-    partial = path.with_name(shortened(".", path.stem, f".{os.getpid()}.wait{path.suffix}"))
+@contextmanager
+def _replacing(path: Path, version: int) -> Iterator[Path]:
+    """Give the name under which a file is written that then takes a path's place; others do the same."""
+    partial = path.with_name(shortened(".", path.stem, f".{os.getpid()}.part{path.suffix}"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
-        with partial.open("xb") as file:
-            file.truncate(size)
+        yield partial
         os.utime(partial, ns=(version, version))
-        partial.chmod(0)
         partial.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _wait(path: Path, state: tuple[int, int]) -> None:
+    """Make a path stand for an object of this size and version that is not here."""
+    with _replacing(path, state[1]) as partial:
+        with partial.open("xb") as file:
+            file.truncate(state[0])
+        partial.chmod(0)
 
 
 def waits(path: Path) -> bool:
     """Whether a path stands for an object that has yet to be brought."""
     with suppress(OSError, ValueError):
-        found = path.lstat()
-        unreadable = stat.S_ISREG(found.st_mode) and not stat.S_IMODE(found.st_mode)
-        return unreadable and address_of(path) is not None
+        mode = path.lstat().st_mode
+        return stat.S_ISREG(mode) and not stat.S_IMODE(mode) and address_of(path) is not None
     return False
 
 
 def expected(path: Path) -> bool:
     """Whether an object has yet to be brought; looked for now, if nobody on this machine has.
 
-    Pictures are brought: what they are is asked of their bytes. OutputError where the store cannot be used.
+    Pictures are brought: what they are is asked of their bytes.
     """
     if address_of(path) is not None and not os.path.lexists(path):
         look(path)
@@ -136,14 +134,18 @@ def expected(path: Path) -> bool:
     return waits(path)
 
 
-def look(path: Path, *, keep: bool = False) -> None:
-    """Have what stands for an address be as what lies there now: nothing, a file, or a folder of some.
+def is_there(path: Path) -> bool:
+    """Whether something lies at the address that a path stands for, if it does."""
+    if (address := address_of(path)) is None:
+        return False
+    with _asking(address):
+        return _told(*_of(address)) is not None
 
-    Other paths are left alone; what was brought and has not changed since stays. With ``keep`` so does what
-    is on this disk alone.
 
-    Raises:
-        OutputError: The store cannot be asked.
+def look(path: Path) -> None:
+    """Have a path stand for what lies at its address now: an object, or a folder of some.
+
+    What was brought and is still that version stays, as does what is on this disk alone.
     """
     if (address := address_of(path)) is None:
         return
@@ -151,85 +153,53 @@ def look(path: Path, *, keep: bool = False) -> None:
     with _asking(address):
         system, name = _of(address)
         found = _told(system, name)
-        inside = system.ls(name, detail=True, refresh=True) if found and found["type"] == "directory" else []
-    if found is not None and found["type"] != "directory":
-        _stand(path, found)
-        return
-    if found is not None:
+        is_folder = found is not None and found["type"] == "directory"
+        inside = system.ls(name, detail=True, refresh=True) if is_folder else []
+    if is_folder:
         path.mkdir(parents=True, exist_ok=True)
-    there = {own for each in inside if (own := _stands_inside(path, name, each))}
-    if not keep:
-        _remove_others(path, there)
-
-
-def _stand(path: Path, found: dict[str, Any]) -> None:
-    state = int(found["size"]), _version(found)
-    if state_of(path) != state:
-        _wait_as(path, state)
-
-
-def _stands_inside(folder: Path, name: str, found: dict[str, Any]) -> str:
-    """Have something of a folder stand there; return its name, or none for what no file can be called."""
-    own = str(found["name"]).rstrip("/").rpartition("/")[2]
-    if str(found["name"]).rstrip("/") == name.rstrip("/") or own in ("", ".", "..") or "\0" in own:
-        return ""
-    if found["type"] == "directory":
-        (folder / own).mkdir(exist_ok=True)
-    else:
-        _stand(folder / own, found)
-    return own
-
-
-def _remove_others(path: Path, there: set[str]) -> None:
-    """Remove what is no longer in the store, but not a run's own records."""
-    for gone in path.iterdir() if path.is_dir() else [path]:
-        if gone.name not in there and gone.name[0] != "." and gone.suffix not in _KEPT and gone.is_file():
-            gone.unlink()
+    names = (str(one["name"]).rstrip("/") for one in inside)
+    there = {
+        path / own.rpartition("/")[2]: one for own, one in zip(names, inside, strict=True) if own != name
+    }
+    there |= {path: found} if found and not is_folder else {}
+    for place, one in there.items():
+        if one["type"] == "directory":
+            place.mkdir(exist_ok=True)
+        elif state_of(place) != _state(one) and "\0" not in place.name and place.name not in (".", ".."):
+            _wait(place, _state(one))
+    for place in path.iterdir() if path.is_dir() else [path]:
+        if place not in there and waits(place):
+            place.unlink()
     with suppress(OSError):
-        if not there:
-            path.rmdir()
+        path.rmdir()  # of an empty folder nothing is known in a store
 
 
-def fetch(path: Path, beat: Beat = _nothing, *, keep: bool = False) -> None:
-    """Bring what lies at an address, unless it is here; other paths are left alone. See `look` for ``keep``.
-
-    Raises:
-        OutputError: The store or this disk cannot be used, or another version came meanwhile.
-    """
+def fetch(path: Path, beat: Beat = lambda: None) -> None:
+    """Bring what lies at an address, or all directly in a folder there, unless it is here."""
     if (address := address_of(path)) is None:
         return
-    look(path, keep=keep)
-    if not waits(path):
-        return
-    with _alone(path, beat):  # others here may want it, too
-        if not (waits(path) and (state := state_of(path))):
-            return
-        size, version = state
-        with written_whole(path) as partial:
-            with partial.open("wb") as file:
-                for chunk in _chunks(address):
-                    file.write(chunk)
-                    beat()
-            with _asking(address):
-                found = _told(*_of(address))
-            if partial.stat().st_size != size or found is None or _version(found) != version:
-                raise OutputError(
-                    tr("it was changed while it was read"), where=address, remedy=tr("run again")
-                )
-            os.utime(partial, ns=(version, version))
-
-
-@contextmanager
-def _alone(path: Path, beat: Beat) -> Iterator[None]:
-    lock = FileLock(root() / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.lock")
-    while not lock.is_locked:
-        with suppress(Timeout):
-            lock.acquire(timeout=1.0)
-        beat()
-    try:
-        yield
-    finally:
-        lock.release()
+    for left in reversed(range(_TRIES)):
+        look(path)
+        if not waits(path):
+            break
+        try:
+            state = path.stat()
+            with _replacing(path, state.st_mtime_ns) as partial:
+                with partial.open("xb") as file:
+                    for chunk in _chunks(address):
+                        file.write(chunk)
+                        beat()
+                with _asking(address):
+                    now = _told(*_of(address))
+                if now is None or _state(now) != (partial.stat().st_size, state.st_mtime_ns):
+                    told = tr("it was changed while it was read")
+                    raise OutputError(told, where=address, remedy=tr("run again"))
+        except OutputError:  # of a status that is written anew each time, it is usual
+            if not left:
+                raise
+    for file_there in path.iterdir() if path.is_dir() else ():
+        if waits(file_there):
+            fetch(file_there, beat)
 
 
 def _chunks(address: str) -> Iterator[bytes]:
@@ -243,15 +213,13 @@ def _chunks(address: str) -> Iterator[bytes]:
 def release(path: Path) -> None:
     """Give back the room of what was brought; it can be brought again."""
     if address_of(path) and path.is_file() and not waits(path) and (state := state_of(path)):
-        _wait_as(path, state)
+        _wait(path, state)
 
 
-def send(path: Path, beat: Beat = _nothing, *, new: bool = False) -> str:
+def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
     """Send a file to the address it stands for, all of it or nothing; return its SHA-256.
 
-    Raises:
-        FileExistsError: Something is there although it is to be ``new``.
-        OutputError: The store cannot be used.
+    FileExistsError where it is to be ``new``, and something is there.
     """
     address, digest = address_of(path) or "", hashlib.sha256()
     with _asking(address), path.open("rb") as reading:
@@ -275,21 +243,16 @@ def send(path: Path, beat: Beat = _nothing, *, new: bool = False) -> str:
     return digest.hexdigest()
 
 
-def deliver(path: Path, beat: Beat = _nothing, *, new: bool) -> str:
+def deliver(path: Path, beat: Beat = lambda: None, *, new: bool) -> str:
     """Send a file, read it back, and let the path wait for what is there now; return its SHA-256.
 
-    ``new``: whether nothing was there when the work began.
-
-    Raises:
-        UsageError: Something else has come there since.
-        OutputError: The store cannot be used, or does not give back what was sent.
+    ``new``: whether nothing was there when the work began; UsageError where something has come since.
     """
-    address, foreign = address_of(path) or "", False
+    address, back, foreign = address_of(path) or "", hashlib.sha256(), False
     try:
         digest = send(path, beat, new=new)
     except FileExistsError:  # or our own, whose arrival was not heard of
         digest, foreign = sha256_of(path, on_chunk=beat), True
-    back = hashlib.sha256()
     for chunk in _chunks(address):
         back.update(chunk)
         beat()
@@ -304,35 +267,16 @@ def deliver(path: Path, beat: Beat = _nothing, *, new: bool) -> str:
     return digest
 
 
-def _sweep() -> None:
-    """Remove what nobody has touched for a week of what belongs to addresses: it is there."""
-    for kind in PACKAGES:
-        for path in (root() / f"{kind}:").rglob("*"):
-            with suppress(OSError):
-                if path.is_file() and time.time() - path.stat().st_ctime > _LONGEST_KEPT:
-                    path.unlink()
-
-
 def send_all(paths: Iterable[Path]) -> None:
-    """Send those files, and the files of those folders, that are here and belong to addresses."""
+    """Send files, and the files of folders, that are here and belong to addresses."""
     for path in paths:
-        if address_of(path) is not None:
-            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                if file.is_file() and not waits(file) and file.name[0] != ".":
-                    send(file)
-
-
-def fetch_all(paths: Iterable[Path]) -> None:
-    """Bring files, and the files of folders, that belong to addresses; what is only here stays."""
-    for path in paths:
-        fetch(path, keep=True)
-        if address_of(path) is not None and path.is_dir():
-            for file in path.iterdir():
-                fetch(file, keep=True)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if address_of(file) and file.is_file() and not waits(file) and file.name[0] != ".":
+                send(file)
 
 
 def remove(path: Path) -> None:
-    """Remove what lies at an address, and all below it; OutputError where the store cannot be used."""
+    """Remove what lies at an address, and all below it."""
     if (address := address_of(path)) is not None:
         with _asking(address), suppress(FileNotFoundError):
             system, name = _of(address)
@@ -340,12 +284,10 @@ def remove(path: Path) -> None:
 
 
 def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -> None:
-    """Look at what a batch names in stores: its targets, its photos, which are brought, as are its records.
+    """Look at what a batch names in stores: its targets, its photos, which are brought, and its records.
 
-    Args:
-        folder: Of the results; its bucket has to be there.
-        targets: Files, folders and patterns.
-        photos: Files, and folders of them.
+    ``folder`` is that of the results; ``targets`` are files, folders and patterns, ``photos`` files and
+    folders.
 
     Raises:
         MissingFileError: A target or photo is not there.
@@ -354,22 +296,29 @@ def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -
     """
     places = {Path(target).parent if has_magic(target) else Path(target) for target in targets}
     for path in (*sorted(places), *photos):
-        if (address := address_of(path)) is not None:
-            look(path)
-            if not os.path.lexists(path):
-                raise MissingFileError(tr(_NOTHING), where=address, remedy=tr(_NAMES))
-    fetch_all(photos)
+        (look if path in places else fetch)(path)
+        if (address := address_of(path)) is not None and not os.path.lexists(path):
+            raise MissingFileError(tr(_NOTHING), where=address, remedy=tr(_NAMES))
     if folder is not None and (address := address_of(folder)) is not None:
         with _asking(address):
             system, name = _of(address)
             if not system.exists(name.partition("/")[0]):
                 raise FileNotFoundError
-        fetch_all(folder / name for name in _RECORDS)
+        for record in _RECORDS:
+            fetch(folder / record)
         _sweep()
 
 
+def _sweep() -> None:
+    """Remove what nobody has touched for a week of what belongs to addresses: it is there."""
+    for path in (path for kind in PACKAGES for path in (root() / f"{kind}:").rglob("*")):
+        with suppress(OSError):
+            if path.is_file() and time.time() - path.stat().st_ctime > _LONGEST_KEPT:
+                path.unlink()
+
+
 def send_journal(path: Path, start: int) -> None:
-    """Send what a journal has from a byte on; OutputError where the store cannot be used."""
+    """Send what a journal has from a byte on."""
     if (address := address_of(path)) is None:
         return
     with _asking(address), path.open("rb") as file:
@@ -386,14 +335,12 @@ def fetch_journal(path: Path, *, settle: bool = False) -> None:
     """
     if (address := address_of(path)) is None:
         return
-    known = path.read_bytes() if path.is_file() else b""
+    known, parts = path.read_bytes() if path.is_file() else b"", list[str]()
     first = 0 if settle else len(known) // _PART
     with _asking(address):
         system, name = _of(address)
-        try:
+        with suppress(FileNotFoundError):
             parts = sorted(system.ls(f"{name}.parts", detail=False, refresh=True))[first:]
-        except FileNotFoundError:
-            parts = []
         told = b"".join(system.cat_file(part) for part in parts)
     own = known[first * _PART :]
     if len(told) > len(own) or (settle and not own.startswith(told)):

@@ -206,7 +206,7 @@ class Supervisor:
     def _report_of(self, run: str) -> BatchReport | None:
         """Read the report of a run; None if it has left none."""
         with suppress(ColabHelpersError):
-            fetch(self.job.report_path, keep=True)
+            fetch(self.job.report_path)
         report = found(BatchReport, self.job.report_path)
         return report if report and report.run == run else None
 

@@ -76,7 +76,7 @@ class Watch:
             return near
         if address_of(self.folder) and not (near and near.alive()):
             with suppress(ColabHelpersError):
-                fetch(self.folder / STATUS_NAME, keep=True)
+                fetch(self.folder / STATUS_NAME)
         return latest_status(self.status_files)
 
     def at_work(self) -> bool:

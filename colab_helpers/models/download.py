@@ -23,7 +23,7 @@ from requests import exceptions as failures
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import ModelEntry, Source
-from colab_helpers.models.records import size_of
+from colab_helpers.models.inventory import size_of
 
 HUGGING_FACE = "https://huggingface.co/"
 _BLOCK = 1 << 18

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.errors import LicenceError, ModelError, OutputError, telling
 from colab_helpers.files import same_file
@@ -26,8 +26,18 @@ from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.models.catalog import ModelEntry
 from colab_helpers.models.download import FetchOptions, MirrorError, download
-from colab_helpers.models.inventory import ModelFile, accepted_at, examine, look_at
-from colab_helpers.models.records import Record, now, part_path, put_in_place, recorded_hash, write_record
+from colab_helpers.models.inventory import (
+    ModelFile,
+    Record,
+    accepted_at,
+    examine,
+    look_at,
+    now,
+    part_path,
+    put_in_place,
+    recorded_hash,
+    write_record,
+)
 
 DISK_RESERVE = 2 * GIB
 """Disk left free beside the models."""
@@ -64,10 +74,8 @@ ProgressCallback = Callable[[Progress], None]
 """Called in the thread that called ``fetch``, at most about four times a second."""
 
 
-class PreloadedFile(BaseModel):
+class PreloadedFile(BaseModel, extra="forbid", frozen=True):
     """The file of a model, in place."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     path: Path

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.errors import ModelError, OutputError, telling
 from colab_helpers.files import found, publish, sha256_of
@@ -27,9 +27,9 @@ from colab_helpers.models.catalog import broken_model, missing_model
 from colab_helpers.models.contracts import fit_of
 from colab_helpers.models.emap import load_model
 from colab_helpers.models.gfpgan_export import export_gfpgan
+from colab_helpers.models.inventory import part_path, record_path, recorded_hash, size_of, write_json
 from colab_helpers.models.parity import NEARLY_SAME, Verdict, compare, sample_inputs, value_range
 from colab_helpers.models.pool import first_line, is_out_of_memory
-from colab_helpers.models.records import part_path, record_path, recorded_hash, size_of, write_json
 from colab_helpers.models.session import Network, Provider, Runtime, is_standin
 from colab_helpers.settings import FrameProcessor, Settings
 
@@ -43,10 +43,8 @@ FOLDER = "converted"
 HalfPrecision = bool | Literal["auto"]
 
 
-class Conversion(BaseModel):
+class Conversion(BaseModel, extra="ignore", frozen=True):
     """The record beside a float16 copy, in ``<file>.json``; no copy is there if nobody accepted it."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     version: Literal[4] = 4
     bytes: int = 0  # of the copy; 0 if there is none

@@ -68,31 +68,18 @@ def live_html(
         lost: The batch died: nothing more is to be expected, whatever its status says.
         facts: Sentences on the machine that stand below the charts.
     """
-    shown = _in_window(samples, status)
-    running = status.running if status and not lost else None
-    named, rest = _named(status)
+    shown, running = _in_window(samples, status), status.running if status and not lost else None
     picture = status.picture if status and running else None
     return render(
         "live.html.j2",
-        overall=None if lost else _overall(status),
+        **_told(shown, status, now, lost),
         # Whatever else a foreign status holds is not put into a page.
         picture=picture if picture and picture.startswith("data:image/jpeg;base64,") else None,
-        headline=_headline(status, now, lost) if status else None,
         mood=_MOODS["lost" if lost else status.state] if status else "",
         running=running,
-        running_text=_running_text(status, lost),
-        state_lines=_state_lines(status),
-        why=_why(shown, status, lost),
-        alarms=warnings(shown),
-        remarks=_remarks(shown, status),
         tiles=_tiles(shown),
         span=shown[-1].time - shown[0].time if shown else 0.0,
         facts=facts,
-        rows=[_row(file, lost) for file in named],
-        rest=rest,
-        workers=[_cells(worker) for worker in _workers(status, lost)],
-        more=status.crew - MOST_WORKERS if status else 0,
-        notes=status.remarks[-MOST_NOTES:] if status else [],
     )
 
 
@@ -107,32 +94,50 @@ def live_text(
 ) -> list[str]:
     """Write the same in words, line by line; ``files`` says whether to name the files and notes, too."""
     shown = _in_window(samples, status)
-    lines = [": ".join(_headline(status, now, lost))] if status else []
-    overall = None if lost else _overall(status)
-    lines += [*([overall[1]] if overall else []), *filter(None, [_running_text(status, lost)])]
-    lines += _state_lines(status)
+    told = _told(shown, status, now, lost)
+    lines = [": ".join(told["headline"])] if status else []
+    lines += [told["overall"][1]] if told["overall"] else []
+    lines += [told["running_text"], *told["state_lines"]]
     if shown:
         texts = [figure.text(shown[-1]) for figure in (*FIGURES, *queues(shown[-1:]))]
         lines.append(", ".join(filter(None, texts)))
-    why = _why(shown, status, lost)
-    lines += [*_remarks(shown, status), *([why] if why else [])]
-    lines += [tr("warning: {text}", text=text) for text in warnings(shown)]
-    for (name, _), (work, _), (fps, _), (load, _), (vram, _) in map(_cells, _workers(status, lost)):
-        told = [tr("{fps} frames/s", fps=fps) if fps else "", load and f"GPU {load}", vram and f"VRAM {vram}"]
-        lines.append("  " + "  ".join(filter(None, [name, work, *told])))
-    if status and status.crew > MOST_WORKERS:
-        lines.append("  " + tr("and {number} more", number=status.crew - MOST_WORKERS))
-    if not files:
-        return lines
-    lines += facts
-    named, rest = _named(status)
-    for (state, _), (name, _), (frames, _), (remarks, _) in (_row(file, lost) for file in named):
-        counted = tr("{count} frames", count=frames) if frames else ""
+    lines += [*told["remarks"], told["why"], *(tr("warning: {text}", text=text) for text in told["alarms"])]
+    for (name, _), (work, _), (fps, _), (load, _), (vram, _) in told["workers"]:
+        figures = [fps and tr("{fps} frames/s", fps=fps), load and f"GPU {load}", vram and f"VRAM {vram}"]
+        lines.append("  " + "  ".join(filter(None, [name, work, *figures])))
+    lines += [told["more"] and f"  {told['more']}", *(facts if files else ())]
+    for (state, _), (name, _), (frames, _), (remarks, _) in told["rows"] if files else ():
+        counted = frames and tr("{count} frames", count=frames)
         lines.append("  " + "  ".join(filter(None, [f"{state:9}", name, counted, remarks])))
-    lines += [f"  {rest}"] if rest else []
-    return lines + [
-        tr("note: {note}", note=note) for note in (status.remarks[-MOST_NOTES:] if status else [])
-    ]
+    if files:
+        lines += [
+            told["rest"] and f"  {told['rest']}",
+            *(tr("note: {note}", note=note) for note in told["notes"]),
+        ]
+    return [*filter(None, lines)]
+
+
+def _told(samples: Sequence[Sample], status: BatchStatus | None, now: float, lost: bool) -> dict[str, Any]:
+    """What page and words say alike."""
+    named, rest = _named(status)
+    more = status.crew - MOST_WORKERS if status and not lost else 0
+    running = status.running if status and not (lost or status.crew) else None
+    return {
+        "overall": None if lost else _overall(status),
+        "headline": _headline(status, now, lost) if status else None,
+        "running_text": progress_text(running) if running else "",
+        "state_lines": _state_lines(status),
+        "why": _why(samples, status, lost),
+        "alarms": warnings(samples),
+        "remarks": _remarks(samples, status),
+        "workers": [
+            _cells(worker) for worker in (status.workers[:MOST_WORKERS] if status and not lost else ())
+        ],
+        "more": tr("and {number} more", number=more) if more > 0 else "",
+        "rows": [_row(file, lost) for file in named],
+        "rest": rest,
+        "notes": status.remarks[-MOST_NOTES:] if status else [],
+    }
 
 
 def _in_window(samples: Sequence[Sample], status: BatchStatus | None) -> list[Sample]:
@@ -172,7 +177,7 @@ def _tiles(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     return [_tile(figure, samples[-1], points, points_of_others(figure, course)) for figure, points in known]
 
 
-def _tile(figure: Figure, newest: Sample, points: Points, others: list[Points]) -> dict[str, Any]:
+def _tile(figure: Figure, newest: Sample, points: Points, others: Sequence[Points]) -> dict[str, Any]:
     total, share = figure.total(newest) if figure.total else None, figure.share(newest)
     limit = figure.limit
     if limit is not None and figure.total:
@@ -276,16 +281,6 @@ def _named(status: BatchStatus | None) -> tuple[list[FileReport], str]:
     others = ", ".join(f"{count[state]} {_word(state, lost=False)}" for state in _ORDER if count[state])
     rest = tr("and {count} more: {others}", count=sum(count.values()), others=others) if count else ""
     return files[:MOST_FILES], rest
-
-
-def _running_text(status: BatchStatus | None, lost: bool) -> str:
-    """The file at work, where no more than one is."""
-    return progress_text(status.running) if status and status.running and not (lost or status.crew) else ""
-
-
-def _workers(status: BatchStatus | None, lost: bool) -> list[WorkerStatus]:
-    """Those of several workers that are named."""
-    return status.workers[:MOST_WORKERS] if status and not lost else []
 
 
 def _cells(worker: WorkerStatus) -> list[tuple[str, str]]:

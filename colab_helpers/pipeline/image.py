@@ -48,27 +48,14 @@ def process_image(
     *,
     single: bool = True,
     label: Label | None = None,
-) -> tuple[ByteImage, int]:
-    """Return a new image with faces changed, larger where the settings have it enlarged, and their number.
-
-    It is ``(H, W, 3)`` uint8 BGR, and where ``alpha`` ``(H, W)`` has it transparent, faces are seen over
-    white. Where it is not ``single`` but a frame of a video, faces are found as its run finds them. The label
-    is burnt in where AI changed a face, and ``alpha`` made opaque there.
-    """
-    image, _, measured, _ = _changed_image(engine, cast, image, alpha, single=single, label=label)
-    return image, measured.faces
-
-
-def _changed_image(
-    engine: Engine,
-    cast: Cast,
-    image: ByteImage,
-    alpha: ByteImage | None,
-    *,
-    single: bool = True,
-    label: Label | None,
 ) -> tuple[ByteImage, ByteImage | None, Measured, tuple[Person, ...]]:
-    """Like `process_image`; also returns the transparency, what was done, and who of those known is seen."""
+    """Return a new image with faces changed, its transparency, what was done, and who of those known is seen.
+
+    The image is ``(H, W, 3)`` uint8 BGR, and larger where the settings have it enlarged; where ``alpha``
+    ``(H, W)`` has it transparent, faces are seen over white. Where it is not ``single`` but a frame of a
+    video, faces are found as its run finds them. The label is burnt in where AI changed a face, and ``alpha``
+    made opaque there.
+    """
     picture = BgrPicture(image.copy(), alpha)
     cast, analyser = with_reference(engine, cast, [picture], number=0, where="image"), engine.analyser
     faces = analyser.search(picture) if single else analyser.detect(picture)
@@ -128,7 +115,7 @@ def process_picture(
     height, width = still.bgr.shape[:2]
     size = _made_size(engine, (width, height), target)
     label, unlabelled = label_for(marks, *size)
-    image, alpha, measured, people = _changed_image(engine, cast, still.bgr, still.alpha, label=label)
+    image, alpha, measured, people = process_image(engine, cast, still.bgr, still.alpha, label=label)
     if not measured.faces and not engine.frame_enhancer and _is_copied(target, output, still.kind):
         _put_copy(target, output, put)
         notes = [tr("no face to change was found: the picture is unchanged")]

@@ -45,24 +45,18 @@ class ProgressReporter:
         if self._start not in (-1, start):  # a worker goes on with another segment than the next
             self._begun, self._before = now, written
         self._start = start
-        if last or self._is_due(now):
+        if last or now - self._last >= PROGRESS_INTERVAL:
             self._rate = (written - self._before) / max(now - self._begun, 1e-6) or self._rate
             frames, rate = self.frames, self._rate
             self._report(now, MAKING, max(0, frames - self._done) / rate if frames and rate else None)
 
     def finding(self, found: int) -> None:
         """Tell that faces are searched for before anything is changed; in ``found`` frames they are known."""
-        now = time.monotonic()
-        self._done = found
-        if self._is_due(now):
-            self._report(now, FINDING, None)
+        self._tell_stage(found, FINDING, None)
 
     def joining(self, joined: int) -> None:
         """Tell that the segments are being joined; ``joined`` frames are."""
-        now = time.monotonic()
-        self._done = max(self._done, joined)
-        if self._is_due(now):
-            self._report(now, mark("joining"), 0.0)
+        self._tell_stage(max(self._done, joined), mark("joining"), 0.0)
 
     def picture_is_due(self) -> bool:
         """Tell whether it is time to show a frame; then the next one is due after the interval."""
@@ -71,8 +65,10 @@ class ProgressReporter:
         self._pictured = now if due else self._pictured
         return due
 
-    def _is_due(self, now: float) -> bool:
-        return now - self._last >= PROGRESS_INTERVAL
+    def _tell_stage(self, done: int, stage: str, left: float | None) -> None:
+        self._done = done
+        if (now := time.monotonic()) - self._last >= PROGRESS_INTERVAL:
+            self._report(now, stage, left)
 
     def _report(self, now: float, stage: str, left: float | None) -> None:
         self._last = now

@@ -124,7 +124,9 @@ class PreviewNetworks:
         label = Label.of(request.settings)
         if known is None:
             shown = label and label.is_shown(0 if single else frame / _rate(probe(target)))
-            after, faces = process_image(engine, cast, before, single=single, label=label if shown else None)
+            shown_label = label if shown else None
+            after, _, measured, _ = process_image(engine, cast, before, single=single, label=shown_label)
+            faces = measured.faces
         else:
             before, after, faces = process_known_frame(engine, probe(target), frame, known, label)
         check_pictures(check, [(0.0, BgrPicture(before))])  # the very frame that is shown

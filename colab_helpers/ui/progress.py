@@ -84,7 +84,7 @@ class ProgressLine(_Line):
         if self._headless:
             self._print(progress_text(progress))
             return
-        looks = {"desc": file_text(progress), "unit": tr(" frames")}
+        looks: dict[str, Any] = {"desc": file_text(progress), "unit": tr(" frames")}
         self._draw(progress.file_index, progress.frame, progress.frames, machine_text(progress), **looks)
 
     def status(self, status: BatchStatus) -> None:
@@ -106,7 +106,7 @@ class FetchLine(_Line):
         if self._headless:
             self._print(fetch_text(progress))
             return
-        looks = {"desc": tr("models"), "unit": "B", "unit_scale": True}
+        looks: dict[str, Any] = {"desc": tr("models"), "unit": "B", "unit_scale": True}
         self._draw("models", progress.bytes_done, progress.bytes_total, **looks)
 
 

@@ -84,14 +84,13 @@ class SettingsBox:
 
 def _several(widgets: Widgets) -> Any:
     """Make what says how many workers do a batch, and where, and what it means."""
-    kinds: dict[str, tuple[str, dict[str, float]]] = {
-        "gpus": ("Text", {}),
-        "cluster": ("Text", {}),
-        "gpus_per_worker": ("BoundedFloatText", {"min": 0.05, "max": 1.0, "step": 0.05}),
-        "priority": ("IntText", {}),
-        "map_paths": ("Textarea", {}),
-    }
-    inputs = [widgets.input(kind, name, label=name, **values) for name, (kind, values) in kinds.items()]
+    share: dict[str, Any] = {"min": 0.05, "max": 1.0, "step": 0.05}
+    kinds = {"gpus": "Text", "cluster": "Text", "gpus_per_worker": "BoundedFloatText"}
+    kinds |= {"priority": "IntText", "map_paths": "Textarea"}
+    inputs = [
+        widgets.input(kind, name, label=name, **(share if name == "gpus_per_worker" else {}))
+        for name, kind in kinds.items()
+    ]
     meanings = (
         field_help("gpus"),
         tr("have a cluster do it: HOST:PORT, or auto"),

@@ -24,7 +24,8 @@ from colab_helpers.batch.stop import ask_to_stop
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.request import BatchRequest
 from tests.conftest import until
-from tests.helpers.processes import Content, contents, made_once, repeated, run_here, stop_at
+from tests.helpers import processes as helpers
+from tests.helpers.processes import Content, made_once, repeated, run_here, stop_at
 from tests.media.make import Sound, Spec
 
 SPECS = {
@@ -97,6 +98,10 @@ def fetched(server: Any, place: Path) -> Path:
     return place
 
 
+def films(folder: Path) -> dict[str, Content]:
+    return {path.name: helpers.content(path) for path in folder.iterdir() if path.name in SPECS}
+
+
 def brought(disk: Path) -> set[str | None]:
     """Addresses of what of the films lies on a disk in full."""
     return {address_of(path) for path in disk.rglob("*.m[pk][4v]") if path.stat().st_mode & 0o777}
@@ -116,14 +121,14 @@ def local(batch: Callable[..., BatchReport], shared_dir: Path) -> dict[str, Cont
     out = shared_dir / "stored_out"
     if not out.exists():
         assert batch(shared_dir / "stored", out).ok
-    return contents(out)
+    return films(out)
 
 
 def test_results_are_those_of_a_local_run_and_the_films_do_not_stay(batch, bucket, local, tmp_path) -> None:
     report = batch()
     assert report.ok, report.files
     results = fetched(bucket, tmp_path / "down")
-    assert contents(results) == local
+    assert films(results) == local
     assert (brought(tmp_path / "one"), names(bucket, "out/.work")) == (set(), [])
     told = json.loads((results / "report.json").read_text())
     assert [file["output"] for file in told["files"]] == ["s3://films/out/a.mp4", "s3://films/out/b.mkv"]
@@ -141,7 +146,7 @@ def test_another_machine_goes_on_where_one_was_lost_and_reads_nothing_twice(
     report = batch()
     assert (report.ok, report.files[0].segments_kept) == (True, kept), report.files
     results = fetched(bucket, tmp_path / "down")
-    assert (contents(results), repeated(results)) == (local, {})
+    assert (films(results), repeated(results)) == (local, {})
     disk("three")
     read, chunks = [], store._chunks
     monkeypatch.setattr(store, "_chunks", lambda address: (read.append(address), chunks(address))[1])
@@ -184,7 +189,7 @@ def test_a_network_that_goes_and_comes_back_costs_nothing(
     report = batch(targets="s3://films/clips/a.mp4")
     assert (report.ok, left) == (True, [0]), report.files
     results = fetched(bucket, tmp_path / "down")
-    assert (contents(results)["a.mp4"], repeated(results)) == (local["a.mp4"], {})
+    assert (films(results)["a.mp4"], repeated(results)) == (local["a.mp4"], {})
 
 
 KILLED = """

@@ -11,7 +11,8 @@ from tests.helpers.cluster import NODE, first_node, join
 OWN_DISK = f"""
 if "--node-ip-address={NODE.format(3)}" in sys.orig_argv:
     import os
-    os.environ["TMPDIR"] += "/other"
+    os.environ["TMPDIR"] = os.path.dirname(os.environ["FAKE"]) + "/other"
+    os.makedirs(os.environ["TMPDIR"], exist_ok=True)
 """
 SLOW = """
 if "colab_helpers.batch.member" in sys.orig_argv:
@@ -28,7 +29,7 @@ if "colab_helpers.batch.member" in sys.orig_argv:
 
 @pytest.fixture(scope="package")
 def place() -> Iterator[Path]:
-    """A cluster of two nodes whose disks are their own, and who know of an object storage that may be there."""
+    """A cluster of two nodes with disks of their own, who know of an object storage that may be there."""
     with pytest.MonkeyPatch.context() as patch:
         with socket.create_server(("127.0.0.1", 0)) as free:
             patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
@@ -36,6 +37,5 @@ def place() -> Iterator[Path]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "unspoken")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         with first_node(OWN_DISK + SLOW) as folder:
-            (folder / "other").mkdir()
             join(3)
             yield folder

@@ -24,7 +24,7 @@ from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.pages.live import live_text
 from tests.batch.films import SETTINGS, changed, write_films
 from tests.batch.test_store import SPECS as STORED
-from tests.batch.test_store import fetched, names
+from tests.batch.test_store import brought, fetched, films, names
 from tests.conftest import CONSENT, PATIENCE, until
 from tests.helpers.cluster import NODE, address, processes, thousand, watched_memory
 from tests.helpers.processes import (
@@ -71,12 +71,12 @@ def shell(place: Path, constant_models: Path) -> Shell:
 
 def test_with_tracks_and_a_map_of_people(place: Path, standins: Path, tmp_path: Path) -> None:
     """One of a film's people becomes somebody else, the other is made unrecognisable."""
-    films, alone, out = place / "films", tmp_path / "alone", place / "mapped"
-    films.mkdir()
-    write_films(films)
-    photo, options = films / "hanna.jpg", ("--frame-processors", "face_swapper")
+    shown, alone, out = place / "shown", tmp_path / "alone", place / "mapped"
+    shown.mkdir()
+    write_films(shown)
+    photo, options = shown / "hanna.jpg", ("--frame-processors", "face_swapper")
     one, both = (
-        Shell(films / "first.mp4", photo, standins, CONSENT, to, *options, *more)
+        Shell(shown / "first.mp4", photo, standins, CONSENT, to, *options, *more)
         for to, more in ((alone, ()), (out, ("--cluster", "auto")))
     )
     ended(one.start("--people", "only"))
@@ -88,7 +88,7 @@ def test_with_tracks_and_a_map_of_people(place: Path, standins: Path, tmp_path: 
     shutil.copytree(alone, out, ignore=lambda *_: {path.name for path in alone.iterdir()} - MAP)
     for run in [one.start(), both.start()]:
         ended(run)
-    assert changed(films, out, "first") == {"alma", "bruno"}
+    assert changed(shown, out, "first") == {"alma", "bruno"}
     assert contents(out) == contents(alone)
     found = [parts(folder) for folder in (alone, out)]
     assert found[0] == found[1], "bytes, faces, tracks and what was measured of them"
@@ -117,20 +117,25 @@ def server(place: Path) -> Iterator[Any]:
 def test_machines_that_share_no_disk_do_a_batch_together(
     server: Any, place: Path, shared_dir: Path, constant_models: Path, tmp_path: Path
 ) -> None:
-    server.create_bucket(Bucket="films")
     local, photo = made_once(shared_dir / "stored", STORED), draw_photo(tmp_path)
-    for path in local.iterdir():
-        server.upload_file(str(path), "films", f"clips/{path.name}")
-    server.upload_file(str(photo), "films", "me.png")
-    places = "s3://films/clips", "s3://films/me.png", "s3://films/out"
-    shell = Shell(places[0], places[1], constant_models, CONSENT, places[2], "--cluster", "auto")
+    server.create_bucket(Bucket="films")
+    for path in (*local.iterdir(), photo):
+        server.upload_file(str(path), "films", f"clips/{path.name}" if path.name in STORED else "me.png")
+    shell = Shell(
+        "s3://films/clips", "s3://films/me.png", constant_models, CONSENT, "s3://films/out",
+        "--cluster", "auto",
+    )  # fmt: skip
     (place / "shell").mkdir()
-    running = shell.start(env={**os.environ, "TMPDIR": f"{place}/shell"})
-    run_here(photo, local, tmp_path / "alone", constant_models)
+    running = shell.start(env={**os.environ, "TMPDIR": str(place / "shell")})
+    assert run_here(photo, local, tmp_path / "alone", constant_models).ok
     ended(running)
+    assert [*(place / "other").rglob("journal.jsonl")], "the other machine has taken part"
+    assert brought(place / "shell") == set()
     results = fetched(server, tmp_path / "down")
-    assert contents(results) == contents(tmp_path / "alone")
-    assert (repeated(results), names(server, "out/.work")) == ({}, [])
+    assert films(results) == films(tmp_path / "alone")
+    assert repeated(results) == {}
+    assert len({entry["pid"] for entry in entries(results, "started")}) == 2
+    assert names(server, "out/.work") == []
 
 
 def test_a_thousand_videos_cost_the_coordinator_little(place: Path, shell: Shell) -> None:

@@ -20,7 +20,7 @@ from colab_helpers.faces import analyser, swapper_enhancer
 from colab_helpers.faces.detector import Detector
 from colab_helpers.files import sha256_of
 from colab_helpers.models.half import convert
-from colab_helpers.models.records import Record, write_record
+from colab_helpers.models.inventory import Record, write_record
 from colab_helpers.models.session import Runtime
 from colab_helpers.requirements import Cuda
 from colab_helpers.settings import load_settings

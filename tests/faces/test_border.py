@@ -44,8 +44,8 @@ def test_a_face_cut_by_the_border_comes_out_as_well_as_an_uncut_one(share: float
         )
         whole.append(psnr(uncut, truth, inside))
         untouched.append(psnr(part, truth, inside))
-        result, changed = process_image(engine, Cast.of(source), part)
-        assert changed == 1
+        result, _, measured, _ = process_image(engine, Cast.of(source), part)
+        assert measured.faces == 1
         cut.append(psnr(result, truth, inside))
         # A detector may end its boxes at the border.
         (found,) = engine.analyser.find(part, embed=False)

@@ -83,14 +83,13 @@ def test_a_turned_photo_is_swapped_as_the_upright_one(standins: Path) -> None:
     settings = load_settings(execution_provider="cpu", frame_processors="face_swapper")
     engine = Engine.open(settings, models_dir=standins)
     source = engine.analyser.find(portrait("hanna"))[0].embedding
-    upright, _ = process_image(engine, Cast.of(source), portrait("bruno"))
-    turned_back, faces = process_image(
+    upright = process_image(engine, Cast.of(source), portrait("bruno"))[0]
+    turned_back, _, measured, _ = process_image(
         engine, Cast.of(source), np.ascontiguousarray(np.rot90(portrait("bruno")))
     )
-    assert faces == 1
-    assert (
-        process_image(engine, Cast.of(source), turned_back, single=False)[1] == 0
-    )  # as a video's run finds them
+    assert measured.faces == 1
+    of_a_video = process_image(engine, Cast.of(source), turned_back, single=False)[2]
+    assert of_a_video.faces == 0  # as a video's run finds them
     apart = np.abs(np.rot90(turned_back, -1).astype(int) - upright)
     assert apart.mean() < 1
     assert np.abs(upright.astype(int) - portrait("bruno")).mean() > 0.5

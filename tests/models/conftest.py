@@ -15,7 +15,7 @@ from colab_helpers.models import fetching
 from colab_helpers.models.catalog import Licence, ModelEntry, Source
 from colab_helpers.models.download import FetchOptions, Limits
 from colab_helpers.models.fetching import PreloadedFile, ProgressCallback
-from colab_helpers.models.records import Record, read_record
+from colab_helpers.models.inventory import Record, read_record
 from tests.helpers.gpu import PretendedGpu, pretend_gpu
 from tests.helpers.networks import build, node
 from tests.helpers.server import FaultServer, Route

@@ -10,8 +10,7 @@ import pytest
 from colab_helpers.errors import ModelError
 from colab_helpers.models import download
 from colab_helpers.models.download import Limits
-from colab_helpers.models.inventory import look_at
-from colab_helpers.models.records import part_path
+from colab_helpers.models.inventory import look_at, part_path
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer
 from tests.models.conftest import (

@@ -23,6 +23,11 @@ def test_the_dry_run_measures_everything_on_the_cpu(tmp_path: Path, monkeypatch:
     assert not [part for part, value in found.items() if str(value).startswith("failed")]
     assert found["decoding"]["processors"]["frames"] == 6
     assert found["decoding"]["card"].startswith("not available")
+    ways = found["decoding"]["through"]
+    assert {way: (row["frames"], row["luma_off"] < 1) for way, row in ways.items()} == {
+        "copied": (6, True),
+        "resident": (6, True),
+    }
     assert list(found["pixels"]) == ["swapper, captured", "swapper", "enhancer, captured", "enhancer"]
     assert all(row["max"] <= 3 and row["own"] > 0 for row in found["pixels"].values())
     (run,) = found["end_to_end"]

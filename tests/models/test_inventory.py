@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.errors import ModelError, OutputError
-from colab_helpers.models import fetching, inventory, records
+from colab_helpers.models import fetching, inventory
 from colab_helpers.models.catalog import ModelEntry, load_catalog
-from colab_helpers.models.inventory import look_at
-from colab_helpers.models.records import record_path
+from colab_helpers.models.inventory import look_at, record_path
 from colab_helpers.models.session import Runtime
 from tests.helpers.server import FaultServer, Route
 from tests.models.conftest import (
@@ -83,7 +82,7 @@ def test_damaged_file_leaves_only_for_its_replacement(
         assert path.read_bytes() == OTHER
         assert not (tmp_path / "quarantine").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(records, "publish", refuse)
+        patch.setattr(inventory, "publish", refuse)
         with pytest.raises(OutputError, match="Permission denied"):
             fetch(tmp_path, entry)
     assert path.read_bytes() == OTHER

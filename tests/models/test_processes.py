@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from colab_helpers.models.catalog import ModelEntry
-from colab_helpers.models.records import part_path
+from colab_helpers.models.inventory import part_path
 from tests.conftest import PATIENCE, until
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer

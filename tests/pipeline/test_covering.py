@@ -118,8 +118,8 @@ def test_an_image_is_masked_too(fickle_models: Path) -> None:
     image = np.full((640, 640, 3), 40, np.uint8)
     image[:, :320, 1] = 255
     models = engine(fickle_models, frame_processors="face_swapper")
-    changed, faces = process_image(models, SOURCE, image)
-    assert faces == 1
+    changed, _, measured, _ = process_image(models, SOURCE, image)
+    assert measured.faces == 1
     apart = np.abs(changed.astype(int) - image).max(2)
     assert apart[150:200, 250:310].min() > 100
     assert apart[:, 325:].max() <= 1

@@ -203,8 +203,8 @@ def test_a_picture_in_memory_has_it_where_a_face_was_changed(
     label = Marks().label
     for models, faces in ((constant_models, 1), (faceless_models, 0)):
         networks = pieces_engine(models)
-        plain, _ = process_image(networks, SOURCE, image)
-        changed, count = process_image(networks, SOURCE, image, label=label)
-        assert count == faces
+        plain = process_image(networks, SOURCE, image)[0]
+        changed, _, measured, _ = process_image(networks, SOURCE, image, label=label)
+        assert measured.faces == faces
         assert (changed[-30:, 160:] > 240).any() == bool(faces)
         assert np.array_equal(plain[:120], changed[:120])

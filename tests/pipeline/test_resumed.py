@@ -97,12 +97,14 @@ def test_an_index_without_any_segment_is_gone_on_with(
 def test_who_comes_late_is_changed_as_if_frames_before_had_not_been_passed_over(
     stops: list[int], tmp_path: Path, inverting_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, nobody in (("detect", []), ("surest", ([], "plain"))):
+    looks = {"detect": FaceAnalyser.detect, "surest": FaceAnalyser.surest}
+    nobody = {"detect": [], "surest": ([], "plain")}
 
-        def late(*given: Any, look: Any = getattr(FaceAnalyser, name), nobody: Any = nobody) -> Any:
-            return look(*given) if number_of(given[1].frame) >= 66 else nobody
+    def late(name: str, *given: Any) -> Any:
+        return looks[name](*given) if number_of(given[1].frame) >= 66 else nobody[name]
 
-        monkeypatch.setattr(FaceAnalyser, name, late)
+    for name in looks:
+        monkeypatch.setattr(FaceAnalyser, name, lambda *given, name=name: late(name, *given))
     target = make(tmp_path / "in.mp4", Spec(frames=100))
     models = pieces_engine(inverting_models, frame_processors="face_swapper")
     with monkeypatch.context() as patch:
