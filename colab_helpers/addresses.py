@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from pathlib import Path
 
 from colab_helpers.errors import UsageError
@@ -25,6 +24,8 @@ _IN_TEXT = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
 
 def root() -> Path:
     """Return the folder, this user's own, below which these paths lie."""
+    import tempfile  # slow, and seldom needed here
+
     return Path(tempfile.gettempdir()).absolute() / f"colab_helpers-{os.getuid()}"
 
 

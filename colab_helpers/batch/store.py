@@ -20,24 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from colab_helpers.addresses import PACKAGES, address_of, root
-from colab_helpers.batch.drive import CHUNK, make_private
-from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError, require_extra
 from colab_helpers.files import sha256_of, shortened, state_of, unwritable, write_atomically
 from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image
-from colab_helpers.request import MAP_NAME, PEOPLE_NAME
 
 Beat = Callable[[], None]
 Seen = dict[str, tuple[int, int, str]]
 """Size, version and SHA-256 of what lies at addresses."""
 
-_BLOCK = 16 << 20
-"""Bytes sent at once; a store takes 10,000 such parts."""
+_CHUNK, _BLOCK = 4 << 20, 16 << 20
+"""Bytes read, and sent, at once; a store takes 10,000 such parts."""
 _PART = 64 << 10
 """Bytes of a journal that lie in one object: so much at most is sent with each entry."""
-_RECORDS = (MAP_NAME, PEOPLE_NAME, STATUS_NAME)
-"""What is brought before a batch begins, beside its journal."""
 # What names a version, whatever the store.
 _VERSIONS = ("generation", "ETag", "etag")
 _LONGEST_REASON, _LONGEST_KEPT, _TRIES = 200, 7 * 24 * 3600.0, 3
@@ -149,6 +144,8 @@ def look(path: Path) -> None:
     """
     if (address := address_of(path)) is None:
         return
+    from colab_helpers.batch.drive import make_private  # brings what no page needs
+
     make_private(root())
     with _asking(address):
         system, name = _of(address)
@@ -206,7 +203,7 @@ def _chunks(address: str) -> Iterator[bytes]:
     with _asking(address):
         system, name = _of(address)
         with system.open(name, "rb", block_size=_BLOCK) as file:
-            while chunk := file.read(CHUNK):
+            while chunk := file.read(_CHUNK):
                 yield chunk
 
 
@@ -229,7 +226,7 @@ def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
         # Nothing has the name until `commit`, whatever happens before.
         file = system.open(name, "xb" if new else "wb", autocommit=False, block_size=_BLOCK)
         try:
-            while chunk := reading.read(CHUNK):
+            while chunk := reading.read(_CHUNK):
                 digest.update(chunk)
                 file.write(chunk)
                 beat()
@@ -294,6 +291,8 @@ def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -
         OutputError: A store cannot be used, or has no such bucket.
         UsageError: What talks to it is not installed.
     """
+    from colab_helpers.request import MAP_NAME, PEOPLE_NAME  # brings what no page needs
+
     places = {Path(target).parent if has_magic(target) else Path(target) for target in targets}
     for path in (*sorted(places), *photos):
         (look if path in places else fetch)(path)
@@ -304,8 +303,8 @@ def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -
             system, name = _of(address)
             if not system.exists(name.partition("/")[0]):
                 raise FileNotFoundError
-        for record in _RECORDS:
-            fetch(folder / record)
+        fetch(folder / MAP_NAME)
+        fetch(folder / PEOPLE_NAME)
         _sweep()
 
 

@@ -43,7 +43,7 @@ from colab_helpers.batch.report import (
 from colab_helpers.batch.run_batch import Alone, Batch, Idle
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
-from colab_helpers.batch.store import enter, expected, fetch_journal, remove, send_all
+from colab_helpers.batch.store import enter, expected, fetch, fetch_journal, remove, send_all
 from colab_helpers.batch.surroundings import Surroundings
 from colab_helpers.errors import ColabHelpersError, OutputError
 from colab_helpers.language import mark, spoken, tr
@@ -104,6 +104,7 @@ def run_job(
     """
     with spoken(job.request.language):
         enter(job.folder, (), job.request.photo_paths)
+        fetch(job.folder / STATUS_NAME)
         for task in job.tasks:
             expected(task.target)
         consent_for(job.request, job.inputs)
