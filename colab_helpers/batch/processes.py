@@ -38,7 +38,7 @@ class WorkerProcess:
     def __init__(
         self, job: Path, hear: Callable[[tuple[Any, ...]], object], environment: Mapping[str, str]
     ) -> None:
-        from multiprocessing import Pipe  # who only watches a batch needs none
+        from multiprocessing import Pipe  # slow, and needed by crews alone
 
         self._far, theirs = Pipe()
         self._process = subprocess.Popen(
