@@ -279,7 +279,7 @@ class Hands:
     ) -> FileRun:
         """Note that work on a file, or a segment of it, begins."""
         task = self.tasks[index]
-        given = {"number": number, "deaths": deaths, "short": self.guard.short}
+        given: dict[str, Any] = {"number": number, "deaths": deaths, "short": self.guard.short}
         engine, notes = self.around.begin(self.engine, task, work.key, self.earlier, self.journal, **given)
         report.fallbacks += notes
         if number is not None:  # its report is another worker's
@@ -323,9 +323,10 @@ class Hands:
         if output := Path(report.output or "") if address_of(report.output or "") else None:
             if report.frames_folder:
                 frames = Path(report.frames_folder)
-                self.around.patience.attempt(lambda: (remove(frames), send_all([frames])))
+                for act in (partial(remove, frames), partial(send_all, [frames])):
+                    self.around.patience.attempt(act)
             # The result last: what fails before leaves none that nobody knows of.
-            for path in filter(None, (report.manifest and sidecar(output), output)):
+            for path in [each for each in (sidecar(output) if report.manifest else None, output) if each]:
                 step = partial(deliver, path, self.around.beat, new=path in run.new)
                 digests[path] = digest = self.around.patience.attempt(step)
         if address_of(run.task.target):
@@ -342,8 +343,7 @@ class Hands:
 
     def _note_failure(self, task: Task, report: FileReport) -> None:
         try:
-            key = self.earlier.key(task)
-            self.journal.append(Failed(key=key, run=self.earlier.run, report=report))
+            self.journal.append(Failed(key=self.earlier.key(task), run=self.earlier.run, report=report))
         except MediaError:
             return  # what cannot be read has no key; a later look costs nothing
         except ColabHelpersError as error:
