@@ -231,13 +231,8 @@ def _portraits(options: argparse.Namespace) -> int:
 def _cluster_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("action", choices=("start", "join", "status", "stop"))
-    add(
-        "address",
-        nargs="?",
-        default="auto",
-        metavar="HOST:PORT",
-        help=tr("of the cluster, as start tells it"),
-    )
+    address = tr("of the cluster, as start tells it")
+    add("address", nargs="?", default="auto", metavar="HOST:PORT", help=address)
     host = tr("address at which others reach this machine; without it, start lets nobody else in")
     add("--host", default="", help=host)
     add("--port", type=int, default=6379, metavar="N", help=tr("where start listens"))

@@ -152,11 +152,6 @@ def shadowing(names: Iterable[str], *, shared: bool) -> list[str]:
     return list(found.values())
 
 
-def on_shared_environment() -> bool:
-    """Tell whether this Python is the system's or Colab's own, not one made for this project."""
-    return sys.prefix == sys.base_prefix or "COLAB_RELEASE_TAG" in os.environ
-
-
 def ensure(
     *,
     extras: Iterable[str] = ("notebook",),
@@ -175,10 +170,14 @@ def ensure(
             restarted.
     """
     extras = tuple(extras)
-    _need_packaging()
+    if not any(importlib.util.find_spec(name) for name in ("packaging", "pip")):  # ``uv venv`` brings neither
+        _run([sys.executable, "-m", "ensurepip", "--upgrade"])
+        importlib.invalidate_caches()
     project = read_project(root)
     check_python(project, ".".join(map(str, sys.version_info[:3])))
-    shared = on_shared_environment() if system is None else system
+    # The system's Python, or Colab's own, was not made for this project.
+    others = sys.prefix == sys.base_prefix or "COLAB_RELEASE_TAG" in os.environ
+    shared = others if system is None else system
     needed = [requirement(line).name for line in project.wanted(extras)]
     foreign = shadowing([*needed, "onnxruntime", "insightface"], shared=shared)
     if foreign:
@@ -202,13 +201,6 @@ def ensure(
     stale = stale_modules(sys.modules, installed_versions(environment.installed))
     if stale:
         raise InstallError("compare loaded modules", "; ".join(stale), RESTART)
-
-
-def _need_packaging() -> None:
-    """Make sure that requirements can be read; ``uv venv`` brings neither packaging nor pip."""
-    if not any(importlib.util.find_spec(name) for name in ("packaging", "pip")):
-        _run([sys.executable, "-m", "ensurepip", "--upgrade"])
-        importlib.invalidate_caches()
 
 
 def _say(text: str) -> None:

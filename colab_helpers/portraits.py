@@ -72,11 +72,6 @@ class Portrait:
     seed: int
     notes: tuple[str, ...]
 
-    def lines(self) -> list[str]:
-        """Say where it is, and what there is to note."""
-        told = tr("portrait: {photo}; consent: {consent}", photo=self.photo, consent=self.consent)
-        return [*(tr("note: {note}", note=note) for note in self.notes), told]
-
 
 def make_portraits(
     name: str,

@@ -58,18 +58,8 @@ MOST_BYTES = 64 << 20
 _PATIENCE = 30.0
 """Seconds that a picture waits for its turn."""
 _OPEN = ("/docs", "/openapi.json")  # as public as this file
-_OWN = {
-    *BatchRequest.not_in_form,
-    "library",
-    "models_dir",
-    "upload",
-    "download",
-    "headless",
-    "cluster",
-    "gpus_per_worker",
-    "priority",
-    "map_paths",
-}
+_OWN = BatchRequest.not_in_form | {"library", "models_dir", "upload", "download", "headless"}
+_OWN |= {"cluster", "gpus_per_worker", "priority", "map_paths"}
 _FREE_TEXTS = ("visible_label_text", "disclosure")
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 

@@ -94,12 +94,11 @@ class Treatments:
     photos: Sequence[Source]
     needed: bool = True
     _shown: dict[tuple[str, ...], tuple[Identity, list[Source]]] = field(default_factory=dict, init=False)
-    _lacking: list[str] = field(default_factory=list, init=False)
 
     @property
     def notes(self) -> list[str]:
         """What is to be said of the photos that were looked at, one sentence each."""
-        return [*self._lacking, *(note for identity, _ in self._shown.values() for note in identity.notes)]
+        return [note for identity, _ in self._shown.values() for note in identity.notes]
 
     @cached_property
     def _portraits(self) -> list[str]:
@@ -132,46 +131,38 @@ class Treatments:
         sources = {word for person in whole.people.values() for word in person.source}
         free = [name for name in self._portraits if name not in sources]
         due = {name: known.groups[person.faces[0]] for name, person in whole.people.items()
-               if person.source == (PORTRAITS,) and person.faces}  # fmt: skip
+               if self.needed and person.source == (PORTRAITS,) and person.faces}  # fmt: skip
         self._require_portraits(len(due), len(free))
         for group in due.values():
             if group.portrait in free:
                 free.remove(group.portrait)
             else:
                 group.portrait = ""
-        for group in due.values():
-            group.portrait = group.portrait or (free.pop(0) if free else "")
-        return {
-            name: self._treatment(name, (f"{self.library}/{group.portrait}",), whole.people[name].settings)
-            for name, group in due.items()
-            if group.portrait
-        }
+        got = dict[str, Treatment | None]()
+        for name, group in due.items():
+            group.portrait = group.portrait or free.pop(0)
+            source = (f"{self.library}/{group.portrait}",)
+            got[name] = self._treatment(name, source, whole.people[name].settings)
+        return got
 
     def _require_portraits(self, people: int, there: int) -> None:
-        """Raise UsageError where fewer portraits are there than people; a run that does nothing notes it."""
         if people and self.engine.swapper is None:
             what = tr("portraits are put in by face_swapper, which the run does not have")
             remedy = tr("add it to frame_processors, or choose another source in {file}", file=MAP_NAME)
             raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
         if people > there:
-            asked = f"--count {people - there} --library {shlex.quote(str(self.library or 'FOLDER'))}"
-            remedy = tr(
-                "run '{command}'", command=f'python -m colab_helpers portraits crowd "an adult" {asked}'
-            )
-            what = tr(
-                "{people} are to have a portrait of their own, and the library has {there} for them",
-                people=people,
-                there=there,
-            )
-            if self.needed:
-                raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
-            self._lacking[:] = [tr("{problem}; what to do: {remedy}", problem=what, remedy=remedy)]
+            told = mark("{people} are to have a portrait of their own, and the library has {there} for them")
+            place = shlex.quote(str(self.library or "FOLDER"))
+            verb = f'portraits crowd "an adult" --count {people - there} --library {place}'
+            remedy = tr("run '{command}'", command=f"python -m colab_helpers {verb}")
+            what = tr(told, people=people, there=there)
+            raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
 
     def _treatment(self, name: str, source: tuple[str, ...], settings: Mapping[str, Any]) -> Treatment | None:
         if source == (LEAVE,):
             return None
         if source == (PORTRAITS,):
-            self._require_portraits(1, len(self._portraits))
+            self._require_portraits(int(self.needed), len(self._portraits))
             return Treatment(action="blur")  # of whom nobody can tell who it is
         if source != (PHOTOS,) and source[0] in RESERVED:
             return Treatment(action=cast(Action, source[0]))

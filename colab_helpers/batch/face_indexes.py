@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.addresses import address_of
 from colab_helpers.batch.drive import FACES_NAME, Patience, copy_in, copy_out
@@ -30,13 +30,11 @@ _FOLDER_NAME = re.compile(r"[0-9a-f]{24}")
 _OWN_FILE = re.compile(r"\.?(\d{8,}|about|content)(\.part)?\.(npz|json)(\.\d+\.part)?")
 
 
-class About(BaseModel):
+class About(BaseModel, extra="forbid", frozen=True):
     """Whose index lies in a folder, and when a run used it last (seconds since 1970).
 
     ``sha256``, ``size`` and ``mtime_ns`` are the target's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
     target: str

@@ -34,7 +34,6 @@ from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Appearance
 from colab_helpers.faces.photos import Identity
-from colab_helpers.files import to_json
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import write_image
 from colab_helpers.media.inputs import existing_file
@@ -100,12 +99,11 @@ class PeopleFinder:
         known.add(names)
         self._save(known)
         # The map as the user has it now: finding everybody takes long.
-        written, before = PeopleMap.load(self._folder), to_json(known)
+        written = PeopleMap.load(self._folder)
         given = self._asked(written) or given or self._first_map(known)
         consent_for(self.around.job.request, self.around.job.inputs, given)
         cast = casting(given, known, self._treatments, limit=self.engine.settings.similar_face_distance)
-        if to_json(known) != before:  # who got which portrait
-            self._save(known)
+        self._save(known)  # who got which portrait
         if asked != "auto" and cast.given != written:
             self.around.patience.attempt(lambda: cast.given.save(self._folder))
         records = [self._folder / FOLDER_NAME, self._folder / MAP_NAME]
@@ -118,9 +116,8 @@ class PeopleFinder:
         if self.around.job.request.people != "everybody":
             return written
         if self.usual.sought is not None:
-            told = mark("people=everybody goes by {map} alone: target_person and never have no say")
-            remedy = tr("enter there, by photos, who is to be left or changed otherwise")
-            raise UsageError(tr(told, map=MAP_NAME), where=str(self._folder / MAP_NAME), remedy=remedy)
+            told = tr("{map} counts: target_person and never have no say", map=MAP_NAME)
+            raise UsageError(told, remedy=tr("enter there, by photos, who is not to get a portrait"))
         return (written or PeopleMap()).model_copy(update={"default": (PORTRAITS,)})
 
     def _first_map(self, known: KnownPeople) -> PeopleMap:

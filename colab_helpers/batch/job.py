@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from colab_helpers.addresses import refuse_address
 from colab_helpers.batch.plan import Task
@@ -78,10 +78,8 @@ def _data_url(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-class Job(BaseModel):
+class Job(BaseModel, extra="forbid", frozen=True, defer_build=True):
     """One batch whose places are known and whose consent is checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     run: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     request: BatchRequest = Field(description="All that is asked for; its settings are all overrides.")

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.store import Seen, fetch_journal, send_journal
@@ -27,9 +27,7 @@ from colab_helpers.language import mark
 from colab_helpers.pipeline import FinishedSegment
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
+class _Entry(BaseModel, extra="forbid", frozen=True, defer_build=True):
     key: str = Field(description="Key of the work on one target, from keys.work_key.")
     time: float = Field(default_factory=time.time, description="Seconds since 1970, for readers only.")
 

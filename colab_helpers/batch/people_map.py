@@ -17,7 +17,6 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -87,7 +86,7 @@ _Name = Annotated[str, Field(min_length=1)]
 Words = Annotated[tuple[_Name, ...], BeforeValidator(_words)]
 
 
-class Person(BaseModel):
+class Person(BaseModel, extra="forbid", frozen=True):
     """Somebody in the targets.
 
     Attributes:
@@ -96,8 +95,6 @@ class Person(BaseModel):
         source: Who is put in: one of `RESERVED`, a name of the library, or paths of photos.
         settings: Of this person alone; some of `PERSONAL`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     faces: Words = ()
     photos: Words = ()
@@ -127,10 +124,8 @@ class Person(BaseModel):
         return self
 
 
-class PeopleMap(BaseModel):
+class PeopleMap(BaseModel, extra="forbid"):
     """The whole map; ``people`` by name, in the order of the file; groups are those of ``record``."""
-
-    model_config = ConfigDict(extra="forbid")
 
     version: int = Field(1, ge=1, le=1)
     record: str = ""

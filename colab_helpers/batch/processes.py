@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,8 @@ class WorkerProcess:
     def __init__(
         self, job: Path, hear: Callable[[tuple[Any, ...]], object], environment: Mapping[str, str]
     ) -> None:
+        from multiprocessing import Pipe  # slow, and needed by crews alone
+
         self._far, theirs = Pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "colab_helpers.batch.member", str(job), str(theirs.fileno())],

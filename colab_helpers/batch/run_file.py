@@ -85,9 +85,8 @@ class FileRun:
     new: list[Path] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        if self.engine.frame_enhancer:
-            self.engine.frame_enhancer.beat = self.beat
-            self.engine.frame_enhancer.begin()
+        if enhancer := self.engine.frame_enhancer:
+            enhancer.beat, enhancer.edge = self.beat, enhancer.usual
         swapped, place = self._put_in(), self.unfinished.index if self.unfinished else None
         self.report.source_sha256 = sorted({one for each in swapped for one in each.key.split()})
         self.check = ContentCheck(

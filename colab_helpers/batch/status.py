@@ -12,7 +12,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
@@ -34,10 +34,8 @@ _FAR_INTERVAL = 5.0
 FAR_WAIT = 15.0
 
 
-class BatchStatus(BaseModel):
+class BatchStatus(BaseModel, extra="forbid", populate_by_name=True):
     """How a batch stands; written as ``status.json``. Times in seconds since 1970, by the writer's clock."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     schema_version: Literal[1] = Field(1, alias="schema")
     state: Literal["running", "done", "failed", "cancelled"] = "running"

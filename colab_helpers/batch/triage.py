@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from colab_helpers.batch.journal import FileDone, History
 from colab_helpers.batch.known_people import SeenIn, Sight
@@ -18,10 +18,8 @@ TRIAGE_NAME = "triage.json"
 _MOST_NAMED = 6
 
 
-class FileTriage(BaseModel):
+class FileTriage(BaseModel, extra="forbid"):
     """One target; shares are from 0 to 1, see `Sight`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     target: str
     people: dict[str, float] = Field(description="Seconds on screen of everybody, by name.")
@@ -36,10 +34,8 @@ class FileTriage(BaseModel):
         return [tr(text) for text, holds in _REMARKS.items() if holds(self.sight)]
 
 
-class Triage(BaseModel):
+class Triage(BaseModel, extra="forbid", populate_by_name=True):
     """All targets that were looked at, in the order of the batch."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     schema_version: Literal[1] = Field(1, alias="schema")
     files: list[FileTriage]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from colab_helpers.language import mark
 
 BEGINS, READY = mark("begins"), mark("ready")
 
 
-class WorkerStatus(BaseModel):
+class WorkerStatus(BaseModel, extra="forbid", defer_build=True):
     """One of several workers."""
-
-    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     name: str = Field(description="Its machine, and what it has of that: a GPU, or processors.")
     file: str = Field("", description="Target it is at; none between two.")

@@ -53,11 +53,11 @@ def photograph(network: Network, settings: Settings) -> Check:
 
     Both come inside scikit-image, which insightface needs: nothing is fetched.
     """
-    from skimage import data
-    from skimage.feature import Cascade
+    from skimage import data, feature
 
-    image, size = data.astronaut(), settings.face_detector_size
-    cascade = Cascade(data.lbp_frontal_face_cascade_filename())
+    files: Any = data
+    image, size = files.astronaut(), settings.face_detector_size
+    cascade = feature.Cascade(files.lbp_frontal_face_cascade_filename())
     reach = {"min_size": (60, 60), "max_size": (300, 300)}
     (square,) = cascade.detect_multi_scale(img=image, scale_factor=1.2, step_ratio=1, **reach)
     bgr = np.ascontiguousarray(image[..., ::-1])
@@ -65,12 +65,11 @@ def photograph(network: Network, settings: Settings) -> Check:
     expected = np.array([square["c"], square["r"]]) + square["width"] * _SQUARE
     off = np.abs(points - expected).max() / square["width"] if len(points) == 1 else np.inf
     told = mark(
-        "on a real photograph: {faces} face(s), {apart:.2f} of its size from where another detector sees it"
+        "a real photograph: {faces} face(s), {apart:.2f} of its size from where another detector sees it"
     )
-    remedy = tr("fetch it again: python -m colab_helpers preload --accept-licences --verify")
-    figures = {"apart": float(off)} if len(points) == 1 else {}
     what = tr(told, faces=len(points), apart=off)
-    return finding("photograph", what, "" if off <= _ASTRAY else remedy, figures=figures)
+    remedy = tr("fetch it again: python -m colab_helpers preload --accept-licences --verify")
+    return finding("photograph", what, "" if off <= _ASTRAY else remedy)
 
 
 def parity(role: str, network: Network, settings: Settings, models: Path) -> Check:

@@ -126,7 +126,7 @@ class Engine:
     def place(self) -> str:
         """Where the networks run, whose pixels are done there, too, and what tiles frames are enlarged in."""
         told = [f"pixels: {', '.join(self.paths)}"] if self.paths else []
-        told += [self.frame_enhancer.tiles] if self.frame_enhancer else []
+        told += [f"tiles: {self.frame_enhancer.edge}"] if self.frame_enhancer else []
         return f"{self.provider} ({'; '.join(told)})" if told else self.provider
 
     @property

@@ -51,7 +51,7 @@ class FrameEnhancer:
 
     Attributes:
         scale: How many times wider and higher its pictures become.
-        edge: Of the tiles it is given, at most; less once memory ran out, until another file begins.
+        edge: Of the tiles it is given, at most; ``usual`` with each file, and less once memory ran out.
         notes: That it did, one sentence each.
         beat: Called before each tile, which may take seconds; may raise to give up.
 
@@ -62,7 +62,7 @@ class FrameEnhancer:
     def __init__(self, network: Network, *, blend: int = 100, memory: int = 0) -> None:
         self.network, self._share = network, blend / 100
         self.scale, self._fixed = enlarges(network.session, where=str(network.path))
-        self.edge = self._usual = self._fixed or edge_for(memory, self.scale)
+        self.edge = self.usual = self._fixed or edge_for(memory, self.scale)
         self.notes: list[str] = []
         self.beat: Callable[[], None] = lambda: None
         self._reformatter = VideoReformatter()
@@ -80,17 +80,8 @@ class FrameEnhancer:
                 opened.enlarge(np.zeros((opened.edge - 2 * MARGIN,) * 2 + (3,), np.uint8))
         return opened
 
-    @property
-    def tiles(self) -> str:
-        """What is noted of a segment: tiles of another size round differently."""
-        return f"tiles: {self.edge}"
-
-    def begin(self) -> None:
-        """Begin a file in the usual tiles: a run that is taken up does not know of those before it."""
-        self.edge = self._usual
-
     def go_on(self, noted: Iterable[str]) -> None:
-        """Go on with a file in the smallest tiles that were noted of its segments."""
+        """Go on with a file in the smallest tiles that were noted of its segments, as `Engine.place` is."""
         known = (re.search(r"tiles: (\d+)", each) for each in noted)
         self.edge = min([self.edge, *(int(found[1]) for found in known if found)])
 

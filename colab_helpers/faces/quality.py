@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.geometry import ARCFACE_112, overlap, similarity_transform, yaw_degrees
@@ -39,7 +39,7 @@ _AROUND, _PORTRAIT_HEIGHT = 1.5, 72
 _WIDE, _SHARP = 160.0, 4 * BLURRED
 
 
-class Portrait(BaseModel):
+class Portrait(BaseModel, extra="forbid"):
     """The frame that shows somebody best.
 
     Attributes:
@@ -49,8 +49,6 @@ class Portrait(BaseModel):
         url: The picture itself, where it was looked at; see `portrait_url`.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     worth: float
     frame: int
     seconds: float
@@ -58,7 +56,7 @@ class Portrait(BaseModel):
     url: str = ""
 
 
-class Counts(BaseModel):
+class Counts(BaseModel, extra="forbid"):
     """What was counted of one track, or of one person, over some frames.
 
     Attributes:
@@ -72,8 +70,6 @@ class Counts(BaseModel):
         spans: Frames in which it was seen, but not changed.
         portrait: Its best frame.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     seen: int = 0
     changed: int = 0
@@ -103,7 +99,7 @@ class Counts(BaseModel):
             self.portrait = portrait
 
 
-class Measured(BaseModel):
+class Measured(BaseModel, extra="forbid"):
     """What was counted over consecutive frames.
 
     Attributes:
@@ -118,8 +114,6 @@ class Measured(BaseModel):
         actions: What was done to them, each once.
         tracks: What was counted of each track, by its number.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     faces: int = 0
     without_face: int = 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.errors import LicenceError, ModelError, OutputError, telling
 from colab_helpers.files import same_file
@@ -74,10 +74,8 @@ ProgressCallback = Callable[[Progress], None]
 """Called in the thread that called ``fetch``, at most about four times a second."""
 
 
-class PreloadedFile(BaseModel):
+class PreloadedFile(BaseModel, extra="forbid", frozen=True):
     """The file of a model, in place."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     path: Path

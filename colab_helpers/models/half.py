@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.errors import ModelError, OutputError, telling
 from colab_helpers.files import found, publish, sha256_of
@@ -43,10 +43,8 @@ FOLDER = "converted"
 HalfPrecision = bool | Literal["auto"]
 
 
-class Conversion(BaseModel):
+class Conversion(BaseModel, extra="ignore", frozen=True):
     """The record beside a float16 copy, in ``<file>.json``; no copy is there if nobody accepted it."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     version: Literal[4] = 4
     bytes: int = 0  # of the copy; 0 if there is none

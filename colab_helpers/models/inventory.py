@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.errors import ModelError
 from colab_helpers.files import found, publish, sha256_of, state_of, write_atomically
@@ -145,14 +145,12 @@ def origin_notes(settings: Settings, root: Path) -> list[str]:
 # --- records, and a file's way into place ---------------------------------------------------------------
 
 
-class Record(BaseModel):
+class Record(BaseModel, extra="ignore", frozen=True):
     """What was verified about a file; kept in ``<file>.json``.
 
     As long as size and modification time are those of the record, the file counts as verified and half a
     gigabyte need not be hashed at every start. Times are in UTC.
     """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     version: Literal[1] = 1
     sha256: str

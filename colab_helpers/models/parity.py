@@ -7,7 +7,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import mark, tr
@@ -37,10 +37,8 @@ _REASONS: dict[Reason, str] = {
 }
 
 
-class Verdict(BaseModel):
+class Verdict(BaseModel, frozen=True, ser_json_inf_nan="constants"):
     """What came of a comparison, in figures: why it was refused is told in the language of today."""
-
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     reason: Reason = ""  # why the second is not used; empty if it is
     # Grey levels of 255: the outputs' absolute difference, its largest, what was allowed of both, and the

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
@@ -23,10 +23,8 @@ TOKEN = "HF_TOKEN"
 """Environment variable, and secret on Colab, that holds an access token of Hugging Face."""
 
 
-class PreloadReport(BaseModel):
+class PreloadReport(BaseModel, extra="forbid", frozen=True):
     """What a preload did."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
     root: Path

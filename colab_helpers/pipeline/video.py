@@ -8,10 +8,10 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.index import Watcher
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.tracks import LAG
@@ -22,17 +22,10 @@ from colab_helpers.media.join import JoinedVideo, check_output, join_segments
 from colab_helpers.media.probe import probe
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.frames import Tally, one_opencv_thread
-from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, Marks, SegmentStore, temporary_store
+from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.plan import VideoPlan, plan
 from colab_helpers.pipeline.unchanged import copied, untouched
-from colab_helpers.pipeline.video_stages import (
-    PictureCallback,
-    SmallerTilesError,
-    VideoWork,
-    changed_frames,
-    open_reader,
-)
-from colab_helpers.progress import ProgressCallback
+from colab_helpers.pipeline.video_stages import SmallerTilesError, VideoWork, changed_frames, open_reader
 from colab_helpers.resources.allocator import return_free_memory
 
 _FIELDS = mark(
@@ -47,14 +40,8 @@ def process_video(
     target: Path,
     output: Path,
     *,
-    on_progress: ProgressCallback | None = None,
-    file_index: int = 0,
-    file_count: int = 1,
     store: SegmentStore | None = None,
-    on_picture: PictureCallback | None = None,
-    watcher: Watcher | None = None,
-    marks: Marks | None = None,
-    encoder: str = "",
+    **how: Any,
 ) -> FileResult:
     """Change the faces of a video; all that is given beside is as for `plan`.
 
@@ -66,20 +53,7 @@ def process_video(
     check_output(output, info, audio=not engine.settings.skip_audio)
     with nullcontext(store) if store else temporary_store(output) as place:
         while True:
-            work = plan(
-                engine,
-                cast,
-                info,
-                output,
-                place,
-                on_progress=on_progress,
-                file_index=file_index,
-                file_count=file_count,
-                on_picture=on_picture,
-                watcher=watcher,
-                marks=marks,
-                encoder=encoder,
-            )
+            work = plan(engine, cast, info, output, place, **how)
             try:
                 return completed(work)
             except SmallerTilesError:  # it goes on as a run that is taken up

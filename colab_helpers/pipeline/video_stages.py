@@ -227,9 +227,9 @@ def _finished(
             continue
         fresh = not work.repeats
         if enhancer:
-            fresh, tiles = large is None, enhancer.tiles
+            fresh, edge = large is None, enhancer.edge
             large = large or enhancer.enlarge_frame(work.item.video)
-            if enhancer.tiles != tiles:
+            if enhancer.edge != edge:
                 raise SmallerTilesError
             work.item = replace(work.item, video=large)
             work.picture = VideoPicture(large, rotation=video.info.heads_up)

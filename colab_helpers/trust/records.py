@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, tr
@@ -24,10 +24,8 @@ def grounds() -> tuple[str, ...]:
     return tuple(map(tr, GROUNDS))
 
 
-class Named(BaseModel):
+class Named(BaseModel, extra="forbid", frozen=True):
     """Somebody who is shown, as source or in a target."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     ground: Ground  # one of ``GROUNDS``
@@ -41,10 +39,8 @@ class Named(BaseModel):
         return f"{self.name}: {tr(self.ground)}{f' ({beside})' if beside else ''}"
 
 
-class Consent(BaseModel):
+class Consent(BaseModel, extra="forbid", frozen=True):
     """What was stated: a sentence, and each person where a file names them. Empty where none is needed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     statement: str = ""
     people: tuple[Named, ...] = ()
@@ -72,10 +68,8 @@ class Consent(BaseModel):
         ]
 
 
-class ContentDecision(BaseModel):
+class ContentDecision(BaseModel, frozen=True):
     """What was seen in a target, and what follows."""
-
-    model_config = ConfigDict(frozen=True)
 
     state: Literal["allowed", "refused"]
     reason: str = ""  # why it is refused, in the language spoken

@@ -6,9 +6,9 @@ import ast
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from colab_helpers.errors import UsageError
 from colab_helpers.files import parsed
@@ -27,16 +27,14 @@ class PortraitsRequest(Request):
     name: str = Field("crowd", description="What they are called: crowd-1, crowd-2 and so on.")
     prompt: str = Field("an adult", description="Who is shown: an adult, in English or Spanish.")
     count: int | None = Field(4, ge=1, le=999, description="How many, beside those who are there.")
-    size: Annotated[Literal[512, 768, 1024], BeforeValidator(lambda value: int(str(value)))] = Field(
-        1024, description="Edge of the pictures in pixels."
-    )
+    size: int = Field(1024, ge=512, le=1024, multiple_of=256, description="Edge of the pictures in pixels.")
     seed: int = Field(0, description="Another seed gives other people.")
     library: Place = Field(None, description="Folder of people they go to; empty for one beside the runs.")
     models_dir: Place = Field(None, description="Folder of the model files; empty for the usual place.")
     offline: bool = Field(False, description="Never touch the network.")
 
 
-_REQUESTS = {**REQUESTS, "PortraitsRequest": PortraitsRequest}
+_REQUESTS: dict[str, type[Request]] = {**REQUESTS, "PortraitsRequest": PortraitsRequest}
 
 
 def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:

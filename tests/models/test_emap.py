@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import numpy_helper
@@ -15,14 +17,17 @@ from colab_helpers.models import emap as room
 from colab_helpers.models.emap import read_emap
 from tests.helpers.networks import net, small_inswapper
 
-MATRIX = np.asarray(numpy_helper.to_array(small_inswapper().graph.initializer[-1]))
+
+@cache
+def matrix() -> npt.NDArray[np.float32]:
+    return np.asarray(numpy_helper.to_array(small_inswapper().graph.initializer[-1]))
 
 
 def test_it_is_read_without_parsing_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "load_model", lambda _: pytest.fail("parsed the model"))
     onnx.save(small_inswapper(), tmp_path / "net.onnx")
     found = read_emap(tmp_path / "net.onnx")
-    np.testing.assert_array_equal(found, MATRIX)
+    np.testing.assert_array_equal(found, matrix())
     assert found.dtype == np.float32
 
 
@@ -31,13 +36,13 @@ def renamed(model: onnx.ModelProto) -> None:
 
 
 def halved(model: onnx.ModelProto) -> None:
-    model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(MATRIX.astype(np.float16), "buff2fs"))
+    model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(matrix().astype(np.float16), "buff2fs"))
 
 
 def as_numbers(model: onnx.ModelProto) -> None:
     tensor = model.graph.initializer[-1]
     tensor.ClearField("raw_data")
-    tensor.float_data.extend(MATRIX.ravel())
+    tensor.float_data.extend(matrix().ravel())
 
 
 def named_elsewhere(model: onnx.ModelProto) -> None:
@@ -53,7 +58,7 @@ def test_it_is_found_however_the_file_is_written(
     onnx.save(model, tmp_path / "net.onnx")
     found = read_emap(tmp_path / "net.onnx")
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, MATRIX, atol=1e-4)
+    np.testing.assert_allclose(found, matrix(), atol=1e-4)
 
 
 def test_model_without_matrix(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from colab_helpers.demo import Demo
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
-from colab_helpers.ui import runs
+from colab_helpers.ui import choice
 from colab_helpers.ui.batch_swap import run_batch_swap, show_results
 
 NOTEBOOK = "batch_swap"
@@ -129,7 +129,7 @@ def test_an_empty_form_runs_the_demo(demo, tmp_path, monkeypatch, capsys):
         made.append(folder)
         return Demo(demo / "source" / "alma.png", (demo / "targets" / "clip1.mp4",), demo / "models")
 
-    monkeypatch.setattr(runs, "copy_demo", small)
+    monkeypatch.setattr(choice, "copy_demo", small)
     done = run_batch_swap(BatchRequest(output_dir=tmp_path, consent=DEMO_CONSENT, headless=True))
     assert made == [tmp_path / "demo"]
     assert done.report.ok

@@ -141,7 +141,7 @@ def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the
     store = Store(tmp_path / "work")
     for memory, stop in ((30, 28), (0, 55), (10**6, None)):
         left[0] = memory
-        engine.frame_enhancer.begin()
+        engine.frame_enhancer.edge = 320
         stopping = pytest.raises(KeyboardInterrupt) if stop else nullcontext()
         with stopping:
             told = stop_at(stop) if stop else None
@@ -151,12 +151,16 @@ def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the
     assert [part.provider for part in store.parts] == noted
 
     left[0], place, output = 30, Store(tmp_path / "apart"), tmp_path / "apart.mkv"
-    engine.frame_enhancer.begin()
+    engine.frame_enhancer.edge = 320
     maker = SegmentMaker(plan(engine, SOURCE, probe(target), output, place, all_first=True))
     parts = {number: maker.make(number, goes_on=number < 2) for number in range(3)}
     assert [part.provider for part in parts.values()] == noted
     join(maker.work, parts)
     assert_same_pictures(tmp_path / "whole.mkv", output)
+
+    left[0], engine.frame_enhancer.edge = 5, 320
+    process_video(engine, SOURCE, target, tmp_path / "swapped.mkv")
+    assert min(frame[0].mean() for frame in planes(tmp_path / "swapped.mkv")) > 60
 
 
 def test_a_video_without_faces_is_enlarged_not_copied(tmp_path: Path, faceless_models: Path) -> None:
