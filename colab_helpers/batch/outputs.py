@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from colab_helpers.batch.drive import Patience
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.store import deliver, look, remove, send_all
+from colab_helpers.errors import OutputError
 from colab_helpers.files import shortened
 from colab_helpers.language import tr
 from colab_helpers.media.animation import picture_suffix
@@ -83,10 +85,18 @@ def deliver_result(
         send_all([folder])
         look(folder)
 
-    if report.frames_folder:
-        patience.attempt(send_frames)
     # The result last: what fails before leaves none that nobody knows of.
-    for path in (sidecar(output) if report.manifest else None, output):
-        if path is not None:
+    places = [path for path in (sidecar(output) if report.manifest else None, output) if path]
+    try:
+        if report.frames_folder:
+            patience.attempt(send_frames)
+        for path in places:
             sent[path] = patience.attempt(partial(deliver, path, beat, new=path in new))
+    except BaseException:
+        for path in places:
+            path.unlink(missing_ok=True)
+            if path in new and path in sent:
+                with suppress(OutputError):
+                    remove(path)
+        raise
     return sent
