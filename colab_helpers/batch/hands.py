@@ -20,14 +20,14 @@ from colab_helpers.batch.earlier import Digests, EarlierWork, UnfinishedFile, mo
 from colab_helpers.batch.find_people import PeopleFinder
 from colab_helpers.batch.journal import Failed, FileDone, Notes, read_journal
 from colab_helpers.batch.members import Loaded
-from colab_helpers.batch.outputs import goes_in_parts
+from colab_helpers.batch.outputs import deliver_result, goes_in_parts
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.photos import cast_of, identity_of, sought_of
 from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.schedule import Prepared
-from colab_helpers.batch.store import Seen, deliver, enter, expected, fetch, release, remove, send_all
+from colab_helpers.batch.store import Seen, enter, expected, fetch, release
 from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, index_place
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
@@ -258,7 +258,7 @@ class Hands:
         return UnfinishedFile(
             key=key,
             target=self.earlier.digests(task.target),
-            place=places.local / key[:24],
+            folder=places.local / key[:24],
             mirror=places.mirror / key[:24] if places.mirror else None,
             journal=self.journal,
             history=self.earlier.history,
@@ -279,7 +279,7 @@ class Hands:
     ) -> FileRun:
         """Note that work on a file, or a segment of it, begins."""
         task = self.tasks[index]
-        given = {"number": number, "deaths": deaths, "short": self.guard.short}
+        given: dict[str, Any] = {"number": number, "deaths": deaths, "short": self.guard.short}
         engine, notes = self.around.begin(self.engine, task, work.key, self.earlier, self.journal, **given)
         report.fallbacks += notes
         if number is not None:  # its report is another worker's
@@ -308,7 +308,11 @@ class Hands:
         run, self.worked = self._run(index, report, work, **given), True
         with work.leaving_no_more():
             digest = run.run()
-        digest, seen = self._delivered(run, digest)
+        digests = deliver_result(report, run.new, self.around.patience, self.around.beat)
+        digest = digests.get(Path(report.output or ""), digest)
+        if address_of(run.task.target):
+            digests[run.task.target] = work.target
+        seen = {address_of(path) or "": (*(state_of(path) or (0, 0)), sha) for path, sha in digests.items()}
         try:
             self.around.patience.attempt(lambda: self._note_done(work.key, report, digest, seen))
         except OutputError as error:
@@ -316,22 +320,6 @@ class Hands:
             report.fallbacks.append(tr("a later run will do this file again: {error}", error=error))
         else:
             work.discard()
-
-    def _delivered(self, run: FileRun, digest: str | None) -> tuple[str | None, Seen]:
-        """Take a result to its address, if it has one; return its digest and what the journal is to know."""
-        report, digests = run.report, dict[Path, str]()
-        if output := Path(report.output or "") if address_of(report.output or "") else None:
-            if report.frames_folder:
-                frames = Path(report.frames_folder)
-                self.around.patience.attempt(lambda: (remove(frames), send_all([frames])))
-            # The result last: what fails before leaves none that nobody knows of.
-            for path in filter(None, (report.manifest and sidecar(output), output)):
-                step = partial(deliver, path, self.around.beat, new=path in run.new)
-                digests[path] = digest = self.around.patience.attempt(step)
-        if address_of(run.task.target):
-            digests[run.task.target] = self.earlier.digests(run.task.target)
-        places = ((address_of(path), state_of(path), found) for path, found in digests.items())
-        return digest, {address: (*state, found) for address, state, found in places if address and state}
 
     def _note_done(self, key: str, report: FileReport, digest: str | None, seen: Seen) -> None:
         assert report.output is not None
@@ -342,8 +330,7 @@ class Hands:
 
     def _note_failure(self, task: Task, report: FileReport) -> None:
         try:
-            key = self.earlier.key(task)
-            self.journal.append(Failed(key=key, run=self.earlier.run, report=report))
+            self.journal.append(Failed(key=self.earlier.key(task), run=self.earlier.run, report=report))
         except MediaError:
             return  # what cannot be read has no key; a later look costs nothing
         except ColabHelpersError as error:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from colab_helpers.addresses import address_of
+from colab_helpers.batch.drive import Patience
 from colab_helpers.batch.plan import Task
+from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.store import deliver, look, remove, send_all
+from colab_helpers.errors import OutputError
 from colab_helpers.files import shortened
 from colab_helpers.language import tr
 from colab_helpers.media.animation import picture_suffix
@@ -14,6 +22,7 @@ from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import doubt_about
 from colab_helpers.pipeline.video_stages import segment_length
 from colab_helpers.settings import Settings
+from colab_helpers.trust.manifests import sidecar
 
 
 def goes_as_picture(task: Task) -> bool:
@@ -57,3 +66,37 @@ def _video_output(task: Task) -> tuple[Path, str | None]:
     if suffix == task.output.suffix.lower():
         return task.output, note
     return task.output.with_name(shortened("", task.output.name, suffix)), note
+
+
+def deliver_result(
+    report: FileReport, new: Collection[Path], patience: Patience, beat: Callable[[], None]
+) -> dict[Path, str]:
+    """Take a result and what goes beside it to its address, if it has one; return the SHA-256 of each file.
+
+    ``new``: where nothing was when the work began. Raises as ``store.deliver`` does.
+    """
+    output, sent = Path(report.output or ""), dict[Path, str]()
+    if address_of(output) is None:
+        return sent
+
+    def send_frames() -> None:
+        folder = Path(report.frames_folder or "")
+        remove(folder)
+        send_all([folder])
+        look(folder)
+
+    # The result last: what fails before leaves none that nobody knows of.
+    places = [path for path in (sidecar(output) if report.manifest else None, output) if path]
+    try:
+        if report.frames_folder:
+            patience.attempt(send_frames)
+        for path in places:
+            sent[path] = patience.attempt(partial(deliver, path, beat, new=path in new))
+    except BaseException:
+        for path in places:
+            path.unlink(missing_ok=True)
+            if path in new and path in sent:
+                with suppress(OutputError):
+                    remove(path)
+        raise
+    return sent

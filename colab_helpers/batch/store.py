@@ -31,10 +31,8 @@ Seen = dict[str, tuple[int, int, str]]
 
 _CHUNK, _BLOCK = 4 << 20, 16 << 20
 """Bytes read, and sent, at once; a store takes 10,000 such parts."""
-_PART = 64 << 10
-"""Bytes of a journal that lie in one object: so much at most is sent with each entry."""
-# What names a version, whatever the store.
-_VERSIONS = ("generation", "ETag", "etag")
+_PART = 64 << 10  # bytes of a journal in one object: so much at most is sent with each entry
+_VERSIONS = ("generation", "ETag", "etag")  # what names one, whatever the store
 _LONGEST_REASON, _LONGEST_KEPT, _TRIES = 200, 7 * 24 * 3600.0, 3
 _NOTHING, _NAMES = mark("there is nothing at this address"), mark("check the names of bucket and object")
 
@@ -223,6 +221,9 @@ def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
         system, name = _of(address)
         if new and _told(system, name):
             raise FileExistsError(address)
+        if path.stat().st_size <= _CHUNK:  # in one request
+            system.pipe_file(name, data := reading.read(), mode="create" if new else "overwrite")
+            return hashlib.sha256(data).hexdigest()
         # Nothing has the name until `commit`, whatever happens before.
         file = system.open(name, "xb" if new else "wb", autocommit=False, block_size=_BLOCK)
         try:

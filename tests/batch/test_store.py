@@ -23,7 +23,7 @@ from colab_helpers.batch.report import KEPT, BatchReport
 from colab_helpers.batch.stop import ask_to_stop
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.request import BatchRequest
-from tests.conftest import until
+from tests.conftest import CONSENT, until
 from tests.helpers import processes as helpers
 from tests.helpers.processes import Content, made_once, repeated, run_here, stop_at
 from tests.media.make import Sound, Spec
@@ -170,7 +170,11 @@ def test_what_is_the_users_is_not_overwritten_whenever_it_came(batch, bucket, mo
     assert "no earlier run into this folder made it" in (first.error or "")
     assert "has come there while the result was made" in (second.error or "")
     assert (content(bucket, "out/a.mp4"), content(bucket, "out/b.mkv")) == (b"mine", b"mine, too")
-    monkeypatch.undo()
+    assert "out/b.mkv.c2pa" not in names(bucket)
+    monkeypatch.setattr(store, "send", send)
+    for name in ("a.mp4", "b.mkv"):
+        bucket.delete_object(Bucket="films", Key=f"out/{name}")
+    assert batch().ok
 
 
 def test_a_network_that_goes_and_comes_back_costs_nothing(
@@ -222,6 +226,36 @@ def test_killed_while_it_sends_it_leaves_nothing_under_the_name(bucket) -> None:
     assert names(bucket, "out/") == []
     store.deliver(result, new=True)
     assert (names(bucket, "out/"), store.waits(result)) == (["out/a.mp4"], True)
+
+
+DYING = """
+if "colab_helpers.batch.worker" in sys.orig_argv:
+    import os, signal
+    from colab_helpers.batch import outputs
+    deliver = outputs.deliver
+    def die():
+        if not os.path.exists(os.environ["DIED"]):
+            open(os.environ["DIED"], "x").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+    outputs.deliver = lambda path, beat, *, new: deliver(path, die, new=new)
+"""
+
+
+def test_killed_between_a_result_and_its_note_it_goes_on(
+    bucket, local, photo, constant_models, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("DIED", str(tmp_path / "died"))
+    helpers.at_start(monkeypatch, tmp_path, DYING)
+    named = "s3://films/clips", photo, constant_models, CONSENT, "s3://films/out"
+    shell = helpers.Shell(*named)
+    code, told = shell.run()
+    assert (code, (tmp_path / "died").exists()) == (0, True), told
+    results = fetched(bucket, tmp_path / "down")
+    assert (films(results), repeated(results)) == (local, {})
+    assert json.loads((results / "report.json").read_text())["summary"]["restarts"] == 1
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    words = [sys.executable, "-m", "colab_helpers", "status", "s3://films/out"]
+    assert b"2 of 2 files" in subprocess.run(words, check=True, capture_output=True).stdout
 
 
 def test_what_is_sent_wrong_is_not_kept(bucket, monkeypatch) -> None:
