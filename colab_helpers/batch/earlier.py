@@ -80,7 +80,8 @@ class EarlierWork:
         # The name alone: the folder may be mounted elsewhere today.
         output = task.output.with_name(Path(done.report.output).name)
         wants_frames = self.settings.keep_frames and not is_image(task.target)
-        for place in filter(None, (output, sidecar(output), wants_frames and frames_folder(output))):
+        places = output, sidecar(output), frames_folder(output) if wants_frames else None
+        for place in [each for each in places if each]:
             look(place)
         frames = not wants_frames or frames_folder(output).is_dir()
         beside, manifest = sidecar(output), done.report.manifest
