@@ -35,6 +35,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from colab_helpers.addresses import address_of
 from colab_helpers.batch.checked import checked_job
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.library import names_in
@@ -282,7 +283,8 @@ def _refused(_request: Request, error: Exception) -> JSONResponse:
 def _confine(paths: Iterable[str], roots: Collection[str]) -> None:
     """Refuse paths and patterns that lead out of some folders, by their links, too."""
     for path in map(absolute, paths):
-        if ".." in path.parts or not any(map(Path(os.path.realpath(path)).is_relative_to, roots)):
+        inside = any(map(Path(os.path.realpath(path)).is_relative_to, roots))
+        if address_of(path) or ".." in path.parts or not inside:  # addresses: by the server's credentials
             what = tr("this is in none of the folders that requests may name")
             raise UsageError(what, where=str(path), remedy=tr("start the server with it in --inputs"))
 
