@@ -128,8 +128,10 @@ class Treatments:
         Whom somebody got is kept with their first group: it is the same as long as the library has it.
         UsageError where there are not enough.
         """
-        sources = {word for person in whole.people.values() for word in person.source}
-        free = [name for name in self._portraits if name not in sources]
+        words = {word for source in (whole.default, *(one.source for one in whole.people.values()))
+                 for word in source if word not in RESERVED}  # fmt: skip
+        named = named_in(self.library, (Source.near(self.folder, word, self.library).image for word in words))
+        free = [name for name in self._portraits if name not in named]
         due = {name: known.groups[person.faces[0]] for name, person in whole.people.items()
                if self.needed and person.source == (PORTRAITS,) and person.faces}  # fmt: skip
         self._require_portraits(len(due), len(free))
@@ -161,12 +163,12 @@ class Treatments:
     def _treatment(self, name: str, source: tuple[str, ...], settings: Mapping[str, Any]) -> Treatment | None:
         if source == (LEAVE,):
             return None
+        if source in (("blur",), ("pixelate",)):
+            return Treatment(action=cast(Action, source[0]))
+        self._check(name, settings)
         if source == (PORTRAITS,):
             self._require_portraits(int(self.needed), len(self._portraits))
             return Treatment(action="blur")  # of whom nobody can tell who it is
-        if source != (PHOTOS,) and source[0] in RESERVED:
-            return Treatment(action=cast(Action, source[0]))
-        self._check(name, settings)
         if self.engine.swapper is None or (source == (PHOTOS,) and not (self.identity or self.needed)):
             return Treatment(settings=settings)
         if source == (PHOTOS,):
