@@ -44,19 +44,14 @@ from colab_helpers.trust.content import ContentCheck, check_pictures
 
 @dataclass(frozen=True, eq=False)
 class PeopleFinder:
-    """Finds everybody in the targets of a batch.
-
-    Attributes:
-        usual: Whom the request changes where no map says otherwise.
-        source: Who is on the photos of the run.
-    """
+    """Finds everybody in the targets of a batch."""
 
     around: Surroundings
     engine: Engine
     earlier: EarlierWork
     journal: Notes
-    usual: Cast
-    source: Identity | None
+    usual: Cast  # whom the request changes where no map says otherwise
+    source: Identity | None  # who is on the photos of the run
 
     @property
     def _folder(self) -> Path:

@@ -70,20 +70,15 @@ def photos_of(sources: Iterable[Source], library: Path | None = None) -> list[So
 
     MissingFileError where a folder holds none, or there is no such name in the library.
     """
-    return [photo for source in sources for photo in _photos_of(source, library)]
-
-
-def _photos_of(source: Source, library: Path | None) -> list[Source]:
-    path = source.path
-    if path is not None and path.is_dir():
-        return [Source.of(photo) for photo in photos_at(source.image)]
-    if library and path is not None and not path.suffix and not path.exists():
-        raise MissingFileError(
-            tr("there is neither such a file nor anybody of that name in the library"),
-            where=source.name,
-            remedy=tr("name one of {names}", names=", ".join(names_in(library))),
-        )
-    return [source]
+    found = []
+    for source in sources:
+        path = source.path
+        if library and path is not None and not path.suffix and not path.exists():
+            what = tr("there is neither such a file nor anybody of that name in the library")
+            remedy = tr("name one of {names}", names=", ".join(names_in(library)))
+            raise MissingFileError(what, where=source.name, remedy=remedy)
+        found += map(Source.of, photos_at(source.image)) if path is not None and path.is_dir() else [source]
+    return found
 
 
 def photos_at(written: str) -> list[str]:
