@@ -226,7 +226,7 @@ def check_groups(given: PeopleMap, known: KnownPeople) -> None:
 def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
     """Return the map that says what a request without one does.
 
-    That is with ``everybody`` also done to people whom nobody has seen yet; it is nothing unless it ``swaps``:
+    It is done to people whom nobody has seen yet, too, if to ``everybody``; nothing is unless it ``swaps``:
     has photos of who is put in, or an enhancer alone.
     """
     given = PeopleMap(record=known.record, default=(PHOTOS if everybody and swaps else LEAVE,))

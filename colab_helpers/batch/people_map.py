@@ -230,6 +230,11 @@ class PeopleMap(BaseModel, extra="forbid"):
             raise UsageError(told, where=name, remedy=tr("correct the value")) from error
 
 
+def with_portraits(given: PeopleMap | None) -> PeopleMap:
+    """Return a map by which whoever is not in it gets a portrait of their own."""
+    return (given or PeopleMap()).model_copy(update={"default": (PORTRAITS,)})
+
+
 def new_name(group: str, taken: Container[str]) -> str:
     """Return what somebody is called whom the map does not name: the group, unless somebody has that name."""
     names = chain([group], (f"{group} ({number})" for number in count(2)))

@@ -98,9 +98,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     if known and not network.standin and (worst.warns or not problems):  # insightface has a class for it
         yield reference.parity(role, network, subject.settings, subject.models)
         if role == "detector" and not problems:
-            with suppress(
-                ImportError
-            ):  # of scikit-image, without which there is no insightface: that was told
+            with suppress(ImportError):  # without scikit-image there is no insightface: that was told
                 yield reference.photograph(network, subject.settings)
 
 

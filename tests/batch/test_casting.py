@@ -31,6 +31,7 @@ from colab_helpers.faces.types import Face
 from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.marking import CREATED, xmp_of
+from colab_helpers.ui.preview_networks import PreviewNetworks
 from tests.batch.test_people_map import cast, video
 from tests.faces.test_people import LIMIT, look, track
 
@@ -335,6 +336,16 @@ def test_everybody_gets_a_portrait_of_their_own_and_keeps_it(people: KnownPeople
     gone = [group.portrait for group in people.groups.values()]
     shutil.rmtree(crowd / "made 1")
     assert done(crowd_by(EVERYBODY, people, crowd), "a") == {0: "79", 1: "82"}, gone
+
+
+def test_a_preview_of_a_crowd_puts_the_photos_of_the_run_into_nobody(crowd: Path) -> None:
+    given = {"sources": [PHOTO], "targets": ["a"], "library": crowd}
+    for people, action in (("everybody", "blur"), ("auto", "swap")):
+        engine: Any = Networks(swapper=object(), changer=refused)
+        request = BatchRequest(people=people, **given)
+        usual, told = PreviewNetworks()._cast(engine, request, crowd, "")
+        assert usual.usual is not None
+        assert (usual.usual.action, ["blurred here" in one for one in told]) == (action, [True] * len(told))
 
 
 def test_too_few_portraits_are_told_with_the_command_that_makes_them(
