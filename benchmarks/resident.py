@@ -64,11 +64,11 @@ def _negated(clip: Path, provider: Provider, *, stays: bool) -> dict[str, Any]:
 
 def _negating(frame: av.VideoFrame) -> bytes:
     """A network from a frame's planes as they lie, with their padding, to their negatives without."""
-    numbers = {"white": np.float32(255), "from": np.int64([0]), "axis": np.int64([1])}
-    nodes, given, made = [], [], []
+    numbers: dict[str, Any] = {"white": np.float32(255), "from": np.array([0]), "axis": np.array([1])}
+    nodes, given, made = list[Any](), list[Any](), list[Any]()
     for n, plane in enumerate(frame.planes):
         row = plane.width * (2 if n and len(frame.planes) == 2 else 1)  # of NV12: both chromas in one plane
-        numbers[f"to{n}"] = np.int64([row])
+        numbers[f"to{n}"] = np.array([row])
         nodes += [
             helper.make_node("Cast", [f"in{n}"], [f"float{n}"], to=TensorProto.FLOAT),
             helper.make_node("Slice", [f"float{n}", "from", f"to{n}", "axis"], [f"cut{n}"]),
