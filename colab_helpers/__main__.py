@@ -323,13 +323,13 @@ VERBS: dict[str, Verb] = {
         _roop_options, mark("do what a command line of roop's says, and tell what it became"), _roop
     ),
     "status": Verb(_status_options, mark("tell how the batch in an output folder stands"), _status),
-    "stop": Verb(
-        _stop_options, mark("stop the batch in an output folder; a later run goes on with it"), _stop
-    ),
     "people": Verb(
         _people_options,
         mark("list the people of a batch or of a library, with pictures; change the map"),
         _people,
+    ),
+    "stop": Verb(
+        _stop_options, mark("stop the batch in an output folder; a later run goes on with it"), _stop
     ),
     **extras.VERBS,
 }

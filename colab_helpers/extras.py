@@ -297,8 +297,19 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 VERBS: dict[str, Verb] = {
+    "transcribe": Verb(_transcribe_options, mark("write what is said in videos as subtitles"), _transcribe),
+    "serve": Verb(_serve_options, mark("take jobs over HTTP from programs of this machine"), _serve),
+    "cluster": Verb(
+        _cluster_options,
+        mark("make this machine part of a cluster of your own, which does batches"),
+        _cluster,
+    ),
     "demo": Verb(
         _demo_options, mark("copy rendered people to try everything on, with stand-in models"), _demo
+    ),
+    "prompt": Verb(_prompt_options, mark("improve the description of a picture, by rules"), _prompt),
+    "portraits": Verb(
+        _portraits_options, mark("make up somebody who does not exist, for the library"), _portraits
     ),
     "preload": Verb(_preload_options, mark("fetch the models that the settings need, verified"), _preload),
     "convert": Verb(
@@ -312,17 +323,6 @@ VERBS: dict[str, Verb] = {
         _verify,
     ),
     "doctor": Verb(_doctor_options, mark("find out what works on this machine"), _doctor),
-    "transcribe": Verb(_transcribe_options, mark("write what is said in videos as subtitles"), _transcribe),
-    "serve": Verb(_serve_options, mark("take jobs over HTTP from programs of this machine"), _serve),
-    "cluster": Verb(
-        _cluster_options,
-        mark("make this machine part of a cluster of your own, which does batches"),
-        _cluster,
-    ),
-    "prompt": Verb(_prompt_options, mark("improve the description of a picture, by rules"), _prompt),
-    "portraits": Verb(
-        _portraits_options, mark("make up somebody who does not exist, for the library"), _portraits
-    ),
     "bench": Verb(
         _bench_options, mark("measure what a run costs on this machine, and where its time goes"), _bench
     ),

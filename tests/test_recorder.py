@@ -227,6 +227,17 @@ def test_a_card_that_fell_off_the_bus_tells_nothing_and_breaks_nothing(install_n
     assert sampler.gpu_sample(()) is None  # no driver, no GPU
 
 
+def test_load_and_vram_of_every_gpu_are_read_and_a_worker_knows_its_own(install_nvml, monkeypatch) -> None:
+    install_nvml(fake_nvml(cards=3))
+    assert sampler.other_gpus() == 2 * [GpuSample(utilisation=87, memory_used=3 * GIB, memory_total=16 * GIB)]
+    assert (sampler.gpu_name(), sampler.gpu_load()) == ("GPU 0", 87.0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    install_nvml(fake_nvml(cards=3, missing=("nvmlDeviceGetUtilizationRates",)))
+    assert (sampler.gpu_name(), sampler.gpu_load(), sampler.other_gpus()) == ("GPU 2", None, [])
+    install_nvml(fake_nvml(missing=("nvmlInit",)))
+    assert (sampler.gpu_name(), sampler.gpu_load(), sampler.other_gpus()) == ("", None, [])
+
+
 # --- reading back
 
 

@@ -21,14 +21,14 @@ from typing import Any
 
 from colab_helpers.batch.journal import Entry, FileDone, Journal, SegmentDone, Started, read_journal
 from colab_helpers.batch.members import Loaded, Member, OpenFile
-from colab_helpers.batch.processes import WorkerProcess, cause_of
+from colab_helpers.batch.processes import WorkerProcess, cause_of, given_up
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport
 from colab_helpers.batch.run_batch import Batch
 from colab_helpers.batch.run_file import error_text
 from colab_helpers.batch.schedule import Call, Prepared, Schedule
 from colab_helpers.batch.stop import LONGEST_STOP
 from colab_helpers.batch.surroundings import MOST_DEATHS, NONE, Deaths
-from colab_helpers.errors import OutputError, UsageError, WorkerError
+from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import state_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import SHARED_BY, visible_gpus
@@ -75,7 +75,8 @@ class Crew(Batch):
     devices: Sequence[str]
     announce: Callable[[Iterable[str], int], None]
     _members: list[Member] = field(default_factory=list, init=False)
-    _numbers: Iterator[int] = field(default_factory=count, init=False)
+    # Those of a crew that ended before this one are not heard for these.
+    _numbers: Iterator[int] = field(default_factory=lambda: count(time.time_ns()), init=False)
     _news: SimpleQueue[tuple[int, tuple[Any, ...]]] = field(default_factory=SimpleQueue, init=False)
     _unfit: Counter[str] = field(default_factory=Counter, init=False)
     _files: dict[int, OpenFile] = field(default_factory=dict, init=False)
@@ -225,8 +226,8 @@ class Crew(Batch):
     def _opened(self, member: Member, loaded: Loaded) -> None:
         if self.loaded.encoder not in ("", loaded.encoder):  # parts of one video would not join
             told = mark("the encoder there is {encoder}, that of the others {other}")
-            names = {"encoder": loaded.encoder or tr("none"), "other": self.loaded.encoder}
-            self._refused(member, UsageError(tr(told, **names), remedy=tr("choose the encoder libx264")))
+            said = tr(told, encoder=loaded.encoder or tr("none"), other=self.loaded.encoder)
+            self._refused(member, UsageError(said, remedy=tr("choose the encoder libx264")))
             return
         member.loaded, self.loaded, self._barren = True, loaded, 0
         taken, plain = {each.name for each in self._members}, f"{member.name} {loaded.place}"
@@ -289,14 +290,7 @@ class Crew(Batch):
             self._schedule.died(member)
         self._barren += not member.loaded
         if self._barren >= MOST_DEATHS:
-            told = mark(
-                "{number} worker processes in a row died before they did anything, the last one {cause}{log}"
-            )
-            raise WorkerError(
-                tr(told, number=self._barren, cause=self._cause, log=""),
-                where=str(self.around.job.folder),
-                remedy=tr("run 'python -m colab_helpers doctor'; free memory or choose the preset stable"),
-            )
+            raise given_up(self.around.job.folder, self._barren, self._cause)
 
     def _show(self) -> None:
         """Tell who does what."""

@@ -26,7 +26,7 @@ from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.segments import SUFFIX, check_segment
 from colab_helpers.models.inventory import read_record
-from colab_helpers.pipeline import FinishedSegment, frames_folder
+from colab_helpers.pipeline import FinishedSegment, SegmentStore, frames_folder
 from colab_helpers.settings import Settings
 from colab_helpers.trust.manifests import sidecar
 
@@ -121,14 +121,13 @@ class EarlierWork:
 
 
 @dataclass(eq=False)
-class UnfinishedFile:
-    """The work on one file as long as it is not finished; a video's ``pipeline.SegmentStore``."""
+class UnfinishedFile(SegmentStore):
+    """The work on one file as long as it is not finished; segments are written to the local disk."""
 
     key: str
     target: str  # digest of the target
-    place: Path  # folder on the local disk where segments are written
     # Folder beside the results where each is copied to, if those lie on a mounted drive: the local disk may
-    # be gone tomorrow. None where ``place`` is beside the results already.
+    # be gone tomorrow. None where ``folder`` is beside the results already.
     mirror: Path | None
     journal: Notes
     history: History
@@ -138,14 +137,9 @@ class UnfinishedFile:
     _claimed: Sequence[Path] = field(default=(), init=False)
 
     @property
-    def folder(self) -> Path:
-        """Where segments are written."""
-        return self.place
-
-    @property
     def bytes(self) -> int:
         """Size of the segments that are there."""
-        return sum(path.stat().st_size for path in self.place.glob(f"*{SUFFIX}"))
+        return sum(path.stat().st_size for path in self.folder.glob(f"*{SUFFIX}"))
 
     def face_index(self) -> FaceIndex:
         """Return what earlier runs know of the target's faces, with the other sources, too."""
@@ -160,7 +154,7 @@ class UnfinishedFile:
         return [part for part in noted if self._stands(part)]
 
     def _path(self, part: FinishedSegment) -> Path:
-        return self.place.absolute() / f"{part.segment.number:06d}{SUFFIX}"
+        return self.folder.absolute() / f"{part.segment.number:06d}{SUFFIX}"
 
     def _stands(self, part: FinishedSegment) -> bool:
         """Whether a segment is as it was noted; it is fetched from the mirror if the local one is gone."""
@@ -189,7 +183,7 @@ class UnfinishedFile:
 
     @property
     def _folders(self) -> list[Path]:
-        return [self.place, *([self.mirror] if self.mirror else [])]
+        return [self.folder, *([self.mirror] if self.mirror else [])]
 
     def claim(self, places: Sequence[Path]) -> None:
         """Note what is about to be made, so that it is known for our own even after a crash."""
@@ -212,7 +206,7 @@ class UnfinishedFile:
         """A place where nothing was made is noted as the user's."""
         with suppress(OutputError):  # of a store: nobody knows then, and all stays
             made = any(any(folder.glob(f"[!.]*{SUFFIX}")) for folder in self._folders)
-            if not made and not is_there(self.place):
+            if not made and not is_there(self.folder):
                 self.discard()
         claimed, self._claimed = self._claimed, ()
         if claimed and not any(map(os.path.lexists, claimed)):
@@ -224,7 +218,7 @@ class UnfinishedFile:
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
         with suppress(OutputError):
-            remove(self.place)
+            remove(self.folder)
 
 
 @dataclass(eq=False)

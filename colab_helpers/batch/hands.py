@@ -258,7 +258,7 @@ class Hands:
         return UnfinishedFile(
             key=key,
             target=self.earlier.digests(task.target),
-            place=places.local / key[:24],
+            folder=places.local / key[:24],
             mirror=places.mirror / key[:24] if places.mirror else None,
             journal=self.journal,
             history=self.earlier.history,
@@ -279,7 +279,7 @@ class Hands:
     ) -> FileRun:
         """Note that work on a file, or a segment of it, begins."""
         task = self.tasks[index]
-        given = {"number": number, "deaths": deaths, "short": self.guard.short}
+        given: dict[str, Any] = {"number": number, "deaths": deaths, "short": self.guard.short}
         engine, notes = self.around.begin(self.engine, task, work.key, self.earlier, self.journal, **given)
         report.fallbacks += notes
         if number is not None:  # its report is another worker's
@@ -330,8 +330,7 @@ class Hands:
 
     def _note_failure(self, task: Task, report: FileReport) -> None:
         try:
-            key = self.earlier.key(task)
-            self.journal.append(Failed(key=key, run=self.earlier.run, report=report))
+            self.journal.append(Failed(key=self.earlier.key(task), run=self.earlier.run, report=report))
         except MediaError:
             return  # what cannot be read has no key; a later look costs nothing
         except ColabHelpersError as error:

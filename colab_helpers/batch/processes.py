@@ -16,8 +16,8 @@ from typing import Any
 
 from colab_helpers import errors
 from colab_helpers.batch.report import write_text
-from colab_helpers.errors import ColabHelpersError
-from colab_helpers.language import VARIABLE, language, tr
+from colab_helpers.errors import ColabHelpersError, WorkerError
+from colab_helpers.language import VARIABLE, language, mark, tr
 
 STOPPED, BUSY, REFUSED = 75, 76, 77
 """Exit codes: stopped by somebody; the folder is another's; nothing was started. 0: all was tried."""
@@ -57,9 +57,13 @@ class WorkerProcess:
             self._far.send(message)
 
     def _carry(self, hear: Callable[[tuple[Any, ...]], object]) -> None:
-        with suppress(EOFError, OSError):
+        try:
             while True:
                 hear(self._far.recv())
+        except (EOFError, OSError):
+            pass  # it has ended, or closes its end as it does
+        except Exception:  # noqa: BLE001 - what it says cannot be read
+            self.kill()
         hear(("lost", self._process.wait()))
         self._far.close()
 
@@ -93,6 +97,16 @@ def cause_of(code: int) -> str:
     if code < 0:
         return tr("died of {name} (signal {number})", name=signal.Signals(-code).name, number=-code)
     return tr("ended with exit code {code}", code=code)
+
+
+def given_up(folder: Path, number: int, cause: str, log: str = "") -> WorkerError:
+    """Return what to raise where so many workers in a row die before they do anything."""
+    told = mark("{number} worker processes in a row died before they did anything, the last one {cause}{log}")
+    return WorkerError(
+        tr(told, number=number, cause=cause, log=log),
+        where=str(folder),
+        remedy=tr("run 'python -m colab_helpers doctor'; free memory or choose the preset stable"),
+    )
 
 
 def make_page(folder: Path, report: Path, beat: Callable[[], None]) -> str:

@@ -139,7 +139,7 @@ class FileRun:
     @property
     def _away(self) -> Path | None:
         """Where the work is done if the result goes to a mounted drive."""
-        return self.unfinished.place if self.unfinished and self.unfinished.mirror else None
+        return self.unfinished.folder if self.unfinished and self.unfinished.mirror else None
 
     def _begin(self) -> tuple[Path, list[Path]]:
         """Make sure that there may be a result; return where it goes, and with it all that goes beside it."""

@@ -18,7 +18,15 @@ from typing import NamedTuple, NoReturn
 
 from colab_helpers.batch.drive import WorkPlaces, job_name, telling_unwritable
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.processes import BUSY, REFUSED, STOPPED, cause_of, read_refusal, refusal_path
+from colab_helpers.batch.processes import (
+    BUSY,
+    REFUSED,
+    STOPPED,
+    cause_of,
+    given_up,
+    read_refusal,
+    refusal_path,
+)
 from colab_helpers.batch.report import JOURNAL_NAME, BatchReport
 from colab_helpers.batch.status import BatchStatus, end_status
 from colab_helpers.batch.stop import SILENCE, STOP_SIGNALS
@@ -133,16 +141,7 @@ class Supervisor:
                 raise self._given_up(cause)
 
     def _given_up(self, cause: str) -> WorkerError:
-        error = WorkerError(
-            tr(
-                "{number} worker processes in a row died before they did anything, the last one {cause}{log}",
-                number=_MOST_BARREN,
-                cause=cause,
-                log=self._log_tail(),
-            ),
-            where=str(self.job.folder),
-            remedy=tr("run 'python -m colab_helpers doctor'; free memory or choose the preset stable"),
-        )
+        error = given_up(self.job.folder, _MOST_BARREN, cause, self._log_tail())
         end_status(self._watch.status_files, self.job.run, cancelled=False, note=str(error))
         return error
 

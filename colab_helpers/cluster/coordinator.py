@@ -72,8 +72,8 @@ class Coordinator:
             )
         except BaseException as error:  # noqa: BLE001 - whoever asks has to learn of it
             told = tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
-            known = isinstance(error, ColabHelpersError)
-            self._error = error if known else WorkerError(told, where=str(self._job.folder))
+            unknown = WorkerError(told, where=str(self._job.folder))
+            self._error = error if isinstance(error, ColabHelpersError) else unknown
         if self._error is not None and self._crew is None:  # else the status tells it
             self._told.wait(_LONGEST_WAIT)
         ray.kill(self._me, no_restart=True)

@@ -177,15 +177,15 @@ def _queue(name: str) -> Reading:
     return lambda sample: sample.queues.get(name)
 
 
-def of_gpu(sample: Sample, number: int) -> Sample:
-    """Return a sample with one of the further GPUs, from 0, in the place of the first."""
-    return sample.model_copy(update={"gpu": sample.gpus[number] if number < len(sample.gpus) else None})
+def _each_gpu(figure: Figure, sample: Sample, count: int) -> list[Sample]:
+    """Return a sample, and the same with each of ``count`` further GPUs in the place of the first."""
+    gpus = [*sample.gpus, *[None] * count][: count if figure.name in EVERY_GPU else 0]
+    return [sample, *(sample.model_copy(update={"gpu": gpu}) for gpu in gpus)]
 
 
 def strained(figure: Figure, sample: Sample) -> str:
     """What is wrong with a figure, on any GPU, and what to do about it; empty where nothing is."""
-    further = range(len(sample.gpus) if figure.name in EVERY_GPU else 0)
-    found = (figure.warning(each) for each in (sample, *(of_gpu(sample, number) for number in further)))
+    found = map(figure.warning, _each_gpu(figure, sample, len(sample.gpus)))
     return next(filter(None, found), "")
 
 
@@ -209,18 +209,15 @@ def at_work(samples: Sequence[Sample]) -> list[tuple[float, Sample | None]]:
     return course
 
 
-Course = Sequence[tuple[float, Sample | None]]
-
-
-def points_of(figure: Figure, course: Course) -> list[tuple[float, float | None]]:
-    """Read a figure over time, for a chart."""
-    return [(time, None if sample is None else figure.read(sample)) for time, sample in course]
-
-
-def points_of_others(figure: Figure, course: Course) -> list[list[tuple[float, float | None]]]:
-    """Read a figure of each further GPU over time."""
+def lines_of(
+    figure: Figure, course: Sequence[tuple[float, Sample | None]]
+) -> list[list[tuple[float, float | None]]]:
+    """Read a figure over time, for a chart: a line of each GPU, that of the first one first."""
     count = max((len(sample.gpus) for _, sample in course if sample), default=0)
-    return [
-        points_of(figure, [(time, sample and of_gpu(sample, number)) for time, sample in course])
-        for number in range(count if figure.name in EVERY_GPU else 0)
+    count *= figure.name in EVERY_GPU
+    gap = [None] * (count + 1)
+    read = [
+        (time, [*map(figure.read, _each_gpu(figure, sample, count))] if sample else gap)
+        for time, sample in course
     ]
+    return [[(time, values[number]) for time, values in read] for number in range(count + 1)]

@@ -16,8 +16,7 @@ from colab_helpers.pages.figures import (
     WINDOW,
     Figure,
     at_work,
-    points_of,
-    points_of_others,
+    lines_of,
     queues,
     strained,
     warnings,
@@ -172,30 +171,29 @@ def _elsewhere(samples: Sequence[Sample], status: BatchStatus | None) -> bool:
 
 def _tiles(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     course = at_work(samples)
-    found = [(figure, points_of(figure, course)) for figure in (*FIGURES, *queues(samples))]
-    known = [(figure, points) for figure, points in found if any(value is not None for _, value in points)]
-    return [_tile(figure, samples[-1], points, points_of_others(figure, course)) for figure, points in known]
+    found = [(figure, lines_of(figure, course)) for figure in (*FIGURES, *queues(samples))]
+    known = [(figure, lines) for figure, lines in found if any(value is not None for _, value in lines[0])]
+    return [_tile(figure, samples[-1], lines) for figure, lines in known]
 
 
-def _tile(figure: Figure, newest: Sample, points: Points, others: Sequence[Points]) -> dict[str, Any]:
+def _tile(figure: Figure, newest: Sample, lines: Sequence[Points]) -> dict[str, Any]:
     total, share = figure.total(newest) if figure.total else None, figure.share(newest)
     limit = figure.limit
     if limit is not None and figure.total:
         limit = limit / 100 * total if total else None
     is_strained = bool(strained(figure, newest))
     aside = tr("warning") if is_strained else ""
-    if others:
-        aside = tr("{number} GPUs", number=len(others) + 1)
+    if len(lines) > 1:
+        aside = tr("{number} GPUs", number=len(lines))
     elif total and share is not None:
         aside = tr("of {total} {unit}, {share:.0f} %", total=number(total), unit=tr(figure.unit), share=share)
     chart = sparkline(
-        points,
+        lines,
         label=figure.heading,
         unit=tr(figure.unit),
         high=total or figure.high,
         limit=limit or figure.least,
         colour=ALARM if is_strained else BLUE,
-        others=others,
     )
     return {"heading": figure.heading, "aside": aside, "strained": is_strained, "chart": chart}
 

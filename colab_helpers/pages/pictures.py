@@ -222,14 +222,14 @@ def _content(path: Path, share: int) -> tuple[bytes, str]:
     return clip_of(path), tr("the first {seconds:.0f} seconds, made smaller", seconds=CLIP_SECONDS)
 
 
-def clip_of(path: Path, *, seconds: float = CLIP_SECONDS) -> bytes:
+def clip_of(path: Path) -> bytes:
     """Encode the beginning of a video as a small MP4 that any browser plays, upright and without sound."""
     info, made = probe(path), io.BytesIO()
     try:
         with open_source(path) as source, av.open(made, "w", format="mp4") as clip:
             track = clip.add_stream("libx264", rate=_RATE, options=_ENCODING)
             track.pix_fmt, track.codec_context.time_base = "yuv420p", _TICK
-            for image, passed in _images(source, seconds, info):
+            for image, passed in _images(source, CLIP_SECONDS, info):
                 if not track.codec_context.is_open:
                     track.height, track.width = image.shape[:2]
                 frame = av.VideoFrame.from_ndarray(image, format="bgr24")

@@ -25,7 +25,7 @@ from colab_helpers.batch.report import (
 )
 from colab_helpers.files import load
 from colab_helpers.language import first_of, tr
-from colab_helpers.pages.figures import FIGURES, at_work, points_of
+from colab_helpers.pages.figures import FIGURES, at_work, lines_of
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of, portraits_of
 from colab_helpers.pages.rendering import render, spans_text
 from colab_helpers.pages.svg import line_chart
@@ -158,7 +158,7 @@ def charts_of(samples: Sequence[Sample]) -> list[tuple[Markup, list[str]]]:
         lines, told = {}, []
         figures = [figure for figure in FIGURES if (figure.chart or figure.title) == title]
         for figure in figures:
-            points = points_of(figure, course)
+            points = lines_of(figure, course)[0]
             known = [value for _, value in points if value is not None]
             if known:
                 lines[figure.heading] = points

@@ -40,28 +40,28 @@ _Known = list[tuple[float, float]]
 
 
 def sparkline(
-    points: Points,
+    lines: Sequence[Points],
     *,
     label: str,
     unit: str,
     high: float | None = None,
     limit: float | None = None,
     colour: str = BLUE,
-    others: Sequence[Points] = (),
 ) -> Markup:
-    """Draw a small line from 0 up, without axes, with its last value in figures behind it.
+    """Draw small lines from 0 up, the first one strongest, without axes, their last values in figures behind.
 
     ``high`` is its upper edge, by default the greatest value; a dashed line is drawn across at ``limit``.
-    With ``others``, paler ones, the figures are the least and the greatest of the last values.
+    Of several last values the least and the greatest are told.
     """
-    lines = [points, *others]
     last = [number(value) for value in sorted(_values([line[-1] for line in lines if line]))]
     figures = f"{'–'.join(dict.fromkeys((last[0], last[-1])))} {unit}" if last else "–"
     top = max([0.0, *(value for line in lines for value in _values(line))]) if high is None else high
     right = max(2.0, SMALL_WIDTH - _LETTER * len(figures) - 7)
-    scale = _Scale.of([points], (0.0, top or 1.0), (1.0, 2.0, right, SMALL_HEIGHT - 2.0))
-    parts = [_curve(points, scale, colour, column=3.0, shaded=not others)]
-    parts += [_curve(line, scale, colour, column=3.0, opacity=0.45) for line in others]
+    scale = _Scale.of(lines, (0.0, top or 1.0), (1.0, 2.0, right, SMALL_HEIGHT - 2.0))
+    parts = [
+        _curve(line, scale, colour, column=3.0, shaded=len(lines) == 1, opacity=0.45 if place else 1.0)
+        for place, line in enumerate(lines)
+    ]
     if limit is not None:
         parts.append(_path(f"M1 {scale.to_y(limit):.1f} H{right:.1f}", ALARM, "2 3", width=1.0))
     parts.append(_text(SMALL_WIDTH - 1, SMALL_HEIGHT / 2 + 4, figures, "end"))

@@ -95,39 +95,25 @@ def label_for(marks: Marks | None, width: int, height: int) -> tuple[Label | Non
     return None, (tr(told, width=width, height=height),)
 
 
-class SegmentStore(Protocol):
-    """Keeps a video's finished segments, so that a later run makes only those that are missing."""
+@dataclass(eq=False)
+class SegmentStore:
+    """Keeps a video's finished segments, so that a later run makes only those that are missing.
 
-    @property
-    def folder(self) -> Path:
-        """Where segments are written; made if missing."""
+    This one keeps none, and what is known of faces as long as its folder is there.
+    """
+
+    folder: Path  # where segments are written; made if missing
 
     def face_index(self) -> FaceIndex:
         """Return what is known of the video's faces."""
-
-    def finished(self) -> list[FinishedSegment]:
-        """Return those that still stand as they were noted, any of them, in any order."""
-
-    def keep(self, done: FinishedSegment) -> None:
-        """Note a segment; it counts as finished when this returns."""
-
-
-@dataclass(frozen=True)
-class NothingKept:
-    """A store whose faces stay as long as its folder, and whose segments no later run goes on with."""
-
-    folder: Path
-
-    def face_index(self) -> FaceIndex:
-        """Return what the folder holds."""
         return FaceIndex(self.folder / "faces")
 
     def finished(self) -> list[FinishedSegment]:
-        """Return none."""
+        """Return those that still stand as they were noted, any of them, in any order."""
         return []
 
     def keep(self, done: FinishedSegment) -> None:
-        """Note nothing."""
+        """Note a segment; it counts as finished when this returns."""
 
 
 @contextmanager
@@ -139,4 +125,4 @@ def temporary_store(output: Path) -> Iterator[SegmentStore]:
     except OSError as error:
         raise unwritable(output, error) from error
     with place as folder:
-        yield NothingKept(Path(folder))
+        yield SegmentStore(Path(folder))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from colab_helpers.batch.report import write_text
 from colab_helpers.batch.status import BatchStatus, read_status
@@ -62,10 +62,8 @@ _STATES: dict[State, str] = {
 }
 
 
-class MonitorSummary(BaseModel):
+class MonitorSummary(BaseModel, extra="forbid", populate_by_name=True):
     """What was seen; written as ``monitor.json``."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     schema_version: Literal[1] = Field(1, alias="schema")
     state: State = Field(description="How the run stood at the end; lost: it died without a word.")
@@ -79,14 +77,10 @@ class MonitorSummary(BaseModel):
 
     def lines(self) -> list[str]:
         """Return how the run stood, and what to do, in words."""
-        seen = {"time": clock_text(self.seconds), "samples": self.samples}
-        line = tr("Watched this machine for {time} (min:s), {samples} samples", **seen)
+        text = mark("Watched this machine for {time} (min:s), {samples} samples")
         if self.folder:
-            line = tr(
-                "Watched the run in {folder} for {time} (min:s), {samples} samples",
-                folder=self.folder,
-                **seen,
-            )
+            text = mark("Watched the run in {folder} for {time} (min:s), {samples} samples")
+        line = tr(text, folder=self.folder, time=clock_text(self.seconds), samples=self.samples)
         line += f": {tr(_STATES[self.state])}" if self.state in _STATES else ""
         return [line, *([tr("What to do: {remedy}.", remedy=self.advice.rstrip("."))] if self.advice else [])]
 
@@ -271,32 +265,34 @@ def _screen(*, headless: bool) -> Show:
     return show
 
 
+def _step(source: _Watched, show: Show, until: float) -> bool:
+    """Look and show; return whether there is more to see, and time for it."""
+    source.look()
+    goes_on = not source.over and time.monotonic() < until
+    show(source, not goes_on)
+    return goes_on
+
+
 def _follow(source: _Watched, show: Show, until: float, pause: float) -> End:
     """Look and show until there is nothing more to see, time is up, or somebody interrupts."""
     try:
-        while True:
-            source.look()
-            left = until - time.monotonic()
-            show(source, source.over or left <= 0)
-            if source.over or left <= 0:
-                return "end of run" if source.over else "time"
-            time.sleep(min(pause, max(0.0, left)))
+        while _step(source, show, until):
+            time.sleep(min(pause, max(0.0, until - time.monotonic())))
     except KeyboardInterrupt:
         # The way to end it: not an error, and the run that is watched goes on.
         show(source, True)
         return "interrupt"
+    return "end of run" if source.over else "time"
 
 
 def _go_on(host: Host, source: _Watched, show: Show, until: float, pause: float, opened: ExitStack) -> None:
     """Look and show between cells, until there is nothing more to see or time is up."""
 
     def look() -> bool:
-        source.look()
-        over = source.over or time.monotonic() >= until
-        show(source, over)
-        if over:
+        goes_on = _step(source, show, until)
+        if not goes_on:
             opened.close()
-        return not over
+        return goes_on
 
     host.repeat(look, pause)
 

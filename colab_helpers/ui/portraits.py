@@ -7,7 +7,7 @@ from functools import partial
 
 from markupsafe import Markup
 
-from colab_helpers.batch.thumbnails import fitted
+from colab_helpers.batch.thumbnails import HEIGHT, fitted
 from colab_helpers.errors import UsageError, require_extra
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.media.images import read_image
@@ -20,8 +20,6 @@ from colab_helpers.ui.host import this_host
 from colab_helpers.ui.markup import RED, paragraph, picture, words
 from colab_helpers.ui.preload import described, models_html, models_text
 from colab_helpers.ui.progress import FetchLine
-
-_EDGE = 256
 
 
 def show_prompt(request: PortraitsRequest) -> PortraitsRequest:
@@ -67,13 +65,12 @@ def paint_portraits(asked: PortraitsRequest) -> list[Portrait]:
 
 def show_portraits(asked: PortraitsRequest, made: Sequence[Portrait]) -> None:
     """Show their pictures, and what to do with them."""
-    names = [one.photo.parent.name for one in made]
-    pictures = (fitted(read_image(one.photo), height=_EDGE) for one in made)
-    shown = [picture(image, alt=name) for image, name in zip(pictures, names, strict=True)]
+    photos = {one.photo.parent.name: fitted(read_image(one.photo), height=HEIGHT) for one in made}
+    page = Markup(" ").join(picture(photo, alt=name) for name, photo in photos.items())
     use = mark(
         "In batch_swap.ipynb name {library} in library: sources may be {names}; people = everybody gives "
         "each person who is not in people.yaml another one."
     )
-    told = tr(use, library=asked.library, names=", ".join(names))
+    told = tr(use, library=asked.library, names=", ".join(photos))
     if made:
-        this_host(headless=asked.headless).show(Markup(" ").join(shown) + paragraph(told), told, kept=True)
+        this_host(headless=asked.headless).show(page + paragraph(told), told, kept=True)

@@ -94,8 +94,10 @@ class ProgressLine(_Line):
         for text in [*notes, *([status.pause] if status.pause else [])]:
             if text not in self._told:
                 self._told.add(text)
-                # Without disturbing the bar.
-                print(text, flush=True) if self._headless else _tqdm().write(text)
+                if self._headless:
+                    print(text, flush=True)
+                else:
+                    _tqdm().write(text)  # without disturbing the bar
 
 
 class FetchLine(_Line):

@@ -6,7 +6,6 @@ import shutil
 import socket
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +35,16 @@ from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
 from tests.batch.films import SETTINGS
 from tests.helpers.marks import media
-from tests.helpers.processes import at_start, entries, litter, made_once, number_of, repeated, run_here
+from tests.helpers.processes import (
+    at_start,
+    entries,
+    litter,
+    made_once,
+    makers,
+    number_of,
+    repeated,
+    run_here,
+)
 from tests.helpers.reports import a_progress
 from tests.media.make import Sound, Spec, variable_pts
 
@@ -116,19 +124,6 @@ def told(report: BatchReport) -> list[dict[str, Any]]:
         "made_by",
     }
     return [file.model_dump(exclude=left_out) for file in report.files]
-
-
-def makers(out: Path, report: BatchReport) -> set[str]:
-    """Return who made anything, once report and journal agree on who made each segment."""
-    noted = {(entry["key"], number_of(entry)): entry["worker"] for entry in entries(out, "segment")}
-    told = {file.target: file.made_by for file in report.files}
-    for done in entries(out, "done"):
-        count, spans = done["report"]["segments"], told[done["report"]["target"]]
-        expected = {number: noted[done["key"], number] for number in range(count)}
-        made = {n: name for name, found in spans.items() for first, end in found for n in range(first, end)}
-        assert made == (expected if any(expected.values()) else {})
-        assert all(one[1] < other[0] for found in spans.values() for one, other in pairwise(found))
-    return {name for spans in told.values() for name in spans}
 
 
 @pytest.mark.parametrize("which", SPECS)
@@ -433,10 +428,11 @@ def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypat
     crew._recruit()
     crew._refused(crew._members[1], ValueError("no networks"))
     crew._recruit()
-    assert [member.number for member in crew._members] == [0]
-    crew._lost(crew._members[0], -9)
+    (left,) = crew._members
+    assert left.loaded
+    crew._lost(left, -9)
     crew._recruit()
-    assert [member.number for member in crew._members] == [2]
+    assert [member.number - left.number for member in crew._members] == [2]
     with pytest.raises(ValueError, match="no networks"):
         crew._refused(crew._members[0], ValueError("no networks"))
 

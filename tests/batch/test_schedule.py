@@ -193,10 +193,13 @@ def test_each_worker_goes_on_behind_its_own_segment_and_helpers_begin_half_way()
         ([9, 1, 2], "a", "whole whole whole"),
     ],
 )
-def test_files_go_whole_where_those_that_wait_keep_the_others_at_work(sizes, workers, kinds) -> None:
-    schedule, found = Schedule(range(len(sizes)), sizes=dict(enumerate(sizes))), []
+def test_files_go_whole_where_those_that_wait_keep_the_others_at_work(
+    sizes: list[int], workers: str, kinds: str
+) -> None:
+    schedule, found = Schedule(range(len(sizes)), sizes=dict(enumerate(sizes))), list[str]()
     for worker in (workers * len(sizes))[: len(sizes)]:
         call = schedule.next(worker, among=len(workers))
+        assert call is not None
         found.append(call.kind)
         schedule.done(worker, Plan(report=FileReport(target="/t.mp4", status="done")))
     assert found == kinds.split()

@@ -19,14 +19,16 @@ import pytest
 from colab_helpers.batch.known_people import FOLDER_NAME, KnownPeople
 from colab_helpers.batch.people_edits import set_source
 from colab_helpers.batch.people_map import MAP_NAME
+from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import read_status
 from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.files import from_json
 from colab_helpers.pages.live import live_text
-from tests.batch import test_store as stored
 from tests.batch.films import SETTINGS, changed, write_films
-from tests.batch.test_store import server  # noqa: F401
+from tests.batch.test_store import SPECS as STORED
+from tests.batch.test_store import brought, fetched, films, names
 from tests.conftest import CONSENT, PATIENCE, until
-from tests.helpers.cluster import NODE, address, first_node, join, processes, thousand, watched_memory
+from tests.helpers.cluster import NODE, address, processes, thousand, watched_memory
 from tests.helpers.processes import (
     Shell,
     contents,
@@ -35,6 +37,7 @@ from tests.helpers.processes import (
     entries,
     litter,
     made_once,
+    makers,
     repeated,
     run_here,
 )
@@ -58,34 +61,6 @@ SPECS = {
     ),
     "short.mp4": Spec(size=(160, 90), frames=5, rate=Fraction(10)),
 }
-SLOW = """
-if "colab_helpers.batch.member" in sys.orig_argv:
-    import time
-    from colab_helpers.media.segments import SegmentWriter
-    write = SegmentWriter.write
-    def slow(self, *given, **more):
-        time.sleep(0.06)
-        return write(self, *given, **more)
-    SegmentWriter.write = slow
-"""
-"""Frames take as long as they do on a small GPU: there is time to kill somebody."""
-
-
-OWN_DISK = f"""
-import os
-if "--node-ip-address={NODE.format(3)}" in sys.orig_argv:
-    os.environ["TMPDIR"] = os.path.dirname(os.environ["FAKE"]) + "/other"
-    os.makedirs(os.environ["TMPDIR"], exist_ok=True)
-"""
-"""The second node has another folder for temporary files."""
-
-
-@pytest.fixture(scope="module")
-def place(server: Any) -> Iterator[Path]:  # noqa: F811
-    """A cluster of two nodes, which reach the store on the loopback."""
-    with first_node(SLOW + OWN_DISK) as name:
-        join(3)
-        yield name
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +70,92 @@ def shell(place: Path, constant_models: Path) -> Shell:
     for name, spec in SPECS.items():
         make(targets / name, spec)
     return Shell(targets, draw_photo(place), constant_models, CONSENT, place / "out", "--cluster", "auto")
+
+
+def test_with_tracks_and_a_map_of_people(place: Path, standins: Path, tmp_path: Path) -> None:
+    """One of a film's people becomes somebody else, the other is made unrecognisable."""
+    shown, alone, out = place / "shown", tmp_path / "alone", place / "mapped"
+    shown.mkdir()
+    write_films(shown)
+    photo, options = shown / "hanna.jpg", ("--frame-processors", "face_swapper")
+    one, both = (
+        Shell(shown / "first.mp4", photo, standins, CONSENT, to, *options, *more)
+        for to, more in ((alone, ()), (out, ("--cluster", "auto")))
+    )
+    ended(one.start("--people", "only"))
+    analyser, known = FaceAnalyser(SETTINGS, models_dir=standins), KnownPeople.load(alone)
+    for who, source in (("alma", str(photo)), ("bruno", "blur")):
+        look = analyser.find(portrait(who))[0].embedding
+        name = max(known.groups, key=lambda group: float(known.groups[group].look @ look))
+        set_source(alone, name, [source])
+    shutil.copytree(alone, out, ignore=lambda *_: {path.name for path in alone.iterdir()} - MAP)
+    for run in [one.start(), both.start()]:
+        ended(run)
+    assert changed(shown, out, "first") == {"alma", "bruno"}
+    assert contents(out) == contents(alone)
+    found = [parts(folder) for folder in (alone, out)]
+    assert found[0] == found[1], "bytes, faces, tracks and what was measured of them"
+    assert len(found[0]) == 2
+
+
+def parts(out: Path) -> list[dict[str, Any]]:
+    """What the journal says of segments, in order."""
+    return sorted(
+        (entry["part"] for entry in entries(out, "segment")), key=lambda part: part["segment"]["number"]
+    )
+
+
+@pytest.fixture
+def server(place: Path) -> Iterator[Any]:
+    """The storage that the cluster knows, as its own client sees it."""
+    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    port = int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
+    running = moto.ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    running.start()
+    yield boto3.client("s3")
+    running.stop()
+
+
+def test_machines_that_share_no_disk_do_a_batch_together(
+    server: Any, place: Path, shared_dir: Path, constant_models: Path, tmp_path: Path
+) -> None:
+    local, photo = made_once(shared_dir / "stored", STORED), draw_photo(tmp_path)
+    server.create_bucket(Bucket="films")
+    for path in (*local.iterdir(), photo):
+        server.upload_file(str(path), "films", f"clips/{path.name}" if path.name in STORED else "me.png")
+    shell = Shell(
+        "s3://films/clips", "s3://films/me.png", constant_models, CONSENT, "s3://films/out",
+        "--cluster", "auto",
+    )  # fmt: skip
+    (place / "shell").mkdir()
+    running = shell.start(env={**os.environ, "TMPDIR": str(place / "shell")})
+    assert run_here(photo, local, tmp_path / "alone", constant_models).ok
+    ended(running)
+    assert [*(place / "other").rglob("journal.jsonl")], "the other machine has taken part"
+    assert brought(place / "shell") == set()
+    results = fetched(server, tmp_path / "down")
+    assert films(results) == films(tmp_path / "alone")
+    assert repeated(results) == {}
+    assert len({entry["pid"] for entry in entries(results, "started")}) == 2
+    assert names(server, "out/.work") == []
+
+
+def test_a_thousand_videos_cost_the_coordinator_little(place: Path, shell: Shell) -> None:
+    targets, out = thousand(place), place / "many"
+    (place / "fake").touch()
+    try:
+        many = Shell(targets, draw_photo(place), shell_models(shell), CONSENT, out, "--cluster", "auto")
+        with watched_memory(place) as sizes:
+            assert "1000 of 1000 files" in ended(many.start())
+    finally:
+        (place / "fake").unlink()
+    most = max(sizes)
+    assert 0 < most < 300e6, f"{most / 1e6:.0f} MB"
+    assert {entry["key"] for entry in entries(out, "done")} == {str(number) for number in range(1000)}
+    assert (segments(out), repeated(out)) == (3000, {})
+    text = "\n".join(live_text([], read_status(out), now=time.time()))
+    assert len(text) < 4000, "a page that somebody can read"
 
 
 def kill(found: list[psutil.Process]) -> None:
@@ -109,31 +170,6 @@ def segments(out: Path) -> int:
 
 def more_than(out: Path, before: int) -> Callable[[], bool]:
     return lambda: segments(out) > before
-
-
-def test_machines_that_share_no_disk_do_a_batch_together(
-    place: Path,
-    server: Any,  # noqa: F811
-    shared_dir: Path,
-    constant_models: Path,
-    tmp_path: Path,
-) -> None:
-    local, photo = made_once(shared_dir / "stored", stored.SPECS), draw_photo(tmp_path)
-    server.create_bucket(Bucket="films")
-    for path in (*local.iterdir(), photo):
-        server.upload_file(str(path), "films", "me.png" if path == photo else f"clips/{path.name}")
-    named = "s3://films/clips", "s3://films/me.png", constant_models, CONSENT, "s3://films/out"
-    shell = Shell(*named, "--cluster", "auto")
-    (place / "shell").mkdir()
-    ended(shell.start(env={**os.environ, "TMPDIR": str(place / "shell")}))
-    assert [*(place / "other").rglob("journal.jsonl")], "the other machine has taken part"
-    assert stored.brought(place / "shell") == set()
-    results = stored.fetched(server, tmp_path / "down")
-    assert run_here(photo, local, tmp_path / "alone", constant_models).ok
-    assert stored.films(results) == stored.films(tmp_path / "alone")
-    assert repeated(results) == {}
-    assert len({entry["pid"] for entry in entries(results, "started")}) == 2
-    assert stored.names(server, "out/.work") == []
 
 
 def test_whatever_is_killed_nothing_is_lost_or_done_twice(place: Path, shell: Shell, tmp_path: Path) -> None:
@@ -175,6 +211,9 @@ def test_whatever_is_killed_nothing_is_lost_or_done_twice(place: Path, shell: Sh
     assert litter(out, *SPECS) == set()
     assert contents(out) == contents(tmp_path / "alone")
     assert {Path(entry["report"]["target"]).name for entry in entries(out, "done")} == {*SPECS}
+    told = from_json(BatchReport, (out / "report.json").read_bytes())
+    nodes = {NODE.format(number) for number in (2, 3)}
+    assert {name.split()[0] for name in makers(out, told)} <= nodes, "also of what was made before the stop"
     assert "does not let this machine in" in ended(stranger, 2)
 
 
@@ -193,53 +232,3 @@ def shell_targets(shell: Shell) -> Path:
 
 def shell_models(shell: Shell) -> Path:
     return Path(shell.command[shell.command.index("--models-dir") + 1])
-
-
-def test_with_tracks_and_a_map_of_people(place: Path, standins: Path, tmp_path: Path) -> None:
-    """One of a film's people becomes somebody else, the other is made unrecognisable."""
-    films, alone, out = place / "films", tmp_path / "alone", place / "mapped"
-    films.mkdir()
-    write_films(films)
-    photo, options = films / "hanna.jpg", ("--frame-processors", "face_swapper")
-    one, both = (
-        Shell(films / "first.mp4", photo, standins, CONSENT, to, *options, *more)
-        for to, more in ((alone, ()), (out, ("--cluster", "auto")))
-    )
-    ended(one.start("--people", "only"))
-    analyser, known = FaceAnalyser(SETTINGS, models_dir=standins), KnownPeople.load(alone)
-    for who, source in (("alma", str(photo)), ("bruno", "blur")):
-        look = analyser.find(portrait(who))[0].embedding
-        name = max(known.groups, key=lambda group: float(known.groups[group].look @ look))
-        set_source(alone, name, [source])
-    shutil.copytree(alone, out, ignore=lambda *_: {path.name for path in alone.iterdir()} - MAP)
-    for run in [one.start(), both.start()]:
-        ended(run)
-    assert changed(films, out, "first") == {"alma", "bruno"}
-    assert contents(out) == contents(alone)
-    found = [parts(folder) for folder in (alone, out)]
-    assert found[0] == found[1], "bytes, faces, tracks and what was measured of them"
-    assert len(found[0]) == 2
-
-
-def parts(out: Path) -> list[dict[str, Any]]:
-    """What the journal says of segments, in order."""
-    return sorted(
-        (entry["part"] for entry in entries(out, "segment")), key=lambda part: part["segment"]["number"]
-    )
-
-
-def test_a_thousand_videos_cost_the_coordinator_little(place: Path, shell: Shell) -> None:
-    targets, out = thousand(place), place / "many"
-    (place / "fake").touch()
-    try:
-        many = Shell(targets, draw_photo(place), shell_models(shell), CONSENT, out, "--cluster", "auto")
-        with watched_memory(place) as sizes:
-            assert "1000 of 1000 files" in ended(many.start())
-    finally:
-        (place / "fake").unlink()
-    most = max(sizes)
-    assert 0 < most < 300e6, f"{most / 1e6:.0f} MB"
-    assert {entry["key"] for entry in entries(out, "done")} == {str(number) for number in range(1000)}
-    assert (segments(out), repeated(out)) == (3000, {})
-    text = "\n".join(live_text([], read_status(out), now=time.time()))
-    assert len(text) < 4000, "a page that somebody can read"

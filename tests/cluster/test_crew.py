@@ -201,3 +201,8 @@ def test_news_of_a_worker_reach_the_crew_in_order_and_its_end_last(crew: Callabl
     assert made._members == []
     assert any("signal 11" in text for text in made.around.causes)
     made.hear(number, ("opened", "too late"))
+    again = crew({"a": {"CPU": 4.0}})
+    room(again)
+    again.hear(number, ("lost", -11))  # that of the crew before
+    again._take_news()
+    assert len(again._members) == 1

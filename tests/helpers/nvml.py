@@ -25,6 +25,7 @@ def fake_nvml(*, missing: tuple[str, ...] = (), cards: int = 1, alike: bool = Tr
         "nvmlShutdown": lambda: None,
         "nvmlDeviceGetCount": lambda: cards,
         "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetIndex": lambda handle: handle,
         "nvmlDeviceGetUUID": lambda handle: f"GPU-{'abcd'[handle] * 4}1111",
         "nvmlDeviceGetName": lambda handle: "Card" if alike else f"Card {handle}",
         "nvmlDeviceGetNumGpuCores": lambda handle: 100 * (1 + handle),

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +281,16 @@ def contents_undisturbed(out: Path, specs: Mapping[str, Spec]) -> dict[str, Cont
     found = contents(out)
     assert {name: len(each[0]) for name, each in found.items()} == {n: s.frames for n, s in specs.items()}
     return found
+
+
+def makers(out: Path, report: BatchReport) -> set[str]:
+    """Return who made anything, once report and journal agree on who made each segment."""
+    noted = {(entry["key"], number_of(entry)): entry["worker"] for entry in entries(out, "segment")}
+    told = {file.target: file.made_by for file in report.files}
+    for done in entries(out, "done"):
+        count, spans = done["report"]["segments"], told[done["report"]["target"]]
+        expected = {number: noted[done["key"], number] for number in range(count)}
+        made = {n: name for name, found in spans.items() for first, end in found for n in range(first, end)}
+        assert made == (expected if any(expected.values()) else {})
+        assert all(one[1] < other[0] for found in spans.values() for one, other in pairwise(found))
+    return {name for spans in told.values() for name in spans}

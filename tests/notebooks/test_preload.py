@@ -11,6 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from colab_helpers.diagnosis import networks
+from colab_helpers.diagnosis.findings import finding
 from colab_helpers.errors import LicenceError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import spoken
@@ -137,8 +139,10 @@ def cache(standins, tmp_path, monkeypatch) -> Path:
         found = Source(urls=("https://x.invalid",), sha256=(sha256_of(path),), bytes=path.stat().st_size)
         terms = free if name in FREE else research
         models[name] = known.models[name].model_copy(update={"sources": (found,), **terms})
-    for module in (preload, models_preload, catalog):
+    for module in (preload, models_preload, networks, catalog):
         monkeypatch.setattr(module, "load_catalog", lambda: replace(known, models=models))
+    # They know rendered people only.
+    monkeypatch.setattr(networks.reference, "photograph", lambda *_: finding("photograph", "not shown"))
     return place
 
 

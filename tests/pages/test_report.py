@@ -332,3 +332,16 @@ def test_a_page_replaces_no_file_of_the_users(tmp_path) -> None:
     assert own.read_text() == "<p>mine</p>"
     own.unlink()
     assert write_page(tmp_path) == own == write_page(tmp_path)
+
+
+def test_who_made_which_segments_is_told_where_more_than_one_did() -> None:
+    several, one = (a_full_file("in/a.mp4", "out/a.mp4") for _ in range(2))
+    assert "Segments by worker" not in page_of(a_report(one)).text
+    one.made_by = {"box GPU 0": [(0, 5)]}
+    assert "Segments by worker" not in page_of(a_report(one)).text
+    several.made_by = {"": [(0, 1)], "box GPU 0": [(1, 3), (4, 5)]}
+    assert page_of(a_report(several)).fact("Segments by worker") == "one worker alone: 0box GPU 0: 1–2, 4"
+    several.made_by = {f"box CPU ({n})": [(2 * m, 2 * m + 1) for m in range(20)] for n in range(64)}
+    told = page_of(a_report(several)).fact("Segments by worker")
+    assert (told.count("box CPU"), told[-11:]) == (16, "and 48 more")
+    assert "box CPU (0): 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, and 8 more" in told

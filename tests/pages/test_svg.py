@@ -30,7 +30,7 @@ def texts(text: str) -> list[str]:
 
 
 def spark(*values: float | None, **options) -> str:
-    return sparkline(list(enumerate(values)), **{"label": "Load", "unit": "%", **options})
+    return sparkline([list(enumerate(values))], **{"label": "Load", "unit": "%", **options})
 
 
 def chart(points, **options) -> str:

@@ -100,7 +100,8 @@ def test_the_panel(make_panel, on_demo):
         panel.tabs.selected_index = number
     panel.consent.value = ""
     names = ("alma.png", "clip1.mp4", "/path/to/photo.jpg")
-    data = (*on_demo.sources, *on_demo.targets, str(on_demo.models_dir), *names)
+    several = ("cluster", "gpus_per_worker", "priority", "map_paths", "OLD=NEW")
+    data = (*on_demo.sources, *on_demo.targets, str(on_demo.models_dir), *names, *several)
     texts = [text for widget in widgets_in(panel.box) for text in texts_of(widget)]
     assert sum("⟦" in text for text in texts) > 40
     assert [found for text in texts if (found := outside(text, *data))] == []

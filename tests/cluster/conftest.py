@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cluster import NODE, first_node, join
+
+OWN_DISK = f"""
+if "--node-ip-address={NODE.format(3)}" in sys.orig_argv:
+    import os
+    os.environ["TMPDIR"] = os.path.dirname(os.environ["FAKE"]) + "/other"
+    os.makedirs(os.environ["TMPDIR"], exist_ok=True)
+"""
+SLOW = """
+if "colab_helpers.batch.member" in sys.orig_argv:
+    import time
+    from colab_helpers.media.segments import SegmentWriter
+    write = SegmentWriter.write
+    def slow(self, *given, **more):
+        time.sleep(0.06)
+        return write(self, *given, **more)
+    SegmentWriter.write = slow
+"""
+"""Frames take as long as they do on a small GPU: there is time to kill somebody."""
+
+
+@pytest.fixture(scope="package")
+def place() -> Iterator[Path]:
+    """A cluster of two nodes with disks of their own, who know of an object storage that may be there."""
+    with pytest.MonkeyPatch.context() as patch:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "unspoken")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        with first_node(OWN_DISK + SLOW) as folder:
+            join(3)
+            yield folder
