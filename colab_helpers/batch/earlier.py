@@ -179,7 +179,9 @@ class UnfinishedFile(SegmentStore):
         elif address_of(path):
             self.patience.attempt(lambda: send(path, self.beat))
         part = replace(done, segment=replace(done.segment, path=Path(path.name)))
-        self.patience.attempt(lambda: self.journal.append(SegmentDone(key=self.key, part=part)))
+        entry = SegmentDone(key=self.key, part=part)
+        self.patience.attempt(lambda: self.journal.append(entry))
+        self.history.entries.append(entry)  # a plan that this run makes anew goes on with it, too
 
     @property
     def _folders(self) -> list[Path]:

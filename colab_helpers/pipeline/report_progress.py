@@ -52,6 +52,7 @@ class ProgressReporter:
 
     def finding(self, found: int) -> None:
         """Tell that faces are searched for before anything is changed; in ``found`` frames they are known."""
+        self._begun = time.monotonic()  # how fast frames are made says nothing of the time before the first
         self._tell_stage(found, FINDING, None)
 
     def joining(self, joined: int) -> None:
