@@ -64,11 +64,15 @@ def _negated(clip: Path, provider: Provider, *, stays: bool) -> dict[str, Any]:
 
 def _negating(frame: av.VideoFrame) -> bytes:
     """A network from a frame's planes as they lie, with their padding, to their negatives without."""
-    numbers = {"white": np.float32(255), "from": np.int64([0]), "axis": np.int64([1])}
-    nodes, given, made = [], [], []
+    numbers: dict[str, Any] = {
+        "white": np.array(255, np.float32),
+        "from": np.array([0]),
+        "axis": np.array([1]),
+    }
+    nodes, given, made = list[Any](), list[Any](), list[Any]()
     for n, plane in enumerate(frame.planes):
         row = plane.width * (2 if n and len(frame.planes) == 2 else 1)  # of NV12: both chromas in one plane
-        numbers[f"to{n}"] = np.int64([row])
+        numbers[f"to{n}"] = np.array([row])
         nodes += [
             helper.make_node("Cast", [f"in{n}"], [f"float{n}"], to=TensorProto.FLOAT),
             helper.make_node("Slice", [f"float{n}", "from", f"to{n}", "axis"], [f"cut{n}"]),
@@ -77,7 +81,7 @@ def _negating(frame: av.VideoFrame) -> bytes:
         ]
         for ends, name, width in ((given, f"in{n}", plane.line_size), (made, f"out{n}", row)):
             ends.append(helper.make_tensor_value_info(name, TensorProto.UINT8, [plane.height, width]))
-    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()]
+    constants = [numpy_helper.from_array(value, name) for name, value in numbers.items()]
     graph = helper.make_graph(nodes, "negative", given, made, constants)
     opset = helper.make_opsetid("", OPSET)
     model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[opset])

@@ -55,7 +55,7 @@ LATE = {"c2pa", "cryptography", "pillow_heif", "numpy.ma"}
     [
         ("__main__.main(['--help'])", 112, {"pydantic", "yaml", "psutil", *NETWORKS}),
         ("__main__.main(['stop', '/'])", 136, {"pydantic", "yaml", "psutil", *NETWORKS}),
-        ("batch.supervisor", 299, {"jinja2", "tqdm", *NETWORKS}),
+        ("batch.supervisor", 295, {"jinja2", "tqdm", *NETWORKS}),
         ("pages.live", 268, {"yaml", "jinja2", "psutil", "ctypes", *NETWORKS}),
         ("pages.report", 512, {"onnxruntime", "psutil", "jinja2", *LATE}),
         ("batch.run_file", 622, {"onnx", "jinja2", "tqdm", "filelock", "asyncio", "http.client", *LATE, MAP}),

@@ -129,10 +129,9 @@ def expected(path: Path) -> bool:
 
 def is_there(path: Path) -> bool:
     """Whether something lies at the address that a path stands for, if it does."""
-    if (address := address_of(path)) is None:
-        return False
+    address = address_of(path) or ""
     with _asking(address):
-        return _told(*_of(address)) is not None
+        return bool(address and _told(*_of(address)))
 
 
 def look(path: Path) -> None:
@@ -152,15 +151,15 @@ def look(path: Path) -> None:
         inside = system.ls(name, detail=True, refresh=True) if is_folder else []
     if is_folder:
         path.mkdir(parents=True, exist_ok=True)
-    names = (str(one["name"]).rstrip("/") for one in inside)
-    there = {
-        path / own.rpartition("/")[2]: one for own, one in zip(names, inside, strict=True) if own != name
-    }
-    there |= {path: found} if found and not is_folder else {}
+    there = {path: found} if found and not is_folder else {}
+    for one in inside:
+        above, _, own = str(one["name"]).rstrip("/").rpartition("/")
+        if above == name.rstrip("/") and own not in ("", ".", "..") and "\0" not in own:
+            there[path / own] = one
     for place, one in there.items():
         if one["type"] == "directory":
             place.mkdir(exist_ok=True)
-        elif state_of(place) != _state(one) and "\0" not in place.name and place.name not in (".", ".."):
+        elif state_of(place) != _state(one):
             _wait(place, _state(one))
     for place in path.iterdir() if path.is_dir() else [path]:
         if place not in there and waits(place):

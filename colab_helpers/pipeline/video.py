@@ -66,21 +66,22 @@ def completed(work: VideoPlan) -> FileResult:
         return _told(work, copied(work.video, work.faces, work.untouched))
     made = dict(work.finished)
     for number, stop in work.missing():
-        made |= {part.segment.number: part for part in make_segments(work, number, stop)}
+        parts = make_segments(work, number, stop, passing=work.may_be_copy)
+        made |= {part.segment.number: part for part in parts}
     return join(work, made) or completed(work.unlabelled() if made else work.without_passing())
 
 
 def make_segments(
-    work: VideoPlan, number: int, stop: int | None = None
+    work: VideoPlan, number: int, stop: int | None = None, *, passing: bool = False
 ) -> Generator[FinishedSegment, None, None]:
     """Make segments one after another, up to before ``stop`` or to the end, and yield each once it is kept.
 
-    They are those of any other run: of the frames before nothing counts but what the index knows.
+    They are those of any other run: of the frames before nothing counts but what the index knows. Where
+    frames may be passed over there are none, unless somebody is changed in the first; see `_passed_over`.
     """
     video, faces, done = work.video, work.faces, list[FinishedSegment]()
     start, tally = number * video.length, Tally(faces.selection)
     end = None if stop is None or stop == work.segments else stop * video.length
-    passing = stop is None and work.may_be_copy
     if passing:  # from where nobody is known to be changed
         start = max(0, faces.begin - LAG)
 

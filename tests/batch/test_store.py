@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,20 @@ def test_an_address_with_a_secret_or_a_way_out_is_refused_and_not_repeated(addre
         BatchRequest(sources="me.jpg", targets=address, output_dir="out").check()
     assert "hush" not in str(refused.value)
     assert stand_in(address) is None
+
+
+def test_names_that_no_file_can_have_are_left_out(bucket, disk) -> None:
+    for name in ("../up.mp4", "./here.mp4", "a//b.mp4", "", "nul\0.mp4", "sub/c.mp4"):
+        with suppress(Exception):  # the server's own client refuses some
+            bucket.put_object(Bucket="films", Key=f"clips/{name}", Body=b"x")
+    assert {"clips/../up.mp4", "clips/sub/c.mp4"} <= {*names(bucket)}, names(bucket)
+    folder = stand_in("s3://films/clips")
+    store.look(folder)
+    found = {str(path.relative_to(disk("one"))) for path in disk("one").rglob("*") if path.is_file()}
+    assert found == {str((folder / name).relative_to(disk("one"))) for name in SPECS}
+    bucket.delete_object(Bucket="films", Key="clips/a.mp4")
+    store.look(folder)
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == ["b.mkv"]
 
 
 def test_a_path_stands_for_an_address_on_every_machine(disk) -> None:
