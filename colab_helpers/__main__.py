@@ -277,11 +277,11 @@ def _people_options(parser: argparse.ArgumentParser) -> None:
 
 def _people(options: argparse.Namespace) -> int:
     from colab_helpers.batch.known_people import FOLDER_NAME
-    from colab_helpers.batch.people_edits import has_people
+    from colab_helpers.batch.people_edits import RECORDS
     from colab_helpers.pages.sheet import batch_cards, library_cards, write_sheet
 
-    folder, of_batch = options.folder, has_people(options.folder)
-    if of_batch:
+    folder = options.folder
+    if any((folder / name).exists() for name in RECORDS):  # people were found in it, or named by hand
         _edit_people(options)
         cards, place = batch_cards(folder), folder / FOLDER_NAME
     elif options.split or options.merge or options.set or options.name:

@@ -64,10 +64,7 @@ class PeopleFinder:
         return Treatments(self.engine, job.folder, job.request.library, self.source, job.sources, needed)
 
     def casts(self) -> Callable[[Task], Cast]:
-        """Return what says what is done to whom in a target, as the map has it where there is one.
-
-        Raises as `found` does.
-        """
+        """Return what says what is done to whom in a target, by a map if there is one; raises as `found`."""
         found = self.found()
         if found is None:
             return lambda _task: self.usual
@@ -77,10 +74,8 @@ class PeopleFinder:
     def found(self) -> Casting | None:
         """Return who is who in the batch, and what is done to each; None where nobody asks for that.
 
-        Raises:
-            UsageError, ConsentError: The map cannot be used, or puts in somebody who is not covered.
-            OutputError: What was found cannot be written.
-            KeyboardInterrupt: Somebody asks to stop.
+        UsageError, ConsentError where the map cannot be used, or puts in somebody who is not covered;
+        OutputError where what was found cannot be written; KeyboardInterrupt as somebody asks to stop.
         """
         asked, given = self.around.job.request.people, self._asked(PeopleMap.load(self._folder))
         if given is None and asked == "auto":
@@ -127,11 +122,9 @@ class PeopleFinder:
         known, (_, recogniser, *_) = KnownPeople.load(self._folder), self.engine.analyser.networks
         digest = self.earlier.models[recogniser.name]
         if known.recogniser not in ("", digest):
-            raise UsageError(
-                tr("the people here were told apart by another network than {name}", name=recogniser.name),
-                where=str(self._folder / FOLDER_NAME),
-                remedy=tr("take that network, or another output folder"),
-            )
+            what = tr("the people here were told apart by another network than {name}", name=recogniser.name)
+            remedy = tr("take that network, or another output folder")
+            raise UsageError(what, where=str(self._folder / FOLDER_NAME), remedy=remedy)
         known.recogniser = digest
         return known
 
@@ -173,7 +166,7 @@ class PeopleFinder:
 
     def _has_index(self, task: Task) -> bool:
         place = index_place(self.around, self.earlier, task)
-        folders = [place.place, *([place.mirror] if place.mirror else [])]
+        folders = filter(None, (place.place, place.mirror))
         return goes_as_picture(task) or any(any(folder.glob("*.npz")) for folder in folders)
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:

@@ -49,11 +49,6 @@ def source_text(source: Sequence[str]) -> str:
     return ", ".join(tr(SOURCE_WORDS[word]) if word in SOURCE_WORDS else Path(word).name for word in source)
 
 
-def has_people(folder: Path) -> bool:
-    """Whether a folder is one of results in which people were found, or named by hand."""
-    return any((folder / name).exists() for name in RECORDS)
-
-
 def people_of(folder: Path) -> list[Row]:
     """List everybody of an output folder; UsageError where its map or record cannot be read."""
     return summary(KnownPeople.load(folder), PeopleMap.load(folder))
