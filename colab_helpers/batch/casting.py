@@ -225,8 +225,8 @@ def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
     has photos of who is put in, or an enhancer alone.
     """
     given = PeopleMap(record=known.record, default=(PHOTOS if everybody and swaps else LEAVE,))
-    for group in known.groups:
-        tracks = [known.videos[key].seen[n] for key, n in known.tracks_of(group)]
+    for group, found in known.tracks().items():
+        tracks = [known.videos[key].seen[n] for key, n in found]
         chosen = sum(one.found for one in tracks if one.chosen) * 2 > sum(one.found for one in tracks)
         given.put(group, faces=(group,), source=(PHOTOS if chosen and swaps else LEAVE,))
     return given

@@ -182,7 +182,7 @@ class KnownPeople(_Model):
 
         The part that is seen longest keeps the name. UsageError where its tracks are all alike, if any.
         """
-        tracks = self.tracks_of(name)
+        tracks = self.tracks().get(name, [])
         seen = [self.videos[key].seen[n].appearance(key, n) for key, n in tracks]
         parts = next((parts for same in _STRICTER if len(parts := grouped(seen, same=same)) > 1), None)
         if parts is None:
@@ -200,39 +200,38 @@ class KnownPeople(_Model):
 
     def count(self) -> None:
         """Bring up to date how each group looks."""
-        for name, group in self.groups.items():
-            if tracks := self.tracks_of(name):
+        for name, tracks in self.tracks().items():
+            if tracks:
                 mean = _mean([self.videos[key].seen[n].appearance(key, n) for key, n in tracks])
-                group.look, group.asked = mean.look, mean.asked
+                self.groups[name].look, self.groups[name].asked = mean.look, mean.asked
 
-    def tracks_of(self, name: str) -> list[tuple[str, int]]:
-        """Return the tracks of a group, each by the key of its video and its number there."""
-        videos = self.videos.items()
-        return [(key, n) for key, video in videos for n in video.seen if video.tracks[n] == name]
+    def tracks(self) -> dict[str, list[tuple[str, int]]]:
+        """Return the tracks of each group, each by the key of its video and its number there."""
+        found: dict[str, list[tuple[str, int]]] = {name: [] for name in self.groups}
+        for key, video in self.videos.items():
+            for number in video.seen:
+                if (group := video.tracks[number]) in found:
+                    found[group].append((key, number))
+        return found
 
-    def shown(self, name: str) -> list[tuple[SeenIn, SeenTrack]]:
-        """Return the same tracks, each with its video."""
-        return [(self.videos[key], self.videos[key].seen[n]) for key, n in self.tracks_of(name)]
-
-    def is_doubtful(self, name: str) -> bool:
-        """Whether a group was put together with little certainty, or any of it looks like somebody else."""
-        tracks = [one for _, one in self.shown(name)]
-        sure = [one for one in tracks if one.asked >= CONFIRMED]
-        total = np.sum([one.look * one.asked for one in sure], axis=0)
-        rests = [(one, total - one.look * one.asked) for one in sure] if len(sure) > 1 else []
-        mixed = any(float(one.look @ rest) < SAME * float(np.linalg.norm(rest)) for one, rest in rests)
-        return bool(tracks) and (not sure or all(one.dark for one in tracks) or mixed)
-
-    def alike(self, name: str) -> list[str]:
-        """Return the groups that may be mistaken for one."""
-        look = self.groups[name].look
-        return [
-            one for one, group in self.groups.items() if one != name and float(look @ group.look) >= ALIKE
-        ]
+    def alike(self) -> dict[str, list[str]]:
+        """Return the groups that may be mistaken for each."""
+        names, looks = [*self.groups], np.array([group.look for group in self.groups.values()])
+        near = looks @ looks.T >= ALIKE if names else looks
+        return {name: [names[m] for m in np.flatnonzero(near[n]) if m != n] for n, name in enumerate(names)}
 
     def _new_name(self) -> str:
         taken = (natural_key(name)[-1][0] for name in self.groups)
         return f"p{max((0, *taken)) + 1}"
+
+
+def is_doubtful(tracks: Sequence[SeenTrack]) -> bool:
+    """Whether a group was put together with little certainty, or any of it looks like somebody else."""
+    sure = [one for one in tracks if one.asked >= CONFIRMED]
+    total = np.sum([one.look * one.asked for one in sure], axis=0)
+    rests = [(one, total - one.look * one.asked) for one in sure] if len(sure) > 1 else []
+    mixed = any(float(one.look @ rest) < SAME * float(np.linalg.norm(rest)) for one, rest in rests)
+    return bool(tracks) and (not sure or all(one.dark for one in tracks) or mixed)
 
 
 def _mean(tracks: Sequence[Appearance]) -> Group:

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from colab_helpers.batch.known_people import KnownPeople
+from colab_helpers.batch.known_people import KnownPeople, is_doubtful
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
 from colab_helpers.faces.cast import PERSONAL
@@ -249,9 +249,9 @@ def completed(
     Those of whom it has photos are known by their ``looks``, ``(512,)`` unit embeddings by name, up to a
     squared distance.
     """
-    whole = given.model_copy(update={"people": {**given.people}})
+    whole, names = given.model_copy(update={"people": {**given.people}}), given.names
     for group, one in known.groups.items():
-        if group not in given.names:
+        if group not in names:
             apart = {name: face_distance(one.look, look) for name, look in (looks or {}).items()}
             nearest = min(apart, key=lambda name: apart[name], default=None)
             if nearest is not None and apart[nearest] <= limit:
@@ -282,15 +282,17 @@ class Row:
 def summary(known: KnownPeople, given: PeopleMap | None) -> list[Row]:
     """Return everybody who was found or is named, in the order of the map."""
     whole = completed(given or PeopleMap(), known)
-    names, rows = whole.names, []
+    names, tracks, like, rows = whole.names, known.tracks(), known.alike(), []
     for name, person in whole.people.items():
         groups = [group for group in person.faces if group in known.groups]
-        shown = [pair for group in groups for pair in known.shown(group)]
+        parts = [[(known.videos[key], n) for key, n in tracks[group]] for group in groups]
+        shown = [(video, video.seen[n]) for part in parts for video, n in part]
         files = {video.target: round(video.seconds(*groups), 3) for video, _ in shown}
         best = sorted((one for _, one in shown if one.crop), key=lambda one: (one.dark, -one.worth))
         crops = tuple(one.crop for one in best[:MOST_CROPS])
-        alike = dict.fromkeys(names[one] for group in groups for one in known.alike(group))
-        others, doubtful = tuple(one for one in alike if one != name), any(map(known.is_doubtful, groups))
+        alike = dict.fromkeys(names[one] for group in groups for one in like[group])
+        doubtful = any(is_doubtful([video.seen[n] for video, n in part]) for part in parts)
+        others = tuple(one for one in alike if one != name)
         rows.append(Row(name, person.source, files, crops, others, doubtful))
     return rows
 

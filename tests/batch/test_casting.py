@@ -250,7 +250,8 @@ def test_without_a_map_a_request_chooses_anew_and_everybody_keeps_their_names(
     assert first(anew=False) == ["p1"], "nothing is looked at again"
     assert first(anew=True) == ["p2"]
     assert list(known.groups) == ["p1", "p2"]
-    assert [video.target for video, _ in known.shown("p1")] == ["b.png"], "what it is called today"
+    assert known.tracks()["p1"] == [("a", 0)]
+    assert known.videos["a"].target == "b.png", "what it is called today"
 
 
 def test_what_the_user_writes_while_people_are_found_is_kept(

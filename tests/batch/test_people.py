@@ -135,7 +135,7 @@ def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path, mo
         key: video.tracks for key, video in before.videos.items()
     }
     assert groups_of(after, faces) == who
-    assert {"third.mp4", "still.png"} <= {video.target for video, _ in after.shown(who["bruno"])}
+    assert {"third.mp4", "still.png"} <= {after.videos[key].target for key, _ in after.tracks()[who["bruno"]]}
     assert after.groups.keys() == before.groups.keys()
     assert (out / MAP_NAME).read_text() == text, "nobody is new"
     triage = Triage.model_validate_json((out / TRIAGE_NAME).read_text())

@@ -78,7 +78,7 @@ def test_groups_that_are_known_never_come_together() -> None:
     twins = [track(0, 1, 0, 50, video="a"), track(1, 1, 0, 50, video="a")]
     people = known(a=twins)
     assert tracks(people) == {"a": ["p1", "p2"]}
-    assert [people.alike(name) for name in ("p1", "p2")] == [["p2"], ["p1"]]
+    assert people.alike() == {"p1": ["p2"], "p2": ["p1"]}
     for name, twin in (("b", 0), ("c", 1)):
         people.found = {name: video(name, [track(9, 1, 0, 50, video=name, embedding=twins[twin].embedding)])}
         people.add([name])
@@ -97,7 +97,7 @@ def test_what_is_doubtful_is_marked_and_the_best_pictures_come_first() -> None:
     people.videos["a"].seen[1].look = look(9)
     people.videos["a"].seen[1].asked = 2
     people.count()
-    assert people.is_doubtful("p1"), "somebody in it looks like somebody else"
+    assert summary(people, None)[0].doubtful, "somebody in it looks like somebody else"
 
 
 def test_whoever_was_hardly_seen_is_nobody_and_a_fragment_is_whoever_was_there() -> None:
