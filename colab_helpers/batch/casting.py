@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,9 @@ from colab_helpers.batch.job import Source, named_in
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, RECORD_NAME, KnownPeople, SeenIn
 from colab_helpers.batch.library import made_up, photos_of
 from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, PORTRAITS, RESERVED, PeopleMap, completed
-from colab_helpers.errors import ColabHelpersError, SettingsError, UsageError
+from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.analyser import unit
-from colab_helpers.faces.cast import Action, Cast, KnownPerson, Treatment, in_doubt
+from colab_helpers.faces.cast import Cast, KnownPerson, Treatment, in_doubt
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
@@ -116,37 +117,35 @@ class Treatments:
         due = {name: known.groups[person.faces[0]] for name, person in whole.people.items()
                if self.needed and person.source == (PORTRAITS,) and person.faces}  # fmt: skip
         self._require_portraits(len(due), len(free))
-        for group in due.values():
-            if group.portrait in free:
-                free.remove(group.portrait)
-            else:
-                group.portrait = ""
-        got = dict[str, Treatment | None]()
+        kept = {group.portrait: name for name, group in reversed(due.items()) if group.portrait in free}
+        left, got = iter([name for name in free if name not in kept]), dict[str, Treatment | None]()
         for name, group in due.items():
-            group.portrait = group.portrait or free.pop(0)
+            group.portrait = group.portrait if kept.get(group.portrait) == name else next(left)
             source = (f"{self.library}/{group.portrait}",)
             got[name] = self._treatment(name, source, whole.people[name].settings)
         return got
 
     def _require_portraits(self, people: int, there: int) -> None:
+        where = str(self.folder / MAP_NAME)
         if people and self.engine.swapper is None:
             what = tr("portraits are put in by face_swapper, which the run does not have")
             remedy = tr("add it to frame_processors, or choose another source in {file}", file=MAP_NAME)
-            raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
+            raise UsageError(what, where=where, remedy=remedy)
         if people > there:
             told = mark("{people} are to have a portrait of their own, and the library has {there} for them")
             place = shlex.quote(str(self.library or "FOLDER"))
             verb = f'portraits crowd "an adult" --count {people - there} --library {place}'
             remedy = tr("run '{command}'", command=f"python -m colab_helpers {verb}")
-            what = tr(told, people=people, there=there)
-            raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
+            raise UsageError(tr(told, people=people, there=there), where=where, remedy=remedy)
 
     def _treatment(self, name: str, source: tuple[str, ...], settings: Mapping[str, Any]) -> Treatment | None:
         if source == (LEAVE,):
             return None
         if source in (("blur",), ("pixelate",)):
-            return Treatment(action=cast(Action, source[0]))
-        self._check(name, settings)
+            return Treatment(action=source[0])
+        with self._naming(name):
+            if settings:  # which may need a network that the run has not
+                self.engine.changer(Treatment(settings=settings))
         if source == (PORTRAITS,):
             self._require_portraits(int(self.needed), len(self._portraits))
             return Treatment(action="blur")  # of whom nobody can tell who it is
@@ -166,29 +165,25 @@ class Treatments:
             source=identity.embedding, source_name=told, settings=settings, key=key, age=identity.age
         )
 
-    def _check(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Raise UsageError where settings of somebody's own need a network that the run has not."""
-        if settings:
-            try:
-                self.engine.changer(Treatment(settings=settings))
-            except SettingsError as error:
-                where = f"{self.folder / MAP_NAME}: {name}"
-                raise UsageError(error.what, where=where, remedy=error.remedy) from error
-
-    def _named(self, name: str, written: Sequence[str]) -> tuple[Identity, list[Source]]:
-        """Find out whom photos show that the map names for somebody."""
-        if tuple(written) in self._shown:
-            return self._shown[tuple(written)]
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Say of what is wrong for whom in the map it is."""
         try:
-            there = (Source.near(self.folder, one, self.library) for one in written)
-            photos = photos_of(there, self.library)
-            identity = self.engine.identity([(one.name, partial(read_image, one.image)) for one in photos])
+            yield
         except ColabHelpersError as error:
-            where = f"{self.folder / MAP_NAME}: {name}"
             what = f"{error.where}: {error.what}" if error.where else error.what
+            where = f"{self.folder / MAP_NAME}: {name}"
             raise UsageError(what, where=where, remedy=error.remedy) from error
-        self._shown[tuple(written)] = identity, photos
-        return identity, photos
+
+    def _named(self, name: str, written: tuple[str, ...]) -> tuple[Identity, list[Source]]:
+        """Find out whom photos show that the map names for somebody."""
+        if written not in self._shown:
+            with self._naming(name):
+                there = (Source.near(self.folder, one, self.library) for one in written)
+                photos = photos_of(there, self.library)
+                shown = self.engine.identity([(one.name, partial(read_image, one.image)) for one in photos])
+            self._shown[written] = shown, photos
+        return self._shown[written]
 
 
 def casting(given: PeopleMap, known: KnownPeople, treatments: Treatments, *, limit: float) -> Casting:

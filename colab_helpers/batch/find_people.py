@@ -116,11 +116,12 @@ class PeopleFinder:
         return with_portraits(written)
 
     def _first_map(self, known: KnownPeople) -> PeopleMap:
-        request, sought = self.around.job.request, self.usual.sought
-        everybody = request.settings.many_faces and not request.settings.asks_attributes
-        everybody = everybody and (sought is None or sought.wanted is None)
+        settings, sought = self.around.job.request.settings, self.usual.sought
+        chooses = (
+            not settings.many_faces or settings.asks_attributes or (sought and sought.wanted is not None)
+        )
         swaps = self.engine.swapper is None or self.source is not None
-        return first_map(known, everybody=everybody, swaps=swaps)
+        return first_map(known, everybody=not chooses, swaps=swaps)
 
     def _known(self) -> KnownPeople:
         known, (_, recogniser, *_) = KnownPeople.load(self._folder), self.engine.analyser.networks
@@ -213,13 +214,11 @@ class PeopleFinder:
     @contextmanager
     def _near(self, task: Task, place: Path) -> Iterator[Path]:
         """Have a target at hand: from a mounted drive no video is decoded."""
-        if self.around.places.mirror is None:
-            yield task.target
-            return
         copy = place / "in" / task.target.name
-        self.around.patience.attempt(lambda: copy_in(task.target, copy, beat=self.around.beat))
+        if away := self.around.places.mirror is not None:
+            self.around.patience.attempt(lambda: copy_in(task.target, copy, beat=self.around.beat))
         try:
-            yield copy
+            yield copy if away else task.target
         finally:
             shutil.rmtree(copy.parent, ignore_errors=True)
 

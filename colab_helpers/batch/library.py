@@ -70,7 +70,7 @@ def photos_of(sources: Iterable[Source], library: Path | None = None) -> list[So
 
     MissingFileError where a folder holds none, or there is no such name in the library.
     """
-    found = []
+    found = list[Source]()
     for source in sources:
         path = source.path
         if library and path is not None and not path.suffix and not path.exists():

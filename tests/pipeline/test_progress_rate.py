@@ -19,7 +19,7 @@ def test_who_goes_on_elsewhere_is_as_fast_as_before(monkeypatch) -> None:
     for seconds in range(100):  # faces are found first, which takes longer than all that follows
         now[0] = 10.0 * seconds
         progress.finding(seconds)
-    for start in (0, 500):  # ten frames a second, and counted anew from each start
+    for start in (0, 500, 500):  # ten frames a second, and counted anew from each start
         for written in range(1, 101):
             now[0] += 0.1
             progress.frame(written, start=start)
