@@ -278,8 +278,10 @@ def _people_options(parser: argparse.ArgumentParser) -> None:
 def _people(options: argparse.Namespace) -> int:
     from colab_helpers.batch.known_people import FOLDER_NAME
     from colab_helpers.batch.people_edits import has_people
+    from colab_helpers.batch.store import enter
     from colab_helpers.pages.sheet import batch_cards, library_cards, write_sheet
 
+    enter(options.folder, (), ())
     folder, of_batch = options.folder, has_people(options.folder)
     if of_batch:
         _edit_people(options)

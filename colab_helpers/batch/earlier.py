@@ -218,7 +218,7 @@ class UnfinishedFile(SegmentStore):
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
         with suppress(OutputError):
-            remove(self.folder)
+            remove(self.folder, below=True)
 
 
 @dataclass(eq=False)

@@ -99,6 +99,8 @@ class PeopleFinder:
         known.add(names)
         self._save(known)
         # The map as the user has it now: finding everybody takes long.
+        place = self._folder / MAP_NAME
+        self.around.patience.attempt(lambda: fetch(place))
         written = PeopleMap.load(self._folder)
         given = self._asked(written) or given or self._first_map(known)
         consent_for(self.around.job.request, self.around.job.inputs, given)
@@ -106,8 +108,8 @@ class PeopleFinder:
         self._save(known)  # who got which portrait
         if asked != "auto" and cast.given != written:
             self.around.patience.attempt(lambda: cast.given.save(self._folder))
-        records = [self._folder / FOLDER_NAME, self._folder / MAP_NAME]
-        self.around.patience.attempt(lambda: send_all(records))
+            self.around.patience.attempt(lambda: send_all([place]))
+        self.around.patience.attempt(lambda: send_all([self._folder / FOLDER_NAME]))
         self._tell(cast, [known.videos[key] for key in names if key in known.videos])
         return cast
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -83,12 +84,20 @@ def _state(info: dict[str, Any]) -> tuple[int, int]:
     return int(info["size"]), int(hashlib.sha256(told.encode()).hexdigest(), 16) % (2**31 * 10**9)
 
 
+def _make(folder: Path) -> None:
+    """Make a folder where nobody else can look into it."""
+    from colab_helpers.batch.drive import make_private  # brings what no page needs
+
+    make_private(root())
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def _replacing(path: Path, version: int) -> Iterator[Path]:
     """Give the name under which a file is written that then takes a path's place; others do the same."""
     partial = path.with_name(shortened(".", path.stem, f".{os.getpid()}.part{path.suffix}"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         partial.unlink(missing_ok=True)
         yield partial
         os.utime(partial, ns=(version, version))
@@ -141,16 +150,14 @@ def look(path: Path) -> None:
     """
     if (address := address_of(path)) is None:
         return
-    from colab_helpers.batch.drive import make_private  # brings what no page needs
-
-    make_private(root())
+    _make(root())
     with _asking(address):
         system, name = _of(address)
         found = _told(system, name)
         is_folder = found is not None and found["type"] == "directory"
         inside = system.ls(name, detail=True, refresh=True) if is_folder else []
     if is_folder:
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path)
     there = {path: found} if found and not is_folder else {}
     for one in inside:
         above, _, own = str(one["name"]).rstrip("/").rpartition("/")
@@ -272,12 +279,23 @@ def send_all(paths: Iterable[Path]) -> None:
                 send(file)
 
 
-def remove(path: Path) -> None:
-    """Remove what lies at an address, and all below it."""
+def send_folder(folder: Path, own: re.Pattern[str]) -> None:
+    """Send the files of a folder; what is there, has a name like those, and is not here is removed."""
+    send_all([folder])
+    if (address := address_of(folder)) is not None:
+        with _asking(address), suppress(FileNotFoundError):
+            system, name = _of(address)
+            for place in system.ls(name, detail=False, refresh=True):
+                if own.fullmatch(it := place.rpartition("/")[2]) and not os.path.lexists(folder / it):
+                    system.rm_file(place)
+
+
+def remove(path: Path, *, below: bool = False) -> None:
+    """Remove what lies at an address; ``below``: all whose addresses go on from there, too."""
     if (address := address_of(path)) is not None:
         with _asking(address), suppress(FileNotFoundError):
             system, name = _of(address)
-            system.rm(name, recursive=True)
+            system.rm(name, recursive=True) if below else system.rm_file(name)
 
 
 def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -> None:
@@ -327,23 +345,40 @@ def send_journal(path: Path, start: int) -> None:
             system.pipe_file(f"{name}.parts/{number:06d}", part)
 
 
-def fetch_journal(path: Path, *, settle: bool = False) -> None:
-    """Bring what others have noted in a journal; whoever is about to write it has to ``settle`` what counts.
+def fetch_journal(path: Path) -> Path:
+    """Return where a journal can be read: of one in a store a copy, which nobody writes but this."""
+    if (address := address_of(path)) is None:
+        return path
+    copy = path.with_name(f".{path.name}.read")
+    known = copy.read_bytes() if copy.is_file() else b""
+    whole = len(known) - len(known) % _PART  # what is full does not change any more
+    told = b"".join(_journal_parts(address, whole // _PART))
+    if told != known[whole:]:
+        _make(copy.parent)
+        write_atomically(copy, known[:whole] + told)
+    return copy
+
+
+def settle_journal(path: Path) -> None:
+    """Have a journal, before it is written to, be the same here and in its store.
 
     What the store has counts, and what a run noted here that died before it could send it.
     """
     if (address := address_of(path)) is None:
         return
-    known, parts = path.read_bytes() if path.is_file() else b"", list[str]()
-    first = 0 if settle else len(known) // _PART
+    known, parts = path.read_bytes() if path.is_file() else b"", _journal_parts(address)
+    told = b"".join(parts)
+    if not known.startswith(told):
+        _make(path.parent)
+        write_atomically(path, told)
+    if known or told:  # a part that is not full, but the last, is of an entry that was given up
+        send_journal(path, len(told) if all(len(part) == _PART for part in parts[:-1]) else 0)
+
+
+def _journal_parts(address: str, first: int = 0) -> list[bytes]:
     with _asking(address):
         system, name = _of(address)
         with suppress(FileNotFoundError):
-            parts = sorted(system.ls(f"{name}.parts", detail=False, refresh=True))[first:]
-        told = b"".join(system.cat_file(part) for part in parts)
-    own = known[first * _PART :]
-    if len(told) > len(own) or (settle and not own.startswith(told)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, known[: first * _PART] + told)
-    elif settle and len(own) > len(told):
-        send_journal(path, len(told))
+            names = sorted(system.ls(f"{name}.parts", detail=False, refresh=True))
+            return [system.cat_file(part) for part in names[first:]]
+    return []

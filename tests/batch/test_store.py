@@ -19,10 +19,16 @@ import pytest
 
 from colab_helpers.addresses import address_of, here, in_words, stand_in
 from colab_helpers.batch import store
+from colab_helpers.batch.drive import Patience
 from colab_helpers.batch.journal import Journal, Started, read_journal
-from colab_helpers.batch.report import KEPT, BatchReport
+from colab_helpers.batch.outputs import deliver_result
+from colab_helpers.batch.overwriting import Writable, identities
+from colab_helpers.batch.people_edits import set_default
+from colab_helpers.batch.people_map import PeopleMap
+from colab_helpers.batch.report import KEPT, BatchReport, FileReport
 from colab_helpers.batch.stop import ask_to_stop
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.pipeline import frames_folder
 from colab_helpers.request import BatchRequest
 from tests.conftest import CONSENT, until
 from tests.helpers import processes as helpers
@@ -282,6 +288,7 @@ def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, di
     first = disk("two")
     path = stand_in("s3://films/out/journal.jsonl")
     assert read_journal(path).entries == [entry(number) for number in range(4)]
+    store.settle_journal(path)
     with Journal(path) as journal, monkeypatch.context() as cut:
         cut.setattr(store, "_of", lambda _address: 1 / 0)
         with pytest.raises(OutputError):
@@ -289,12 +296,89 @@ def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, di
     assert read_journal(path).entries[4:] == [], "what is not in the store does not count"
     unsent = path.read_bytes() + b"noted here, and killed before it could be sent"
     path.write_bytes(unsent)
-    store.fetch_journal(path, settle=True)
+    store.settle_journal(path)
     assert b"".join(content(bucket, name) for name in names(bucket, "out/")) == path.read_bytes() == unsent
     path.write_bytes(unsent[:900] + b"#" * 9000)  # another machine has gone on since
-    store.fetch_journal(path, settle=True)
+    store.settle_journal(path)
     assert path.read_bytes() == unsent
     assert first != path.parents[3]
+
+
+def test_whoever_reads_a_journal_leaves_the_file_of_whoever_writes_it(bucket, disk, monkeypatch) -> None:
+    path, known = stand_in("s3://films/out/journal.jsonl"), store._of
+    with Journal(path) as journal:
+        journal.append(entry(1))
+
+        def meanwhile(address: str) -> Any:
+            monkeypatch.setattr(store, "_of", known)
+            journal.append(entry(2))
+            return known(address)
+
+        monkeypatch.setattr(store, "_of", meanwhile)
+        assert read_journal(path).entries == [entry(1), entry(2)]
+        journal.append(entry(3))
+    disk("two")
+    path = stand_in("s3://films/out/journal.jsonl")
+    assert read_journal(path).entries == [entry(number) for number in (1, 2, 3)]
+
+
+def test_a_part_of_an_entry_that_was_given_up_harms_no_other(bucket, disk, monkeypatch) -> None:
+    monkeypatch.setattr(store, "_PART", 500)
+    path = stand_in("s3://films/out/journal.jsonl")
+    with Journal(path) as journal:
+        journal.append(entry(1))
+        length = path.stat().st_size
+    (last,) = (name for name in names(bucket, "out/") if name.endswith("0"))
+    bucket.put_object(Bucket="films", Key=last[:-1] + "1", Body=b"x" * (600 - length) + b"\n")
+    disk("two")
+    path = stand_in("s3://films/out/journal.jsonl")
+    for number in (2, 3):
+        store.settle_journal(path)
+        with Journal(path) as journal:
+            journal.append(entry(number))
+    assert read_journal(path).entries == [entry(number) for number in (1, 2, 3)]
+
+
+def test_what_may_not_be_overwritten_is_known_by_its_address(bucket, disk) -> None:
+    target = stand_in("s3://films/clips/a.mp4")
+    store.look(target)
+    inputs = identities([target])
+    store.fetch(target)
+    assert identities([target]) == inputs, "it is another file on this disk now"
+    with pytest.raises(UsageError, match="is read by the run"):
+        Writable(inputs, overwrite=True).clear(target)
+
+
+def test_nothing_of_the_users_goes_with_what_is_removed(bucket, disk) -> None:
+    mine = {"out/STOP/mine.txt", "out/a.mp4_frames/mine.txt", "out/a.mp4.txt", "out/.work/k2/000000.mkv"}
+    for name in (*mine, "out/STOP", "out/a.mp4_frames/000009.png", "out/.work/k/000000.mkv"):
+        bucket.put_object(Bucket="films", Key=name, Body=b"x")
+    result = stand_in("s3://films/out/a.mp4")
+    frames = frames_folder(result)
+    frames.mkdir(parents=True)
+    for path in (result, frames / "000000.png"):
+        path.write_bytes(b"made")
+    report = FileReport(target="t", status="done", output=str(result), frames_folder=str(frames))
+    deliver_result(report, [result], Patience(0.0), lambda: None)
+    store.remove(result.with_name("STOP"))
+    store.remove(result.parent / ".work" / "k", below=True)
+    assert {*names(bucket, "out/")} == {*mine, "out/a.mp4", "out/a.mp4_frames/000000.png"}
+    assert all(map(store.waits, (result, frames / "000000.png", frames / "mine.txt")))
+
+
+def test_a_map_that_is_edited_counts_wherever_that_was(batch, bucket, disk) -> None:
+    folder = stand_in("s3://films/out")
+    bucket.put_object(Bucket="films", Key="out/people.yaml", Body=b"default: blur\n")
+    set_default(folder, ["pixelate"])
+    disk("two")
+    store.enter(folder := stand_in("s3://films/out"), (), ())
+    assert PeopleMap.load(folder).default == ("pixelate",)
+
+    def meanwhile(_progress: Any) -> None:
+        bucket.put_object(Bucket="films", Key="out/people.yaml", Body=b"default: leave\n")
+
+    assert batch("s3://films/clips/b.mkv", on_progress=meanwhile).ok
+    assert content(bucket, "out/people.yaml") == b"default: leave\n"
 
 
 @pytest.mark.parametrize(
