@@ -5,8 +5,11 @@ Only names are dealt with here; ``batch.store`` is what talks to a store.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from colab_helpers.errors import UsageError
@@ -41,6 +44,20 @@ def address_of(path: str | Path) -> str | None:
     """Return the address that a path stands for; None where it is a path like any other."""
     found = _STAND_IN.fullmatch(str(path))
     return f"{found[1]}://{found[2]}" if found else None
+
+
+def waits(path: Path) -> bool:
+    """Whether a path stands for an object that has yet to be brought."""
+    with suppress(OSError, ValueError):
+        mode = path.lstat().st_mode
+        return stat.S_ISREG(mode) and not stat.S_IMODE(mode) and address_of(path) is not None
+    return False
+
+
+def require_brought(path: Path) -> None:
+    """Raise PermissionError of what has yet to be brought: root would read zeros there."""
+    if waits(path):
+        raise PermissionError(errno.EACCES, tr("it lies in object storage and is not here"), str(path))
 
 
 def in_words(text: str) -> str:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
-from colab_helpers.addresses import address_of
+from colab_helpers.addresses import address_of, waits
 from colab_helpers.batch.drive import Patience, copy_in, copy_out
 from colab_helpers.batch.face_indexes import FaceIndexPlace
 from colab_helpers.batch.journal import Claimed, FileDone, History, Notes, SegmentDone
 from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport, write_text
-from colab_helpers.batch.store import expected, fetch, is_there, look, remove, send, waits
+from colab_helpers.batch.store import expected, fetch, is_there, look, remove, send
 from colab_helpers.errors import ContentError, MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import numbered, parsed, state_of, unwritable

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.addresses import PACKAGES, address_of, root
+from colab_helpers.addresses import PACKAGES, address_of, root, waits
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError, require_extra
 from colab_helpers.files import sha256_of, shortened, state_of, unwritable, write_atomically
 from colab_helpers.language import mark, tr
@@ -114,14 +113,6 @@ def _wait(path: Path, state: tuple[int, int]) -> None:
         with partial.open("xb") as file:
             file.truncate(state[0])
         partial.chmod(0)
-
-
-def waits(path: Path) -> bool:
-    """Whether a path stands for an object that has yet to be brought."""
-    with suppress(OSError, ValueError):
-        mode = path.lstat().st_mode
-        return stat.S_ISREG(mode) and not stat.S_IMODE(mode) and address_of(path) is not None
-    return False
 
 
 def expected(path: Path) -> bool:

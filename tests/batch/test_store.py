@@ -17,19 +17,27 @@ from typing import Any
 
 import pytest
 
+from colab_helpers.__main__ import main
 from colab_helpers.addresses import address_of, here, in_words, stand_in
 from colab_helpers.batch import store
 from colab_helpers.batch.drive import Patience
 from colab_helpers.batch.journal import Journal, Started, read_journal
+from colab_helpers.batch.keys import file_digest
 from colab_helpers.batch.outputs import deliver_result
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.people_edits import set_default
 from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.batch.report import KEPT, BatchReport, FileReport
 from colab_helpers.batch.stop import ask_to_stop
-from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.command_line import WRONG_USAGE
+from colab_helpers.errors import MediaError, MissingFileError, OutputError, UsageError
+from colab_helpers.files import sha256_of
+from colab_helpers.media.images import read_image
+from colab_helpers.media.inputs import existing_file
+from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import frames_folder
 from colab_helpers.request import BatchRequest
+from colab_helpers.trust.verify import verify
 from tests.conftest import CONSENT, until
 from tests.helpers import processes as helpers
 from tests.helpers.processes import Content, made_once, repeated, run_here, stop_at
@@ -429,6 +437,35 @@ def test_an_address_with_a_secret_or_a_way_out_is_refused_and_not_repeated(addre
         BatchRequest(sources="me.jpg", targets=address, output_dir="out").check()
     assert "hush" not in str(refused.value)
     assert stand_in(address) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", "s3://films/out/a.mp4"],
+        ["transcribe", "s3://films/out/a.mp4"],
+        ["portraits", "crowd", "an adult", "--library", "s3://films/library"],
+        ["demo", "s3://films/demo"],
+        ["batch", "-t", "a", "-o", "b", "--report", "s3://films/report.json"],
+    ],
+)
+def test_verbs_that_stay_with_files_take_no_address(disk, words, capsys) -> None:
+    assert main(words) == WRONG_USAGE
+    assert "s3://films/" in (told := capsys.readouterr().err)
+    assert "only files are read and written" in told
+    assert not [*disk().rglob("*")]
+
+
+def test_what_was_not_brought_is_read_by_nobody(bucket, disk) -> None:
+    for name in ("a.mp4", "b.png"):
+        bucket.put_object(Bucket="films", Key=f"shown/{name}", Body=b"\0" * 5000)
+    store.look(folder := stand_in("s3://films/shown"))
+    for path in folder.iterdir():
+        for read in (sha256_of, file_digest, existing_file, probe, read_image, verify):
+            with pytest.raises((PermissionError, MediaError, MissingFileError)):
+                read(path)
+    with pytest.raises(MediaError, match="object storage and is not here"):
+        probe(folder / "a.mp4")
 
 
 def test_names_that_no_file_can_have_are_left_out(bucket, disk) -> None:
