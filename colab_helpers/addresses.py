@@ -21,7 +21,7 @@ PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 _STORED = re.compile(r"(s3|gs)://?([A-Za-z0-9][A-Za-z0-9._-]+(?:/.*)?)", re.DOTALL)
 _STAND_IN = re.compile(r".*?/colab_helpers-\d+/(s3|gs):/(.+)", re.DOTALL)
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
-_SECRET = re.compile(r"//?[^/]*@")
+_SECRET = re.compile(r"//?[^/\s]*@")
 _IN_TEXT = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
 
 
@@ -70,6 +70,11 @@ def here(text: str) -> str:
     return _IN_TEXT.sub(lambda found: f"{root()}/{found[1]}:/", text)
 
 
+def without_secrets(text: str) -> str:
+    """Return a text in which no address says who asks by which password."""
+    return _SECRET.sub("//…@", text)
+
+
 def is_address(path: str | Path) -> bool:
     """Tell whether something is an address such as ``https://…``, which nothing here opens."""
     return _ADDRESS.match(str(path)) is not None and stand_in(path) is None
@@ -81,6 +86,6 @@ def refuse_address(path: str | Path, *, stored: bool = False) -> None:
     if (stored and store) or (is_address(path) and not str(path).startswith("data:")):
         raise UsageError(
             tr("this is an address, and only files are read and written"),
-            where=_SECRET.sub("//…@", store or str(path)),
+            where=without_secrets(store or str(path)),
             remedy=tr("download it first, or mount the place, and write the path of the file"),
         )

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from colab_helpers.addresses import address_of
+from colab_helpers.addresses import address_of, require_brought
 from colab_helpers.batch.drive import Patience
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
@@ -30,6 +30,7 @@ def goes_as_picture(task: Task) -> bool:
     """Whether a target is done frame by frame: a GIF, unless it is to become a video or is only called so."""
     if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
         return is_image(task.target)
+    require_brought(task.target)
     with task.target.open("rb") as file:
         return file.read(4) == b"GIF8"
 

@@ -43,7 +43,7 @@ from colab_helpers.batch.report import (
 from colab_helpers.batch.run_batch import Alone, Batch, Idle
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
-from colab_helpers.batch.store import enter, expected, fetch, remove, send_all, settle_journal
+from colab_helpers.batch.store import enter, expected, fetch, release, remove, send_all, settle_journal
 from colab_helpers.batch.surroundings import Surroundings
 from colab_helpers.errors import ColabHelpersError, OutputError
 from colab_helpers.language import mark, spoken, tr
@@ -115,6 +115,8 @@ def run_job(
             if cause:
                 status.restarted(cause)
             report = _Run(job, places, status, stop or Stop(), cause, on_progress, own, crew).run()
+            for task in job.tasks:  # what workers held to the end
+                release(task.target)
             places.tidy(job.run)
         return report
 

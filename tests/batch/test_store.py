@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -12,13 +13,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from colab_helpers.__main__ import main
-from colab_helpers.addresses import address_of, here, in_words, stand_in
+from colab_helpers.addresses import address_of, here, in_words, root, stand_in
 from colab_helpers.batch import store
 from colab_helpers.batch.drive import Patience
 from colab_helpers.batch.journal import Journal, Started, read_journal
@@ -461,15 +463,85 @@ def test_what_was_not_brought_is_read_by_nobody(bucket, disk) -> None:
         bucket.put_object(Bucket="films", Key=f"shown/{name}", Body=b"\0" * 5000)
     store.look(folder := stand_in("s3://films/shown"))
     for path in folder.iterdir():
-        for read in (sha256_of, file_digest, existing_file, probe, read_image, verify):
+        for read in (sha256_of, file_digest, existing_file, probe, read_image, partial(verify, anchors=[])):
             with pytest.raises((PermissionError, MediaError, MissingFileError)):
                 read(path)
     with pytest.raises(MediaError, match="object storage and is not here"):
         probe(folder / "a.mp4")
 
 
+def test_targets_leave_the_disk_whatever_becomes_of_them_and_whoever_works(
+    batch, bucket, local, tmp_path
+) -> None:
+    bucket.put_object(Bucket="films", Key="clips/c.mp4", Body=b"no film at all")
+    report = batch(overrides={"gpus": "cpu,cpu"})
+    assert [file.status for file in report.files] == ["done", "done", "failed"]
+    assert films(fetched(bucket, tmp_path / "down")) == local
+    assert brought(tmp_path / "one") == set()
+
+
+def test_what_somebody_else_works_with_is_not_given_back(bucket, disk) -> None:
+    target = stand_in("s3://films/clips/a.mp4")
+    store.hold(target)
+    with target.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        store.release(target)
+        assert not store.waits(target)
+    store.release(target)
+    assert store.waits(target)
+
+
+def test_what_comes_to_the_name_of_a_result_amid_its_way_there_stays(bucket, disk, monkeypatch) -> None:
+    result, look = stand_in("s3://films/out/a.mp4"), store.look
+    result.parent.mkdir(parents=True)
+
+    def mine(body: bytes) -> None:
+        if "out/a.mp4" not in names(bucket) or body == b"later":
+            bucket.put_object(Bucket="films", Key="out/a.mp4", Body=body)
+
+    result.write_bytes(os.urandom(18 << 20))  # in parts
+    with pytest.raises(UsageError, match="has come there"):
+        store.deliver(result, lambda: mine(b"mine"), new=True)
+    assert content(bucket, "out/a.mp4") == b"mine"
+    bucket.delete_object(Bucket="films", Key="out/a.mp4")
+    monkeypatch.setattr(store, "look", lambda path: (mine(b"later"), look(path)))
+    result.write_bytes(b"made")
+    with pytest.raises(UsageError, match="has come there"):
+        store.deliver(result, new=True)
+    assert content(bucket, "out/a.mp4") == b"later"
+
+
+def test_what_a_store_says_is_told_without_secrets(bucket, disk, monkeypatch) -> None:
+    def gone(_address: str) -> Any:
+        raise ConnectionError("cannot connect to http://somebody:hush@host:1/films")
+
+    monkeypatch.setattr(store, "_of", gone)
+    with pytest.raises(OutputError, match="//…@host:1") as told:
+        store.look(stand_in("s3://films/clips"))
+    assert "hush" not in str(told.value)
+
+
+def test_what_killed_processes_left_is_removed(bucket, disk) -> None:
+    out, dead = stand_in("s3://films/out"), subprocess.Popen(["true"])
+    dead.wait()
+    (out / "deep").mkdir(parents=True)
+    left, own = (out / "deep" / f".a.{pid}-1.part.mp4" for pid in (dead.pid, os.getpid()))
+    left.touch(), own.touch()
+    store.enter(out, (), ())
+    assert (left.exists(), own.exists()) == (False, True)
+
+
+def test_somebody_elses_folder_is_not_used(bucket, disk, batch, tmp_path) -> None:
+    disk("one").chmod(0o1777)
+    (tmp_path / "theirs").mkdir()
+    root().symlink_to(tmp_path / "theirs")
+    with pytest.raises(OutputError, match="is not yours"):
+        batch(tmp_path / "a.mp4")
+    assert not [*(tmp_path / "theirs").iterdir()]
+
+
 def test_names_that_no_file_can_have_are_left_out(bucket, disk) -> None:
-    for name in ("../up.mp4", "./here.mp4", "a//b.mp4", "", "nul\0.mp4", "sub/c.mp4"):
+    for name in ("../up.mp4", "./here.mp4", "a//b.mp4", "", "nul\0.mp4", "l" * 252 + ".mp4", "sub/c.mp4"):
         with suppress(Exception):  # the server's own client refuses some
             bucket.put_object(Bucket="films", Key=f"clips/{name}", Body=b"x")
     assert {"clips/../up.mp4", "clips/sub/c.mp4"} <= {*names(bucket)}, names(bucket)
