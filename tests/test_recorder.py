@@ -361,3 +361,18 @@ def test_why_it_is_not_faster(samples, beginning, evidence) -> None:
     assert evidence in sentence
     assert sentence.endswith(".")
     assert "\n" not in sentence
+
+
+def test_of_several_gpus_those_in_use_are_read(install_nvml, tmp_path) -> None:
+    module = fake_nvml(cards=4)
+    vars(module)["nvmlDeviceGetUtilizationRates"] = lambda handle: types.SimpleNamespace(gpu=10 * handle)
+    install_nvml(module)
+
+    def loads(*gpus: str) -> list[float | None]:
+        taken = recorder.Recorder(tmp_path / "samples.jsonl", tmp_path, gpus=gpus)._take()
+        assert taken.gpu is not None
+        return [taken.gpu.utilisation, *(one.utilisation for one in taken.gpus)]
+
+    assert loads("GPU-cccc1111", "GPU-bbbb1111") == [10, 20]
+    assert loads("GPU-dddd1111") == [30]
+    assert loads("", "") == loads() == [0, 10, 20, 30]

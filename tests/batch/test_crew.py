@@ -514,11 +514,10 @@ def test_each_worker_has_a_name_and_shows_what_it_does_and_how_fast(shown) -> No
 
 def test_a_segment_that_is_noted_counts_once_and_no_more_than_there_is(shown) -> None:
     crew, (first, second, _) = shown()
-    progress = crew.around.status.status.progress
     crew._files[0].frames[2] = 10  # noted, and its worker is a frame further
-    for member, frame in ((first, 31), (second, 45)):
-        crew._progress(member, a_progress(frame, 58, fps=1.0))
-        progress = crew.around.status.status.progress
+    for who, frame in ((first, 31), (second, 45)):
+        crew._progress(who, a_progress(frame, 58, fps=1.0))
+    progress = crew.around.status.status.progress
     assert (progress.frame, progress.eta) == (20 + 10 + 5, (58 - 35) / 2)
     crew._files[0].frames |= {3: 10, 5: 8}
     crew._progress(second, a_progress(57, 58))
