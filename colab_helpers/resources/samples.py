@@ -61,9 +61,7 @@ class Sample(_Model):
     file: str | None = Field(None, description="Target in work; None between files.")
     frame: _Count = Field(0, description="Frames of it written so far.")
     fps: float = Field(0.0, description="Frames per second, as the run counts them.")
-    queues: dict[str, _Count] = Field(
-        {}, description="Items that wait after each stage, by the stage's name."
-    )
+    queues: dict[str, _Count] = Field({}, description="Items that wait after each stage, by its name.")
     stage: str = Field("", description="What the run is doing, in a word or two.")
 
     @property
