@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from colab_helpers.addresses import refuse_address
 from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError, UsageError, require_extra
 from colab_helpers.faces.analyser import FaceAnalyser, sex_and_age
 from colab_helpers.faces.photos import SMALLEST, examine
@@ -97,6 +98,7 @@ def make_portraits(
         NoFaceError: No picture showed what a source has to show.
     """
     require_adult(prompt)
+    refuse_address(library, stored=True)
     place, wanted = absolute(library), improved(prompt, "portrait")
     new = [(name, seed)]
     if count is not None:

@@ -26,7 +26,7 @@ from colab_helpers.batch.people_map import MAP_NAME, PeopleMap, with_portraits
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.run_file import error_text
-from colab_helpers.batch.store import expected, fetch, release, send_all
+from colab_helpers.batch.store import expected, fetch, hold, release, send_all
 from colab_helpers.batch.surroundings import Surroundings, index_place
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
 from colab_helpers.errors import MediaError, UsageError
@@ -89,6 +89,8 @@ class PeopleFinder:
         known.add(names)
         self._save(known)
         # The map as the user has it now: finding everybody takes long.
+        place = self._folder / MAP_NAME
+        self.around.patience.attempt(lambda: fetch(place))
         written = PeopleMap.load(self._folder)
         given = self._asked(written) or given or self._first_map(known)
         consent_for(self.around.job.request, self.around.job.inputs, given)
@@ -96,8 +98,8 @@ class PeopleFinder:
         self._save(known)  # who got which portrait
         if asked != "auto" and cast.given != written:
             self.around.patience.attempt(lambda: cast.given.save(self._folder))
-        records = [self._folder / FOLDER_NAME, self._folder / MAP_NAME]
-        self.around.patience.attempt(lambda: send_all(records))
+            self.around.patience.attempt(lambda: send_all([place]))
+        self.around.patience.attempt(lambda: send_all([self._folder / FOLDER_NAME]))
         self._tell(cast, [known.videos[key] for key in names if key in known.videos])
         return cast
 
@@ -155,12 +157,13 @@ class PeopleFinder:
                     told = mark("nobody could be looked for in {name}: {error}")
                     self.around.status.note(tr(told, name=task.target.name, error=error_text(error)))
                 continue
+            finally:
+                release(task.target)
             names.setdefault(key, task.output.name)
             if seen is not None:
                 known.found[key] = seen
                 self._save(known)
                 self.around.status.file(index, _waiting(task))
-                release(task.target)
                 growth.check(self.around.stop)
         return names
 
@@ -171,7 +174,7 @@ class PeopleFinder:
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
-        self.around.patience.attempt(lambda: fetch(task.target, self.around.beat))
+        self.around.patience.attempt(lambda: hold(task.target, self.around.beat))
         engine, _ = self.around.begin(self.engine, task, key, self.earlier, self.journal)
         place, still = index_place(self.around, self.earlier, task), goes_as_picture(task)
         kept = None if still else place.content

@@ -26,6 +26,7 @@ from colab_helpers.batch.people_map import (
     summary,
 )
 from colab_helpers.batch.report import JOURNAL_NAME
+from colab_helpers.batch.store import enter, send_all
 from colab_helpers.batch.triage import Triage, pace_of, triage_of
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
@@ -126,12 +127,14 @@ def split(folder: Path, name: str) -> list[str]:
                 names.append(new_name(part, given.people))
                 given.put(names[-1], faces=[part], source=person.source, settings=person.settings)
         known.save(folder)  # once the map could be written
+        send_all([folder / FOLDER_NAME])
     return names
 
 
 @contextmanager
 def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]]:
     """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
+    enter(folder, (), ())
     known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
     whole = completed(given, known)
     for name in names:
@@ -143,6 +146,7 @@ def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]
             given.people[name], given.record = whole.people[name], whole.record
     yield known, given
     given.save(folder)
+    send_all([folder / MAP_NAME])
 
 
 def _source(word: str, library: Path | None) -> str:

@@ -57,8 +57,8 @@ class ProgressReporter:
         self._tell_stage(found, FINDING, None)
 
     def joining(self, joined: int) -> None:
-        """Tell that the segments are being joined; ``joined`` frames are."""
-        self._tell_stage(max(self._done, joined), mark("joining"), 0.0)
+        """Tell that the segments are being joined, all of which are made; ``joined`` frames are."""
+        self._tell_stage(max(self._done, joined, self.frames or 0), mark("joining"), 0.0)
 
     def picture_is_due(self) -> bool:
         """Tell whether it is time to show a frame; then the next one is due after the interval."""
