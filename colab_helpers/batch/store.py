@@ -23,7 +23,7 @@ from typing import Any
 
 from colab_helpers.addresses import PACKAGES, address_of, root, waits, without_secrets
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError, require_extra
-from colab_helpers.files import sha256_of, shortened, state_of, unwritable, write_atomically
+from colab_helpers.files import sha256_of, shortened, state_of, unwritable
 from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image
 
@@ -34,7 +34,6 @@ Seen = dict[str, tuple[int, int, str]]
 _PARTIAL = re.compile(r"\..*\.(\d+)-\d+\.part.*", re.DOTALL)
 _CHUNK, _BLOCK = 4 << 20, 16 << 20
 """Bytes read, and sent, at once; a store takes 10,000 such parts."""
-_PART = 64 << 10  # bytes of a journal in one object: so much at most is sent with each entry
 _VERSIONS = ("generation", "ETag", "etag")  # what names one, whatever the store
 _LONGEST_NAME, _LONGEST_REASON, _LONGEST_KEPT, _TRIES = 255, 200, 7 * 24 * 3600.0, 3
 _held: dict[Path, int] = {}  # by paths, files that are open as long as this process needs them
@@ -55,10 +54,14 @@ def _of(address: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _asking(address: str) -> Iterator[None]:
-    """Say of a store's error what it means; that something is there already is raised as it is."""
+def _at(path: Path) -> Iterator[tuple[Any, str]]:
+    """Give the store of what a path stands for, and its name there; say of an error what it means.
+
+    That something is there already is raised as it is.
+    """
+    address = address_of(path) or ""
     try:
-        yield
+        yield _of(address)
     except (ColabHelpersError, FileExistsError):
         raise
     except FileNotFoundError as error:
@@ -133,9 +136,10 @@ def expected(path: Path) -> bool:
 
 def is_there(path: Path) -> bool:
     """Whether something lies at the address that a path stands for, if it does."""
-    address = address_of(path) or ""
-    with _asking(address):
-        return bool(address and _told(*_of(address)))
+    if address_of(path) is None:
+        return False
+    with _at(path) as at:
+        return _told(*at) is not None
 
 
 def look(path: Path) -> None:
@@ -143,11 +147,10 @@ def look(path: Path) -> None:
 
     What was brought and is still that version stays, as does what is on this disk alone.
     """
-    if (address := address_of(path)) is None:
+    if address_of(path) is None:
         return
     _make(root())
-    with _asking(address):
-        system, name = _of(address)
+    with _at(path) as (system, name):
         found = _told(system, name)
         is_folder = found is not None and found["type"] == "directory"
         inside = system.ls(name, detail=True, refresh=True) if is_folder else []
@@ -177,7 +180,7 @@ def _is_name(text: str) -> bool:
 
 def fetch(path: Path, beat: Beat = lambda: None) -> None:
     """Bring what lies at an address, or all directly in a folder there, unless it is here."""
-    if (address := address_of(path)) is None:
+    if address_of(path) is None:
         return
     for left in reversed(range(_TRIES)):
         look(path)
@@ -187,14 +190,11 @@ def fetch(path: Path, beat: Beat = lambda: None) -> None:
             state = path.stat()
             with _replacing(path, state.st_mtime_ns) as partial:
                 with partial.open("xb") as file:
-                    for chunk in _chunks(address):
+                    for chunk in _chunks(path, beat):
                         file.write(chunk)
-                        beat()
-                with _asking(address):
-                    now = _told(*_of(address))
-                if now is None or _state(now) != (partial.stat().st_size, state.st_mtime_ns):
+                if _now(path) != (partial.stat().st_size, state.st_mtime_ns):
                     told = tr("it was changed while it was read")
-                    raise OutputError(told, where=address, remedy=tr("run again"))
+                    raise OutputError(told, where=str(address_of(path)), remedy=tr("run again"))
         except OutputError:  # of a status that is written anew each time, it is usual
             if not left:
                 raise
@@ -203,12 +203,18 @@ def fetch(path: Path, beat: Beat = lambda: None) -> None:
             fetch(file_there, beat)
 
 
-def _chunks(address: str) -> Iterator[bytes]:
-    with _asking(address):
-        system, name = _of(address)
-        with system.open(name, "rb", block_size=_BLOCK) as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+def _now(path: Path) -> tuple[int, int] | None:
+    """Size and version of the object that a path stands for; None where there is none."""
+    with _at(path) as at:
+        found = _told(*at)
+        return found and _state(found)
+
+
+def _chunks(path: Path, beat: Beat) -> Iterator[bytes]:
+    with _at(path) as (system, name), system.open(name, "rb", block_size=_BLOCK) as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+            beat()
 
 
 def hold(path: Path, beat: Beat = lambda: None) -> None:
@@ -245,11 +251,10 @@ def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
 
     FileExistsError where it is to be ``new``, and something is there.
     """
-    address, digest = address_of(path) or "", hashlib.sha256()
-    with _asking(address), path.open("rb") as reading:
-        system, name = _of(address)
+    digest = hashlib.sha256()
+    with _at(path) as (system, name), path.open("rb") as reading:
         if new and _told(system, name):
-            raise FileExistsError(address)
+            raise FileExistsError(name)
         if path.stat().st_size <= _CHUNK:  # in one request
             system.pipe_file(name, data := reading.read(), mode="create" if new else "overwrite")
             return hashlib.sha256(data).hexdigest()
@@ -275,25 +280,23 @@ def deliver(path: Path, beat: Beat = lambda: None, *, new: bool) -> str:
 
     ``new``: whether nothing was there when the work began; UsageError where something has come since.
     """
-    address, back, foreign = address_of(path) or "", hashlib.sha256(), False
+    where, back, foreign = str(address_of(path)), hashlib.sha256(), False
     try:
         digest = send(path, beat, new=new)
     except FileExistsError:  # or our own, whose arrival was not heard of
         digest, foreign = sha256_of(path, on_chunk=beat), True
-    with _asking(address):
-        read = _told(*_of(address))
-    for chunk in _chunks(address):
+    read = _now(path)
+    for chunk in _chunks(path, beat):
         back.update(chunk)
-        beat()
     is_ours = back.hexdigest() == digest
     if not (is_ours or foreign):
         remove(path)
         what = tr("the copy is not what was written")
-        raise OutputError(what, where=address, remedy=tr("check the disk or the mount"))
+        raise OutputError(what, where=where, remedy=tr("check the disk or the mount"))
     look(path)
-    if not is_ours or read is None or state_of(path) != _state(read):
+    if not is_ours or state_of(path) != read:
         what = tr("something of this name has come there while the result was made")
-        raise UsageError(what, where=address, remedy=tr("choose another output folder, or set overwrite"))
+        raise UsageError(what, where=where, remedy=tr("choose another output folder, or set overwrite"))
     return digest
 
 
@@ -308,19 +311,16 @@ def send_all(paths: Iterable[Path]) -> None:
 def send_folder(folder: Path, own: re.Pattern[str]) -> None:
     """Send the files of a folder; what is there, has a name like those, and is not here is removed."""
     send_all([folder])
-    if (address := address_of(folder)) is not None:
-        with _asking(address), suppress(FileNotFoundError):
-            system, name = _of(address)
-            for place in system.ls(name, detail=False, refresh=True):
-                if own.fullmatch(it := place.rpartition("/")[2]) and not os.path.lexists(folder / it):
-                    system.rm_file(place)
+    with _at(folder) as (system, name), suppress(FileNotFoundError):
+        for place in system.ls(name, detail=False, refresh=True):
+            if own.fullmatch(it := place.rpartition("/")[2]) and not os.path.lexists(folder / it):
+                system.rm_file(place)
 
 
 def remove(path: Path, *, below: bool = False) -> None:
     """Remove what lies at an address; ``below``: all whose addresses go on from there, too."""
-    if (address := address_of(path)) is not None:
-        with _asking(address), suppress(FileNotFoundError):
-            system, name = _of(address)
+    if address_of(path) is not None:
+        with _at(path) as (system, name), suppress(FileNotFoundError):
             system.rm(name, recursive=True) if below else system.rm_file(name)
 
 
@@ -342,9 +342,8 @@ def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -
         (look if path in places else fetch)(path)
         if (address := address_of(path)) is not None and not os.path.lexists(path):
             raise MissingFileError(tr(_NOTHING), where=address, remedy=tr(_NAMES))
-    if folder is not None and (address := address_of(folder)) is not None:
-        with _asking(address):
-            system, name = _of(address)
+    if folder is not None and address_of(folder) is not None:
+        with _at(folder) as (system, name):
             if not system.exists(name.partition("/")[0]):
                 raise FileNotFoundError
         fetch(folder / MAP_NAME)
@@ -364,51 +363,15 @@ def _sweep() -> None:
                 path.unlink()
 
 
-def send_journal(path: Path, start: int) -> None:
-    """Send what a journal has from a byte on."""
-    if (address := address_of(path)) is None:
-        return
-    with _asking(address), path.open("rb") as file:
-        system, name = _of(address)
-        file.seek(start - start % _PART)
-        for number, part in enumerate(iter(lambda: file.read(_PART), b""), start // _PART):
-            system.pipe_file(f"{name}.parts/{number:06d}", part)
-
-
-def fetch_journal(path: Path) -> Path:
-    """Return where a journal can be read: of one in a store a copy, which nobody writes but this."""
-    if (address := address_of(path)) is None:
-        return path
-    copy = path.with_name(f".{path.name}.read")
-    known = copy.read_bytes() if copy.is_file() else b""
-    whole = len(known) - len(known) % _PART  # what is full does not change any more
-    told = b"".join(_journal_parts(address, whole // _PART))
-    if told != known[whole:]:
-        _make(copy.parent)
-        write_atomically(copy, known[:whole] + told)
-    return copy
-
-
-def settle_journal(path: Path) -> None:
-    """Have a journal, before it is written to, be the same here and in its store.
-
-    What the store has counts, and what a run noted here that died before it could send it.
-    """
-    if (address := address_of(path)) is None:
-        return
-    known, parts = path.read_bytes() if path.is_file() else b"", _journal_parts(address)
-    told = b"".join(parts)
-    if not known.startswith(told):
-        _make(path.parent)
-        write_atomically(path, told)
-    if known or told:  # a part that is not full, but the last, is of an entry that was given up
-        send_journal(path, len(told) if all(len(part) == _PART for part in parts[:-1]) else 0)
-
-
-def _journal_parts(address: str, first: int = 0) -> list[bytes]:
-    with _asking(address):
-        system, name = _of(address)
-        with suppress(FileNotFoundError):
-            names = sorted(system.ls(f"{name}.parts", detail=False, refresh=True))
-            return [system.cat_file(part) for part in names[first:]]
+def parts_of(path: Path, first: int = 0) -> list[bytes]:
+    """Return the parts of a file that are in its store, each an object, from the ``first`` on."""
+    with _at(path) as (system, name), suppress(FileNotFoundError):
+        names = sorted(system.ls(f"{name}.parts", detail=False, refresh=True))
+        return [system.cat_file(part) for part in names[first:]]
     return []
+
+
+def send_part(path: Path, number: int, data: bytes) -> None:
+    """Replace a part of a file in its store, or add one."""
+    with _at(path) as (system, name):
+        system.pipe_file(f"{name}.parts/{number:06d}", data)

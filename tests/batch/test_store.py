@@ -23,7 +23,7 @@ from colab_helpers.__main__ import main
 from colab_helpers.addresses import address_of, here, in_words, root, stand_in
 from colab_helpers.batch import store
 from colab_helpers.batch.drive import Patience
-from colab_helpers.batch.journal import Journal, Started, read_journal
+from colab_helpers.batch.journal import FileDone, Journal, Started, read_journal, settle_journal
 from colab_helpers.batch.keys import file_digest
 from colab_helpers.batch.outputs import deliver_result
 from colab_helpers.batch.overwriting import Writable, identities
@@ -166,7 +166,7 @@ def test_another_machine_goes_on_where_one_was_lost_and_reads_nothing_twice(
     assert (films(results), repeated(results)) == (local, {})
     disk("three")
     read, chunks = [], store._chunks
-    monkeypatch.setattr(store, "_chunks", lambda address: (read.append(address), chunks(address))[1])
+    monkeypatch.setattr(store, "_chunks", lambda path, beat: (read.append(str(path)), chunks(path, beat))[1])
     assert [file.fallbacks for file in batch().files] == [[KEPT], [KEPT]]
     assert not [address for address in read if address.endswith(("4", "v"))]
     for name in local:
@@ -279,7 +279,7 @@ def test_what_is_sent_wrong_is_not_kept(bucket, monkeypatch) -> None:
     result = stand_in("s3://films/out/a.mp4")
     result.parent.mkdir(parents=True)
     result.write_bytes(b"right")
-    monkeypatch.setattr(store, "_chunks", lambda _address: iter([b"wrong"]))
+    monkeypatch.setattr(store, "_chunks", lambda _path, _beat: iter([b"wrong"]))
     with pytest.raises(OutputError, match="not what was written"):
         store.deliver(result, new=True)
     assert names(bucket, "out/") == []
@@ -290,7 +290,7 @@ def entry(number: int) -> Started:
 
 
 def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, disk, monkeypatch) -> None:
-    monkeypatch.setattr(store, "_PART", 1000)  # an entry and a half
+    monkeypatch.setattr("colab_helpers.batch.journal._PART", 1000)  # an entry and a half
     path = stand_in("s3://films/out/journal.jsonl")
     with Journal(path) as journal:
         for number in range(4):
@@ -298,7 +298,7 @@ def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, di
     first = disk("two")
     path = stand_in("s3://films/out/journal.jsonl")
     assert read_journal(path).entries == [entry(number) for number in range(4)]
-    store.settle_journal(path)
+    settle_journal(path)
     with Journal(path) as journal, monkeypatch.context() as cut:
         cut.setattr(store, "_of", lambda _address: 1 / 0)
         with pytest.raises(OutputError):
@@ -306,10 +306,10 @@ def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, di
     assert read_journal(path).entries[4:] == [], "what is not in the store does not count"
     unsent = path.read_bytes() + b"noted here, and killed before it could be sent"
     path.write_bytes(unsent)
-    store.settle_journal(path)
+    settle_journal(path)
     assert b"".join(content(bucket, name) for name in names(bucket, "out/")) == path.read_bytes() == unsent
     path.write_bytes(unsent[:900] + b"#" * 9000)  # another machine has gone on since
-    store.settle_journal(path)
+    settle_journal(path)
     assert path.read_bytes() == unsent
     assert first != path.parents[3]
 
@@ -333,7 +333,7 @@ def test_whoever_reads_a_journal_leaves_the_file_of_whoever_writes_it(bucket, di
 
 
 def test_a_part_of_an_entry_that_was_given_up_harms_no_other(bucket, disk, monkeypatch) -> None:
-    monkeypatch.setattr(store, "_PART", 500)
+    monkeypatch.setattr("colab_helpers.batch.journal._PART", 500)
     path = stand_in("s3://films/out/journal.jsonl")
     with Journal(path) as journal:
         journal.append(entry(1))
@@ -343,10 +343,24 @@ def test_a_part_of_an_entry_that_was_given_up_harms_no_other(bucket, disk, monke
     disk("two")
     path = stand_in("s3://films/out/journal.jsonl")
     for number in (2, 3):
-        store.settle_journal(path)
+        settle_journal(path)
         with Journal(path) as journal:
             journal.append(entry(number))
     assert read_journal(path).entries == [entry(number) for number in (1, 2, 3)]
+
+
+def test_a_journal_that_was_uploaded_counts(batch, bucket, disk, tmp_path) -> None:
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        for number in range(1, 9):
+            journal.append(
+                entry(number) if number > 1 else Started(**{**vars(entry(1)), "run": "r" * 70_000})
+            )
+    bucket.upload_file(str(tmp_path / "journal.jsonl"), "films", "out/journal.jsonl")
+    assert batch("s3://films/clips/b.mkv").ok
+    disk("two")
+    noted = read_journal(stand_in("s3://films/out/journal.jsonl")).entries
+    assert noted[1:8] == [entry(number) for number in range(2, 9)]
+    assert [one.report.status for one in noted if isinstance(one, FileDone)] == ["done"]
 
 
 def test_what_may_not_be_overwritten_is_known_by_its_address(bucket, disk) -> None:
