@@ -58,20 +58,13 @@ Paint = Callable[[str, int, int], ByteImage]
 
 @dataclass(frozen=True)
 class Portrait:
-    """Somebody who was made up.
+    """Somebody who was made up."""
 
-    Attributes:
-        photo: Their picture in the library.
-        consent: File that says on what ground they may be shown, for ``consent``.
-        prompt: What was painted, as it was improved; ``seed`` with which.
-        notes: Why earlier seeds were given up, one sentence each.
-    """
-
-    photo: Path
-    consent: Path
-    prompt: str
+    photo: Path  # their picture in the library
+    consent: Path  # file that says on what ground they may be shown, for ``consent``
+    prompt: str  # what was painted, as it was improved
     seed: int
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # why earlier seeds were given up, one sentence each
 
 
 def make_portraits(

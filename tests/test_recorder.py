@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import subprocess
@@ -21,7 +23,7 @@ from colab_helpers.resources import recorder, sampler
 from colab_helpers.resources import samples as samples_room
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import Recorder
-from colab_helpers.resources.samples import GpuSample, Sample, read_samples, recent_samples
+from colab_helpers.resources.samples import GpuSample, Sample, read_samples, recent_samples, samples_in
 from tests.conftest import PATIENCE
 from tests.helpers.nvml import fake_nvml
 from tests.helpers.reports import a_progress
@@ -361,3 +363,32 @@ def test_why_it_is_not_faster(samples, beginning, evidence) -> None:
     assert evidence in sentence
     assert sentence.endswith(".")
     assert "\n" not in sentence
+
+
+def test_of_several_gpus_those_in_use_are_read(install_nvml, tmp_path) -> None:
+    module = fake_nvml(cards=4)
+    vars(module)["nvmlDeviceGetUtilizationRates"] = lambda handle: types.SimpleNamespace(gpu=10 * handle)
+    install_nvml(module)
+
+    def loads(*gpus: str) -> list[float | None]:
+        taken = recorder.Recorder(tmp_path / "samples.jsonl", tmp_path, gpus=gpus)._take()
+        assert taken.gpu is not None
+        return [taken.gpu.utilisation, *(one.utilisation for one in taken.gpus)]
+
+    assert loads("GPU-cccc1111", "GPU-bbbb1111") == [10, 20]
+    assert loads("GPU-dddd1111") == [30]
+    assert loads("", "") == loads() == [0, 10, 20, 30]
+
+
+def test_lines_that_say_what_no_machine_has_are_passed_over(tmp_path) -> None:
+    path = tmp_path / "samples.jsonl"
+    good = {"time": 5.0, "ram_used": 1, "ram_total": 2}
+    bad = [
+        {"time": math.nan},
+        {"time": 1e300},
+        {"time": -1.0},
+        {"ram_used": 10**400},
+        {"queues": {"a": 10**400}},
+    ]
+    path.write_text("\n".join(json.dumps(good | one) for one in (*bad, {})))
+    assert [sample.time for sample in samples_in(path)] == [5.0]

@@ -32,6 +32,7 @@ from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import state_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import SHARED_BY, visible_gpus
+from colab_helpers.media.inputs import is_image
 from colab_helpers.progress import Progress
 from colab_helpers.settings import Settings
 
@@ -81,7 +82,7 @@ class Crew(Batch):
     _unfit: Counter[str] = field(default_factory=Counter, init=False)
     _files: dict[int, OpenFile] = field(default_factory=dict, init=False)
     _cause: str = field(default="", init=False)
-    _barren: int = field(default=0, init=False)
+    _barren: Counter[str] = field(default_factory=Counter, init=False)
     _ending: bool = field(default=False, init=False)
     _shown: float = field(default=float("-inf"), init=False)
 
@@ -94,7 +95,10 @@ class Crew(Batch):
         # On what the crews before this one ended, if this run had any.
         self._before = {target: history.interruptions(key, run) for target, key in begun.items()}
         states = {n: state_of(task.target) for n, task in enumerate(self.around.job.tasks)}
-        self._schedule = Schedule(self.order, sizes={n: state[0] for n, state in states.items() if state})
+        sizes = {n: state[0] for n, state in states.items() if state}
+        # Copies of a picture share nothing, and many pictures have one size.
+        sizes |= {n: 0 for n, task in enumerate(self.around.job.tasks) if is_image(task.target)}
+        self._schedule = Schedule(self.order, sizes=sizes)
 
     @cached_property
     def _job_file(self) -> Path:
@@ -141,7 +145,7 @@ class Crew(Batch):
         return Member(number, far, device, socket.gethostname())
 
     def _hand_out(self) -> None:
-        among = max(len(self.devices), len(self._members))
+        among = max(len(self.devices) - self._unfit.total(), len(self._members))
         for member in self._members:
             ready = member.loaded and member.call is None
             if ready and (call := self._schedule.next(member, among=among)) is not None:
@@ -196,19 +200,19 @@ class Crew(Batch):
         elif name == "pause":
             (member.pause,) = given
             self.around.status.tick()
-        elif name == "note":
-            said = self.around.status.status.notes
-            self.around.status.note(*(text for text in given if text not in said))
+        elif name == "file" and (given[0] in self.files or given[0] in self._files):
+            self.around.beat()  # whoever comes later looks at all files once more
         elif name != "picture" or member.call is self._first:
             getattr(self.around.status, name)(*given)
 
     def _progress(self, member: Member, progress: Progress) -> None:
         """Show how a file gets on, and that on which the first worker is above all."""
-        member.progress, call, first, file = progress, member.call, self._first, self._file(member.call)
+        member.progress, first, file = progress, self._first, self._file(member.call)
         together = file.together(progress, self._members) if file else progress
-        if call is not None and call.index not in self._files:  # it is over, by an error in another's segment
+        # It is over, by an error in another's segment; or one who begins looks at it once more.
+        if progress.file_index in self.files or (first and not member.call):
             self.around.beat()
-        elif call is None or first is None or call.index == first.index:
+        elif first is None or progress.file_index == first.index:
             self.tell(together)
         else:
             self.around.status.progress(together, first=False)
@@ -229,7 +233,7 @@ class Crew(Batch):
             said = tr(told, encoder=loaded.encoder or tr("none"), other=self.loaded.encoder)
             self._refused(member, UsageError(said, remedy=tr("choose the encoder libx264")))
             return
-        member.loaded, self.loaded, self._barren = True, loaded, 0
+        member.loaded, self.loaded, self._barren[member.device] = True, loaded, 0
         taken, plain = {each.name for each in self._members}, f"{member.name} {loaded.place}"
         numbered = (f"{plain} ({number})" for number in range(2, len(taken) + 2))
         member.name = next(name for name in (plain, *numbered) if name not in taken)
@@ -237,8 +241,11 @@ class Crew(Batch):
     def _refused(self, member: Member, error: Exception) -> None:
         """Go on with the other workers where one cannot begin; its error is raised where there is none."""
         self._leave(member)
+        self._one_less(member, error)
+
+    def _one_less(self, member: Member, error: Exception) -> None:
         self._unfit[member.device] += 1
-        if not self._members and not self._ending:
+        if not (self._members or self._ending or Counter(self._room()) - self._unfit):
             raise error
         self.around.status.note(tr("one worker less: {error}", error=error_text(error)))
 
@@ -288,9 +295,10 @@ class Crew(Batch):
             self._schedule.done(member)  # it is noted, and only the answer was lost
         else:
             self._schedule.died(member)
-        self._barren += not member.loaded
-        if self._barren >= MOST_DEATHS:
-            raise given_up(self.around.job.folder, self._barren, self._cause)
+        self._barren[member.device] += not member.loaded
+        if self._barren[member.device] >= MOST_DEATHS:  # others may do
+            self._barren[member.device] = 0
+            self._one_less(member, given_up(self.around.job.folder, MOST_DEATHS, self._cause))
 
     def _show(self) -> None:
         """Tell who does what."""

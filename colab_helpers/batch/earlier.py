@@ -156,11 +156,9 @@ class UnfinishedFile(SegmentStore):
 
     def finished(self) -> list[FinishedSegment]:
         """Return the segments whose files are still what the journal says."""
-        noted = (
-            replace(found, segment=replace(found.segment, path=self._path(found)))
-            for found in self.history.segments(self.key).values()
-        )
-        return [part for part in noted if self._stands(part)]
+        noted = self.history.segments(self.key) | {one.segment.number: one for one in super().finished()}
+        here = (replace(one, segment=replace(one.segment, path=self._path(one))) for one in noted.values())
+        return [part for part in here if self._stands(part)]
 
     def _path(self, part: FinishedSegment) -> Path:
         return self.folder.absolute() / f"{part.segment.number:06d}{SUFFIX}"
@@ -189,6 +187,7 @@ class UnfinishedFile(SegmentStore):
             self.patience.attempt(lambda: send(path, self.beat))
         part = replace(done, segment=replace(done.segment, path=Path(path.name)))
         self.patience.attempt(lambda: self.journal.append(SegmentDone(key=self.key, part=part)))
+        super().keep(done)
 
     @property
     def _folders(self) -> list[Path]:

@@ -73,11 +73,14 @@ class OpenFile:
     made_by: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     def together(self, latest: Progress, members: Iterable[Member]) -> Progress:
-        """Return how far all who make its segments have come."""
+        """Return how far all who make its segments have come; one that is noted counts once."""
         frame, fps = len(self.plan.finished) * self.plan.length + sum(self.frames.values()), 0.0
         for member in members:
-            if member.call and member.progress and member.progress.file_index == latest.file_index:
-                frame += max(0, member.progress.frame - member.call.number * self.plan.length)
-                fps += member.progress.fps
-        left = max(0, latest.frames - frame) / fps if fps and latest.frames else None
+            call, now = member.call, member.progress
+            if call and now and now.file_index == latest.file_index and now.stage == MAKING:
+                fps += now.fps
+                if call.number not in self.frames:
+                    frame += max(0, now.frame - call.number * self.plan.length)
+        frame = min(frame, latest.frames or frame)  # the last segment may be shorter
+        left = (latest.frames - frame) / fps if fps and latest.frames else None
         return replace(latest, frame=frame, fps=fps, eta=left)

@@ -71,16 +71,9 @@ def triage_now(folder: Path) -> Triage:
 
 
 def set_source(folder: Path, name: str, words: Sequence[str], library: Path | None = None) -> None:
-    """Have something else done to somebody.
+    """Have something else done to somebody: one of `RESERVED`, or names of the library and paths of photos.
 
-    Args:
-        folder: The output folder.
-        name: Whom it is done to.
-        words: One of `people_map.RESERVED`; or names of the library and paths of photos.
-        library: Folder of the library; None without one.
-
-    Raises:
-        UsageError: Nobody has that name, or a word stands for nothing.
+    UsageError where nobody has that name, or a word stands for nothing.
     """
     source = [_source(word, library) for word in words]
     with _edited(folder, name) as (_, given):
@@ -125,9 +118,7 @@ def merge(folder: Path, one: str, other: str) -> None:
 def split(folder: Path, name: str) -> list[str]:
     """Take somebody apart: who was merged again, else by likeness; return the names of the parts.
 
-    Raises:
-        UsageError: There is nobody of that name, or nothing in it looks like two people.
-        FolderBusyError: A batch works in the folder.
+    UsageError where nothing in it looks like two people; FolderBusyError while a batch works in the folder.
     """
     with folder_lock(folder):
         with _edited(folder, name) as (known, given):
@@ -169,7 +160,5 @@ def _source(word: str, library: Path | None) -> str:
     if os.path.exists(absolute(word)):  # noqa: PTH110 - Path.exists raises for too long a name
         return str(absolute(word))
     allowed = ", ".join([*RESERVED, *names_in(library)])
-    raise UsageError(
-        tr("{word!r} is neither a file or folder nor one of {names}", word=word, names=allowed),
-        remedy=tr("write the path of a photo, or name the folder of people in library"),
-    )
+    what = tr("{word!r} is neither a file or folder nor one of {names}", word=word, names=allowed)
+    raise UsageError(what, remedy=tr("write the path of a photo, or name the folder of people in library"))

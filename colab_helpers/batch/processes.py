@@ -65,7 +65,6 @@ class WorkerProcess:
         except Exception:  # noqa: BLE001 - what it says cannot be read
             self.kill()
         hear(("lost", self._process.wait()))
-        self._far.close()
 
 
 def refusal_path(job: Path) -> Path:

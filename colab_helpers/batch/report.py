@@ -180,7 +180,7 @@ class FileReport(_Model):
     def share(self) -> float:
         """How much of it is done, 0 to 1; while it runs, ``frames_in`` is what its result will have."""
         if self.status == "running":
-            return min(1.0, self.frames_out / self.frames_in) if self.frames_in else 0.0
+            return min(self.frames_out, self.frames_in) / self.frames_in if self.frames_in else 0.0
         return float(self.status != "queued")
 
 

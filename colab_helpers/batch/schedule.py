@@ -63,8 +63,8 @@ class Schedule:
     Nothing is kept of a file that is over. A call of which a worker dies is given out again, and its deaths
     are counted; how many are too many says who is asked (``Surroundings.begin``). By ``sizes``, in bytes, a
     file goes whole, which costs least, where those that wait keep all others at work meanwhile: nobody has to
-    look at it before others can help. Files of one size may be copies, which share what is kept of them, and
-    are done one by one.
+    look at it before others can help; of size 0 are those that never go in parts. Files of one size may be
+    copies, which share what is kept of them, and are done one by one.
     """
 
     def __init__(self, order: Iterable[int], *, sizes: Mapping[int, int] = MappingProxyType({})) -> None:
@@ -189,14 +189,14 @@ class Schedule:
         return run[len(run) // 2 if taken else 0]
 
     def _another(self, among: int) -> Call | None:
-        busy = {self._sizes.get(index) for index in self._open} - {None}
+        busy = {self._sizes.get(index) for index in self._open} - {None, 0}
         index = next((each for each in self._new if self._sizes.get(each) not in busy), None)
         if index is None:
             return None
-        size = self._sizes.get(index, 0)
-        whole = among == 1 or 0 < size * among <= self._waiting
+        size = self._sizes.get(index)
+        whole = among == 1 or (size is not None and size * among <= self._waiting)
         self._new.remove(index)
-        self._waiting -= size
+        self._waiting -= size or 0
         self._open[index] = _Video()
         return Call("whole" if whole else "prepare", index)
 

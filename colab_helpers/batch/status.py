@@ -235,9 +235,9 @@ class StatusWriter:
         self.status.picture = url
 
     def note(self, *texts: str) -> None:
-        """Tell something that concerns the whole run."""
+        """Tell something that concerns the whole run, once."""
         with self._changing() as status:
-            status.notes = [*status.notes, *texts]
+            status.notes = [*dict.fromkeys([*status.notes, *texts])]
 
     def workers(self, doing: Sequence[WorkerStatus]) -> None:
         """Tell who does what, and what they wait for; it is told with the next news."""

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from colab_helpers.batch.crew import Crew, devices_of
@@ -159,7 +159,11 @@ class _Run(Surroundings):
         samples = self.job.folder / SAMPLES_NAME
         try:
             with Recorder(
-                samples, self.job.folder, run_state=self._where_it_stands, on_sample=self.status.beat
+                samples,
+                self.job.folder,
+                gpus=self._devices,
+                run_state=self._where_it_stands,
+                on_sample=self.status.beat,
             ):
                 report = self._worked()
             report.save(self.job.report_path)
@@ -197,6 +201,13 @@ class _Run(Surroundings):
             (self.job.folder / STOP_NAME).unlink(missing_ok=True)
             remove(self.job.folder / STOP_NAME)
 
+    @cached_property
+    def _devices(self) -> list[str]:
+        """What each of several workers on this machine sees; none where there are none."""
+        request = self.job.request
+        elsewhere = self.crew is not None or request.people == "only"
+        return [] if elsewhere else devices_of(request.settings)
+
     def _worked(self) -> BatchReport:
         with Journal(self.job.folder / JOURNAL_NAME) as journal:
             request = self.job.request
@@ -204,10 +215,9 @@ class _Run(Surroundings):
                 order, estimate = self._in_order()
                 if self.crew is not None:
                     return self.crew(self, order, estimate, journal, [], self._announce).run()
-                devices = devices_of(request.settings) if request.people != "only" else []
-                if devices:
-                    announce = partial(self._announce, workers=len(devices))
-                    return Crew(self, order, estimate, journal, devices, announce).run()
+                if self._devices:
+                    announce = partial(self._announce, workers=len(self._devices))
+                    return Crew(self, order, estimate, journal, self._devices, announce).run()
                 hands = Hands.open(self, self.own, journal, self._announce)
             except KeyboardInterrupt:
                 return Idle(self, (), Estimate((), (), self.status), "").run()

@@ -107,7 +107,7 @@ class ClusterCrew(Crew):
                     reason = str(error).strip().splitlines()[-1].partition(". ")[0][:_LONGEST_REASON]
                     member.killed_for = member.killed_for or tr("was lost: {reason}", reason=reason)
                     # Those of a node that has gone tell nothing of the work.
-                    self._barren -= not member.loaded and member.device not in self._room()
+                    self._barren[member.device] -= not member.loaded and member.device not in self._room()
                     self.hear(member.number, ("lost", -signal.SIGKILL))
 
     def _ranks(self) -> Iterator[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
@@ -35,6 +35,7 @@ class Recorder:
         path: The file; what it holds already is kept.
         folder: Where the results go, for the free space there.
         pid: The process whose figures are taken, with its children; None for this one.
+        gpus: Identifiers of the GPUs in use; none: all that are seen.
         run_state: Says where the file at work stands, or what the run is doing, in a word or two; called, as
             ``on_sample`` with each sample, from the recorder's thread.
         sleep: Waits for some seconds; by default ``close`` ends the wait.
@@ -47,6 +48,7 @@ class Recorder:
         *,
         interval: float = INTERVAL,
         pid: int | None = None,
+        gpus: Collection[str] = (),
         run_state: Callable[[], Progress | str] = str,
         on_sample: Callable[[Sample], None] | None = None,
         clock: Callable[[], float] = time.time,
@@ -56,7 +58,7 @@ class Recorder:
         self._run_state, self._on_sample, self._clock = run_state, on_sample, clock
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
-        self._path = path
+        self._path, self._gpus = path, gpus
         # Daemon: it may hang in a network folder, which must not keep the process from ending.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name="recorder", daemon=True
@@ -110,8 +112,8 @@ class Recorder:
             ram_total=this_machine().memory_total,
             disk_free=_disk_free(self._folder),
             process_memory=sum(memory.values()) or None,
-            gpu=gpu_sample(memory.keys()),
-            gpus=other_gpus(),
+            gpu=gpu_sample(memory.keys(), self._gpus),
+            gpus=other_gpus(self._gpus),
             **run,
         )
 

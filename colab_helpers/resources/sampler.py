@@ -87,12 +87,12 @@ def cuda_version() -> str | None:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
-def gpu_sample(processes: Collection[int]) -> GpuSample | None:
-    """Read the first GPU; None without one. VRAM of ``processes`` counts as the run's.
+def gpu_sample(processes: Collection[int], named: Collection[str] = ()) -> GpuSample | None:
+    """Read the first GPU, see `_in_use`; None without one. VRAM of ``processes`` counts as the run's.
 
     Inside a container NVML may list other process numbers; ``process_memory`` is None then.
     """
-    handle = open_gpu()
+    handle = next(iter(_in_use(named)), None)
     if handle is None:
         return None
     import pynvml
@@ -109,9 +109,14 @@ def gpu_sample(processes: Collection[int]) -> GpuSample | None:
     )
 
 
-def other_gpus() -> list[GpuSample]:
-    """Read load and VRAM of the further GPUs."""
-    return [GpuSample(**_load(handle)) for handle in open_gpus()[1:]]
+def other_gpus(named: Collection[str] = ()) -> list[GpuSample]:
+    """Read load and VRAM of the further GPUs, see `_in_use`."""
+    return [GpuSample(**_load(handle)) for handle in _in_use(named)[1:]]
+
+
+def _in_use(named: Collection[str]) -> list[Any]:
+    """NVML's handles of the GPUs with these identifiers; of all that CUDA sees, where those have none."""
+    return [handle for handle in open_gpus() if named and _told(handle, "UUID") in named] or open_gpus()
 
 
 def _load(handle: Any) -> dict[str, Any]:

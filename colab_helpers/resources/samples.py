@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +20,10 @@ _LONGEST = 1 << 20
 _RECENT = 1 << 19
 
 
+# Others may have written a file: what no machine has would stop whoever draws it.
+_Count = Annotated[int, Field(lt=1 << 63)]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -27,9 +32,9 @@ class GpuSample(_Model):
     """A GPU at one moment; None stands for what its driver does not tell."""
 
     utilisation: float | None = Field(None, description="Share of the time in which it computed, in percent.")
-    memory_used: int | None = Field(None, description="VRAM in use by all programs, in bytes.")
-    memory_total: int | None = Field(None, description="VRAM in all, in bytes.")
-    process_memory: int | None = Field(None, description="VRAM in use by the run's processes, in bytes.")
+    memory_used: _Count | None = Field(None, description="VRAM in use by all programs, in bytes.")
+    memory_total: _Count | None = Field(None, description="VRAM in all, in bytes.")
+    process_memory: _Count | None = Field(None, description="VRAM in use by the run's processes, in bytes.")
     encoder: float | None = Field(None, description="Load of the video encoder, in percent.")
     decoder: float | None = Field(None, description="Load of the video decoder, in percent.")
     temperature: float | None = Field(None, description="Temperature in degrees Celsius.")
@@ -39,24 +44,24 @@ class GpuSample(_Model):
 class Sample(_Model):
     """Machine, process and run at one moment; None stands for what could not be read."""
 
-    time: float = Field(description="When it was taken, in seconds since 1970.")
+    time: float = Field(ge=0, lt=1e11, description="When it was taken, in seconds since 1970.")
     cpu_percent: float | None = Field(
         None,
         description="Load of all the machine's processors since the sample before, 0 to 100 percent; "
         "None in the first sample.",
     )
-    ram_used: int = Field(description="RAM in use, of the container where it has a limit, in bytes.")
-    ram_total: int = Field(description="RAM of the machine or container, in bytes.")
-    process_memory: int | None = Field(
+    ram_used: _Count = Field(description="RAM in use, of the container where it has a limit, in bytes.")
+    ram_total: _Count = Field(description="RAM of the machine or container, in bytes.")
+    process_memory: _Count | None = Field(
         None, description="Resident memory of the run's process and its children, in bytes."
     )
-    disk_free: int | None = Field(None, description="Free space where the results go, in bytes.")
+    disk_free: _Count | None = Field(None, description="Free space where the results go, in bytes.")
     gpu: GpuSample | None = Field(None, description="The first GPU; None without one.")
     gpus: list[GpuSample] = Field([], description="Further GPUs, of which load and VRAM are read.")
     file: str | None = Field(None, description="Target in work; None between files.")
-    frame: int = Field(0, description="Frames of it written so far.")
+    frame: _Count = Field(0, description="Frames of it written so far.")
     fps: float = Field(0.0, description="Frames per second, as the run counts them.")
-    queues: dict[str, int] = Field({}, description="Items that wait after each stage, by the stage's name.")
+    queues: dict[str, _Count] = Field({}, description="Items that wait after each stage, by its name.")
     stage: str = Field("", description="What the run is doing, in a word or two.")
 
     @property

@@ -21,7 +21,7 @@ from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import History, Started
 from colab_helpers.batch.members import Loaded, Member, OpenFile
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.schedule import Call, Prepared
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import Stop
@@ -407,7 +407,7 @@ def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None
         Surroundings.begin(*given, journal, deaths=(3, "cold"))
 
 
-def crew_of(monkeypatch, tmp_path) -> tuple[Crew, list[str]]:
+def crew_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[Crew, list[str]]:
     """A crew whose processes are pretended, and what its status is told."""
     told = list[str]()
     request = BatchRequest(output_dir=tmp_path, people="find")
@@ -417,7 +417,7 @@ def crew_of(monkeypatch, tmp_path) -> tuple[Crew, list[str]]:
     far = SimpleNamespace(kill=lambda: None)
     monkeypatch.setattr("colab_helpers.batch.crew.WorkerProcess", lambda *given: far)
     nothing: Any = None
-    return Crew(around, [0], nothing, nothing, ["", ""], print), told
+    return Crew(around, [0], nothing, nothing, devices, print), told
 
 
 def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
@@ -435,6 +435,28 @@ def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypat
     assert [member.number - left.number for member in crew._members] == [2]
     with pytest.raises(ValueError, match="no networks"):
         crew._refused(crew._members[0], ValueError("no networks"))
+
+
+def test_one_gpu_that_cannot_begin_or_crashes_leaves_the_work_to_the_other(monkeypatch, tmp_path) -> None:
+    crew, told = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    crew._recruit()
+    crew._refused(crew._members[0], ValueError("no memory"))
+    crew._recruit()
+    assert [each.device for each in crew._members] == ["GPU-b"], "though one was to look at all files first"
+    crew, told = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    crew._first_alone = False
+    crew._recruit()
+    crew._opened(crew._members[1], Loaded())
+    for _ in range(3):
+        crew._lost(crew._members[0 if crew._members[0].device == "GPU-a" else 1], -11)
+        crew._recruit()
+    assert [each.device for each in crew._members] == ["GPU-b"]
+    assert "3 worker processes in a row died" in told[-1]
+    for _ in range(3):  # the first had begun
+        crew._lost(crew._members[0], -11)
+        crew._recruit()
+    with pytest.raises(WorkerError, match="3 worker processes in a row died"):
+        crew._lost(crew._members[0], -11)
 
 
 @pytest.fixture
@@ -489,6 +511,34 @@ def test_each_worker_has_a_name_and_shows_what_it_does_and_how_fast(shown) -> No
         ("ready", 0.0),
     ]
     assert (status.idle, status.rate) == (1, 8.0)
+
+
+def test_a_segment_that_is_noted_counts_once_and_no_more_than_there_is(shown) -> None:
+    crew, (first, second, _) = shown()
+    crew._files[0].frames[2] = 10  # noted, and its worker is a frame further
+    for who, frame in ((first, 31), (second, 45)):
+        crew._progress(who, a_progress(frame, 58, fps=1.0))
+    progress = crew.around.status.status.progress
+    assert (progress.frame, progress.eta) == (20 + 10 + 5, (58 - 35) / 2)
+    crew._files[0].frames |= {3: 10, 5: 8}
+    crew._progress(second, a_progress(57, 58))
+    assert crew.around.status.status.progress.frame == 58
+    crew._progress(second, a_progress(58, 58, stage=FINDING))
+    assert crew.around.status.status.progress.frame == 48, "faces that are found are no frames"
+
+
+def test_whoever_begins_later_changes_nothing_of_files_that_are_over_or_at_work(shown) -> None:
+    crew, (first, _, third) = shown()
+    status, done = crew.around.status.status, FileReport(target="c.mp4", status="done")
+    crew.ended(2, done)
+    crew._progress(first, a_progress(25, 60))
+    third.takes(None)
+    for index in range(3):
+        crew._tell(third, "file", (index, FileReport(target="?", status="queued")))
+        crew._progress(third, a_progress(1, 60, file_index=index, stage=FINDING))
+    assert status.files[2] is done
+    assert (status.files[0].status, status.progress.frame) == ("running", 25)
+    assert third.told("").stage == FINDING, "it is shown for itself"
 
 
 def test_what_one_worker_waits_for_holds_whatever_others_tell(shown) -> None:

@@ -228,3 +228,8 @@ def test_files_of_one_size_are_never_open_together() -> None:
             open_now -= {call.index} if call.kind in ("finish", "whole") else set()
     assert not [files for files in together if files >= {0, 2} or files >= {1, 3}]
     assert frozenset({0, 1}) in together
+
+
+def test_pictures_of_one_size_keep_all_at_work() -> None:
+    schedule = Schedule(range(4), sizes=dict.fromkeys(range(4), 0))
+    assert [schedule.next(worker, among=3) for worker in "abc"] == [Call("whole", n) for n in range(3)]

@@ -147,7 +147,7 @@ def test_a_node_that_comes_later_gets_workers_and_one_that_goes_no_more(
     made._take_news()
     assert [member.device for member in made._members] == ["a"]
     assert room(made) == {"a": 1, "b": 2}
-    assert made._barren == 0, "a node that goes says nothing of the work"
+    assert made._barren.total() == 0, "a node that goes says nothing of the work"
     assert any("No module named 'colab_helpers'" in text for text in made.around.causes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -311,3 +312,12 @@ def test_each_gpu_has_a_line_and_the_worst_one_tells() -> None:
     (warning,) = warnings(samples)
     assert warning.startswith("VRAM 93.3 %")
     assert warnings([sample(gpus=[GpuSample(**GPU)])]) == []
+
+
+@pytest.mark.parametrize(
+    ("frame", "width"), [(-5, "width:0.0%"), (120, "width:25.0%"), (10**9, "width:100.0%")]
+)
+def test_a_bar_stays_in_its_frame_whatever_a_status_says(frame, width) -> None:
+    page = live_html([], a_status(RUNNING, progress=a_progress(frame)), now=START + 61)
+    assert page.count(width) >= 1
+    assert not re.search(r"width:(-|[0-9]{4})", page)
