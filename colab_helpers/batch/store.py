@@ -31,6 +31,7 @@ Beat = Callable[[], None]
 Seen = dict[str, tuple[int, int, str]]
 """Size, version and SHA-256 of what lies at addresses."""
 
+_FILE = re.compile(r"(?!\.\.?$)[^\0]+", re.DOTALL)  # objects may be called what no file can be called
 _PARTIAL = re.compile(r"\..*\.(\d+)-\d+\.part.*", re.DOTALL)
 _CHUNK, _BLOCK = 4 << 20, 16 << 20
 """Bytes read, and sent, at once; a store takes 10,000 such parts."""
@@ -48,11 +49,6 @@ def _system(kind: str) -> Any:
     return fsspec.filesystem(kind, use_listings_cache=False)
 
 
-def _of(address: str) -> tuple[Any, str]:
-    kind, _, name = address.partition("://")
-    return _system(kind), name
-
-
 @contextmanager
 def _at(path: Path) -> Iterator[tuple[Any, str]]:
     """Give the store of what a path stands for, and its name there; say of an error what it means.
@@ -61,7 +57,8 @@ def _at(path: Path) -> Iterator[tuple[Any, str]]:
     """
     address = address_of(path) or ""
     try:
-        yield _of(address)
+        kind, _, name = address.partition("://")
+        yield _system(kind), name
     except (ColabHelpersError, FileExistsError):
         raise
     except FileNotFoundError as error:
@@ -134,14 +131,6 @@ def expected(path: Path) -> bool:
     return waits(path)
 
 
-def is_there(path: Path) -> bool:
-    """Whether something lies at the address that a path stands for, if it does."""
-    if address_of(path) is None:
-        return False
-    with _at(path) as at:
-        return _told(*at) is not None
-
-
 def look(path: Path) -> None:
     """Have a path stand for what lies at its address now: an object, or a folder of some.
 
@@ -154,12 +143,12 @@ def look(path: Path) -> None:
         found = _told(system, name)
         is_folder = found is not None and found["type"] == "directory"
         inside = system.ls(name, detail=True, refresh=True) if is_folder else []
+    there = {path: found} if found and not is_folder else {}
     if is_folder:
         _make(path)
-    there = {path: found} if found and not is_folder else {}
     for one in inside:
         above, _, own = str(one["name"]).rstrip("/").rpartition("/")
-        if above == name.rstrip("/") and _is_name(own):
+        if above == name.rstrip("/") and _FILE.fullmatch(own) and len(os.fsencode(own)) <= _LONGEST_NAME:
             there[path / own] = one
     for place, one in there.items():
         if one["type"] == "directory":
@@ -171,11 +160,6 @@ def look(path: Path) -> None:
             place.unlink()
     with suppress(OSError):
         path.rmdir()  # of an empty folder nothing is known in a store
-
-
-def _is_name(text: str) -> bool:
-    """Whether a file can be called so; objects may be called anything."""
-    return text not in ("", ".", "..") and "\0" not in text and len(os.fsencode(text)) <= _LONGEST_NAME
 
 
 def fetch(path: Path, beat: Beat = lambda: None) -> None:
@@ -206,8 +190,7 @@ def fetch(path: Path, beat: Beat = lambda: None) -> None:
 def _now(path: Path) -> tuple[int, int] | None:
     """Size and version of the object that a path stands for; None where there is none."""
     with _at(path) as at:
-        found = _told(*at)
-        return found and _state(found)
+        return (found := _told(*at)) and _state(found)
 
 
 def _chunks(path: Path, beat: Beat) -> Iterator[bytes]:
@@ -278,25 +261,22 @@ def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
 def deliver(path: Path, beat: Beat = lambda: None, *, new: bool) -> str:
     """Send a file, read it back, and let the path wait for what is there now; return its SHA-256.
 
-    ``new``: whether nothing was there when the work began; UsageError where something has come since.
+    ``new``: whether nothing was there when the work began. UsageError where what is there is something else,
+    which stays.
     """
-    where, back, foreign = str(address_of(path)), hashlib.sha256(), False
+    back = hashlib.sha256()
     try:
         digest = send(path, beat, new=new)
-    except FileExistsError:  # or our own, whose arrival was not heard of
-        digest, foreign = sha256_of(path, on_chunk=beat), True
+    except FileExistsError:  # somebody's, or our own, whose arrival was not heard of
+        digest = sha256_of(path, on_chunk=beat)
     read = _now(path)
     for chunk in _chunks(path, beat):
         back.update(chunk)
-    is_ours = back.hexdigest() == digest
-    if not (is_ours or foreign):
-        remove(path)
-        what = tr("the copy is not what was written")
-        raise OutputError(what, where=where, remedy=tr("check the disk or the mount"))
     look(path)
-    if not is_ours or state_of(path) != read:
+    if back.hexdigest() != digest or state_of(path) != read:
         what = tr("something of this name has come there while the result was made")
-        raise UsageError(what, where=where, remedy=tr("choose another output folder, or set overwrite"))
+        remedy = tr("choose another output folder, or set overwrite")
+        raise UsageError(what, where=str(address_of(path)), remedy=remedy)
     return digest
 
 
