@@ -33,9 +33,7 @@ Seen = dict[str, tuple[int, int, str]]
 
 _FILE = re.compile(r"(?!\.\.?$)[^\0]+", re.DOTALL)  # objects may be called what no file can be called
 _PARTIAL = re.compile(r"\..*\.(\d+)-\d+\.part.*", re.DOTALL)
-_CHUNK, _BLOCK = 4 << 20, 16 << 20
-"""Bytes read, and sent, at once; a store takes 10,000 such parts."""
-_VERSIONS = ("generation", "ETag", "etag")  # what names one, whatever the store
+_CHUNK, _BLOCK = 4 << 20, 16 << 20  # bytes read, and sent, at once; a store takes 10,000 such parts
 _LONGEST_NAME, _LONGEST_REASON, _LONGEST_KEPT, _TRIES = 255, 200, 7 * 24 * 3600.0, 3
 _held: dict[Path, int] = {}  # by paths, files that are open as long as this process needs them
 _NOTHING, _NAMES = mark("there is nothing at this address"), mark("check the names of bucket and object")
@@ -51,10 +49,7 @@ def _system(kind: str) -> Any:
 
 @contextmanager
 def _at(path: Path) -> Iterator[tuple[Any, str]]:
-    """Give the store of what a path stands for, and its name there; say of an error what it means.
-
-    That something is there already is raised as it is.
-    """
+    """Give the store of what a path stands for, and its name there; an error is told, but FileExistsError."""
     address = address_of(path) or ""
     try:
         kind, _, name = address.partition("://")
@@ -83,8 +78,8 @@ def _told(system: Any, name: str) -> dict[str, Any] | None:
 
 def _state(info: dict[str, Any]) -> tuple[int, int]:
     """Size of an object, and its version as a time of change, in nanoseconds, that any disk can keep."""
-    told = next((str(info[name]) for name in _VERSIONS if info.get(name)), str(info))
-    return int(info["size"]), int(hashlib.sha256(told.encode()).hexdigest(), 16) % (2**31 * 10**9)
+    version = info.get("generation") or info.get("ETag") or info.get("etag") or info
+    return int(info["size"]), int(hashlib.sha256(str(version).encode()).hexdigest(), 16) % (2**31 * 10**9)
 
 
 def _make(folder: Path) -> None:
@@ -124,7 +119,7 @@ def expected(path: Path) -> bool:
 
     Pictures are brought: what they are is asked of their bytes.
     """
-    if address_of(path) is not None and not os.path.lexists(path):
+    if not os.path.lexists(path):
         look(path)
     if waits(path) and (is_image(path) or path.suffix.lower() == ".gif"):
         fetch(path)
@@ -177,8 +172,8 @@ def fetch(path: Path, beat: Beat = lambda: None) -> None:
                     for chunk in _chunks(path, beat):
                         file.write(chunk)
                 if _now(path) != (partial.stat().st_size, state.st_mtime_ns):
-                    told = tr("it was changed while it was read")
-                    raise OutputError(told, where=str(address_of(path)), remedy=tr("run again"))
+                    what, where = tr("it was changed while it was read"), str(address_of(path))
+                    raise OutputError(what, where=where, remedy=tr("run again"))
         except OutputError:  # of a status that is written anew each time, it is usual
             if not left:
                 raise
@@ -190,7 +185,8 @@ def fetch(path: Path, beat: Beat = lambda: None) -> None:
 def _now(path: Path) -> tuple[int, int] | None:
     """Size and version of the object that a path stands for; None where there is none."""
     with _at(path) as at:
-        return (found := _told(*at)) and _state(found)
+        found = _told(*at)
+        return _state(found) if found else None
 
 
 def _chunks(path: Path, beat: Beat) -> Iterator[bytes]:
@@ -236,7 +232,7 @@ def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
     """
     digest = hashlib.sha256()
     with _at(path) as (system, name), path.open("rb") as reading:
-        if new and _told(system, name):
+        if new and _now(path):
             raise FileExistsError(name)
         if path.stat().st_size <= _CHUNK:  # in one request
             system.pipe_file(name, data := reading.read(), mode="create" if new else "overwrite")
@@ -291,8 +287,8 @@ def send_all(paths: Iterable[Path]) -> None:
 def send_folder(folder: Path, own: re.Pattern[str]) -> None:
     """Send the files of a folder; what is there, has a name like those, and is not here is removed."""
     send_all([folder])
-    with _at(folder) as (system, name), suppress(FileNotFoundError):
-        for place in system.ls(name, detail=False, refresh=True):
+    with _at(folder) as (system, name):
+        for place in system.find(name, maxdepth=1):
             if own.fullmatch(it := place.rpartition("/")[2]) and not os.path.lexists(folder / it):
                 system.rm_file(place)
 
@@ -337,18 +333,15 @@ def _sweep() -> None:
 
     for path in (path for kind in PACKAGES for path in (root() / f"{kind}:").rglob("*")):
         with suppress(OSError):
-            maker = _PARTIAL.fullmatch(path.name)
-            left = maker and not psutil.pid_exists(int(maker[1]))
+            left = (maker := _PARTIAL.fullmatch(path.name)) and not psutil.pid_exists(int(maker[1]))
             if path.is_file() and (left or time.time() - path.stat().st_ctime > _LONGEST_KEPT):
                 path.unlink()
 
 
 def parts_of(path: Path, first: int = 0) -> list[bytes]:
     """Return the parts of a file that are in its store, each an object, from the ``first`` on."""
-    with _at(path) as (system, name), suppress(FileNotFoundError):
-        names = sorted(system.ls(f"{name}.parts", detail=False, refresh=True))
-        return [system.cat_file(part) for part in names[first:]]
-    return []
+    with _at(path) as (system, name):
+        return [system.cat_file(part) for part in sorted(system.find(f"{name}.parts"))[first:]]
 
 
 def send_part(path: Path, number: int, data: bytes) -> None:
