@@ -18,7 +18,7 @@ from colab_helpers.batch.journal import Claimed, FileDone, History, Notes, Segme
 from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport, write_text
-from colab_helpers.batch.store import expected, fetch, is_there, look, release, remove, send
+from colab_helpers.batch.store import expected, fetch, look, release, remove, send
 from colab_helpers.errors import ContentError, MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import numbered, parsed, state_of, unwritable
@@ -213,8 +213,8 @@ class UnfinishedFile(SegmentStore):
     def _break_off(self) -> None:
         """A place where nothing was made is noted as the user's."""
         with suppress(OutputError):  # of a store: nobody knows then, and all stays
-            made = any(any(folder.glob(f"[!.]*{SUFFIX}")) for folder in self._folders)
-            if not made and not is_there(self.folder):
+            look(self.folder)
+            if not any(any(folder.glob(f"[!.]*{SUFFIX}")) for folder in self._folders):
                 self.discard()
         claimed, self._claimed = self._claimed, ()
         if claimed and not any(map(os.path.lexists, claimed)):

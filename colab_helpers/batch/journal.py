@@ -19,12 +19,23 @@ from typing import Annotated, Literal, Protocol, Self
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from colab_helpers.addresses import address_of
 from colab_helpers.batch.report import FileReport
-from colab_helpers.batch.store import Seen, fetch_journal, send_journal
+from colab_helpers.batch.store import Seen, parts_of, send_part
 from colab_helpers.errors import OutputError, telling
-from colab_helpers.files import ends_a_line, manifest_beside, no_link, parsed, shortened, to_json
+from colab_helpers.files import (
+    ends_a_line,
+    manifest_beside,
+    no_link,
+    parsed,
+    shortened,
+    to_json,
+    write_atomically,
+)
 from colab_helpers.language import mark
 from colab_helpers.pipeline import FinishedSegment
+
+_PART = 64 << 10  # bytes of a journal in one object of a store: so much at most is sent with each entry
 
 
 class _Entry(BaseModel, extra="forbid", frozen=True, defer_build=True):
@@ -167,7 +178,7 @@ def read_journal(path: Path) -> History:
     """Read a journal; one that is not there yet is empty. OutputError where it cannot be read."""
     history = History()
     unreadable = _telling(path, mark("the journal cannot be read ({reason})"))
-    with unreadable, suppress(FileNotFoundError), fetch_journal(path).open("rb") as file:
+    with unreadable, suppress(FileNotFoundError), _readable(path).open("rb") as file:
         for line in file:
             entry = _parse(line)
             if entry is not None:
@@ -175,6 +186,45 @@ def read_journal(path: Path) -> History:
             elif line.strip():
                 history.damaged += 1
     return history
+
+
+def _readable(path: Path) -> Path:
+    """Return where a journal can be read: of one in a store a copy, which nobody writes but this."""
+    if address_of(path) is None:
+        return path
+    copy = path.with_name(f".{path.name}.read")
+    known = copy.read_bytes() if copy.is_file() else b""
+    whole = len(known) - len(known) % _PART  # what is full does not change any more
+    told = b"".join(parts_of(path, whole // _PART))
+    if told != known[whole:]:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(copy, known[:whole] + told)
+    return copy
+
+
+def settle_journal(path: Path) -> None:
+    """Have a journal, before it is written to, be the same here and in its store, if it is in one.
+
+    What the store has counts, and what a run noted here that died before it could send it.
+    """
+    if address_of(path) is None:
+        return
+    known, parts = path.read_bytes() if path.is_file() else b"", parts_of(path)
+    told = b"".join(parts)
+    if not known.startswith(told):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, told)
+    if known or told:  # a part that is not full, but the last, is of an entry that was given up
+        _send(path, len(told) if all(len(part) == _PART for part in parts[:-1]) else 0)
+
+
+def _send(path: Path, start: int) -> None:
+    """Send what a journal has from a byte on, if it belongs into a store."""
+    if address_of(path) is not None:
+        with path.open("rb") as file:
+            file.seek(start - start % _PART)
+            for number, part in enumerate(iter(lambda: file.read(_PART), b""), start // _PART):
+                send_part(path, number, part)
 
 
 class Notes(Protocol):
@@ -233,7 +283,7 @@ class Journal:
             os.fsync(self._file.fileno())
             self._torn = False
         try:
-            send_journal(self._path, start)
+            _send(self._path, start)
         except OutputError:
             self._file.truncate(start)
             raise

@@ -23,7 +23,7 @@ from typing import Any
 
 from colab_helpers.addresses import PACKAGES, address_of, root, waits, without_secrets
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError, require_extra
-from colab_helpers.files import sha256_of, shortened, state_of, unwritable, write_atomically
+from colab_helpers.files import sha256_of, shortened, state_of, unwritable
 from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image
 
@@ -31,11 +31,9 @@ Beat = Callable[[], None]
 Seen = dict[str, tuple[int, int, str]]
 """Size, version and SHA-256 of what lies at addresses."""
 
+_FILE = re.compile(r"(?!\.\.?$)[^\0]+", re.DOTALL)  # objects may be called what no file can be called
 _PARTIAL = re.compile(r"\..*\.(\d+)-\d+\.part.*", re.DOTALL)
-_CHUNK, _BLOCK = 4 << 20, 16 << 20
-"""Bytes read, and sent, at once; a store takes 10,000 such parts."""
-_PART = 64 << 10  # bytes of a journal in one object: so much at most is sent with each entry
-_VERSIONS = ("generation", "ETag", "etag")  # what names one, whatever the store
+_CHUNK, _BLOCK = 4 << 20, 16 << 20  # bytes read, and sent, at once; a store takes 10,000 such parts
 _LONGEST_NAME, _LONGEST_REASON, _LONGEST_KEPT, _TRIES = 255, 200, 7 * 24 * 3600.0, 3
 _held: dict[Path, int] = {}  # by paths, files that are open as long as this process needs them
 _NOTHING, _NAMES = mark("there is nothing at this address"), mark("check the names of bucket and object")
@@ -49,16 +47,13 @@ def _system(kind: str) -> Any:
     return fsspec.filesystem(kind, use_listings_cache=False)
 
 
-def _of(address: str) -> tuple[Any, str]:
-    kind, _, name = address.partition("://")
-    return _system(kind), name
-
-
 @contextmanager
-def _asking(address: str) -> Iterator[None]:
-    """Say of a store's error what it means; that something is there already is raised as it is."""
+def _at(path: Path) -> Iterator[tuple[Any, str]]:
+    """Give the store of what a path stands for, and its name there; an error is told, but FileExistsError."""
+    address = address_of(path) or ""
     try:
-        yield
+        kind, _, name = address.partition("://")
+        yield _system(kind), name
     except (ColabHelpersError, FileExistsError):
         raise
     except FileNotFoundError as error:
@@ -83,8 +78,8 @@ def _told(system: Any, name: str) -> dict[str, Any] | None:
 
 def _state(info: dict[str, Any]) -> tuple[int, int]:
     """Size of an object, and its version as a time of change, in nanoseconds, that any disk can keep."""
-    told = next((str(info[name]) for name in _VERSIONS if info.get(name)), str(info))
-    return int(info["size"]), int(hashlib.sha256(told.encode()).hexdigest(), 16) % (2**31 * 10**9)
+    version = info.get("generation") or info.get("ETag") or info.get("etag") or info
+    return int(info["size"]), int(hashlib.sha256(str(version).encode()).hexdigest(), 16) % (2**31 * 10**9)
 
 
 def _make(folder: Path) -> None:
@@ -124,18 +119,11 @@ def expected(path: Path) -> bool:
 
     Pictures are brought: what they are is asked of their bytes.
     """
-    if address_of(path) is not None and not os.path.lexists(path):
+    if not os.path.lexists(path):
         look(path)
     if waits(path) and (is_image(path) or path.suffix.lower() == ".gif"):
         fetch(path)
     return waits(path)
-
-
-def is_there(path: Path) -> bool:
-    """Whether something lies at the address that a path stands for, if it does."""
-    address = address_of(path) or ""
-    with _asking(address):
-        return bool(address and _told(*_of(address)))
 
 
 def look(path: Path) -> None:
@@ -143,20 +131,19 @@ def look(path: Path) -> None:
 
     What was brought and is still that version stays, as does what is on this disk alone.
     """
-    if (address := address_of(path)) is None:
+    if address_of(path) is None:
         return
     _make(root())
-    with _asking(address):
-        system, name = _of(address)
+    with _at(path) as (system, name):
         found = _told(system, name)
         is_folder = found is not None and found["type"] == "directory"
         inside = system.ls(name, detail=True, refresh=True) if is_folder else []
+    there = {path: found} if found and not is_folder else {}
     if is_folder:
         _make(path)
-    there = {path: found} if found and not is_folder else {}
     for one in inside:
         above, _, own = str(one["name"]).rstrip("/").rpartition("/")
-        if above == name.rstrip("/") and _is_name(own):
+        if above == name.rstrip("/") and _FILE.fullmatch(own) and len(os.fsencode(own)) <= _LONGEST_NAME:
             there[path / own] = one
     for place, one in there.items():
         if one["type"] == "directory":
@@ -170,14 +157,9 @@ def look(path: Path) -> None:
         path.rmdir()  # of an empty folder nothing is known in a store
 
 
-def _is_name(text: str) -> bool:
-    """Whether a file can be called so; objects may be called anything."""
-    return text not in ("", ".", "..") and "\0" not in text and len(os.fsencode(text)) <= _LONGEST_NAME
-
-
 def fetch(path: Path, beat: Beat = lambda: None) -> None:
     """Bring what lies at an address, or all directly in a folder there, unless it is here."""
-    if (address := address_of(path)) is None:
+    if address_of(path) is None:
         return
     for left in reversed(range(_TRIES)):
         look(path)
@@ -187,14 +169,11 @@ def fetch(path: Path, beat: Beat = lambda: None) -> None:
             state = path.stat()
             with _replacing(path, state.st_mtime_ns) as partial:
                 with partial.open("xb") as file:
-                    for chunk in _chunks(address):
+                    for chunk in _chunks(path, beat):
                         file.write(chunk)
-                        beat()
-                with _asking(address):
-                    now = _told(*_of(address))
-                if now is None or _state(now) != (partial.stat().st_size, state.st_mtime_ns):
-                    told = tr("it was changed while it was read")
-                    raise OutputError(told, where=address, remedy=tr("run again"))
+                if _now(path) != (partial.stat().st_size, state.st_mtime_ns):
+                    what, where = tr("it was changed while it was read"), str(address_of(path))
+                    raise OutputError(what, where=where, remedy=tr("run again"))
         except OutputError:  # of a status that is written anew each time, it is usual
             if not left:
                 raise
@@ -203,12 +182,18 @@ def fetch(path: Path, beat: Beat = lambda: None) -> None:
             fetch(file_there, beat)
 
 
-def _chunks(address: str) -> Iterator[bytes]:
-    with _asking(address):
-        system, name = _of(address)
-        with system.open(name, "rb", block_size=_BLOCK) as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+def _now(path: Path) -> tuple[int, int] | None:
+    """Size and version of the object that a path stands for; None where there is none."""
+    with _at(path) as at:
+        found = _told(*at)
+        return _state(found) if found else None
+
+
+def _chunks(path: Path, beat: Beat) -> Iterator[bytes]:
+    with _at(path) as (system, name), system.open(name, "rb", block_size=_BLOCK) as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+            beat()
 
 
 def hold(path: Path, beat: Beat = lambda: None) -> None:
@@ -245,11 +230,10 @@ def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
 
     FileExistsError where it is to be ``new``, and something is there.
     """
-    address, digest = address_of(path) or "", hashlib.sha256()
-    with _asking(address), path.open("rb") as reading:
-        system, name = _of(address)
-        if new and _told(system, name):
-            raise FileExistsError(address)
+    digest = hashlib.sha256()
+    with _at(path) as (system, name), path.open("rb") as reading:
+        if new and _now(path):
+            raise FileExistsError(name)
         if path.stat().st_size <= _CHUNK:  # in one request
             system.pipe_file(name, data := reading.read(), mode="create" if new else "overwrite")
             return hashlib.sha256(data).hexdigest()
@@ -273,27 +257,22 @@ def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
 def deliver(path: Path, beat: Beat = lambda: None, *, new: bool) -> str:
     """Send a file, read it back, and let the path wait for what is there now; return its SHA-256.
 
-    ``new``: whether nothing was there when the work began; UsageError where something has come since.
+    ``new``: whether nothing was there when the work began. UsageError where what is there is something else,
+    which stays.
     """
-    address, back, foreign = address_of(path) or "", hashlib.sha256(), False
+    back = hashlib.sha256()
     try:
         digest = send(path, beat, new=new)
-    except FileExistsError:  # or our own, whose arrival was not heard of
-        digest, foreign = sha256_of(path, on_chunk=beat), True
-    with _asking(address):
-        read = _told(*_of(address))
-    for chunk in _chunks(address):
+    except FileExistsError:  # somebody's, or our own, whose arrival was not heard of
+        digest = sha256_of(path, on_chunk=beat)
+    read = _now(path)
+    for chunk in _chunks(path, beat):
         back.update(chunk)
-        beat()
-    is_ours = back.hexdigest() == digest
-    if not (is_ours or foreign):
-        remove(path)
-        what = tr("the copy is not what was written")
-        raise OutputError(what, where=address, remedy=tr("check the disk or the mount"))
     look(path)
-    if not is_ours or read is None or state_of(path) != _state(read):
+    if back.hexdigest() != digest or state_of(path) != read:
         what = tr("something of this name has come there while the result was made")
-        raise UsageError(what, where=address, remedy=tr("choose another output folder, or set overwrite"))
+        remedy = tr("choose another output folder, or set overwrite")
+        raise UsageError(what, where=str(address_of(path)), remedy=remedy)
     return digest
 
 
@@ -308,19 +287,16 @@ def send_all(paths: Iterable[Path]) -> None:
 def send_folder(folder: Path, own: re.Pattern[str]) -> None:
     """Send the files of a folder; what is there, has a name like those, and is not here is removed."""
     send_all([folder])
-    if (address := address_of(folder)) is not None:
-        with _asking(address), suppress(FileNotFoundError):
-            system, name = _of(address)
-            for place in system.ls(name, detail=False, refresh=True):
-                if own.fullmatch(it := place.rpartition("/")[2]) and not os.path.lexists(folder / it):
-                    system.rm_file(place)
+    with _at(folder) as (system, name):
+        for place in system.find(name, maxdepth=1):
+            if own.fullmatch(it := place.rpartition("/")[2]) and not os.path.lexists(folder / it):
+                system.rm_file(place)
 
 
 def remove(path: Path, *, below: bool = False) -> None:
     """Remove what lies at an address; ``below``: all whose addresses go on from there, too."""
-    if (address := address_of(path)) is not None:
-        with _asking(address), suppress(FileNotFoundError):
-            system, name = _of(address)
+    if address_of(path) is not None:
+        with _at(path) as (system, name), suppress(FileNotFoundError):
             system.rm(name, recursive=True) if below else system.rm_file(name)
 
 
@@ -342,9 +318,8 @@ def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -
         (look if path in places else fetch)(path)
         if (address := address_of(path)) is not None and not os.path.lexists(path):
             raise MissingFileError(tr(_NOTHING), where=address, remedy=tr(_NAMES))
-    if folder is not None and (address := address_of(folder)) is not None:
-        with _asking(address):
-            system, name = _of(address)
+    if folder is not None and address_of(folder) is not None:
+        with _at(folder) as (system, name):
             if not system.exists(name.partition("/")[0]):
                 raise FileNotFoundError
         fetch(folder / MAP_NAME)
@@ -358,57 +333,18 @@ def _sweep() -> None:
 
     for path in (path for kind in PACKAGES for path in (root() / f"{kind}:").rglob("*")):
         with suppress(OSError):
-            maker = _PARTIAL.fullmatch(path.name)
-            left = maker and not psutil.pid_exists(int(maker[1]))
+            left = (maker := _PARTIAL.fullmatch(path.name)) and not psutil.pid_exists(int(maker[1]))
             if path.is_file() and (left or time.time() - path.stat().st_ctime > _LONGEST_KEPT):
                 path.unlink()
 
 
-def send_journal(path: Path, start: int) -> None:
-    """Send what a journal has from a byte on."""
-    if (address := address_of(path)) is None:
-        return
-    with _asking(address), path.open("rb") as file:
-        system, name = _of(address)
-        file.seek(start - start % _PART)
-        for number, part in enumerate(iter(lambda: file.read(_PART), b""), start // _PART):
-            system.pipe_file(f"{name}.parts/{number:06d}", part)
+def parts_of(path: Path, first: int = 0) -> list[bytes]:
+    """Return the parts of a file that are in its store, each an object, from the ``first`` on."""
+    with _at(path) as (system, name):
+        return [system.cat_file(part) for part in sorted(system.find(f"{name}.parts"))[first:]]
 
 
-def fetch_journal(path: Path) -> Path:
-    """Return where a journal can be read: of one in a store a copy, which nobody writes but this."""
-    if (address := address_of(path)) is None:
-        return path
-    copy = path.with_name(f".{path.name}.read")
-    known = copy.read_bytes() if copy.is_file() else b""
-    whole = len(known) - len(known) % _PART  # what is full does not change any more
-    told = b"".join(_journal_parts(address, whole // _PART))
-    if told != known[whole:]:
-        _make(copy.parent)
-        write_atomically(copy, known[:whole] + told)
-    return copy
-
-
-def settle_journal(path: Path) -> None:
-    """Have a journal, before it is written to, be the same here and in its store.
-
-    What the store has counts, and what a run noted here that died before it could send it.
-    """
-    if (address := address_of(path)) is None:
-        return
-    known, parts = path.read_bytes() if path.is_file() else b"", _journal_parts(address)
-    told = b"".join(parts)
-    if not known.startswith(told):
-        _make(path.parent)
-        write_atomically(path, told)
-    if known or told:  # a part that is not full, but the last, is of an entry that was given up
-        send_journal(path, len(told) if all(len(part) == _PART for part in parts[:-1]) else 0)
-
-
-def _journal_parts(address: str, first: int = 0) -> list[bytes]:
-    with _asking(address):
-        system, name = _of(address)
-        with suppress(FileNotFoundError):
-            names = sorted(system.ls(f"{name}.parts", detail=False, refresh=True))
-            return [system.cat_file(part) for part in names[first:]]
-    return []
+def send_part(path: Path, number: int, data: bytes) -> None:
+    """Replace a part of a file in its store, or add one."""
+    with _at(path) as (system, name):
+        system.pipe_file(f"{name}.parts/{number:06d}", data)

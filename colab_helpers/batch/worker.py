@@ -26,7 +26,7 @@ from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
 from colab_helpers.batch.growth import RecycleError
 from colab_helpers.batch.hands import Hands
 from colab_helpers.batch.job import Job, consent_for
-from colab_helpers.batch.journal import Journal
+from colab_helpers.batch.journal import Journal, settle_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.plan import skipped_files
@@ -43,7 +43,7 @@ from colab_helpers.batch.report import (
 from colab_helpers.batch.run_batch import Alone, Batch, Idle
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
-from colab_helpers.batch.store import enter, expected, fetch, release, remove, send_all, settle_journal
+from colab_helpers.batch.store import enter, expected, fetch, release, remove, send_all
 from colab_helpers.batch.surroundings import Surroundings
 from colab_helpers.errors import ColabHelpersError, OutputError
 from colab_helpers.language import mark, spoken, tr
@@ -110,7 +110,6 @@ def run_job(
         places = WorkPlaces.of(job.folder, job.request.work_dir)
         own = Writable(identities(job.inputs), overwrite=job.request.settings.overwrite, made=own_file)
         with folder_lock(job.folder, host):
-            settle_journal(job.folder / JOURNAL_NAME)
             status = _begin(job, places, own, supervisor, host)
             if cause:
                 status.restarted(cause)
@@ -125,6 +124,7 @@ def _begin(job: Job, places: WorkPlaces, own: Writable, supervisor: int, host: s
     """Make sure that all records may be written, and say that the run has begun."""
     for name in (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME):
         own.clear(job.folder / name)
+    settle_journal(job.folder / JOURNAL_NAME)
     clear_report(job.report_path, own)
     places.make()
     _remove_torn(job.folder)

@@ -23,7 +23,7 @@ from colab_helpers.__main__ import main
 from colab_helpers.addresses import address_of, here, in_words, root, stand_in
 from colab_helpers.batch import store
 from colab_helpers.batch.drive import Patience
-from colab_helpers.batch.journal import Journal, Started, read_journal
+from colab_helpers.batch.journal import FileDone, Journal, Started, read_journal, settle_journal
 from colab_helpers.batch.keys import file_digest
 from colab_helpers.batch.outputs import deliver_result
 from colab_helpers.batch.overwriting import Writable, identities
@@ -166,7 +166,7 @@ def test_another_machine_goes_on_where_one_was_lost_and_reads_nothing_twice(
     assert (films(results), repeated(results)) == (local, {})
     disk("three")
     read, chunks = [], store._chunks
-    monkeypatch.setattr(store, "_chunks", lambda address: (read.append(address), chunks(address))[1])
+    monkeypatch.setattr(store, "_chunks", lambda path, beat: (read.append(str(path)), chunks(path, beat))[1])
     assert [file.fallbacks for file in batch().files] == [[KEPT], [KEPT]]
     assert not [address for address in read if address.endswith(("4", "v"))]
     for name in local:
@@ -197,15 +197,15 @@ def test_what_is_the_users_is_not_overwritten_whenever_it_came(batch, bucket, mo
 def test_a_network_that_goes_and_comes_back_costs_nothing(
     batch, bucket, local, tmp_path, monkeypatch
 ) -> None:
-    known, left = store._of, [9]
+    known, left = store._system, [9]
 
-    def gone(address: str) -> Any:
+    def gone(kind: str) -> Any:
         if names(bucket, "out/.work/") and left[0]:  # some of it is done
             left[0] -= 1
             raise ConnectionError("no route")
-        return known(address)
+        return known(kind)
 
-    monkeypatch.setattr(store, "_of", gone)
+    monkeypatch.setattr(store, "_system", gone)
     monkeypatch.setattr("colab_helpers.batch.drive._LOOK_EVERY", 0.01)
     report = batch(targets="s3://films/clips/a.mp4")
     assert (report.ok, left) == (True, [0]), report.files
@@ -275,14 +275,13 @@ def test_killed_between_a_result_and_its_note_it_goes_on(
     assert b"2 of 2 files" in subprocess.run(words, check=True, capture_output=True).stdout
 
 
-def test_what_is_sent_wrong_is_not_kept(bucket, monkeypatch) -> None:
+def test_what_does_not_come_back_as_it_was_sent_is_no_result(bucket, monkeypatch) -> None:
     result = stand_in("s3://films/out/a.mp4")
     result.parent.mkdir(parents=True)
     result.write_bytes(b"right")
-    monkeypatch.setattr(store, "_chunks", lambda _address: iter([b"wrong"]))
-    with pytest.raises(OutputError, match="not what was written"):
+    monkeypatch.setattr(store, "_chunks", lambda _path, _beat: iter([b"wrong"]))
+    with pytest.raises(UsageError, match="something of this name has come there"):
         store.deliver(result, new=True)
-    assert names(bucket, "out/") == []
 
 
 def entry(number: int) -> Started:
@@ -290,7 +289,7 @@ def entry(number: int) -> Started:
 
 
 def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, disk, monkeypatch) -> None:
-    monkeypatch.setattr(store, "_PART", 1000)  # an entry and a half
+    monkeypatch.setattr("colab_helpers.batch.journal._PART", 1000)  # an entry and a half
     path = stand_in("s3://films/out/journal.jsonl")
     with Journal(path) as journal:
         for number in range(4):
@@ -298,33 +297,33 @@ def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, di
     first = disk("two")
     path = stand_in("s3://films/out/journal.jsonl")
     assert read_journal(path).entries == [entry(number) for number in range(4)]
-    store.settle_journal(path)
+    settle_journal(path)
     with Journal(path) as journal, monkeypatch.context() as cut:
-        cut.setattr(store, "_of", lambda _address: 1 / 0)
+        cut.setattr(store, "_system", lambda _kind: 1 / 0)
         with pytest.raises(OutputError):
             journal.append(entry(4))
     assert read_journal(path).entries[4:] == [], "what is not in the store does not count"
     unsent = path.read_bytes() + b"noted here, and killed before it could be sent"
     path.write_bytes(unsent)
-    store.settle_journal(path)
+    settle_journal(path)
     assert b"".join(content(bucket, name) for name in names(bucket, "out/")) == path.read_bytes() == unsent
     path.write_bytes(unsent[:900] + b"#" * 9000)  # another machine has gone on since
-    store.settle_journal(path)
+    settle_journal(path)
     assert path.read_bytes() == unsent
     assert first != path.parents[3]
 
 
 def test_whoever_reads_a_journal_leaves_the_file_of_whoever_writes_it(bucket, disk, monkeypatch) -> None:
-    path, known = stand_in("s3://films/out/journal.jsonl"), store._of
+    path, known = stand_in("s3://films/out/journal.jsonl"), store._system
     with Journal(path) as journal:
         journal.append(entry(1))
 
-        def meanwhile(address: str) -> Any:
-            monkeypatch.setattr(store, "_of", known)
+        def meanwhile(kind: str) -> Any:
+            monkeypatch.setattr(store, "_system", known)
             journal.append(entry(2))
-            return known(address)
+            return known(kind)
 
-        monkeypatch.setattr(store, "_of", meanwhile)
+        monkeypatch.setattr(store, "_system", meanwhile)
         assert read_journal(path).entries == [entry(1), entry(2)]
         journal.append(entry(3))
     disk("two")
@@ -333,7 +332,7 @@ def test_whoever_reads_a_journal_leaves_the_file_of_whoever_writes_it(bucket, di
 
 
 def test_a_part_of_an_entry_that_was_given_up_harms_no_other(bucket, disk, monkeypatch) -> None:
-    monkeypatch.setattr(store, "_PART", 500)
+    monkeypatch.setattr("colab_helpers.batch.journal._PART", 500)
     path = stand_in("s3://films/out/journal.jsonl")
     with Journal(path) as journal:
         journal.append(entry(1))
@@ -343,10 +342,24 @@ def test_a_part_of_an_entry_that_was_given_up_harms_no_other(bucket, disk, monke
     disk("two")
     path = stand_in("s3://films/out/journal.jsonl")
     for number in (2, 3):
-        store.settle_journal(path)
+        settle_journal(path)
         with Journal(path) as journal:
             journal.append(entry(number))
     assert read_journal(path).entries == [entry(number) for number in (1, 2, 3)]
+
+
+def test_a_journal_that_was_uploaded_counts(batch, bucket, disk, tmp_path) -> None:
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        for number in range(1, 9):
+            journal.append(
+                entry(number) if number > 1 else Started(**{**vars(entry(1)), "run": "r" * 70_000})
+            )
+    bucket.upload_file(str(tmp_path / "journal.jsonl"), "films", "out/journal.jsonl")
+    assert batch("s3://films/clips/b.mkv").ok
+    disk("two")
+    noted = read_journal(stand_in("s3://films/out/journal.jsonl")).entries
+    assert noted[1:8] == [entry(number) for number in range(2, 9)]
+    assert [one.report.status for one in noted if isinstance(one, FileDone)] == ["done"]
 
 
 def test_what_may_not_be_overwritten_is_known_by_its_address(bucket, disk) -> None:
@@ -512,10 +525,10 @@ def test_what_comes_to_the_name_of_a_result_amid_its_way_there_stays(bucket, dis
 
 
 def test_what_a_store_says_is_told_without_secrets(bucket, disk, monkeypatch) -> None:
-    def gone(_address: str) -> Any:
+    def gone(_kind: str) -> Any:
         raise ConnectionError("cannot connect to http://somebody:hush@host:1/films")
 
-    monkeypatch.setattr(store, "_of", gone)
+    monkeypatch.setattr(store, "_system", gone)
     with pytest.raises(OutputError, match="//…@host:1") as told:
         store.look(stand_in("s3://films/clips"))
     assert "hush" not in str(told.value)
