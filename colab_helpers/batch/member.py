@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
             own = Writable(identities(job.inputs), job.request.settings.overwrite, made=own_file)
             hands = Hands.open(around, own, far, lambda told, times: far.send(("announce", [*told], times)))
         except RecycleError:
-            far.send(("recycled",))
+            far.send(("leave",))
             return
         except Exception as error:  # noqa: BLE001 - whoever has started this decides what it means
             far.send(("refused", error))

@@ -565,6 +565,7 @@ def test_what_one_worker_waits_for_holds_whatever_others_tell(shown) -> None:
 
 def test_a_frame_just_written_is_shown_of_the_file_that_is_shown(shown) -> None:
     crew, (first, _, third) = shown()
+    crew._progress(first, a_progress(25, 60))
     crew._tell(third, "picture", ("data:b",))
     assert crew.around.status.status.picture is None
     crew._tell(first, "picture", ("data:a",))
@@ -592,3 +593,17 @@ def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch
         member._serve(hands, far, Stop())
     assert sent == [("done", "plan", False), ("done", None, False)]
     assert weighed == [1]
+
+
+def test_one_file_is_shown_until_it_is_over_and_then_one_that_is_at_work(shown) -> None:
+    crew, (first, second, third) = shown()
+    status = crew.around.status.status
+    crew._progress(first, a_progress(25, 60))
+    first.takes(Call("prepare", 2))
+    crew._files[2] = OpenFile()
+    crew._progress(third, a_progress(50, 100, file="b.mp4", file_index=1))
+    crew._progress(first, a_progress(1, 60, file="c.mp4", file_index=2, stage=FINDING))
+    assert status.progress.file_index == 0, "the second is at it still"
+    crew._landed(second, Call("segment", 0, 4), FileReport(target="a.mp4", status="failed"), False)
+    crew._progress(third, a_progress(51, 100, file="b.mp4", file_index=1))
+    assert (status.progress.file_index, status.progress.frame) == (1, 51), "not one that is over"
