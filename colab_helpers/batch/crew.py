@@ -177,15 +177,15 @@ class Crew(Batch):
 
     def _note(self, member: Member, entry: Entry) -> None:
         """Write an entry into the journal, and tell the worker how that went."""
-        error = None
-        if isinstance(entry, FileDone) and member.call is not None:
-            self._together(member.call, entry.report)
+        error, result = None, entry.report if isinstance(entry, FileDone) else None
+        if result and member.call:
+            self._together(member.call, result)
         try:
             self.journal.append(entry, member.name)
         except OutputError as failed:
             error = failed
-        if isinstance(entry, FileDone) and member.call is not None:
-            self._files[member.call.index].made_by = entry.report.made_by
+        if result and member.call:
+            self._files[member.call.index].made_by = result.made_by
         if isinstance(entry, SegmentDone):
             self._schedule.progressed(member)
             if error is None and (file := self._file(member.call)):

@@ -23,7 +23,7 @@ from colab_helpers.batch.members import Loaded, Member, OpenFile
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.schedule import Call, Prepared
-from colab_helpers.batch.status import StatusWriter
+from colab_helpers.batch.status import StatusWriter, read_status
 from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.surroundings import NONE, Surroundings
 from colab_helpers.errors import UsageError, WorkerError
@@ -308,6 +308,7 @@ def test_with_a_map_of_people(run, tmp_path, films) -> None:
     for name, how in (("one", {}), ("two", TWO)):
         settings = short.with_overrides(**how)
         assert run("first.mp4", "second.mp4", people="find", out=tmp_path / name, settings=settings).ok
+        assert read_status(tmp_path / name).state == "done", "whoever begins later looks at all once more"
     for name in ("first.mp4", "second.mp4"):
         assert media(tmp_path / "one" / name) == media(tmp_path / "two" / name)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
