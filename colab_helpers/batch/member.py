@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -92,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
         except Exception as error:  # noqa: BLE001 - whoever has started this decides what it means
             far.send(("refused", error))
             return
-        far.send(("opened", hands.loaded))
+        far.send(("opened", replace(hands.loaded, encoder=hands.encoder)))
         _serve(hands, far, stop)
 
 
