@@ -28,7 +28,7 @@ from colab_helpers.batch.run_file import error_text
 from colab_helpers.batch.schedule import Call, Prepared, Schedule
 from colab_helpers.batch.stop import LONGEST_STOP
 from colab_helpers.batch.surroundings import MOST_DEATHS, NONE, Deaths
-from colab_helpers.errors import OutputError, UsageError
+from colab_helpers.errors import OutputError, ProviderError, UsageError
 from colab_helpers.files import state_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import SHARED_BY, visible_gpus
@@ -186,8 +186,9 @@ class Crew(Batch):
             error = failed
         if result and member.call:
             self._files[member.call.index].made_by = result.made_by
-        if isinstance(entry, SegmentDone):
+        if isinstance(entry, SegmentDone) and member.call:
             self._schedule.progressed(member)
+            self._before.pop(str(self.around.job.tasks[member.call.index].target), None)
             if error is None and (file := self._file(member.call)):
                 file.frames[entry.part.segment.number] = entry.part.segment.frames
         member.far.send(error)
@@ -244,7 +245,10 @@ class Crew(Batch):
 
     def _one_less(self, member: Member, error: Exception) -> None:
         self._unfit[member.device] += 1
-        if not (self._members or self._ending or Counter(self._room()) - self._unfit):
+        # Of what is asked for, as of a photo without a face, anybody would say the same.
+        asked = getattr(error, "refusal", False) and not isinstance(error, ProviderError)
+        hopeless = (asked and self.loaded == Loaded()) or not Counter(self._room()) - self._unfit
+        if hopeless and not (self._members or self._ending):
             raise error
         self.around.status.note(tr("one worker less: {error}", error=error_text(error)))
 

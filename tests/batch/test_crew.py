@@ -18,7 +18,7 @@ from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces
 from colab_helpers.batch.hands import Hands
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.journal import History, Started
+from colab_helpers.batch.journal import History, SegmentDone, Started
 from colab_helpers.batch.members import Loaded, Member, OpenFile
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport
@@ -447,6 +447,10 @@ def test_one_gpu_that_cannot_begin_or_crashes_leaves_the_work_to_the_other(monke
     crew._refused(crew._members[0], ValueError("no memory"))
     crew._recruit()
     assert [each.device for each in crew._members] == ["GPU-b"], "though one was to look at all files first"
+    crew, _ = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    crew._recruit()
+    with pytest.raises(UsageError, match="no face in the photo"):  # nor will another GPU find one
+        crew._refused(crew._members[0], UsageError("no face in the photo"))
     crew, told = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
     crew._first_alone = False
     crew._recruit()
@@ -597,6 +601,16 @@ def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch
         member._serve(hands, far, Stop())
     assert sent == [("done", "plan", False), ("done", None, False)]
     assert weighed == [1]
+
+
+def test_a_segment_that_is_noted_ends_the_count_of_deaths_of_earlier_crews_too(shown) -> None:
+    crew, (*_, third) = shown()
+    crew._before = {str(crew.around.job.tasks[1].target): 2}
+    crew.journal, third.far = (SimpleNamespace(append=print, send=print) for _ in range(2))
+    assert crew._deaths(third.call)[0] == 2
+    part = SimpleNamespace(segment=SimpleNamespace(number=0, frames=10))
+    crew._note(third, SegmentDone.model_construct(key="k", part=part))
+    assert crew._deaths(third.call) == NONE
 
 
 def test_one_file_is_shown_until_it_is_over_and_then_one_that_is_at_work(shown) -> None:
