@@ -14,10 +14,12 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from colab_helpers import extras
+from colab_helpers.addresses import refuse_address
 from colab_helpers.command_line import (
     FAILURE,
     FOLDER,
@@ -72,7 +74,10 @@ def _run(options: argparse.Namespace) -> int:
                 # Presets and --set may name one, too.
                 asked = settings_of(options).language if hasattr(options, "preset") else options.language
                 language.enter_context(spoken(asked))
-            require_places(value for value in vars(options).values() if isinstance(value, Path))
+            values = chain.from_iterable(_several(value) for value in vars(options).values())
+            require_places(paths := [value for value in values if isinstance(value, Path)])
+            for path in paths if verb not in (_status, _stop, _people) else ():
+                refuse_address(path, stored=True)
             if verb not in (_swap, _status, _stop):  # these load all at once, or end at once
                 all_loaded()
             return verb(options)
@@ -89,6 +94,10 @@ def _run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(tr(_STOPPED), file=sys.stderr)
             return INTERRUPTED
+
+
+def _several(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
@@ -278,8 +287,10 @@ def _people_options(parser: argparse.ArgumentParser) -> None:
 def _people(options: argparse.Namespace) -> int:
     from colab_helpers.batch.known_people import FOLDER_NAME
     from colab_helpers.batch.people_edits import has_people
+    from colab_helpers.batch.store import enter
     from colab_helpers.pages.sheet import batch_cards, library_cards, write_sheet
 
+    enter(options.folder, (), ())
     folder, of_batch = options.folder, has_people(options.folder)
     if of_batch:
         _edit_people(options)

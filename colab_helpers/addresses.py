@@ -5,8 +5,11 @@ Only names are dealt with here; ``batch.store`` is what talks to a store.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from colab_helpers.errors import UsageError
@@ -18,7 +21,7 @@ PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 _STORED = re.compile(r"(s3|gs)://?([A-Za-z0-9][A-Za-z0-9._-]+(?:/.*)?)", re.DOTALL)
 _STAND_IN = re.compile(r".*?/colab_helpers-\d+/(s3|gs):/(.+)", re.DOTALL)
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
-_SECRET = re.compile(r"//?[^/]*@")
+_SECRET = re.compile(r"//?[^/\s]*@")
 _IN_TEXT = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
 
 
@@ -43,6 +46,20 @@ def address_of(path: str | Path) -> str | None:
     return f"{found[1]}://{found[2]}" if found else None
 
 
+def waits(path: Path) -> bool:
+    """Whether a path stands for an object that has yet to be brought."""
+    with suppress(OSError, ValueError):
+        mode = path.lstat().st_mode
+        return stat.S_ISREG(mode) and not stat.S_IMODE(mode) and address_of(path) is not None
+    return False
+
+
+def require_brought(path: Path) -> None:
+    """Raise PermissionError of what has yet to be brought: root would read zeros there."""
+    if waits(path):
+        raise PermissionError(errno.EACCES, tr("it lies in object storage and is not here"), str(path))
+
+
 def in_words(text: str) -> str:
     """Return a text with addresses in place of the paths that stand for them."""
     return _IN_TEXT.sub(r"\1://", text)
@@ -51,6 +68,11 @@ def in_words(text: str) -> str:
 def here(text: str) -> str:
     """Return a text of another machine with the paths that stand for addresses on this one."""
     return _IN_TEXT.sub(lambda found: f"{root()}/{found[1]}:/", text)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which no address says who asks by which password."""
+    return _SECRET.sub("//…@", text)
 
 
 def is_address(path: str | Path) -> bool:
@@ -64,6 +86,6 @@ def refuse_address(path: str | Path, *, stored: bool = False) -> None:
     if (stored and store) or (is_address(path) and not str(path).startswith("data:")):
         raise UsageError(
             tr("this is an address, and only files are read and written"),
-            where=_SECRET.sub("//…@", store or str(path)),
+            where=without_secrets(store or str(path)),
             remedy=tr("download it first, or mount the place, and write the path of the file"),
         )

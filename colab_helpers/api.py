@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
+from colab_helpers.addresses import refuse_address
 from colab_helpers.batch.checked import checked_job, checked_task
 from colab_helpers.batch.job import ImageLike, Source
 from colab_helpers.batch.library import photos_of
@@ -315,4 +316,5 @@ def _speaking(settings: Settings | None) -> Iterator[None]:
 
 
 def _place(value: str | Path | None) -> Path | None:
+    refuse_address(value or "", stored=True)
     return None if value is None else absolute(value)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from colab_helpers.addresses import stand_in
+from colab_helpers.addresses import require_brought, stand_in
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.language import mark, tr
 
@@ -168,6 +168,7 @@ def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
 
     ``on_chunk`` is called every megabyte; it may raise to give up.
     """
+    require_brought(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from colab_helpers.addresses import refuse_address
 from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError, UsageError, require_extra
 from colab_helpers.faces.analyser import FaceAnalyser, sex_and_age
 from colab_helpers.faces.photos import SMALLEST, examine
@@ -57,20 +58,13 @@ Paint = Callable[[str, int, int], ByteImage]
 
 @dataclass(frozen=True)
 class Portrait:
-    """Somebody who was made up.
+    """Somebody who was made up."""
 
-    Attributes:
-        photo: Their picture in the library.
-        consent: File that says on what ground they may be shown, for ``consent``.
-        prompt: What was painted, as it was improved; ``seed`` with which.
-        notes: Why earlier seeds were given up, one sentence each.
-    """
-
-    photo: Path
-    consent: Path
-    prompt: str
+    photo: Path  # their picture in the library
+    consent: Path  # file that says on what ground they may be shown, for ``consent``
+    prompt: str  # what was painted, as it was improved
     seed: int
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # why earlier seeds were given up, one sentence each
 
 
 def make_portraits(
@@ -104,6 +98,7 @@ def make_portraits(
         NoFaceError: No picture showed what a source has to show.
     """
     require_adult(prompt)
+    refuse_address(library, stored=True)
     place, wanted = absolute(library), improved(prompt, "portrait")
     new = [(name, seed)]
     if count is not None:

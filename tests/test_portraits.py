@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -97,6 +98,10 @@ def test_somebody_new_is_kept_with_a_mark_and_on_what_ground(
         assert [one.seed for one in crowd] == seeds
     assert made_up(library) == names_in(library) == ["Ana Ruiz", "crowd-1", "crowd-2", "crowd-3"]
     assert made.photo.read_bytes() == kept
+    for real in (library / "crowd-2" / "2.png", library / "crowd-3" / "portrait.png"):
+        shutil.copy(shipped.source, real)  # beside the one who does not exist, or in their place
+    (library / "crowd-1" / "portrait.png").unlink()
+    assert made_up(library) == ["Ana Ruiz"]
     before = {path: path.read_bytes() for path in library.rglob("*") if path.is_file()}
     for name in ("Ana Ruiz", "a/b", ".x", "", ".."):
         with pytest.raises(ValueError, match="no name for somebody new"):

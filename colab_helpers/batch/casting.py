@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,9 @@ from colab_helpers.batch.job import Source, named_in
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, RECORD_NAME, KnownPeople, SeenIn
 from colab_helpers.batch.library import made_up, photos_of
 from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, PORTRAITS, RESERVED, PeopleMap, completed
-from colab_helpers.errors import ColabHelpersError, SettingsError, UsageError
+from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.analyser import unit
-from colab_helpers.faces.cast import Action, Cast, KnownPerson, Treatment, in_doubt
+from colab_helpers.faces.cast import Cast, KnownPerson, Treatment, in_doubt
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
@@ -29,19 +30,12 @@ from colab_helpers.request import BatchRequest
 
 @dataclass(frozen=True, eq=False)
 class Casting:
-    """Who is who in a batch, and what is done to each.
-
-    Attributes:
-        known: What the networks know.
-        given: The map, in which everybody is named.
-        people: Everybody, by name.
-        default: What is done to whoever is nobody of them.
-    """
+    """Who is who in a batch, and what is done to each."""
 
     known: KnownPeople
-    given: PeopleMap
+    given: PeopleMap  # in which everybody is named
     people: Mapping[str, KnownPerson]
-    default: Treatment | None
+    default: Treatment | None  # what is done to whoever is nobody of them
 
     def cast(self, key: str) -> Cast:
         """Return who is who in a target, by the key of its face index; by looks where it was not found."""
@@ -79,20 +73,14 @@ class Casting:
 
 @dataclass(frozen=True, eq=False)
 class Treatments:
-    """What the sources of a map stand for.
-
-    Attributes:
-        folder: Where its relative paths start; ``library`` holds its names.
-        identity: Who is on the photos of the run; ``photos`` are those.
-        needed: Whether anything will be done: else it does not matter that the run has no photos.
-    """
+    """What the sources of a map stand for."""
 
     engine: Engine
-    folder: Path
-    library: Path | None
-    identity: Identity | None
+    folder: Path  # where its relative paths start
+    library: Path | None  # holds its names
+    identity: Identity | None  # who is on the ``photos`` of the run
     photos: Sequence[Source]
-    needed: bool = True
+    needed: bool = True  # whether anything will be done: else it does not matter that the run has no photos
     _shown: dict[tuple[str, ...], tuple[Identity, list[Source]]] = field(default_factory=dict, init=False)
 
     @property
@@ -107,14 +95,8 @@ class Treatments:
         return [name for name in made_up(self.library) if name not in own]
 
     def of(self, given: PeopleMap) -> tuple[dict[str, Treatment | None], Treatment | None]:
-        """Return what is done to everybody by name, and to others.
-
-        UsageError where a source is none; the message names whose.
-        """
-        people = {
-            name: self._treatment(name, person.source, person.settings)
-            for name, person in given.people.items()
-        }
+        """Return what is done to everybody by name, and to others; UsageError tells whose source is none."""
+        people = {name: self._treatment(name, one.source, one.settings) for name, one in given.people.items()}
         return people, self._treatment("default", given.default, {})
 
     def looks(self, given: PeopleMap) -> dict[str, FloatArray]:
@@ -128,99 +110,87 @@ class Treatments:
         Whom somebody got is kept with their first group: it is the same as long as the library has it.
         UsageError where there are not enough.
         """
-        sources = {word for person in whole.people.values() for word in person.source}
-        free = [name for name in self._portraits if name not in sources]
+        words = {word for source in (whole.default, *(one.source for one in whole.people.values()))
+                 for word in source if word not in RESERVED}  # fmt: skip
+        named = named_in(self.library, (Source.near(self.folder, word, self.library).image for word in words))
+        free = [name for name in self._portraits if name not in named]
         due = {name: known.groups[person.faces[0]] for name, person in whole.people.items()
                if self.needed and person.source == (PORTRAITS,) and person.faces}  # fmt: skip
         self._require_portraits(len(due), len(free))
-        for group in due.values():
-            if group.portrait in free:
-                free.remove(group.portrait)
-            else:
-                group.portrait = ""
-        got = dict[str, Treatment | None]()
+        kept = {group.portrait: name for name, group in reversed(due.items()) if group.portrait in free}
+        left, got = iter([name for name in free if name not in kept]), dict[str, Treatment | None]()
         for name, group in due.items():
-            group.portrait = group.portrait or free.pop(0)
+            group.portrait = group.portrait if kept.get(group.portrait) == name else next(left)
             source = (f"{self.library}/{group.portrait}",)
             got[name] = self._treatment(name, source, whole.people[name].settings)
         return got
 
     def _require_portraits(self, people: int, there: int) -> None:
+        where = str(self.folder / MAP_NAME)
         if people and self.engine.swapper is None:
             what = tr("portraits are put in by face_swapper, which the run does not have")
             remedy = tr("add it to frame_processors, or choose another source in {file}", file=MAP_NAME)
-            raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
+            raise UsageError(what, where=where, remedy=remedy)
         if people > there:
             told = mark("{people} are to have a portrait of their own, and the library has {there} for them")
             place = shlex.quote(str(self.library or "FOLDER"))
             verb = f'portraits crowd "an adult" --count {people - there} --library {place}'
             remedy = tr("run '{command}'", command=f"python -m colab_helpers {verb}")
-            what = tr(told, people=people, there=there)
-            raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
+            raise UsageError(tr(told, people=people, there=there), where=where, remedy=remedy)
 
     def _treatment(self, name: str, source: tuple[str, ...], settings: Mapping[str, Any]) -> Treatment | None:
         if source == (LEAVE,):
             return None
+        if source in (("blur",), ("pixelate",)):
+            return Treatment(action=source[0])
+        with self._naming(name):
+            if settings:  # which may need a network that the run has not
+                self.engine.changer(Treatment(settings=settings))
         if source == (PORTRAITS,):
             self._require_portraits(int(self.needed), len(self._portraits))
             return Treatment(action="blur")  # of whom nobody can tell who it is
-        if source != (PHOTOS,) and source[0] in RESERVED:
-            return Treatment(action=cast(Action, source[0]))
-        self._check(name, settings)
-        if self.engine.swapper is None or (source == (PHOTOS,) and not (self.identity or self.needed)):
+        own = source == (PHOTOS,)
+        if self.engine.swapper is None or (own and not (self.identity or self.needed)):
             return Treatment(settings=settings)
-        if source == (PHOTOS,):
-            if self.identity is None:
-                told = mark("the source of {name} is photos, but the run has none")
-                remedy = tr(
-                    "name photos of the person to put in as sources, or another source in {file}",
-                    file=MAP_NAME,
-                )
-                raise UsageError(tr(told, name=name), where=str(self.folder / MAP_NAME), remedy=remedy)
-            identity, photos, told = self.identity, self.photos, ""
-        else:
-            identity, photos = self._named(name, source)
-            told = ", ".join(source)
-        used = sorted(photos[number].digest for number in identity.used)
-        key, age = " ".join(used), identity.age
-        return Treatment(source=identity.embedding, source_name=told, settings=settings, key=key, age=age)
+        if own and self.identity is None:
+            what = tr("the source of {name} is photos, but the run has none", name=name)
+            told = mark("name photos of the person to put in as sources, or another source in {file}")
+            remedy = tr(told, file=MAP_NAME)
+            raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
+        identity, photos = (self.identity, self.photos) if own else self._named(name, source)
+        assert identity is not None
+        key = " ".join(sorted(photos[number].digest for number in identity.used))
+        told = "" if own else ", ".join(source)
+        return Treatment(
+            source=identity.embedding, source_name=told, settings=settings, key=key, age=identity.age
+        )
 
-    def _check(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Raise UsageError where settings of somebody's own need a network that the run has not."""
-        if settings:
-            try:
-                self.engine.changer(Treatment(settings=settings))
-            except SettingsError as error:
-                where = f"{self.folder / MAP_NAME}: {name}"
-                raise UsageError(error.what, where=where, remedy=error.remedy) from error
-
-    def _named(self, name: str, written: Sequence[str]) -> tuple[Identity, list[Source]]:
-        """Find out whom photos show that the map names for somebody."""
-        if tuple(written) in self._shown:
-            return self._shown[tuple(written)]
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Say of what is wrong for whom in the map it is."""
         try:
-            there = (Source.near(self.folder, one, self.library) for one in written)
-            photos = photos_of(there, self.library)
-            identity = self.engine.identity([(one.name, partial(read_image, one.image)) for one in photos])
+            yield
         except ColabHelpersError as error:
-            where = f"{self.folder / MAP_NAME}: {name}"
             what = f"{error.where}: {error.what}" if error.where else error.what
+            where = f"{self.folder / MAP_NAME}: {name}"
             raise UsageError(what, where=where, remedy=error.remedy) from error
-        self._shown[tuple(written)] = identity, photos
-        return identity, photos
+
+    def _named(self, name: str, written: tuple[str, ...]) -> tuple[Identity, list[Source]]:
+        """Find out whom photos show that the map names for somebody."""
+        if written not in self._shown:
+            with self._naming(name):
+                there = (Source.near(self.folder, one, self.library) for one in written)
+                photos = photos_of(there, self.library)
+                shown = self.engine.identity([(one.name, partial(read_image, one.image)) for one in photos])
+            self._shown[written] = shown, photos
+        return self._shown[written]
 
 
 def casting(given: PeopleMap, known: KnownPeople, treatments: Treatments, *, limit: float) -> Casting:
-    """Put a map to what is known.
+    """Put a map to the groups that are known.
 
-    Args:
-        given: The map.
-        known: The groups.
-        treatments: What its sources stand for.
-        limit: Squared distance up to which a group shows somebody on photos.
-
-    Raises:
-        UsageError: The map names a group that there is not, or a source that is none.
+    ``limit`` is the squared distance up to which one shows somebody on photos. UsageError where the map names
+    a group that there is not, or a source that is none.
     """
     check_groups(given, known)
     (done, default), looks = treatments.of(given), treatments.looks(given)
@@ -236,34 +206,23 @@ def casting(given: PeopleMap, known: KnownPeople, treatments: Treatments, *, lim
 
 def check_groups(given: PeopleMap, known: KnownPeople) -> None:
     """Raise UsageError where a map names groups that there are not, or those of another record."""
-    groups = given.names
+    groups, names = given.names, {"record": f"{FOLDER_NAME}/{RECORD_NAME}", "map": MAP_NAME}
     if groups and (not known.groups or given.record not in ("", known.record)):
-        record = f"{FOLDER_NAME}/{RECORD_NAME}"
-        raise UsageError(
-            tr("its faces are of another {record} than the one that is there, if any", record=record),
-            where=MAP_NAME,
-            remedy=tr(
-                "put that {record} back; or move {map} away, too: everybody is named anew",
-                record=record,
-                map=MAP_NAME,
-            ),
-        )
+        what = tr("its faces are of another {record} than the one that is there, if any", **names)
+        remedy = tr("put that {record} back; or move {map} away, too: everybody is named anew", **names)
+        raise UsageError(what, where=MAP_NAME, remedy=remedy)
     for group, name in groups.items():
         if group not in known.groups:
-            raise UsageError(
-                tr("{name}: nobody was found who is {group}", name=name, group=group),
-                where=MAP_NAME,
-                remedy=tr("allowed: {names}", names=", ".join(known.groups)),
-            )
+            what = tr("{name}: nobody was found who is {group}", name=name, group=group)
+            remedy = tr("allowed: {names}", names=", ".join(known.groups))
+            raise UsageError(what, where=MAP_NAME, remedy=remedy)
 
 
 def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
     """Return the map that says what a request without one does.
 
-    Args:
-        known: Everybody who was found.
-        everybody: Whether the request changes people whom nobody has seen yet.
-        swaps: Whether there is anything to be done: photos of who is put in, or an enhancer alone.
+    It is done to people whom nobody has seen yet, too, if to ``everybody``; nothing is unless it ``swaps``:
+    has photos of who is put in, or an enhancer alone.
     """
     given = PeopleMap(record=known.record, default=(PHOTOS if everybody and swaps else LEAVE,))
     for group in known.groups:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
-from colab_helpers.addresses import address_of
+from colab_helpers.addresses import address_of, waits
 from colab_helpers.batch.drive import Patience, copy_in, copy_out
 from colab_helpers.batch.face_indexes import FaceIndexPlace
 from colab_helpers.batch.journal import Claimed, FileDone, History, Notes, SegmentDone
 from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport, write_text
-from colab_helpers.batch.store import expected, fetch, is_there, look, remove, send, waits
+from colab_helpers.batch.store import expected, fetch, is_there, look, release, remove, send
 from colab_helpers.errors import ContentError, MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import numbered, parsed, state_of, unwritable
@@ -85,9 +85,9 @@ class EarlierWork:
                 look(place)
         frames = not wants_frames or frames_folder(output).is_dir()
         beside, manifest = sidecar(output), done.report.manifest
-        if beside and manifest and not (beside.is_file() and self.digests(beside) == manifest):
+        if beside and manifest and not (beside.is_file() and self._digest_of(beside) == manifest):
             return None
-        if not (frames and output.is_file() and self.digests(output) == done.sha256):
+        if not (frames and output.is_file() and self._digest_of(output) == done.sha256):
             return None
         remarks = [*done.report.fallbacks, *([] if done.run == self.run else [tr(KEPT)])]
         if done.report.mark and done.stated not in (None, self.stated):
@@ -97,12 +97,21 @@ class EarlierWork:
             here["frames_folder"] = str(frames_folder(output))
         return done.report.model_copy(update=here)
 
+    def _digest_of(self, result: Path) -> str:
+        """Return the digest of a result; one that has to be brought for it does not stay."""
+        waited = waits(result)
+        try:
+            return self.digests(result)
+        finally:
+            if waited:
+                release(result)
+
     def made(self, path: Path) -> bool:
         """Whether an earlier run made what lies at a path, and nobody has changed it since."""
         if path.name not in self.history.made:
             return False
         digests = self.history.made[path.name]
-        return digests is None or (path.is_file() and self.digests(path) in digests)
+        return digests is None or (path.is_file() and self._digest_of(path) in digests)
 
     def set_aside(self, path: Path) -> str | None:
         """Give a result that somebody changed another name, which a note tells; OutputError if it cannot."""
@@ -147,11 +156,9 @@ class UnfinishedFile(SegmentStore):
 
     def finished(self) -> list[FinishedSegment]:
         """Return the segments whose files are still what the journal says."""
-        noted = (
-            replace(found, segment=replace(found.segment, path=self._path(found)))
-            for found in self.history.segments(self.key).values()
-        )
-        return [part for part in noted if self._stands(part)]
+        noted = self.history.segments(self.key) | {one.segment.number: one for one in super().finished()}
+        here = (replace(one, segment=replace(one.segment, path=self._path(one))) for one in noted.values())
+        return [part for part in here if self._stands(part)]
 
     def _path(self, part: FinishedSegment) -> Path:
         return self.folder.absolute() / f"{part.segment.number:06d}{SUFFIX}"
@@ -180,6 +187,7 @@ class UnfinishedFile(SegmentStore):
             self.patience.attempt(lambda: send(path, self.beat))
         part = replace(done, segment=replace(done.segment, path=Path(path.name)))
         self.patience.attempt(lambda: self.journal.append(SegmentDone(key=self.key, part=part)))
+        super().keep(done)
 
     @property
     def _folders(self) -> list[Path]:
@@ -218,7 +226,7 @@ class UnfinishedFile(SegmentStore):
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
         with suppress(OutputError):
-            remove(self.folder)
+            remove(self.folder, below=True)
 
 
 @dataclass(eq=False)

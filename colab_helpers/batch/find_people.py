@@ -22,11 +22,11 @@ from colab_helpers.batch.journal import Notes
 from colab_helpers.batch.keys import choice_key
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
 from colab_helpers.batch.outputs import goes_as_picture
-from colab_helpers.batch.people_map import MAP_NAME, PORTRAITS, PeopleMap
+from colab_helpers.batch.people_map import MAP_NAME, PeopleMap, with_portraits
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.run_file import error_text
-from colab_helpers.batch.store import expected, fetch, release, send_all
+from colab_helpers.batch.store import expected, fetch, hold, release, send_all
 from colab_helpers.batch.surroundings import Surroundings, index_place
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
 from colab_helpers.errors import MediaError, UsageError
@@ -44,19 +44,14 @@ from colab_helpers.trust.content import ContentCheck, check_pictures
 
 @dataclass(frozen=True, eq=False)
 class PeopleFinder:
-    """Finds everybody in the targets of a batch.
-
-    Attributes:
-        usual: Whom the request changes where no map says otherwise.
-        source: Who is on the photos of the run.
-    """
+    """Finds everybody in the targets of a batch."""
 
     around: Surroundings
     engine: Engine
     earlier: EarlierWork
     journal: Notes
-    usual: Cast
-    source: Identity | None
+    usual: Cast  # whom the request changes where no map says otherwise
+    source: Identity | None  # who is on the photos of the run
 
     @property
     def _folder(self) -> Path:
@@ -99,6 +94,8 @@ class PeopleFinder:
         known.add(names)
         self._save(known)
         # The map as the user has it now: finding everybody takes long.
+        place = self._folder / MAP_NAME
+        self.around.patience.attempt(lambda: fetch(place))
         written = PeopleMap.load(self._folder)
         given = self._asked(written) or given or self._first_map(known)
         consent_for(self.around.job.request, self.around.job.inputs, given)
@@ -106,8 +103,8 @@ class PeopleFinder:
         self._save(known)  # who got which portrait
         if asked != "auto" and cast.given != written:
             self.around.patience.attempt(lambda: cast.given.save(self._folder))
-        records = [self._folder / FOLDER_NAME, self._folder / MAP_NAME]
-        self.around.patience.attempt(lambda: send_all(records))
+            self.around.patience.attempt(lambda: send_all([place]))
+        self.around.patience.attempt(lambda: send_all([self._folder / FOLDER_NAME]))
         self._tell(cast, [known.videos[key] for key in names if key in known.videos])
         return cast
 
@@ -118,14 +115,15 @@ class PeopleFinder:
         if self.usual.sought is not None:
             told = tr("{map} counts: target_person and never have no say", map=MAP_NAME)
             raise UsageError(told, remedy=tr("enter there, by photos, who is not to get a portrait"))
-        return (written or PeopleMap()).model_copy(update={"default": (PORTRAITS,)})
+        return with_portraits(written)
 
     def _first_map(self, known: KnownPeople) -> PeopleMap:
-        request, sought = self.around.job.request, self.usual.sought
-        everybody = request.settings.many_faces and not request.settings.asks_attributes
-        everybody = everybody and (sought is None or sought.wanted is None)
+        settings, sought = self.around.job.request.settings, self.usual.sought
+        chooses = (
+            not settings.many_faces or settings.asks_attributes or (sought and sought.wanted is not None)
+        )
         swaps = self.engine.swapper is None or self.source is not None
-        return first_map(known, everybody=everybody, swaps=swaps)
+        return first_map(known, everybody=not chooses, swaps=swaps)
 
     def _known(self) -> KnownPeople:
         known, (_, recogniser, *_) = KnownPeople.load(self._folder), self.engine.analyser.networks
@@ -166,12 +164,13 @@ class PeopleFinder:
                     told = mark("nobody could be looked for in {name}: {error}")
                     self.around.status.note(tr(told, name=task.target.name, error=error_text(error)))
                 continue
+            finally:
+                release(task.target)
             names.setdefault(key, task.output.name)
             if seen is not None:
                 known.found[key] = seen
                 self._save(known)
                 self.around.status.file(index, _waiting(task))
-                release(task.target)
                 growth.check(self.around.stop)
         return names
 
@@ -182,7 +181,7 @@ class PeopleFinder:
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
-        self.around.patience.attempt(lambda: fetch(task.target, self.around.beat))
+        self.around.patience.attempt(lambda: hold(task.target, self.around.beat))
         engine, _ = self.around.begin(self.engine, task, key, self.earlier, self.journal)
         place, still = index_place(self.around, self.earlier, task), goes_as_picture(task)
         kept = None if still else place.content
@@ -218,13 +217,11 @@ class PeopleFinder:
     @contextmanager
     def _near(self, task: Task, place: Path) -> Iterator[Path]:
         """Have a target at hand: from a mounted drive no video is decoded."""
-        if self.around.places.mirror is None:
-            yield task.target
-            return
         copy = place / "in" / task.target.name
-        self.around.patience.attempt(lambda: copy_in(task.target, copy, beat=self.around.beat))
+        if away := self.around.places.mirror is not None:
+            self.around.patience.attempt(lambda: copy_in(task.target, copy, beat=self.around.beat))
         try:
-            yield copy
+            yield copy if away else task.target
         finally:
             shutil.rmtree(copy.parent, ignore_errors=True)
 

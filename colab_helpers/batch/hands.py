@@ -27,7 +27,7 @@ from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.schedule import Prepared
-from colab_helpers.batch.store import Seen, enter, expected, fetch, release
+from colab_helpers.batch.store import Seen, enter, expected, fetch, hold, release
 from colab_helpers.batch.surroundings import NONE, Deaths, Surroundings, index_place
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
@@ -72,6 +72,7 @@ class Hands:
     worked: bool = field(default=False, init=False)
     _at: tuple[int, str, Deaths] | None = field(default=None, init=False)
     _maker: SegmentMaker | None = field(default=None, init=False)
+    _brought: Path | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.tasks, self.on_progress = self.around.job.tasks, self.around.tell
@@ -152,6 +153,7 @@ class Hands:
                 return Prepared()
             work = self._unfinished(task)
             if (known := self._known(task, work)) is not None:
+                release(task.target)
                 return Prepared(report=known)
             with work.leaving_no_more():
                 video = self._run(index, report, work, deaths=deaths).prepared()
@@ -200,20 +202,24 @@ class Hands:
         if encoder or (deaths and deaths[0]):  # what other workers have noted since
             self.earlier.history = read_journal(self.around.job.folder / JOURNAL_NAME)
         task, report = self.tasks[index], self._report(index)
-        with self._told(index, report):
-            if os.path.isdir(task.target):  # noqa: PTH112 - Path.is_dir raises where it may not be entered
-                listed(task.target)  # says why there is nothing to take from it
-            if not self.around.patience.attempt(lambda: expected(task.target)):
-                existing_file(task.target)
-            work = self._unfinished(task)
-            if (known := self._known(task, work)) is not None:
-                return known
-            self._bring(task)
-            try:
-                self._do(index, report, work, encoder=encoder, deaths=deaths)
-            finally:
-                release(task.target)
+        try:
+            with self._told(index, report):
+                report = self._whole(index, report, encoder=encoder, deaths=deaths)
+        finally:
+            release(task.target)
         return report
+
+    def _whole(self, index: int, report: FileReport, **given: Any) -> FileReport:
+        task = self.tasks[index]
+        if os.path.isdir(task.target):  # noqa: PTH112 - Path.is_dir raises where it may not be entered
+            listed(task.target)  # says why there is nothing to take from it
+        if not self.around.patience.attempt(lambda: expected(task.target)):
+            existing_file(task.target)
+        work = self._unfinished(task)
+        if (known := self._known(task, work)) is None:
+            self._bring(task)
+            self._do(index, report, work, **given)
+        return known or report
 
     def failed(self, index: int, error: Exception) -> FileReport:
         """Note that a file cannot be done; return its report."""
@@ -241,11 +247,16 @@ class Hands:
         except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
             report.error, report.status = error_text(error), "failed"
             self._note_failure(self.tasks[index], report)
+            release(self.tasks[index].target)
 
     def _bring(self, task: Task) -> None:
-        """Have a target on this machine; MissingFileError where there is none."""
-        for path in filter(None, (task.target, sidecar(task.target))):
-            self.around.patience.attempt(partial(fetch, path, self.around.beat))
+        """Have a target on this machine, and none before it; MissingFileError where there is none."""
+        if self._brought not in (None, task.target):
+            release(self._brought)
+        self._brought = task.target
+        self.around.patience.attempt(partial(hold, task.target, self.around.beat))
+        if (beside := sidecar(task.target)) is not None:
+            self.around.patience.attempt(partial(fetch, beside, self.around.beat))
         existing_file(task.target)
 
     def _known(self, task: Task, work: UnfinishedFile) -> FileReport | None:

@@ -208,6 +208,7 @@ def consent_for(request: BatchRequest, files: Iterable[Path], given: PeopleMap |
 
         given = given or PeopleMap.load(request.output_dir)
         done = [given.default, *(person.source for person in given.people.values())] if given else [(PHOTOS,)]
+        done += [(PORTRAITS,)] if request.people == "everybody" else []  # as the map will have it
         words = {word: None for source in done for word in source}
         puts_in = words.keys() - {*RESERVED} or words.keys() & {PHOTOS, PORTRAITS}
         if request.consent.strip() in ("", DEMO_CONSENT) and not puts_in:

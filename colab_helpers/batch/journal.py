@@ -172,10 +172,9 @@ def _may_be(output: str, planned: str) -> bool:
 
 def read_journal(path: Path) -> History:
     """Read a journal; one that is not there yet is empty. OutputError where it cannot be read."""
-    fetch_journal(path)
     history = History()
     unreadable = _telling(path, mark("the journal cannot be read ({reason})"))
-    with unreadable, suppress(FileNotFoundError), path.open("rb") as file:
+    with unreadable, suppress(FileNotFoundError), fetch_journal(path).open("rb") as file:
         for line in file:
             entry = _parse(line)
             if entry is not None:

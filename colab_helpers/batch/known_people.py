@@ -64,13 +64,7 @@ class Group(_Model):
 
 
 class SeenTrack(_Model):
-    """What is known of one track of a video, or of one face of a picture; see `Appearance`.
-
-    Attributes:
-        chosen: Whether the request, without a map, would change it.
-        crop: A picture of it in the same folder, if there is one; ``worth`` see `quality.worth`; ``dark``
-            where little can be told apart in it.
-    """
+    """What is known of one track of a video, or of one face of a picture; see `Appearance`."""
 
     look: Look
     asked: int
@@ -79,17 +73,16 @@ class SeenTrack(_Model):
     found: int
     shot: int = 0
     ends: tuple[Box, Box] | None = None
-    chosen: bool = False
-    crop: str = ""
-    worth: float = 0.0
-    dark: bool = False
+    chosen: bool = False  # whether the request, without a map, would change it
+    crop: str = ""  # a picture of it in the same folder, if there is one
+    worth: float = 0.0  # of that; see `quality.worth`
+    dark: bool = False  # whether little can be told apart in it
 
     @classmethod
     def of(cls, one: Appearance, *, chosen: bool) -> Self:
         """Take what is kept of a track."""
-        given = {name: getattr(one, name) for name in ("asked", "first", "last", "found", "shot")}
         ends = one.ends and tuple(tuple(map(float, end)) for end in one.ends)
-        return cls(look=one.embedding, ends=ends, chosen=chosen, **given)
+        return cls(**vars(one) | {"look": one.embedding, "ends": ends, "chosen": chosen})
 
     def appearance(self, video: str, track: int) -> Appearance:
         """Return it as it is grouped."""
@@ -99,39 +92,25 @@ class SeenTrack(_Model):
 
 
 class Sight(_Model):
-    """How well faces are seen in a video or picture, as shares, 0 to 1.
-
-    Attributes:
-        faces: Of the frames, those that show any; the other shares are of the faces.
-        turned: Those that are turned far to the side; ``small`` those of few pixels.
-        dark: Of the best of each person, those too dark to tell much apart.
-        covered: Of the best of each person, what something stands before; None without an occluder.
-    """
+    """How well faces are seen in a video or picture, as shares, 0 to 1."""
 
     frames: int
-    faces: float
-    turned: float = 0.0
-    small: float = 0.0
-    dark: float = 0.0
-    covered: float | None = None
+    faces: float  # of the frames, those that show any
+    turned: float = 0.0  # of the faces, those that are turned far to the side
+    small: float = 0.0  # those of few pixels
+    dark: float = 0.0  # of the best of each person, those too dark to tell much apart
+    covered: float | None = None  # what something stands before of these; None without an occluder
 
 
 class SeenIn(_Model):
-    """The tracks of one video, or the faces of one picture.
+    """The tracks of one video, or the faces of one picture."""
 
-    Attributes:
-        target: What it is called in reports and lists; ``sha256`` is of its bytes.
-        rate: Its frames a second; 0 of a picture.
-        tracks: Which group each track belongs to; `NOBODY` where nobody can tell.
-        seen: The tracks that the recogniser has seen.
-    """
-
-    target: str
-    sha256: str
-    rate: float
+    target: str  # what it is called in reports and lists
+    sha256: str  # of its bytes
+    rate: float  # frames a second; 0 of a picture
     sight: Sight
-    tracks: dict[int, str]
-    seen: dict[int, SeenTrack] = {}
+    tracks: dict[int, str]  # which group each belongs to; `NOBODY` where nobody can tell
+    seen: dict[int, SeenTrack] = {}  # those that the recogniser has seen
 
     def seconds(self, *groups: str) -> float:
         """How long somebody of these groups is on screen, in seconds; in a picture no time."""
@@ -140,24 +119,15 @@ class SeenIn(_Model):
 
 
 class KnownPeople(_Model):
-    """All groups and videos of an output folder.
-
-    Attributes:
-        recogniser: Digest of the network that told them apart; looks of another one mean nothing to it.
-        groups: By name: p1, p2 and so on, by their first appearance.
-        videos: By the key of their face index.
-        found: Videos whose tracks are known and not grouped yet.
-        choice: What tells the request by which some of these are chosen; see `keys.choice_key`.
-        record: Names this record: another one's groups of the same names are other people.
-    """
+    """All groups and videos of an output folder."""
 
     version: Literal[1] = 1
-    recogniser: str = ""
-    groups: dict[str, Group] = {}
-    videos: dict[str, SeenIn] = {}
-    found: dict[str, SeenIn] = {}
-    choice: str = ""
-    record: str = ""
+    recogniser: str = ""  # digest of the network that told them apart: to another one looks mean nothing
+    groups: dict[str, Group] = {}  # p1, p2 and so on, by their first appearance
+    videos: dict[str, SeenIn] = {}  # by the key of their face index
+    found: dict[str, SeenIn] = {}  # those whose tracks are known and not grouped yet
+    choice: str = ""  # what tells the request by which some of these are chosen; see `keys.choice_key`
+    record: str = ""  # names this record: another one's groups of the same names are other people
 
     @classmethod
     def load(cls, output_dir: Path) -> Self:
@@ -210,21 +180,16 @@ class KnownPeople(_Model):
     def split(self, name: str) -> list[str]:
         """Take a group apart, by likeness, more strictly than it was put together; return all its names.
 
-        The part that is seen longest keeps the name.
-
-        Raises:
-            UsageError: There is no such group, or its tracks are all alike.
+        The part that is seen longest keeps the name. UsageError where its tracks are all alike, if any.
         """
         tracks = self.tracks_of(name)
         seen = [self.videos[key].seen[n].appearance(key, n) for key, n in tracks]
         parts = next((parts for same in _STRICTER if len(parts := grouped(seen, same=same)) > 1), None)
         if parts is None:
-            raise UsageError(
-                tr("{name} cannot be split: nothing in it looks like two people", name=name)
-                if name in self.groups
-                else tr("there is no {name}", name=name),
-                remedy=tr("allowed: {names}", names=", ".join(self.groups)),
-            )
+            none = tr("there is no {name}", name=name)
+            alike = tr("{name} cannot be split: nothing in it looks like two people", name=name)
+            remedy = tr("allowed: {names}", names=", ".join(self.groups))
+            raise UsageError(alike if name in self.groups else none, remedy=remedy)
         for part in parts[1:]:
             new = self._new_name()
             self.groups[new] = _mean([seen[n] for n in part])

@@ -16,6 +16,9 @@ from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image, reader_missing
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import consent_of
+from colab_helpers.trust.marking import CREATED
+
+_HEAD = 1 << 20  # bytes of a picture in which metadata stand, before its pixels
 
 
 def names_in(library: Path | None) -> list[str]:
@@ -32,13 +35,25 @@ def names_in(library: Path | None) -> list[str]:
 
 
 def made_up(library: Path | None) -> list[str]:
-    """List those of a library who do not exist, as the statement of consent beside each has it."""
+    """List those of a library who do not exist.
+
+    The statement of consent beside each has it, and so has each of the photos: who puts one of somebody real
+    there, or has a folder where a portrait was, has stated nothing of them.
+    """
     found = []
     for name in names_in(library):
-        with suppress(ConsentError):  # none is there, or none that can be read
+        with suppress(ConsentError, MissingFileError):  # none is there, or none that can be read
             stated = consent_of(f"{library}/{name}.consent.yaml").people
-            found += [name for one in stated if (one.name, one.ground) == (name, "synthetic")]
+            if any((one.name, one.ground) == (name, "synthetic") for one in stated):
+                found += [name] if all(map(_says_created, photos_at(f"{library}/{name}"))) else []
     return found
+
+
+def _says_created(photo: str) -> bool:
+    """Whether a photo's own metadata says that a network made all of it."""
+    with suppress(OSError), Path(photo).open("rb") as file:
+        return CREATED.encode() in file.read(_HEAD)
+    return False
 
 
 def with_photos(request: BatchRequest) -> tuple[BatchRequest, list[str]]:
@@ -55,20 +70,15 @@ def photos_of(sources: Iterable[Source], library: Path | None = None) -> list[So
 
     MissingFileError where a folder holds none, or there is no such name in the library.
     """
-    return [photo for source in sources for photo in _photos_of(source, library)]
-
-
-def _photos_of(source: Source, library: Path | None) -> list[Source]:
-    path = source.path
-    if path is not None and path.is_dir():
-        return [Source.of(photo) for photo in photos_at(source.image)]
-    if library and path is not None and not path.suffix and not path.exists():
-        raise MissingFileError(
-            tr("there is neither such a file nor anybody of that name in the library"),
-            where=source.name,
-            remedy=tr("name one of {names}", names=", ".join(names_in(library))),
-        )
-    return [source]
+    found = list[Source]()
+    for source in sources:
+        path = source.path
+        if library and path is not None and not path.suffix and not path.exists():
+            what = tr("there is neither such a file nor anybody of that name in the library")
+            remedy = tr("name one of {names}", names=", ".join(names_in(library)))
+            raise MissingFileError(what, where=source.name, remedy=remedy)
+        found += map(Source.of, photos_at(source.image)) if path is not None and path.is_dir() else [source]
+    return found
 
 
 def photos_at(written: str) -> list[str]:

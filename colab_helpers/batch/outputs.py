@@ -7,11 +7,11 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from colab_helpers.addresses import address_of
+from colab_helpers.addresses import address_of, require_brought
 from colab_helpers.batch.drive import Patience
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
-from colab_helpers.batch.store import deliver, look, remove, send_all
+from colab_helpers.batch.store import deliver, look, remove, send_folder
 from colab_helpers.errors import OutputError
 from colab_helpers.files import shortened
 from colab_helpers.language import tr
@@ -20,6 +20,7 @@ from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.inputs import IMAGE_KINDS, existing_file, is_image
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import doubt_about
+from colab_helpers.pipeline.kept_frames import FRAME_NAME
 from colab_helpers.pipeline.video_stages import segment_length
 from colab_helpers.settings import Settings
 from colab_helpers.trust.manifests import sidecar
@@ -29,6 +30,7 @@ def goes_as_picture(task: Task) -> bool:
     """Whether a target is done frame by frame: a GIF, unless it is to become a video or is only called so."""
     if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
         return is_image(task.target)
+    require_brought(task.target)
     with task.target.open("rb") as file:
         return file.read(4) == b"GIF8"
 
@@ -81,8 +83,7 @@ def deliver_result(
 
     def send_frames() -> None:
         folder = Path(report.frames_folder or "")
-        remove(folder)
-        send_all([folder])
+        send_folder(folder, FRAME_NAME)
         look(folder)
 
     # The result last: what fails before leaves none that nobody knows of.

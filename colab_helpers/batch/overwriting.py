@@ -8,22 +8,26 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from colab_helpers.addresses import address_of
 from colab_helpers.batch.store import look
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
 
 
-def identities(paths: Iterable[Path]) -> frozenset[tuple[int, int]]:
-    """What files are behind paths, links followed, however they are written: device and number of each."""
-    found = set()
+def identities(paths: Iterable[Path]) -> frozenset[tuple[int, int] | str]:
+    """What files are behind paths, links followed, however they are written: device and number of each.
+
+    Of what lies in object storage it is the address: what stands for it here is another file once brought.
+    """
+    found = set[tuple[int, int] | str]()
     for path in paths:
         with suppress(OSError, ValueError):
             state = path.stat()
-            found.add((state.st_dev, state.st_ino))
+            found.add(address_of(path) or (state.st_dev, state.st_ino))
     return frozenset(found)
 
 
-def refuse_input(path: Path, inputs: frozenset[tuple[int, int]]) -> None:
+def refuse_input(path: Path, inputs: frozenset[tuple[int, int] | str]) -> None:
     """Refuse to write to a file that the run reads (``inputs``, from ``identities``): UsageError."""
     if identities([path]) & inputs:
         raise UsageError(
@@ -38,7 +42,7 @@ class Writable:
     """Decides where a run may write: the one place that knows what belongs to the user."""
 
     # Targets, photos and models of the run, from ``identities``.
-    inputs: frozenset[tuple[int, int]] = frozenset()
+    inputs: frozenset[tuple[int, int] | str] = frozenset()
     overwrite: bool = False  # whether files that no earlier run made may be replaced; inputs never
     made: Callable[[Path], bool] = lambda _path: False  # whether an earlier run made what lies at a path
     # Gives what an earlier run made, and somebody changed since, another name; returns a note.

@@ -26,6 +26,7 @@ from colab_helpers.batch.people_map import (
     summary,
 )
 from colab_helpers.batch.report import JOURNAL_NAME
+from colab_helpers.batch.store import enter, send_all
 from colab_helpers.batch.triage import Triage, pace_of, triage_of
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
@@ -70,16 +71,9 @@ def triage_now(folder: Path) -> Triage:
 
 
 def set_source(folder: Path, name: str, words: Sequence[str], library: Path | None = None) -> None:
-    """Have something else done to somebody.
+    """Have something else done to somebody: one of `RESERVED`, or names of the library and paths of photos.
 
-    Args:
-        folder: The output folder.
-        name: Whom it is done to.
-        words: One of `people_map.RESERVED`; or names of the library and paths of photos.
-        library: Folder of the library; None without one.
-
-    Raises:
-        UsageError: Nobody has that name, or a word stands for nothing.
+    UsageError where nobody has that name, or a word stands for nothing.
     """
     source = [_source(word, library) for word in words]
     with _edited(folder, name) as (_, given):
@@ -124,9 +118,7 @@ def merge(folder: Path, one: str, other: str) -> None:
 def split(folder: Path, name: str) -> list[str]:
     """Take somebody apart: who was merged again, else by likeness; return the names of the parts.
 
-    Raises:
-        UsageError: There is nobody of that name, or nothing in it looks like two people.
-        FolderBusyError: A batch works in the folder.
+    UsageError where nothing in it looks like two people; FolderBusyError while a batch works in the folder.
     """
     with folder_lock(folder):
         with _edited(folder, name) as (known, given):
@@ -140,12 +132,14 @@ def split(folder: Path, name: str) -> list[str]:
                 names.append(new_name(part, given.people))
                 given.put(names[-1], faces=[part], source=person.source, settings=person.settings)
         known.save(folder)  # once the map could be written
+        send_all([folder / FOLDER_NAME])
     return names
 
 
 @contextmanager
 def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]]:
     """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
+    enter(folder, (), ())
     known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
     whole = completed(given, known)
     for name in names:
@@ -157,6 +151,7 @@ def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]
             given.people[name], given.record = whole.people[name], whole.record
     yield known, given
     given.save(folder)
+    send_all([folder / MAP_NAME])
 
 
 def _source(word: str, library: Path | None) -> str:
@@ -165,7 +160,5 @@ def _source(word: str, library: Path | None) -> str:
     if os.path.exists(absolute(word)):  # noqa: PTH110 - Path.exists raises for too long a name
         return str(absolute(word))
     allowed = ", ".join([*RESERVED, *names_in(library)])
-    raise UsageError(
-        tr("{word!r} is neither a file or folder nor one of {names}", word=word, names=allowed),
-        remedy=tr("write the path of a photo, or name the folder of people in library"),
-    )
+    what = tr("{word!r} is neither a file or folder nor one of {names}", word=word, names=allowed)
+    raise UsageError(what, remedy=tr("write the path of a photo, or name the folder of people in library"))

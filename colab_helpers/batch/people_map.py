@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
@@ -84,24 +85,17 @@ def _sources(value: tuple[str, ...]) -> tuple[str, ...]:
 
 _Name = Annotated[str, Field(min_length=1)]
 Words = Annotated[tuple[_Name, ...], BeforeValidator(_words)]
+Sources = Annotated[Words, Field(min_length=1), AfterValidator(_sources)]
 
 
 class Person(BaseModel, extra="forbid", frozen=True):
-    """Somebody in the targets.
+    """Somebody in the targets."""
 
-    Attributes:
-        faces: Groups of ``KnownPeople`` that show the person.
-        photos: Paths of pictures that do; relative ones start at the output folder.
-        source: Who is put in: one of `RESERVED`, a name of the library, or paths of photos.
-        settings: Of this person alone; some of `PERSONAL`.
-    """
-
-    faces: Words = ()
-    photos: Words = ()
-    source: Words = Field((PHOTOS,), min_length=1)
-    settings: dict[str, Any] = {}
-
-    _alone = field_validator("source")(_sources)
+    faces: Words = ()  # groups of ``KnownPeople`` that show the person
+    photos: Words = ()  # paths of pictures that do; relative ones start at the output folder
+    # Who is put in: one of `RESERVED`, a name of the library, or paths of photos.
+    source: Sources = (PHOTOS,)
+    settings: dict[str, Any] = {}  # of this person alone; some of `PERSONAL`
 
     @field_validator("settings")
     @classmethod
@@ -129,17 +123,10 @@ class PeopleMap(BaseModel, extra="forbid"):
 
     version: int = Field(1, ge=1, le=1)
     record: str = ""
-    default: Words = Field((PHOTOS,), min_length=1)
-    people: dict[_Name, Person] = {}
+    default: Sources = (PHOTOS,)
+    people: Annotated[dict[_Name, Person], BeforeValidator(lambda value: value or {})] = {}
 
     _read: str = PrivateAttr("")  # the text it comes from
-
-    _alone = field_validator("default")(_sources)
-
-    @field_validator("people", mode="before")
-    @classmethod
-    def _nobody(cls, value: object) -> object:
-        return value or {}
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -155,9 +142,7 @@ class PeopleMap(BaseModel, extra="forbid"):
     def load(cls, output_dir: Path) -> Self | None:
         """Read the map of an output folder; None where there is none yet.
 
-        Raises:
-            MissingFileError: It cannot be read.
-            UsageError: It is no map; the message says what is wrong, and where.
+        MissingFileError where it cannot be read; UsageError where it is none, which says what is wrong.
         """
         path, remedy = output_dir / MAP_NAME, tr(_REMEDY, name=MAP_NAME)
         try:
@@ -193,11 +178,7 @@ class PeopleMap(BaseModel, extra="forbid"):
         return made
 
     def save(self, output_dir: Path) -> None:
-        """Write it; what was read is kept beside it where it had anything else in it.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
+        """Write it, beside what was read if that had anything else in it; OutputError if it fails."""
         text = self.text()
         if self._read and PeopleMap.of(self._read).text() != self._read:
             first = output_dir / f"{MAP_NAME}.old"  # one that is there holds an earlier text
@@ -249,6 +230,11 @@ class PeopleMap(BaseModel, extra="forbid"):
             raise UsageError(told, where=name, remedy=tr("correct the value")) from error
 
 
+def with_portraits(given: PeopleMap | None) -> PeopleMap:
+    """Return a map by which whoever is not in it gets a portrait of their own."""
+    return (given or PeopleMap()).model_copy(update={"default": (PORTRAITS,)})
+
+
 def new_name(group: str, taken: Container[str]) -> str:
     """Return what somebody is called whom the map does not name: the group, unless somebody has that name."""
     names = chain([group], (f"{group} ({number})" for number in count(2)))
@@ -260,11 +246,8 @@ def completed(
 ) -> PeopleMap:
     """Return a map that names everybody who was found: who is new gets what is done to others.
 
-    Args:
-        given: The map.
-        known: The groups.
-        looks: ``(512,)`` unit embeddings of those of whom the map has photos, by name.
-        limit: Squared distance up to which a group shows one of these.
+    Those of whom it has photos are known by their ``looks``, ``(512,)`` unit embeddings by name, up to a
+    squared distance.
     """
     whole = given.model_copy(update={"people": {**given.people}})
     for group, one in known.groups.items():
@@ -281,19 +264,13 @@ def completed(
 
 @dataclass(frozen=True)
 class Row:
-    """One of the people of an output folder, as lists and sheets show them.
-
-    Attributes:
-        files: Seconds on screen in each target, by its name.
-        crops: Pictures in the folder of `KnownPeople`, the best first.
-        alike: Names of people who look much like this one.
-    """
+    """One of the people of an output folder, as lists and sheets show them."""
 
     name: str
     source: tuple[str, ...]
-    files: dict[str, float]
-    crops: tuple[str, ...]
-    alike: tuple[str, ...]
+    files: dict[str, float]  # seconds on screen in each target, by its name
+    crops: tuple[str, ...]  # pictures in the folder of `KnownPeople`, the best first
+    alike: tuple[str, ...]  # names of people who look much like this one
     doubtful: bool
 
     @property
@@ -309,17 +286,12 @@ def summary(known: KnownPeople, given: PeopleMap | None) -> list[Row]:
     for name, person in whole.people.items():
         groups = [group for group in person.faces if group in known.groups]
         shown = [pair for group in groups for pair in known.shown(group)]
-        alike = {one: names[one] for group in groups for one in known.alike(group)}
+        files = {video.target: round(video.seconds(*groups), 3) for video, _ in shown}
         best = sorted((one for _, one in shown if one.crop), key=lambda one: (one.dark, -one.worth))
-        row = Row(
-            name=name,
-            source=person.source,
-            files={video.target: round(video.seconds(*groups), 3) for video, _ in shown},
-            crops=tuple(one.crop for one in best[:MOST_CROPS]),
-            alike=tuple(dict.fromkeys(other for other in alike.values() if other != name)),
-            doubtful=any(map(known.is_doubtful, groups)),
-        )
-        rows.append(row)
+        crops = tuple(one.crop for one in best[:MOST_CROPS])
+        alike = dict.fromkeys(names[one] for group in groups for one in known.alike(group))
+        others, doubtful = tuple(one for one in alike if one != name), any(map(known.is_doubtful, groups))
+        rows.append(Row(name, person.source, files, crops, others, doubtful))
     return rows
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from colab_helpers.addresses import waits
 from colab_helpers.batch.drive import copy_in, copy_out, require_room
 from colab_helpers.batch.earlier import UnfinishedFile, model_digest
 from colab_helpers.batch.file_report import enter
@@ -18,7 +19,6 @@ from colab_helpers.batch.outputs import goes_as_picture, output_of
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
-from colab_helpers.batch.store import waits
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.cast import Cast, Treatment
 from colab_helpers.faces.engine import Engine

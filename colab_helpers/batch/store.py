@@ -8,18 +8,20 @@ Other paths are left alone by everything here. Of a store that cannot be used ev
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-import stat
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from glob import has_magic
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
-from colab_helpers.addresses import PACKAGES, address_of, root
+from colab_helpers.addresses import PACKAGES, address_of, root, waits, without_secrets
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError, require_extra
 from colab_helpers.files import sha256_of, shortened, state_of, unwritable, write_atomically
 from colab_helpers.language import mark, tr
@@ -29,11 +31,13 @@ Beat = Callable[[], None]
 Seen = dict[str, tuple[int, int, str]]
 """Size, version and SHA-256 of what lies at addresses."""
 
+_PARTIAL = re.compile(r"\..*\.(\d+)-\d+\.part.*", re.DOTALL)
 _CHUNK, _BLOCK = 4 << 20, 16 << 20
 """Bytes read, and sent, at once; a store takes 10,000 such parts."""
 _PART = 64 << 10  # bytes of a journal in one object: so much at most is sent with each entry
 _VERSIONS = ("generation", "ETag", "etag")  # what names one, whatever the store
-_LONGEST_REASON, _LONGEST_KEPT, _TRIES = 200, 7 * 24 * 3600.0, 3
+_LONGEST_NAME, _LONGEST_REASON, _LONGEST_KEPT, _TRIES = 255, 200, 7 * 24 * 3600.0, 3
+_held: dict[Path, int] = {}  # by paths, files that are open as long as this process needs them
 _NOTHING, _NAMES = mark("there is nothing at this address"), mark("check the names of bucket and object")
 
 
@@ -60,7 +64,7 @@ def _asking(address: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise OutputError(tr(_NOTHING), where=address, remedy=tr(_NAMES)) from error
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).strip()[:_LONGEST_REASON]}"
+        reason = without_secrets(f"{type(error).__name__}: {error}".strip())[:_LONGEST_REASON]
         if isinstance(error, PermissionError) or "Credentials" in reason:
             what = tr("the store refuses access ({reason})", reason=reason)
             remedy = tr("give this machine credentials as the store's own command line takes them")
@@ -83,12 +87,20 @@ def _state(info: dict[str, Any]) -> tuple[int, int]:
     return int(info["size"]), int(hashlib.sha256(told.encode()).hexdigest(), 16) % (2**31 * 10**9)
 
 
+def _make(folder: Path) -> None:
+    """Make a folder where nobody else can look into it."""
+    from colab_helpers.batch.drive import make_private  # brings what no page needs
+
+    make_private(root())
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def _replacing(path: Path, version: int) -> Iterator[Path]:
     """Give the name under which a file is written that then takes a path's place; others do the same."""
-    partial = path.with_name(shortened(".", path.stem, f".{os.getpid()}.part{path.suffix}"))
+    partial = path.with_name(shortened(".", path.stem, f".{os.getpid()}-{get_ident()}.part{path.suffix}"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         partial.unlink(missing_ok=True)
         yield partial
         os.utime(partial, ns=(version, version))
@@ -105,14 +117,6 @@ def _wait(path: Path, state: tuple[int, int]) -> None:
         with partial.open("xb") as file:
             file.truncate(state[0])
         partial.chmod(0)
-
-
-def waits(path: Path) -> bool:
-    """Whether a path stands for an object that has yet to be brought."""
-    with suppress(OSError, ValueError):
-        mode = path.lstat().st_mode
-        return stat.S_ISREG(mode) and not stat.S_IMODE(mode) and address_of(path) is not None
-    return False
 
 
 def expected(path: Path) -> bool:
@@ -141,20 +145,18 @@ def look(path: Path) -> None:
     """
     if (address := address_of(path)) is None:
         return
-    from colab_helpers.batch.drive import make_private  # brings what no page needs
-
-    make_private(root())
+    _make(root())
     with _asking(address):
         system, name = _of(address)
         found = _told(system, name)
         is_folder = found is not None and found["type"] == "directory"
         inside = system.ls(name, detail=True, refresh=True) if is_folder else []
     if is_folder:
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path)
     there = {path: found} if found and not is_folder else {}
     for one in inside:
         above, _, own = str(one["name"]).rstrip("/").rpartition("/")
-        if above == name.rstrip("/") and own not in ("", ".", "..") and "\0" not in own:
+        if above == name.rstrip("/") and _is_name(own):
             there[path / own] = one
     for place, one in there.items():
         if one["type"] == "directory":
@@ -166,6 +168,11 @@ def look(path: Path) -> None:
             place.unlink()
     with suppress(OSError):
         path.rmdir()  # of an empty folder nothing is known in a store
+
+
+def _is_name(text: str) -> bool:
+    """Whether a file can be called so; objects may be called anything."""
+    return text not in ("", ".", "..") and "\0" not in text and len(os.fsencode(text)) <= _LONGEST_NAME
 
 
 def fetch(path: Path, beat: Beat = lambda: None) -> None:
@@ -204,10 +211,33 @@ def _chunks(address: str) -> Iterator[bytes]:
                 yield chunk
 
 
+def hold(path: Path, beat: Beat = lambda: None) -> None:
+    """Bring an object, and keep it here until `release`, whatever others of this machine do."""
+    while address_of(path) and (path not in _held or waits(path)):
+        _let_go(path)
+        fetch(path, beat)
+        if not os.path.lexists(path):
+            break
+        file = os.open(path, os.O_RDONLY)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        if waits(path) or not os.path.samestat(os.fstat(file), path.stat()):  # given back just then
+            os.close(file)
+        else:
+            _held[path] = file
+
+
 def release(path: Path) -> None:
-    """Give back the room of what was brought; it can be brought again."""
+    """Give back the room of what was brought, unless others hold it; it can be brought again."""
+    _let_go(path)
     if address_of(path) and path.is_file() and not waits(path) and (state := state_of(path)):
-        _wait(path, state)
+        with suppress(BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _wait(path, state)
+
+
+def _let_go(path: Path) -> None:
+    if (file := _held.pop(path, None)) is not None:
+        os.close(file)
 
 
 def send(path: Path, beat: Beat = lambda: None, *, new: bool = False) -> str:
@@ -250,17 +280,20 @@ def deliver(path: Path, beat: Beat = lambda: None, *, new: bool) -> str:
         digest = send(path, beat, new=new)
     except FileExistsError:  # or our own, whose arrival was not heard of
         digest, foreign = sha256_of(path, on_chunk=beat), True
+    with _asking(address):
+        read = _told(*_of(address))
     for chunk in _chunks(address):
         back.update(chunk)
         beat()
-    if back.hexdigest() != digest:
-        if foreign:
-            what = tr("something of this name has come there while the result was made")
-            raise UsageError(what, where=address, remedy=tr("choose another output folder, or set overwrite"))
+    is_ours = back.hexdigest() == digest
+    if not (is_ours or foreign):
         remove(path)
         what = tr("the copy is not what was written")
         raise OutputError(what, where=address, remedy=tr("check the disk or the mount"))
     look(path)
+    if not is_ours or read is None or state_of(path) != _state(read):
+        what = tr("something of this name has come there while the result was made")
+        raise UsageError(what, where=address, remedy=tr("choose another output folder, or set overwrite"))
     return digest
 
 
@@ -272,12 +305,23 @@ def send_all(paths: Iterable[Path]) -> None:
                 send(file)
 
 
-def remove(path: Path) -> None:
-    """Remove what lies at an address, and all below it."""
+def send_folder(folder: Path, own: re.Pattern[str]) -> None:
+    """Send the files of a folder; what is there, has a name like those, and is not here is removed."""
+    send_all([folder])
+    if (address := address_of(folder)) is not None:
+        with _asking(address), suppress(FileNotFoundError):
+            system, name = _of(address)
+            for place in system.ls(name, detail=False, refresh=True):
+                if own.fullmatch(it := place.rpartition("/")[2]) and not os.path.lexists(folder / it):
+                    system.rm_file(place)
+
+
+def remove(path: Path, *, below: bool = False) -> None:
+    """Remove what lies at an address; ``below``: all whose addresses go on from there, too."""
     if (address := address_of(path)) is not None:
         with _asking(address), suppress(FileNotFoundError):
             system, name = _of(address)
-            system.rm(name, recursive=True)
+            system.rm(name, recursive=True) if below else system.rm_file(name)
 
 
 def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -> None:
@@ -309,10 +353,14 @@ def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -
 
 
 def _sweep() -> None:
-    """Remove what nobody has touched for a week of what belongs to addresses: it is there."""
+    """Remove what nobody has touched for a week of what is in stores, and what killed processes left."""
+    import psutil  # slow, and seldom needed here
+
     for path in (path for kind in PACKAGES for path in (root() / f"{kind}:").rglob("*")):
         with suppress(OSError):
-            if path.is_file() and time.time() - path.stat().st_ctime > _LONGEST_KEPT:
+            maker = _PARTIAL.fullmatch(path.name)
+            left = maker and not psutil.pid_exists(int(maker[1]))
+            if path.is_file() and (left or time.time() - path.stat().st_ctime > _LONGEST_KEPT):
                 path.unlink()
 
 
@@ -327,23 +375,40 @@ def send_journal(path: Path, start: int) -> None:
             system.pipe_file(f"{name}.parts/{number:06d}", part)
 
 
-def fetch_journal(path: Path, *, settle: bool = False) -> None:
-    """Bring what others have noted in a journal; whoever is about to write it has to ``settle`` what counts.
+def fetch_journal(path: Path) -> Path:
+    """Return where a journal can be read: of one in a store a copy, which nobody writes but this."""
+    if (address := address_of(path)) is None:
+        return path
+    copy = path.with_name(f".{path.name}.read")
+    known = copy.read_bytes() if copy.is_file() else b""
+    whole = len(known) - len(known) % _PART  # what is full does not change any more
+    told = b"".join(_journal_parts(address, whole // _PART))
+    if told != known[whole:]:
+        _make(copy.parent)
+        write_atomically(copy, known[:whole] + told)
+    return copy
+
+
+def settle_journal(path: Path) -> None:
+    """Have a journal, before it is written to, be the same here and in its store.
 
     What the store has counts, and what a run noted here that died before it could send it.
     """
     if (address := address_of(path)) is None:
         return
-    known, parts = path.read_bytes() if path.is_file() else b"", list[str]()
-    first = 0 if settle else len(known) // _PART
+    known, parts = path.read_bytes() if path.is_file() else b"", _journal_parts(address)
+    told = b"".join(parts)
+    if not known.startswith(told):
+        _make(path.parent)
+        write_atomically(path, told)
+    if known or told:  # a part that is not full, but the last, is of an entry that was given up
+        send_journal(path, len(told) if all(len(part) == _PART for part in parts[:-1]) else 0)
+
+
+def _journal_parts(address: str, first: int = 0) -> list[bytes]:
     with _asking(address):
         system, name = _of(address)
         with suppress(FileNotFoundError):
-            parts = sorted(system.ls(f"{name}.parts", detail=False, refresh=True))[first:]
-        told = b"".join(system.cat_file(part) for part in parts)
-    own = known[first * _PART :]
-    if len(told) > len(own) or (settle and not own.startswith(told)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, known[: first * _PART] + told)
-    elif settle and len(own) > len(told):
-        send_journal(path, len(told))
+            names = sorted(system.ls(f"{name}.parts", detail=False, refresh=True))
+            return [system.cat_file(part) for part in names[first:]]
+    return []

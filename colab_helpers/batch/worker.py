@@ -43,13 +43,12 @@ from colab_helpers.batch.report import (
 from colab_helpers.batch.run_batch import Alone, Batch, Idle
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
-from colab_helpers.batch.store import enter, expected, fetch, fetch_journal, remove, send_all
+from colab_helpers.batch.store import enter, expected, fetch, release, remove, send_all, settle_journal
 from colab_helpers.batch.surroundings import Surroundings
 from colab_helpers.errors import ColabHelpersError, OutputError
 from colab_helpers.language import mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress, ProgressCallback
-from colab_helpers.request import MAP_NAME, PEOPLE_NAME
 from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
@@ -111,11 +110,13 @@ def run_job(
         places = WorkPlaces.of(job.folder, job.request.work_dir)
         own = Writable(identities(job.inputs), overwrite=job.request.settings.overwrite, made=own_file)
         with folder_lock(job.folder, host):
-            fetch_journal(job.folder / JOURNAL_NAME, settle=True)
+            settle_journal(job.folder / JOURNAL_NAME)
             status = _begin(job, places, own, supervisor, host)
             if cause:
                 status.restarted(cause)
             report = _Run(job, places, status, stop or Stop(), cause, on_progress, own, crew).run()
+            for task in job.tasks:  # what workers held to the end
+                release(task.target)
             places.tidy(job.run)
         return report
 
@@ -177,8 +178,8 @@ class _Run(Surroundings):
 
     def _send_records(self) -> None:
         """Have beside the results in object storage what is kept of a run."""
-        path, folder = self.job.report_path, self.job.folder
-        records = [path, html_path(path), folder / SAMPLES_NAME, folder / MAP_NAME, folder / PEOPLE_NAME]
+        path = self.job.report_path
+        records = [path, html_path(path), self.job.folder / SAMPLES_NAME]
         try:
             self.patience.attempt(lambda: send_all(records))
         except OutputError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +98,8 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     if known and not network.standin and (worst.warns or not problems):  # insightface has a class for it
         yield reference.parity(role, network, subject.settings, subject.models)
         if role == "detector" and not problems:
-            yield reference.photograph(network, subject.settings)
+            with suppress(ImportError):  # without scikit-image there is no insightface: that was told
+                yield reference.photograph(network, subject.settings)
 
 
 def _pixels(role: Role, network: Network, original: Path, subject: Subject) -> Iterator[str]:

@@ -8,6 +8,7 @@ import stat
 from importlib.util import find_spec
 from pathlib import Path
 
+from colab_helpers.addresses import require_brought
 from colab_helpers.errors import MediaError, MissingFileError
 from colab_helpers.language import mark, tr
 
@@ -75,7 +76,7 @@ def existing_file(path: str | Path) -> Path:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         what = tr("the link leads nowhere") if path.is_symlink() else tr("there is no such file")
         raise MissingFileError(
             what, where=str(path), remedy=tr("check the name, the folder and the suffix")
@@ -89,16 +90,18 @@ def existing_file(path: str | Path) -> Path:
             tr("this is a pipe or device, not a file"), where=str(path), remedy=tr("name a file")
         )
     try:
+        require_brought(path)
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if empty:
         raise MediaError(tr("the file is empty"), where=str(path), remedy=tr(AGAIN))
     return path
 
 
-def _unreadable(path: Path, error: OSError) -> MediaError:
+def unreadable(path: Path, error: OSError) -> MediaError:
+    """Return what an error of the system says of reading a file."""
     return MediaError(
         tr("the file cannot be read ({reason})", reason=error.strerror or error),
         where=str(path),

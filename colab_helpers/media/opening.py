@@ -14,9 +14,10 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
+from colab_helpers.addresses import require_brought
 from colab_helpers.errors import MediaError
 from colab_helpers.language import mark, tr
-from colab_helpers.media.inputs import AGAIN, SHOWN, foreign_kind
+from colab_helpers.media.inputs import AGAIN, SHOWN, foreign_kind, unreadable
 
 COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 """Dispositions of pictures that stand for the file and are no video."""
@@ -55,6 +56,10 @@ def open_source(path: Path) -> InputContainer:
 
     MediaError where it is no media file, or its index is missing because it was cut off.
     """
+    try:
+        require_brought(path)
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     try:
         container: InputContainer = av.open(
             str(path), "r", container_options=dict(_OPEN_OPTIONS), **_TAG_DECODING

@@ -17,7 +17,8 @@ from colab_helpers.media.reader import Frame
 from colab_helpers.pipeline.outcome import Marks
 from colab_helpers.settings import Settings
 
-_FRAME_NAME = re.compile(r"\d{6,}\.(png|jpg)")
+FRAME_NAME = re.compile(r"\d{6,}\.(png|jpg)")
+"""What kept frames are called."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def move_frames(folder: Path, place: Path, names: frozenset[str]) -> None:
         for path in sorted(folder.glob("*")):
             shutil.move(path, place / path.name)
         for path in place.iterdir():
-            if _FRAME_NAME.fullmatch(path.name) and path.name not in names:
+            if FRAME_NAME.fullmatch(path.name) and path.name not in names:
                 path.unlink()
         folder.rmdir()
     except (OSError, shutil.Error) as error:

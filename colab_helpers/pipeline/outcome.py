@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -99,10 +99,11 @@ def label_for(marks: Marks | None, width: int, height: int) -> tuple[Label | Non
 class SegmentStore:
     """Keeps a video's finished segments, so that a later run makes only those that are missing.
 
-    This one keeps none, and what is known of faces as long as its folder is there.
+    This one knows them, and what is known of faces, as long as its folder is there.
     """
 
     folder: Path  # where segments are written; made if missing
+    _kept: list[FinishedSegment] = field(default_factory=list, init=False)
 
     def face_index(self) -> FaceIndex:
         """Return what is known of the video's faces."""
@@ -110,10 +111,11 @@ class SegmentStore:
 
     def finished(self) -> list[FinishedSegment]:
         """Return those that still stand as they were noted, any of them, in any order."""
-        return []
+        return self._kept
 
     def keep(self, done: FinishedSegment) -> None:
         """Note a segment; it counts as finished when this returns."""
+        self._kept.append(done)
 
 
 @contextmanager

@@ -41,10 +41,10 @@ class ProgressReporter:
     def frame(self, written: int, *, start: int, last: bool = False) -> None:
         """Tell how many frames were written in this run, which began at the ``start``-th."""
         now = time.monotonic()
-        self._done = start + written
-        if self._start not in (-1, start):  # a worker goes on with another segment than the next
+        # A worker goes on with another segment than the next, or a video is made again without its label.
+        if self._start != -1 and (self._start != start or start + written < self._done):
             self._begun, self._before = now, written
-        self._start = start
+        self._done, self._start = start + written, start
         if last or now - self._last >= PROGRESS_INTERVAL:
             self._rate = (written - self._before) / max(now - self._begun, 1e-6) or self._rate
             frames, rate = self.frames, self._rate
@@ -52,6 +52,8 @@ class ProgressReporter:
 
     def finding(self, found: int) -> None:
         """Tell that faces are searched for before anything is changed; in ``found`` frames they are known."""
+        # How fast frames are made says nothing of the time before the first.
+        self._begun, self._before, self._start = time.monotonic(), 0, -1
         self._tell_stage(found, FINDING, None)
 
     def joining(self, joined: int) -> None:

@@ -32,9 +32,7 @@ _NARROW = {"width": "310px"}
 class PeopleTab:
     """Everybody in the videos; what is chosen is written to the map at once.
 
-    Args:
-        find: Begins a run that finds everybody and then ends.
-        changed: Called after each change.
+    ``find`` begins a run that finds everybody and then ends; ``changed`` is called after each change.
     """
 
     def __init__(

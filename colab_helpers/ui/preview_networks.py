@@ -13,7 +13,7 @@ from colab_helpers.batch.job import Source, consent_for
 from colab_helpers.batch.keys import CHOOSING_SETTINGS
 from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
 from colab_helpers.batch.library import with_photos
-from colab_helpers.batch.people_map import PeopleMap
+from colab_helpers.batch.people_map import PeopleMap, with_portraits
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.files import state_of
@@ -140,8 +140,11 @@ class PreviewNetworks:
         from colab_helpers.faces.cast import Cast
 
         given = PeopleMap.load(folder)
+        given = with_portraits(given) if request.people == "everybody" else given
         identity = self._identity(engine, request.sources) if given is None or request.sources else None
         told = list(identity.notes) if identity else []
+        if request.people == "everybody":
+            told.append(tr("whoever was not found yet is blurred here, and gets a portrait in the run"))
         if given is not None:
             photos = list(map(Source.of, request.sources))
             made = Treatments(engine, folder, request.library, identity, photos)

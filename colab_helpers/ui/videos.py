@@ -8,10 +8,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from colab_helpers.addresses import waits
 from colab_helpers.batch.people_edits import RECORDS, triage_now
 from colab_helpers.batch.plan import plan_batch
 from colab_helpers.batch.report import JOURNAL_NAME
-from colab_helpers.batch.store import enter, waits
+from colab_helpers.batch.store import enter
 from colab_helpers.batch.triage import FileTriage
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import state_of

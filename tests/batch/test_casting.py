@@ -30,6 +30,8 @@ from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import Face
 from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
+from colab_helpers.trust.marking import CREATED, xmp_of
+from colab_helpers.ui.preview_networks import PreviewNetworks
 from tests.batch.test_people_map import cast, video
 from tests.faces.test_people import LIMIT, look, track
 
@@ -282,6 +284,7 @@ def photo_of(name: str) -> str:
 def add_to(library: Path, name: str, number: int, ground: str = "synthetic") -> None:
     """Put somebody into a library, who looks like a number."""
     (library / name).mkdir()
+    (library / name / "portrait.png").write_bytes(xmp_of("", CREATED))
     (library / f"{name}.consent.yaml").write_text(f"people: {{{name}: {ground}}}")
     WHO[photo_of(name)] = number
 
@@ -325,11 +328,24 @@ def test_everybody_gets_a_portrait_of_their_own_and_keeps_it(people: KnownPeople
     assert done(left, "a") == {0: "leave", 1: "82"}
     taken = crowd_by(f"{EVERYBODY}\npeople:\n  Bea: {{faces: p1, source: made 2}}", again, crowd)
     assert done(taken, "a") == {0: "82", 1: "79"}, "nobody else gets whom the map names"
+    text = f"default: {crowd}/made 2\npeople:\n  Bea: {{faces: p2, source: portraits}}"
+    fresh = people.model_copy(deep=True)
+    assert done(crowd_by(text, fresh, crowd), "a") == {0: "82", 1: "79"}, "by a path neither, nor as default"
     one = crowd_by(f"{EVERYBODY}\npeople:\n  Bea: {{faces: [p1, p3], source: portraits}}", people, crowd)
     assert done(one, "b")[1] == done(one, "a")[0] == "81"
     gone = [group.portrait for group in people.groups.values()]
     shutil.rmtree(crowd / "made 1")
     assert done(crowd_by(EVERYBODY, people, crowd), "a") == {0: "79", 1: "82"}, gone
+
+
+def test_a_preview_of_a_crowd_puts_the_photos_of_the_run_into_nobody(crowd: Path) -> None:
+    given = {"sources": [PHOTO], "targets": ["a"], "library": crowd}
+    for people, action in (("everybody", "blur"), ("auto", "swap")):
+        engine: Any = Networks(swapper=object(), changer=refused)
+        request = BatchRequest(people=people, **given)
+        usual, told = PreviewNetworks()._cast(engine, request, crowd, "")
+        assert usual.usual is not None
+        assert (usual.usual.action, ["blurred here" in one for one in told]) == (action, [True] * len(told))
 
 
 def test_too_few_portraits_are_told_with_the_command_that_makes_them(
@@ -349,3 +365,6 @@ def test_too_few_portraits_are_told_with_the_command_that_makes_them(
     request = BatchRequest(people="everybody", output_dir=crowd, targets=["a"], library=crowd)
     with pytest.raises(ConsentError):
         consent_for(request, [], PeopleMap.of(EVERYBODY))
+    (crowd / "people.yaml").write_text("default: leave\n")  # which counts for those who are in it alone
+    with pytest.raises(ConsentError):
+        consent_for(request, [])

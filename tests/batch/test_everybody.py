@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -18,6 +17,8 @@ from colab_helpers.batch.known_people import KnownPeople
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.media.images import Still, encode_still
+from colab_helpers.trust.marking import CREATED, xmp_of
 from tests.batch.films import CASTS, NAMES, SETTINGS, changed, truth_of
 from tests.batch.test_people import FOUND_FIRST, KILL, groups_of
 from tests.conftest import CONSENT
@@ -32,8 +33,9 @@ MADE_UP = ("dalia", "edvin", "fumiko", "gustav")
 
 def add_to(library: Path, who: str, name: str = "") -> None:
     """Put somebody into a library as the verb portraits does."""
-    (library / (name or who)).mkdir(parents=True)
-    cv2.imwrite(str(library / (name or who) / "portrait.png"), portrait(who))
+    photo = library / (name or who) / "portrait.png"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(encode_still(Still(portrait(who), parts={"xmp": xmp_of("", CREATED)}), photo))
     (library / f"{name or who}.consent.yaml").write_text(f"people: {{{name or who}: {{ground: synthetic}}}}")
 
 

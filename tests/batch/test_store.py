@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -12,18 +13,33 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from colab_helpers.addresses import address_of, here, in_words, stand_in
+from colab_helpers.__main__ import main
+from colab_helpers.addresses import address_of, here, in_words, root, stand_in
 from colab_helpers.batch import store
+from colab_helpers.batch.drive import Patience
 from colab_helpers.batch.journal import Journal, Started, read_journal
-from colab_helpers.batch.report import KEPT, BatchReport
+from colab_helpers.batch.keys import file_digest
+from colab_helpers.batch.outputs import deliver_result
+from colab_helpers.batch.overwriting import Writable, identities
+from colab_helpers.batch.people_edits import set_default
+from colab_helpers.batch.people_map import PeopleMap
+from colab_helpers.batch.report import KEPT, BatchReport, FileReport
 from colab_helpers.batch.stop import ask_to_stop
-from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.command_line import WRONG_USAGE
+from colab_helpers.errors import MediaError, MissingFileError, OutputError, UsageError
+from colab_helpers.files import sha256_of
+from colab_helpers.media.images import read_image
+from colab_helpers.media.inputs import existing_file
+from colab_helpers.media.probe import probe
+from colab_helpers.pipeline import frames_folder
 from colab_helpers.request import BatchRequest
+from colab_helpers.trust.verify import verify
 from tests.conftest import CONSENT, until
 from tests.helpers import processes as helpers
 from tests.helpers.processes import Content, made_once, repeated, run_here, stop_at
@@ -282,6 +298,7 @@ def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, di
     first = disk("two")
     path = stand_in("s3://films/out/journal.jsonl")
     assert read_journal(path).entries == [entry(number) for number in range(4)]
+    store.settle_journal(path)
     with Journal(path) as journal, monkeypatch.context() as cut:
         cut.setattr(store, "_of", lambda _address: 1 / 0)
         with pytest.raises(OutputError):
@@ -289,12 +306,89 @@ def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, di
     assert read_journal(path).entries[4:] == [], "what is not in the store does not count"
     unsent = path.read_bytes() + b"noted here, and killed before it could be sent"
     path.write_bytes(unsent)
-    store.fetch_journal(path, settle=True)
+    store.settle_journal(path)
     assert b"".join(content(bucket, name) for name in names(bucket, "out/")) == path.read_bytes() == unsent
     path.write_bytes(unsent[:900] + b"#" * 9000)  # another machine has gone on since
-    store.fetch_journal(path, settle=True)
+    store.settle_journal(path)
     assert path.read_bytes() == unsent
     assert first != path.parents[3]
+
+
+def test_whoever_reads_a_journal_leaves_the_file_of_whoever_writes_it(bucket, disk, monkeypatch) -> None:
+    path, known = stand_in("s3://films/out/journal.jsonl"), store._of
+    with Journal(path) as journal:
+        journal.append(entry(1))
+
+        def meanwhile(address: str) -> Any:
+            monkeypatch.setattr(store, "_of", known)
+            journal.append(entry(2))
+            return known(address)
+
+        monkeypatch.setattr(store, "_of", meanwhile)
+        assert read_journal(path).entries == [entry(1), entry(2)]
+        journal.append(entry(3))
+    disk("two")
+    path = stand_in("s3://films/out/journal.jsonl")
+    assert read_journal(path).entries == [entry(number) for number in (1, 2, 3)]
+
+
+def test_a_part_of_an_entry_that_was_given_up_harms_no_other(bucket, disk, monkeypatch) -> None:
+    monkeypatch.setattr(store, "_PART", 500)
+    path = stand_in("s3://films/out/journal.jsonl")
+    with Journal(path) as journal:
+        journal.append(entry(1))
+        length = path.stat().st_size
+    (last,) = (name for name in names(bucket, "out/") if name.endswith("0"))
+    bucket.put_object(Bucket="films", Key=last[:-1] + "1", Body=b"x" * (600 - length) + b"\n")
+    disk("two")
+    path = stand_in("s3://films/out/journal.jsonl")
+    for number in (2, 3):
+        store.settle_journal(path)
+        with Journal(path) as journal:
+            journal.append(entry(number))
+    assert read_journal(path).entries == [entry(number) for number in (1, 2, 3)]
+
+
+def test_what_may_not_be_overwritten_is_known_by_its_address(bucket, disk) -> None:
+    target = stand_in("s3://films/clips/a.mp4")
+    store.look(target)
+    inputs = identities([target])
+    store.fetch(target)
+    assert identities([target]) == inputs, "it is another file on this disk now"
+    with pytest.raises(UsageError, match="is read by the run"):
+        Writable(inputs, overwrite=True).clear(target)
+
+
+def test_nothing_of_the_users_goes_with_what_is_removed(bucket, disk) -> None:
+    mine = {"out/STOP/mine.txt", "out/a.mp4_frames/mine.txt", "out/a.mp4.txt", "out/.work/k2/000000.mkv"}
+    for name in (*mine, "out/STOP", "out/a.mp4_frames/000009.png", "out/.work/k/000000.mkv"):
+        bucket.put_object(Bucket="films", Key=name, Body=b"x")
+    result = stand_in("s3://films/out/a.mp4")
+    frames = frames_folder(result)
+    frames.mkdir(parents=True)
+    for path in (result, frames / "000000.png"):
+        path.write_bytes(b"made")
+    report = FileReport(target="t", status="done", output=str(result), frames_folder=str(frames))
+    deliver_result(report, [result], Patience(0.0), lambda: None)
+    store.remove(result.with_name("STOP"))
+    store.remove(result.parent / ".work" / "k", below=True)
+    assert {*names(bucket, "out/")} == {*mine, "out/a.mp4", "out/a.mp4_frames/000000.png"}
+    assert all(map(store.waits, (result, frames / "000000.png", frames / "mine.txt")))
+
+
+def test_a_map_that_is_edited_counts_wherever_that_was(batch, bucket, disk) -> None:
+    folder = stand_in("s3://films/out")
+    bucket.put_object(Bucket="films", Key="out/people.yaml", Body=b"default: blur\n")
+    set_default(folder, ["pixelate"])
+    disk("two")
+    store.enter(folder := stand_in("s3://films/out"), (), ())
+    assert PeopleMap.load(folder).default == ("pixelate",)
+
+    def meanwhile(_progress: Any) -> None:
+        bucket.put_object(Bucket="films", Key="out/people.yaml", Body=b"default: leave\n")
+
+    assert batch("s3://films/clips/b.mkv", on_progress=meanwhile).ok
+    assert content(bucket, "out/people.yaml") == b"default: leave\n"
 
 
 @pytest.mark.parametrize(
@@ -347,8 +441,107 @@ def test_an_address_with_a_secret_or_a_way_out_is_refused_and_not_repeated(addre
     assert stand_in(address) is None
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", "s3://films/out/a.mp4"],
+        ["transcribe", "s3://films/out/a.mp4"],
+        ["portraits", "crowd", "an adult", "--library", "s3://films/library"],
+        ["demo", "s3://films/demo"],
+        ["batch", "-t", "a", "-o", "b", "--report", "s3://films/report.json"],
+    ],
+)
+def test_verbs_that_stay_with_files_take_no_address(disk, words, capsys) -> None:
+    assert main(words) == WRONG_USAGE
+    assert "s3://films/" in (told := capsys.readouterr().err)
+    assert "only files are read and written" in told
+    assert not [*disk().rglob("*")]
+
+
+def test_what_was_not_brought_is_read_by_nobody(bucket, disk) -> None:
+    for name in ("a.mp4", "b.png"):
+        bucket.put_object(Bucket="films", Key=f"shown/{name}", Body=b"\0" * 5000)
+    store.look(folder := stand_in("s3://films/shown"))
+    for path in folder.iterdir():
+        for read in (sha256_of, file_digest, existing_file, probe, read_image, partial(verify, anchors=[])):
+            with pytest.raises((PermissionError, MediaError, MissingFileError)):
+                read(path)
+    with pytest.raises(MediaError, match="object storage and is not here"):
+        probe(folder / "a.mp4")
+
+
+def test_targets_leave_the_disk_whatever_becomes_of_them_and_whoever_works(
+    batch, bucket, local, tmp_path
+) -> None:
+    bucket.put_object(Bucket="films", Key="clips/c.mp4", Body=b"no film at all")
+    report = batch(overrides={"gpus": "cpu,cpu"})
+    assert [file.status for file in report.files] == ["done", "done", "failed"]
+    assert films(fetched(bucket, tmp_path / "down")) == local
+    assert brought(tmp_path / "one") == set()
+
+
+def test_what_somebody_else_works_with_is_not_given_back(bucket, disk) -> None:
+    target = stand_in("s3://films/clips/a.mp4")
+    store.hold(target)
+    with target.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        store.release(target)
+        assert not store.waits(target)
+    store.release(target)
+    assert store.waits(target)
+
+
+def test_what_comes_to_the_name_of_a_result_amid_its_way_there_stays(bucket, disk, monkeypatch) -> None:
+    result, look = stand_in("s3://films/out/a.mp4"), store.look
+    result.parent.mkdir(parents=True)
+
+    def mine(body: bytes) -> None:
+        if "out/a.mp4" not in names(bucket) or body == b"later":
+            bucket.put_object(Bucket="films", Key="out/a.mp4", Body=body)
+
+    result.write_bytes(os.urandom(18 << 20))  # in parts
+    with pytest.raises(UsageError, match="has come there"):
+        store.deliver(result, lambda: mine(b"mine"), new=True)
+    assert content(bucket, "out/a.mp4") == b"mine"
+    bucket.delete_object(Bucket="films", Key="out/a.mp4")
+    monkeypatch.setattr(store, "look", lambda path: (mine(b"later"), look(path)))
+    result.write_bytes(b"made")
+    with pytest.raises(UsageError, match="has come there"):
+        store.deliver(result, new=True)
+    assert content(bucket, "out/a.mp4") == b"later"
+
+
+def test_what_a_store_says_is_told_without_secrets(bucket, disk, monkeypatch) -> None:
+    def gone(_address: str) -> Any:
+        raise ConnectionError("cannot connect to http://somebody:hush@host:1/films")
+
+    monkeypatch.setattr(store, "_of", gone)
+    with pytest.raises(OutputError, match="//…@host:1") as told:
+        store.look(stand_in("s3://films/clips"))
+    assert "hush" not in str(told.value)
+
+
+def test_what_killed_processes_left_is_removed(bucket, disk) -> None:
+    out, dead = stand_in("s3://films/out"), subprocess.Popen(["true"])
+    dead.wait()
+    (out / "deep").mkdir(parents=True)
+    left, own = (out / "deep" / f".a.{pid}-1.part.mp4" for pid in (dead.pid, os.getpid()))
+    left.touch(), own.touch()
+    store.enter(out, (), ())
+    assert (left.exists(), own.exists()) == (False, True)
+
+
+def test_somebody_elses_folder_is_not_used(bucket, disk, batch, tmp_path) -> None:
+    disk("one").chmod(0o1777)
+    (tmp_path / "theirs").mkdir()
+    root().symlink_to(tmp_path / "theirs")
+    with pytest.raises(OutputError, match="is not yours"):
+        batch(tmp_path / "a.mp4")
+    assert not [*(tmp_path / "theirs").iterdir()]
+
+
 def test_names_that_no_file_can_have_are_left_out(bucket, disk) -> None:
-    for name in ("../up.mp4", "./here.mp4", "a//b.mp4", "", "nul\0.mp4", "sub/c.mp4"):
+    for name in ("../up.mp4", "./here.mp4", "a//b.mp4", "", "nul\0.mp4", "l" * 252 + ".mp4", "sub/c.mp4"):
         with suppress(Exception):  # the server's own client refuses some
             bucket.put_object(Bucket="films", Key=f"clips/{name}", Body=b"x")
     assert {"clips/../up.mp4", "clips/sub/c.mp4"} <= {*names(bucket)}, names(bucket)

@@ -156,7 +156,7 @@ def test_buttons_and_cells_in_jupyter(lab, site, own, shot):
     """A batch begun by button is watched by the cell, and what the cell ends with is in the tab."""
     site.long_clip(own.clip, TIMES)
     lab.open(site.copy("batch_swap.ipynb", "both.ipynb", **filled(own, site)))
-    for title in ("1. What", "More options", "Get ready", "2. Choose"):
+    for title in ("1. What", "Several GPUs", "More options", "Get ready", "2. Choose"):
         lab.run_cell(title)
     panel = lab.cell("2. Choose")
     lab.tab("Run")

@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from colab_helpers.batch.drive import Patience
+from colab_helpers.batch.earlier import UnfinishedFile
+from colab_helpers.batch.face_indexes import About, FaceIndexPlace
+from colab_helpers.batch.journal import History, Journal
 from colab_helpers.errors import OutOfMemoryError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
@@ -129,8 +133,11 @@ def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the
 
     engine.frame_enhancer.network = Small(**vars(network))
     target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=75))
-    left[0] = 30
-    result = process_video(engine, SOURCE, target, tmp_path / "whole.mkv", store=Store(tmp_path / "kept"))
+    left[0], journal = 30, Journal(tmp_path / "journal.jsonl")
+    place = FaceIndexPlace("key", About.of(target, ""), tmp_path / "faces", None)
+    given: dict[str, Any] = {"target": "", "mirror": None, "patience": Patience(0.0), "index": place}
+    kept = UnfinishedFile(tmp_path / "kept", key="key", journal=journal, history=History(), **given)
+    result = process_video(engine, SOURCE, target, tmp_path / "whole.mkv", store=kept)
     assert sum("goes on in tiles of 192 pixels" in note for note in result.notes) == 1
     assert any(
         "cpu (tiles: 320) up to segment 0, cpu (tiles: 192) up to segment 2" in n for n in result.notes
@@ -150,13 +157,18 @@ def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the
     noted = [f"cpu (tiles: {edge})" for edge in (320, 192, 192)]
     assert [part.provider for part in store.parts] == noted
 
-    left[0], place, output = 30, Store(tmp_path / "apart"), tmp_path / "apart.mkv"
+    left[0], output = 30, tmp_path / "apart.mkv"
     engine.frame_enhancer.edge = 320
-    maker = SegmentMaker(plan(engine, SOURCE, probe(target), output, place, all_first=True))
+    apart = plan(engine, SOURCE, probe(target), output, Store(tmp_path / "apart"), all_first=True)
+    maker = SegmentMaker(apart)
     parts = {number: maker.make(number, goes_on=number < 2) for number in range(3)}
     assert [part.provider for part in parts.values()] == noted
     join(maker.work, parts)
     assert_same_pictures(tmp_path / "whole.mkv", output)
+
+    left[0], engine.frame_enhancer.edge = 30, 320
+    process_video(engine, SOURCE, target, tmp_path / "plain.mkv")
+    assert_same_pictures(tmp_path / "whole.mkv", tmp_path / "plain.mkv")
 
     left[0], engine.frame_enhancer.edge = 5, 320
     process_video(engine, SOURCE, target, tmp_path / "swapped.mkv")
