@@ -225,6 +225,7 @@ def test_a_card_that_fell_off_the_bus_tells_nothing_and_breaks_nothing(install_n
     names = [name for name in vars(module) if name.startswith("nvmlDeviceGet")]
     vars(module).update(vars(fake_nvml(missing=tuple(names))))
     assert sampler.gpu_sample(()) == GpuSample()
+    assert (sampler.gpu_memory_percent(), sampler.gpu_load()) == (None, None), "the work goes on"
     install_nvml(fake_nvml(missing=("nvmlInit",)))
     assert sampler.gpu_sample(()) is None  # no driver, no GPU
 

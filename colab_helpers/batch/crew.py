@@ -28,7 +28,7 @@ from colab_helpers.batch.run_file import error_text
 from colab_helpers.batch.schedule import Call, Prepared, Schedule
 from colab_helpers.batch.stop import LONGEST_STOP
 from colab_helpers.batch.surroundings import MOST_DEATHS, NONE, Deaths
-from colab_helpers.errors import OutputError, UsageError
+from colab_helpers.errors import OutputError, ProviderError, UsageError
 from colab_helpers.files import state_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import SHARED_BY, visible_gpus
@@ -81,6 +81,7 @@ class Crew(Batch):
     _news: SimpleQueue[tuple[int, tuple[Any, ...]]] = field(default_factory=SimpleQueue, init=False)
     _unfit: Counter[str] = field(default_factory=Counter, init=False)
     _files: dict[int, OpenFile] = field(default_factory=dict, init=False)
+    _main: int = field(default=-1, init=False)  # the file that is shown
     _cause: str = field(default="", init=False)
     _barren: Counter[str] = field(default_factory=Counter, init=False)
     _ending: bool = field(default=False, init=False)
@@ -176,17 +177,18 @@ class Crew(Batch):
 
     def _note(self, member: Member, entry: Entry) -> None:
         """Write an entry into the journal, and tell the worker how that went."""
-        error = None
-        if isinstance(entry, FileDone) and member.call is not None:
-            self._together(member.call, entry.report)
+        error, result = None, entry.report if isinstance(entry, FileDone) else None
+        if result and member.call:
+            self._together(member.call, result)
         try:
             self.journal.append(entry, member.name)
         except OutputError as failed:
             error = failed
-        if isinstance(entry, FileDone) and member.call is not None:
-            self._files[member.call.index].made_by = entry.report.made_by
-        if isinstance(entry, SegmentDone):
+        if result and member.call:
+            self._files[member.call.index].made_by = result.made_by
+        if isinstance(entry, SegmentDone) and member.call:
             self._schedule.progressed(member)
+            self._before.pop(str(self.around.job.tasks[member.call.index].target), None)
             if error is None and (file := self._file(member.call)):
                 file.frames[entry.part.segment.number] = entry.part.segment.frames
         member.far.send(error)
@@ -202,26 +204,24 @@ class Crew(Batch):
             self.around.status.tick()
         elif name == "file" and (given[0] in self.files or given[0] in self._files):
             self.around.beat()  # whoever comes later looks at all files once more
-        elif name != "picture" or member.call is self._first:
+        elif name != "picture" or (member.call and member.call.index == self._main):
             getattr(self.around.status, name)(*given)
 
     def _progress(self, member: Member, progress: Progress) -> None:
-        """Show how a file gets on, and that on which the first worker is above all."""
-        member.progress, first, file = progress, self._first, self._file(member.call)
+        """Show how a file gets on, and one above all, as long as that is in work."""
+        member.progress, file, index = progress, self._file(member.call), progress.file_index
         together = file.together(progress, self._members) if file else progress
         # It is over, by an error in another's segment; or one who begins looks at it once more.
-        if progress.file_index in self.files or (first and not member.call):
+        if index in self.files or (self._files and not member.call):
             self.around.beat()
-        elif first is None or progress.file_index == first.index:
+            return
+        if self._main not in self._files:
+            self._main = index
+        if index == self._main:
             self.tell(together)
         else:
             self.around.status.progress(together, first=False)
             self.around.beat()
-
-    @property
-    def _first(self) -> Call | None:
-        """What the first of those is at who are at anything."""
-        return next((each.call for each in self._members if each.call is not None), None)
 
     def _file(self, call: Call | None) -> OpenFile | None:
         """Return the file of whose segments one is made; None where it is over, as by an error in another."""
@@ -245,13 +245,12 @@ class Crew(Batch):
 
     def _one_less(self, member: Member, error: Exception) -> None:
         self._unfit[member.device] += 1
-        if not (self._members or self._ending or Counter(self._room()) - self._unfit):
+        # Of what is asked for, as of a photo without a face, anybody would say the same.
+        asked = getattr(error, "refusal", False) and not isinstance(error, ProviderError)
+        hopeless = (asked and self.loaded == Loaded()) or not Counter(self._room()) - self._unfit
+        if hopeless and not (self._members or self._ending):
             raise error
         self.around.status.note(tr("one worker less: {error}", error=error_text(error)))
-
-    def _recycled(self, member: Member) -> None:
-        """Have another worker take the place of one that holds too much memory."""
-        self._leave(member)
 
     def _failed(self, member: Member, report: FileReport, leaves: bool) -> None:
         self._landed(member, self._schedule.failed(member), report, leaves)
@@ -320,6 +319,7 @@ class Crew(Batch):
         self._recruit()
 
     def _leave(self, member: Member) -> None:
+        """Have a worker go, as one that holds too much memory asks for; another one takes its place."""
         self._members.remove(member)
         member.far.kill()
 

@@ -134,8 +134,12 @@ class Hands:
             notes=(*self.engine.notes, *([ignored] if damaged else [])),
             photos=tuple(self.source.photos) if self.source else (),
             place="CPU" if self.engine.provider == "cpu" else gpu_name() or "GPU",
-            encoder=usual_encoder(self.engine.settings.output_video_encoder),
         )
+
+    @property
+    def encoder(self) -> str:
+        """Name of what encodes usual videos here, by trial: of several workers all need the same."""
+        return usual_encoder(self.engine.settings.output_video_encoder)
 
     def prepare(self, index: int, *, deaths: Deaths = NONE) -> Prepared:
         """Find a file's faces, unless it goes whole; see `segment` for ``deaths``."""

@@ -165,7 +165,14 @@ class History:
 
     def of(self, key: str) -> list[Entry]:
         """Return the entries of one target."""
-        return [entry for entry in self.entries if entry.key == key]
+        return self._by_key.get(key, [])
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.key, []).append(entry)
+        return found
 
 
 def _may_be(output: str, planned: str) -> bool:

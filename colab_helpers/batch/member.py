@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -87,12 +88,12 @@ def main(argv: Sequence[str]) -> None:
             own = Writable(identities(job.inputs), job.request.settings.overwrite, made=own_file)
             hands = Hands.open(around, own, far, lambda told, times: far.send(("announce", [*told], times)))
         except RecycleError:
-            far.send(("recycled",))
+            far.send(("leave",))
             return
         except Exception as error:  # noqa: BLE001 - whoever has started this decides what it means
             far.send(("refused", error))
             return
-        far.send(("opened", hands.loaded))
+        far.send(("opened", replace(hands.loaded, encoder=hands.encoder)))
         _serve(hands, far, stop)
 
 

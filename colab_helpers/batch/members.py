@@ -7,10 +7,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from colab_helpers.batch.report import ModelReport
 from colab_helpers.batch.schedule import Call, Prepared
-from colab_helpers.batch.worker_status import READY, WorkerStatus
+from colab_helpers.language import mark
 from colab_helpers.progress import MAKING, Progress
+
+BEGINS, READY = mark("begins"), mark("ready")
+
+
+class WorkerStatus(BaseModel, extra="forbid", defer_build=True):
+    """One of several workers."""
+
+    name: str = Field(description="Its machine, and what it has of that: a GPU, or processors.")
+    file: str = Field("", description="Target it is at; none between two.")
+    segment: int | None = Field(None, description="Number of the segment it is at, if that is all it does.")
+    stage: str = Field(BEGINS, description="What is being done, in a word or two, as in a progress.")
+    fps: float = Field(0.0, description="Frames per second; 0 where no frames are made.")
+    gpu_load: float | None = Field(None, description="Of its GPU, in percent.")
+    gpu_percent: float | None = Field(None, description="VRAM in use on its GPU, in percent.")
+    pause: str | None = Field(None, description="What it waits for, if anything.")
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from colab_helpers.batch.members import WorkerStatus
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.batch.stop import SILENCE, STATUS_NAME, STOP_NAME, works
 from colab_helpers.batch.store import fetch, send_all
-from colab_helpers.batch.worker_status import WorkerStatus
 from colab_helpers.errors import OutputError
 from colab_helpers.files import found, load, to_json
 from colab_helpers.language import first_of, tr

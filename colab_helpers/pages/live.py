@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.batch.members import WorkerStatus
 from colab_helpers.batch.report import KEPT, STATE_WORDS, FileReport, State
 from colab_helpers.batch.status import BatchStatus
-from colab_helpers.batch.worker_status import WorkerStatus
 from colab_helpers.language import mark, tr
 from colab_helpers.pages.figures import (
     FIGURES,

@@ -47,14 +47,10 @@ def process_memory() -> int:
 
 
 def gpu_memory() -> tuple[int, int] | None:
-    """VRAM of the first GPU in bytes, in use (by all programs) and in all; None without a GPU."""
+    """VRAM of the first GPU in bytes, in use (by all programs) and in all; None without one that answers."""
     handle = open_gpu()
-    if handle is None:
-        return None
-    import pynvml
-
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return int(memory.used), int(memory.total)
+    memory = None if handle is None else _told(handle, "MemoryInfo")
+    return None if memory is None else (int(memory.used), int(memory.total))
 
 
 def gpu_memory_percent() -> float | None:

@@ -18,12 +18,12 @@ from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces
 from colab_helpers.batch.hands import Hands
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.journal import History, Started
+from colab_helpers.batch.journal import History, SegmentDone, Started
 from colab_helpers.batch.members import Loaded, Member, OpenFile
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.schedule import Call, Prepared
-from colab_helpers.batch.status import StatusWriter
+from colab_helpers.batch.status import StatusWriter, read_status
 from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.surroundings import NONE, Surroundings
 from colab_helpers.errors import UsageError, WorkerError
@@ -289,7 +289,10 @@ def test_a_stop_is_taken_within_a_segment_and_either_number_of_workers_goes_on(
     assert ("" in after, before <= after) == (then != TWO, True)
 
 
-def test_two_workers_go_on_where_one_stopped(clips, alone, tmp_path) -> None:
+def test_two_workers_go_on_where_one_stopped(clips, alone, monkeypatch, tmp_path) -> None:
+    # Whoever works alone need not agree with anybody: no encoder is tried beforehand.
+    monkeypatch.setattr("colab_helpers.batch.hands.usual_encoder", None)
+
     def stop(progress: Any) -> None:
         if progress.frame >= 25:
             raise KeyboardInterrupt
@@ -308,6 +311,7 @@ def test_with_a_map_of_people(run, tmp_path, films) -> None:
     for name, how in (("one", {}), ("two", TWO)):
         settings = short.with_overrides(**how)
         assert run("first.mp4", "second.mp4", people="find", out=tmp_path / name, settings=settings).ok
+        assert read_status(tmp_path / name).state == "done", "whoever begins later looks at all once more"
     for name in ("first.mp4", "second.mp4"):
         assert media(tmp_path / "one" / name) == media(tmp_path / "two" / name)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
@@ -443,6 +447,10 @@ def test_one_gpu_that_cannot_begin_or_crashes_leaves_the_work_to_the_other(monke
     crew._refused(crew._members[0], ValueError("no memory"))
     crew._recruit()
     assert [each.device for each in crew._members] == ["GPU-b"], "though one was to look at all files first"
+    crew, _ = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    crew._recruit()
+    with pytest.raises(UsageError, match="no face in the photo"):  # nor will another GPU find one
+        crew._refused(crew._members[0], UsageError("no face in the photo"))
     crew, told = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
     crew._first_alone = False
     crew._recruit()
@@ -565,6 +573,7 @@ def test_what_one_worker_waits_for_holds_whatever_others_tell(shown) -> None:
 
 def test_a_frame_just_written_is_shown_of_the_file_that_is_shown(shown) -> None:
     crew, (first, _, third) = shown()
+    crew._progress(first, a_progress(25, 60))
     crew._tell(third, "picture", ("data:b",))
     assert crew.around.status.status.picture is None
     crew._tell(first, "picture", ("data:a",))
@@ -592,3 +601,27 @@ def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch
         member._serve(hands, far, Stop())
     assert sent == [("done", "plan", False), ("done", None, False)]
     assert weighed == [1]
+
+
+def test_a_segment_that_is_noted_ends_the_count_of_deaths_of_earlier_crews_too(shown) -> None:
+    crew, (*_, third) = shown()
+    crew._before = {str(crew.around.job.tasks[1].target): 2}
+    crew.journal, third.far = (SimpleNamespace(append=print, send=print) for _ in range(2))
+    assert crew._deaths(third.call)[0] == 2
+    part = SimpleNamespace(segment=SimpleNamespace(number=0, frames=10))
+    crew._note(third, SegmentDone.model_construct(key="k", part=part))
+    assert crew._deaths(third.call) == NONE
+
+
+def test_one_file_is_shown_until_it_is_over_and_then_one_that_is_at_work(shown) -> None:
+    crew, (first, second, third) = shown()
+    status = crew.around.status.status
+    crew._progress(first, a_progress(25, 60))
+    first.takes(Call("prepare", 2))
+    crew._files[2] = OpenFile()
+    crew._progress(third, a_progress(50, 100, file="b.mp4", file_index=1))
+    crew._progress(first, a_progress(1, 60, file="c.mp4", file_index=2, stage=FINDING))
+    assert status.progress.file_index == 0, "the second is at it still"
+    crew._landed(second, Call("segment", 0, 4), FileReport(target="a.mp4", status="failed"), False)
+    crew._progress(third, a_progress(51, 100, file="b.mp4", file_index=1))
+    assert (status.progress.file_index, status.progress.frame) == (1, 51), "not one that is over"

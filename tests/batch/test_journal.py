@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -225,3 +227,18 @@ def test_digest_of_a_file(tmp_path) -> None:
     assert keys.file_digest(path).startswith("ba7816bf")
     with pytest.raises(MissingFileError):
         keys.file_digest(tmp_path / "none")
+
+
+def test_what_was_noted_of_each_of_many_targets_is_found_in_one_pass(tmp_path) -> None:
+    class Counted(list[Any]):
+        passes = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.passes += 1
+            return super().__iter__()
+
+    write(path := tmp_path / "journal.jsonl", *(done(str(n)) for n in range(20)))
+    history = read_journal(path)
+    history.entries = Counted(history.entries)
+    assert all(history.result(str(n)) and not history.interruptions(str(n), "r") for n in range(20))
+    assert (history.result("20"), history.segments("20"), history.entries.passes) == (None, {}, 1)

@@ -13,9 +13,8 @@ import pytest
 
 from colab_helpers.batch import crew as base
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.members import Loaded
+from colab_helpers.batch.members import Loaded, WorkerStatus
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.worker_status import WorkerStatus
 from colab_helpers.cluster import crew as module
 from colab_helpers.cluster.crew import ClusterCrew
 from colab_helpers.request import BatchRequest

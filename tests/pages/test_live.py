@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from colab_helpers.batch.members import READY, WorkerStatus
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport
 from colab_helpers.batch.status import BatchStatus, StatusWriter, read_status
-from colab_helpers.batch.worker_status import READY, WorkerStatus
 from colab_helpers.machine import GIB
 from colab_helpers.pages.figures import FIGURES, at_work, warnings
 from colab_helpers.pages.live import (
