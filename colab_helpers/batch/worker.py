@@ -199,7 +199,6 @@ class _Run(Surroundings):
 
     def _forget_stop(self) -> None:
         with suppress(OSError, OutputError):
-            (self.job.folder / STOP_NAME).unlink(missing_ok=True)
             remove(self.job.folder / STOP_NAME)
 
     @cached_property
