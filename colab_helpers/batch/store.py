@@ -293,7 +293,7 @@ def send_folder(folder: Path, own: re.Pattern[str]) -> None:
 
 
 def remove(path: Path, *, below: bool = False) -> None:
-    """Remove a file, here and at its address, if any; ``below``: all that lies below that address, instead."""
+    """Remove a file, here and at its address; ``below``: instead, all that lies below the address."""
     if not below:
         path.unlink(missing_ok=True)
     if address_of(path) is not None:
