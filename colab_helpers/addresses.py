@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from colab_helpers.errors import UsageError
-from colab_helpers.language import tr
+from colab_helpers.language import STAND_IN, tr
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 """Package that talks to the stores of each kind; the extra that brings it is called like the kind."""
@@ -22,7 +22,6 @@ _STORED = re.compile(r"(s3|gs)://?([A-Za-z0-9][A-Za-z0-9._-]+(?:/.*)?)", re.DOTA
 _STAND_IN = re.compile(r".*?/colab_helpers-\d+/(s3|gs):/(.+)", re.DOTALL)
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
 _SECRET = re.compile(r"//?[^/\s]*@")
-_IN_TEXT = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
 
 
 def root() -> Path:
@@ -60,14 +59,9 @@ def require_brought(path: Path) -> None:
         raise PermissionError(errno.EACCES, tr("it lies in object storage and is not here"), str(path))
 
 
-def in_words(text: str) -> str:
-    """Return a text with addresses in place of the paths that stand for them."""
-    return _IN_TEXT.sub(r"\1://", text)
-
-
 def here(text: str) -> str:
     """Return a text of another machine with the paths that stand for addresses on this one."""
-    return _IN_TEXT.sub(lambda found: f"{root()}/{found[1]}:/", text)
+    return STAND_IN.sub(lambda found: f"{root()}/{found[1]}:/", text)
 
 
 def without_secrets(text: str) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from colab_helpers.language import mark, printable, tr
+from colab_helpers.language import in_words, mark, printable, tr
 
 
 class ColabHelpersError(Exception):
@@ -37,7 +37,7 @@ class ColabHelpersError(Exception):
         parts = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.remedy:
             parts.append(tr("What to do: {remedy}", remedy=self.remedy))
-        return printable(". ".join(part.rstrip(".") for part in parts) + ".")
+        return in_words(printable(". ".join(part.rstrip(".") for part in parts) + "."))
 
 
 class SettingsError(ColabHelpersError, ValueError):

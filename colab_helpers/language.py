@@ -35,6 +35,8 @@ _process: Language | None = None
 """Set by ``speak`` for all threads."""
 _spoken: ContextVar[Language | None] = ContextVar("spoken", default=None)
 """Set by ``spoken``; a thread that is to inherit it is started with ``contextvars.copy_context().run``."""
+STAND_IN = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
+"""How a path that stands for an address begins, in a text."""
 
 
 def tr(text: str, /, **values: object) -> str:
@@ -55,6 +57,11 @@ def printable(text: str) -> str:
     Python keeps such bytes as lone surrogates, which no stream, page or notebook takes.
     """
     return _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
+
+
+def in_words(text: str) -> str:
+    """Return a text with addresses in place of the paths that stand for them (see ``addresses``)."""
+    return STAND_IN.sub(r"\1://", text)
 
 
 def one_line(text: str) -> str:

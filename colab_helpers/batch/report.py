@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from colab_helpers.addresses import in_words, waits
+from colab_helpers.addresses import waits
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.batch.store import fetch
 from colab_helpers.errors import OutputError, UsageError, telling
 from colab_helpers.files import to_json, write_atomically
-from colab_helpers.language import mark, printable, tr
+from colab_helpers.language import in_words, mark, printable, tr
 from colab_helpers.media.inputs import is_image, is_video
 from colab_helpers.trust.records import Consent, ContentDecision
 

@@ -50,9 +50,8 @@ def _system(kind: str) -> Any:
 @contextmanager
 def _at(path: Path) -> Iterator[tuple[Any, str]]:
     """Give the store of what a path stands for, and its name there; an error is told, but FileExistsError."""
-    address = address_of(path) or ""
+    kind, _, name = (address := address_of(path) or "").partition("://")
     try:
-        kind, _, name = address.partition("://")
         yield _system(kind), name
     except (ColabHelpersError, FileExistsError):
         raise
@@ -294,7 +293,9 @@ def send_folder(folder: Path, own: re.Pattern[str]) -> None:
 
 
 def remove(path: Path, *, below: bool = False) -> None:
-    """Remove what lies at an address; ``below``: all whose addresses go on from there, too."""
+    """Remove a file, here and at its address; ``below``: instead, all that lies below the address."""
+    if not below:
+        path.unlink(missing_ok=True)
     if address_of(path) is not None:
         with _at(path) as (system, name), suppress(FileNotFoundError):
             system.rm(name, recursive=True) if below else system.rm_file(name)
@@ -303,8 +304,7 @@ def remove(path: Path, *, below: bool = False) -> None:
 def enter(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -> None:
     """Look at what a batch names in stores: its targets, its photos, which are brought, and its records.
 
-    ``folder`` is that of the results; ``targets`` are files, folders and patterns, ``photos`` files and
-    folders.
+    ``targets`` are files, folders and patterns, ``photos`` files and folders.
 
     Raises:
         MissingFileError: A target or photo is not there.

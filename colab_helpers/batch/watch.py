@@ -88,7 +88,6 @@ class Watch:
         """Remove the file that asks to stop, unless it is meant for a batch at work."""
         if not self.at_work():
             with suppress(OSError, ColabHelpersError):
-                (self.folder / STOP_NAME).unlink(missing_ok=True)
                 remove(self.folder / STOP_NAME)
 
     @contextmanager

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from colab_helpers.addresses import address_of
 from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces, supervisor_of
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
@@ -198,7 +199,6 @@ class _Run(Surroundings):
 
     def _forget_stop(self) -> None:
         with suppress(OSError, OutputError):
-            (self.job.folder / STOP_NAME).unlink(missing_ok=True)
             remove(self.job.folder / STOP_NAME)
 
     @cached_property
@@ -262,7 +262,9 @@ class _Run(Surroundings):
             free=free / 1e9,
         )
         left_out = skipped_files(self.job.folders)
-        self.status.note(told, *self.job.notes, *notes, *left_out, *([tight] if free < times * size else []))
+        stays = address_of(self.job.folder) is None  # else each result leaves this disk
+        short = [tight] if stays and free < times * size else []
+        self.status.note(told, *self.job.notes, *notes, *left_out, *short)
 
     def _end_late(self) -> None:
         """End a process whose work hangs although it was asked to stop; finished segments are noted."""

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.library import is_photo, names_in, photos_at, photos_of
 from colab_helpers.batch.plan import skipped_files
+from colab_helpers.batch.store import fetch
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.files import absolute, numbered, state_of, write_atomically
@@ -146,6 +147,7 @@ class PhotosTab:
         key, small = (path, state_of(path), finding_key(*finding)), Markup()
         if key not in self._seen:
             try:
+                fetch(Path(path))
                 image = read_image(path if path.startswith("data:") else Path(path))
                 small = _picture(image, ())
                 report = self._choice.networks.examine(*finding, image)
