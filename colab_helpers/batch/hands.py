@@ -36,7 +36,6 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.files import state_of
 from colab_helpers.language import tr
-from colab_helpers.media.encoders import usual_encoder
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.pipeline.video import SegmentMaker
 from colab_helpers.progress import ProgressCallback
@@ -135,11 +134,6 @@ class Hands:
             photos=tuple(self.source.photos) if self.source else (),
             place="CPU" if self.engine.provider == "cpu" else gpu_name() or "GPU",
         )
-
-    @property
-    def encoder(self) -> str:
-        """Name of what encodes usual videos here, by trial: of several workers all need the same."""
-        return usual_encoder(self.engine.settings.output_video_encoder)
 
     def prepare(self, index: int, *, deaths: Deaths = NONE) -> Prepared:
         """Find a file's faces, unless it goes whole; see `segment` for ``deaths``."""

@@ -33,6 +33,7 @@ from colab_helpers.batch.status import BatchStatus, StatusWriter
 from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.surroundings import Surroundings
 from colab_helpers.language import spoken
+from colab_helpers.media.encoders import usual_encoder
 from colab_helpers.resources.allocator import tune_allocator
 
 _TICK_EVERY = 0.5
@@ -93,7 +94,9 @@ def main(argv: Sequence[str]) -> None:
         except Exception as error:  # noqa: BLE001 - whoever has started this decides what it means
             far.send(("refused", error))
             return
-        far.send(("opened", replace(hands.loaded, encoder=hands.encoder)))
+        loaded = hands.loaded
+        wanted = loaded.settings.get("output_video_encoder", "auto")
+        far.send(("opened", replace(loaded, encoder=usual_encoder(wanted))))
         _serve(hands, far, stop)
 
 

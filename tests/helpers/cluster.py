@@ -34,7 +34,7 @@ if "colab_helpers.batch.member" in sys.orig_argv and os.path.exists(os.environ["
     from colab_helpers.media.segments import Segment
     from colab_helpers.pipeline import FinishedSegment
     class Fake:
-        loaded, encoder = Loaded(), "libx264"
+        loaded = Loaded()
         def __init__(self, around, journal):
             self.around, self.journal = around, journal
         def prepare(self, index, *, deaths):
