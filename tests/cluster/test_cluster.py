@@ -129,11 +129,13 @@ def test_machines_that_share_no_disk_do_a_batch_together(
         "s3://films/clips", "s3://films/me.png", constant_models, CONSENT, "s3://films/out",
         "--cluster", "auto",
     )  # fmt: skip
-    (place / "shell").mkdir()
+    for name in ("shell", "together"):
+        (place / name).mkdir()
     running = shell.start(env={**os.environ, "TMPDIR": str(place / "shell")})
     assert run_here(photo, local, tmp_path / "alone", constant_models).ok
     ended(running)
-    assert [*(place / "other").rglob("journal.jsonl")], "the other machine has taken part"
+    shutil.rmtree(place / "together")
+    assert [*(place / "other").rglob("s3:/films/clips")], "the other machine has taken part"
     assert brought(place / "shell") == set()
     results = fetched(server, tmp_path / "down")
     assert films(results) == films(tmp_path / "alone")
