@@ -147,7 +147,6 @@ class Hands:
                 return Prepared()
             work = self._unfinished(task)
             if (known := self._known(task, work)) is not None:
-                release(task.target)
                 return Prepared(report=known)
             with work.leaving_no_more():
                 video = self._run(index, report, work, deaths=deaths).prepared()
@@ -195,12 +194,12 @@ class Hands:
         self.close()
         if encoder or (deaths and deaths[0]):  # what other workers have noted since
             self.earlier.history = read_journal(self.around.job.folder / JOURNAL_NAME)
-        task, report = self.tasks[index], self._report(index)
+        report = self._report(index)
         try:
             with self._told(index, report):
                 report = self._whole(index, report, encoder=encoder, deaths=deaths)
         finally:
-            release(task.target)
+            release(self.tasks[index].target)
         return report
 
     def _whole(self, index: int, report: FileReport, **given: Any) -> FileReport:
@@ -248,9 +247,8 @@ class Hands:
         if self._brought not in (None, task.target):
             release(self._brought)
         self._brought = task.target
-        self.around.patience.attempt(partial(hold, task.target, self.around.beat))
-        if (beside := sidecar(task.target)) is not None:
-            self.around.patience.attempt(partial(fetch, beside, self.around.beat))
+        self.around.patience.attempt(lambda: hold(task.target, self.around.beat))
+        self.around.patience.attempt(lambda: fetch(sidecar(task.target) or task.target, self.around.beat))
         existing_file(task.target)
 
     def _known(self, task: Task, work: UnfinishedFile) -> FileReport | None:
