@@ -70,7 +70,7 @@ def test_a_run_by_button(make_panel, light, idle, text_of):
     assert buttons(made) == (True, False)
     assert "1 of 1 files ended (1 done)" in text_of(made.run.view)
     for told in ("1 of 1 files", "clip1.mp4", "stand-in networks", str(out / "report.html")):
-        assert told in text_of(results(made))
+        assert told in text_of(results(made)), (out / "status.json").read_text()
     assert results(made).value.count("data:image/jpeg;base64,") == 4  # source, before, after; who is seen
     assert results(made).value.count("data:video/mp4;base64,") == 1
 
