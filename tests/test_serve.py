@@ -84,26 +84,27 @@ class Service:
         return {**files, "output_dir": name, "consent": CONSENT, "overrides": SETTINGS, **more}
 
 
-def serving(folder: Path, models: Path) -> Iterator[Service]:
-    with pytest.MonkeyPatch.context() as patched:
-        at_start(patched, folder, "")
-        made = Service(folder, models)
-        draw_photo(made.inputs)
-        yield made
+def serving(folder: Path, models: Path, patched: pytest.MonkeyPatch) -> Iterator[Service]:
+    at_start(patched, folder, "")
+    made = Service(folder, models)
+    draw_photo(made.inputs)
+    yield made
     for process in [*filter(None, [made.process]), *made.workers()]:
         process.kill()
 
 
 @pytest.fixture(scope="module")
 def common(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> Iterator[Service]:
-    for service in serving(tmp_path_factory.mktemp("common"), constant_models):
-        service.start()
-        yield service
+    with pytest.MonkeyPatch.context() as patched:
+        for service in serving(tmp_path_factory.mktemp("common"), constant_models, patched):
+            service.start()
+            yield service
 
 
 @pytest.fixture
-def service(tmp_path: Path, constant_models: Path) -> Iterator[Service]:
-    yield from serving(tmp_path, constant_models)
+def service(tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    # By the test's own patches: those that end in another order than they began would leave some behind.
+    yield from serving(tmp_path, constant_models, monkeypatch)
 
 
 def data_url(path: Path) -> str:
