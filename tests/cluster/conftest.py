@@ -22,7 +22,8 @@ if "colab_helpers.batch.member" in sys.orig_argv:
     def slow(self, *given, **more):
         if os.path.isdir(together):
             open(f"{together}/{os.getpid()}", "w").close()
-        while os.path.isdir(together) and len(os.listdir(together)) < 2:
+        patience = time.monotonic() + 60
+        while os.path.isdir(together) and len(os.listdir(together)) < 2 and time.monotonic() < patience:
             time.sleep(0.05)
         time.sleep(0.06)
         return write(self, *given, **more)
@@ -30,7 +31,7 @@ if "colab_helpers.batch.member" in sys.orig_argv:
 """
 """Frames take as long as they do on a small GPU: there is time to kill somebody.
 
-As long as there is a folder ``together``, nobody writes any before two workers are about to.
+As long as there is a folder ``together``, who writes waits a minute for another one to be about to.
 """
 
 
