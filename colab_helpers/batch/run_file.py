@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 from colab_helpers.addresses import waits
 from colab_helpers.batch.drive import copy_in, copy_out, require_room
@@ -31,7 +31,7 @@ from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import frames_folder, move_frames, process_picture, process_video
 from colab_helpers.pipeline.image import FrameCallback, pictures_of
-from colab_helpers.pipeline.plan import VideoPlan, plan
+from colab_helpers.pipeline.plan import PlanOptions, VideoPlan, plan
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
@@ -218,7 +218,7 @@ class FileRun:
         enter(result, self.report, marks)
         return output
 
-    def _how(self, marks: Marks) -> dict[str, Any]:
+    def _how(self, marks: Marks) -> PlanOptions:
         """What the pipeline is told of a video beside what is read and written."""
         return {
             "on_progress": self.on_progress,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
@@ -114,6 +114,18 @@ class VideoPlan:
             if stop is None:
                 return
             number = stop + 1
+
+
+class PlanOptions(TypedDict, total=False):
+    """What `plan` may be given; whoever plans for others passes it on."""
+
+    encoder: str
+    on_progress: ProgressCallback | None
+    file_index: int
+    file_count: int
+    on_picture: PictureCallback | None
+    watcher: Watcher | None
+    marks: Marks | None
 
 
 def plan(

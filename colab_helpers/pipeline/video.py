@@ -8,7 +8,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
@@ -23,7 +23,7 @@ from colab_helpers.media.probe import probe
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.frames import Tally, one_opencv_thread
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
-from colab_helpers.pipeline.plan import VideoPlan, plan
+from colab_helpers.pipeline.plan import PlanOptions, VideoPlan, plan
 from colab_helpers.pipeline.unchanged import copied, untouched
 from colab_helpers.pipeline.video_stages import SmallerTilesError, VideoWork, changed_frames, open_reader
 from colab_helpers.resources.allocator import return_free_memory
@@ -41,7 +41,7 @@ def process_video(
     output: Path,
     *,
     store: SegmentStore | None = None,
-    **how: Any,
+    **how: Unpack[PlanOptions],
 ) -> FileResult:
     """Change the faces of a video; all that is given beside is as for `plan`.
 
