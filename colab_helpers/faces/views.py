@@ -70,7 +70,6 @@ def _with_margin(view: DetectorView) -> DetectorView:
 
 def _turned(view: DetectorView, degrees: int) -> DetectorView:
     height, width = view.image.shape[:2]
-    image = np.asarray(
-        cv2.rotate(view.image, _ROTATIONS[degrees]), np.uint8
-    )  # numpy takes several times longer
+    # By OpenCV: numpy takes several times longer.
+    image = np.asarray(cv2.rotate(view.image, _ROTATIONS[degrees]), np.uint8)
     return DetectorView(image, compose(view.to_frame, turn_back(degrees, width, height)))

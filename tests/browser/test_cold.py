@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from tests.browser.fronts import SLOW, Lab, Voila
@@ -23,6 +25,15 @@ def test_a_table_at_the_end(front, shot, name):
     table.wait_for(timeout=SLOW)
     table.evaluate("one => one.scrollIntoView()")
     shot(front.page, f"{name}-{front.name}")
+
+
+@pytest.mark.skipif(find_spec("diffusers") is not None, reason="what paints is there: it would be fetched")
+def test_portraits_say_what_they_need(front, shot):
+    run_cold(front, "portraits")
+    front.finish()
+    assert front.errors() == []
+    front.sees("bash setup.sh install portraits")
+    shot(front.page, f"portraits-{front.name}")
 
 
 def test_the_demo_in_two_actions(lab, site, shot):
