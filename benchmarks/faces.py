@@ -2,7 +2,7 @@
 
 Each clip is done twice by the product's own detector stand-in: every frame by itself, as peers do, and
 followed. Seeds are drawn at random unless ``--seed`` is given. What changed faces look like:
-``benchmarks.composed``.
+``benchmarks.blend_quality``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.covered import table
+from benchmarks.occlusion import table
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.finder import FaceFinder
 from colab_helpers.faces.geometry import eye_distance, overlap
 from colab_helpers.faces.index import FrameFaces
+from colab_helpers.faces.sparse_detector import SparseDetector
 from colab_helpers.faces.tracks import Track, Tracker, embed_missing
 from colab_helpers.faces.types import Face
 from colab_helpers.faces.views import View
@@ -40,7 +40,7 @@ Way = Callable[[FaceAnalyser, "Clip"], list[list[Face]]]
 Shot = tuple[Image, Sequence[FaceTruth]]
 DROPPED = 0.2
 """Share of detections that are taken away in the clips that try holes."""
-LEAST_HEIGHT, LEAST_VISIBLE = 50.0, 0.9
+MIN_HEIGHT, MIN_VISIBLE = 50.0, 0.9
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _turned(shot: Shot, turns: int) -> Shot:
     return np.ascontiguousarray(np.rot90(image, turns)), turned
 
 
-class Forgetful(FaceAnalyser):
+class LossyAnalyser(FaceAnalyser):
     """An analyser that counts its looks, and loses a share of what it finds."""
 
     looks, dropped, chance = 0, 0.0, random.Random(0)
@@ -124,10 +124,10 @@ class Forgetful(FaceAnalyser):
         self.looks += 1
         return [face for face in super().detect(picture, view) if self.chance.random() >= self.dropped]
 
-    def surest(self, picture: Picture) -> tuple[list[Face], View]:
-        """See ``FaceAnalyser.surest``."""
+    def search_views(self, picture: Picture) -> tuple[list[Face], View]:
+        """See ``FaceAnalyser.search_views``."""
         self.looks += 1
-        faces, view = super().surest(picture)
+        faces, view = super().search_views(picture)
         return [face for face in faces if self.chance.random() >= self.dropped], view
 
 
@@ -157,7 +157,7 @@ def followed(analyser: FaceAnalyser, clip: Clip) -> list[list[Face]]:
 
 def tracked(analyser: FaceAnalyser, clip: Clip) -> tuple[list[list[Face]], list[Track]]:
     """Find the faces of all frames as a run does; also return their tracks."""
-    finder = FaceFinder(analyser)
+    finder = SparseDetector(analyser)
 
     def rows() -> Iterator[FrameFaces]:
         for i in range(clip.frames):
@@ -199,7 +199,7 @@ def measured(clip: Clip, found: Sequence[Sequence[Face]]) -> Figures:
         for truth in truths:
             found_here = [face for face in faces if overlap(face.box, truth.box) > 0.4]
             best = max(found_here, key=lambda face: overlap(face.box, truth.box), default=None)
-            if truth.visible < LEAST_VISIBLE or truth.box[3] - truth.box[1] < LEAST_HEIGHT:
+            if truth.visible < MIN_VISIBLE or truth.box[3] - truth.box[1] < MIN_HEIGHT:
                 continue
             figures.asked += 1
             figures.missed += best is None
@@ -215,7 +215,7 @@ def measured(clip: Clip, found: Sequence[Sequence[Face]]) -> Figures:
     return figures
 
 
-def tried(analyser: Forgetful, clip: Clip, way: Way, seed: int) -> Figures:
+def tried(analyser: LossyAnalyser, clip: Clip, way: Way, seed: int) -> Figures:
     """Find the faces of a clip, some of which get lost by a seed, and compare them with the truth."""
     analyser.looks, analyser.dropped, analyser.chance = 0, clip.dropped, random.Random(seed)
     figures = measured(clip, way(analyser, clip))
@@ -223,7 +223,7 @@ def tried(analyser: Forgetful, clip: Clip, way: Way, seed: int) -> Figures:
     return figures
 
 
-def counted(analyser: Forgetful, options: argparse.Namespace) -> None:
+def counted(analyser: LossyAnalyser, options: argparse.Namespace) -> None:
     """Follow clips of all kinds, a new seed each round, until enough faces were asked for; print sums."""
     sums, draw = dict[str, Figures](), random.Random(options.seed)
     print(f"seed {options.seed}\n{HEAD}")
@@ -270,7 +270,7 @@ def main() -> None:
         write_standins(Path(folder))
         settings = load_settings(execution_provider="cpu")
         if options.count:
-            counted(Forgetful(settings, models_dir=Path(folder)), options)
+            counted(LossyAnalyser(settings, models_dir=Path(folder)), options)
             return
         print(f"seed {options.seed}\n{HEAD}")
         for clip in clips(options.seed, (640, 360), options.seconds):
@@ -278,7 +278,7 @@ def main() -> None:
                 continue
             clip = rendered(clip)
             for way in (alone, followed):
-                analyser = Forgetful(settings, models_dir=Path(folder))
+                analyser = LossyAnalyser(settings, models_dir=Path(folder))
                 print(_line(clip.name, way.__name__, tried(analyser, clip, way, options.seed)))
         for line in table(Path(folder), options.seed):
             print(line)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from colab_helpers.batch.estimate import load_of
+from colab_helpers.batch.estimate import workload_of
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.journal import Claimed, FileDone, Journal, Started, read_journal
-from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
+from colab_helpers.batch.journal import FileDone, Journal, OutputsClaimed, WorkStarted, read_journal
+from colab_helpers.batch.known_people import PEOPLE_FOLDER_NAME, PEOPLE_RECORD_NAME, KnownPeople
 from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.batch.report import REPORT_NAME
 from colab_helpers.batch.status import read_status
@@ -28,16 +28,16 @@ from colab_helpers.media.images import is_written, read_image, read_still
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
-from colab_helpers.models.inventory import Record, read_record
+from colab_helpers.models.inventory import ModelRecord, read_record
 from colab_helpers.pages.report import write_page
 from colab_helpers.presets import load_presets
 from colab_helpers.request import MAP_NAME, BatchRequest
 from colab_helpers.resources.samples import read_samples
-from colab_helpers.trust.consent import consent_of
-from colab_helpers.trust.signing import credentials
+from colab_helpers.trust.consent import parse_consent
+from colab_helpers.trust.signing import load_credentials
 from colab_helpers.trust.verify import verify
 from colab_helpers.ui.form import fill_in, read_form
-from tests.batch.test_people_map import cast, known
+from tests.batch.test_people_map import known, tracks_of
 from tests.faces.test_index import filled
 from tests.helpers.marks import certificate, made, published
 from tests.helpers.reports import a_full_file, a_report, a_status, sample
@@ -69,7 +69,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     return {kind.name: kind for kind in made_here}
 
 
-def _look_at(path: Path) -> None:
+def _scan_target(path: Path) -> None:
     """Read a picture, or every frame of an animation."""
     animation = Animation.of(path) if path.suffix in ANIMATION_KINDS else None
     for still in islice(animation.frames(), 20) if animation else [read_still(path)]:
@@ -78,11 +78,11 @@ def _look_at(path: Path) -> None:
 
 def _watch(path: Path) -> None:
     """Read the beginning of a video as a run does."""
-    load_of(path)
+    workload_of(path)
     info = probe(path)
     with read_frames(info) as reader:
         for frame in islice(reader, 8):
-            VideoPicture(frame.video, rotation=info.heads_up).detector_view(64)
+            VideoPicture(frame.video, rotation=info.upright_rotation).detector_view(64)
 
 
 def _pictures(folder: Path) -> Iterator[Kind]:
@@ -98,7 +98,7 @@ def _pictures(folder: Path) -> Iterator[Kind]:
             shown = image.convert("RGB" if suffix in (".jpg", ".bmp") else mode)
             shown.save(path, exif=Image.Exif().tobytes(), **moving)
             files.append(path.read_bytes())
-        yield Kind(f"picture{suffix}", files, _look_at)
+        yield Kind(f"picture{suffix}", files, _scan_target)
         if suffix == ".png":
             yield Kind("data.url", files, lambda path: read_image(path.read_bytes()))
 
@@ -119,18 +119,18 @@ def _marked(folder: Path) -> Iterator[Kind]:
         yield Kind(f"marked{suffix}", [path.read_bytes()], lambda path: verify(path, anchors=b""))
     certificate(folder / "seed.pem")
     yield Kind(
-        "own.pem", [(folder / "seed.pem").read_bytes()], lambda path: credentials(str(path)), text=True
+        "own.pem", [(folder / "seed.pem").read_bytes()], lambda path: load_credentials(str(path)), text=True
     )
 
 
 def _texts(folder: Path) -> Iterator[Kind]:
     done = a_full_file(folder / "target.mp4", folder / "out.mp4")
     with Journal(folder / "journal.jsonl") as journal:
-        journal.append(Claimed(key="a", names=("out.mp4",)))
-        journal.append(Started(key="a", run="r", target="target.mp4", pid=1))
+        journal.append(OutputsClaimed(key="a", names=("out.mp4",)))
+        journal.append(WorkStarted(key="a", run="r", target="target.mp4", pid=1))
         journal.append(FileDone(key="a", sha256="1", report=done))
     job = Job(request=BatchRequest(output_dir=folder, targets=["a.mp4"]), names=(), tasks=())
-    record = Record(sha256="1", bytes=2, mtime_ns=3, source="present", licence="MIT")
+    record = ModelRecord(sha256="1", bytes=2, mtime_ns=3, source="present", licence="MIT")
     people = (
         b"version: 1\ndefault: leave # all\npeople:\n  Ana:\n    faces: [p1]\n    source: [a.jpg, b.jpg]\n"
     )
@@ -138,8 +138,8 @@ def _texts(folder: Path) -> Iterator[Kind]:
     read_as: dict[str, tuple[str | bytes, Callable[[Path], object]]] = {
         "presets.yaml": ((_NOTEBOOKS.parent / "presets.yaml").read_bytes(), load_presets),
         MAP_NAME: (people, lambda path: PeopleMap.load(path.parent)),
-        f"{FOLDER_NAME}/{RECORD_NAME}": (
-            to_json(known(a=cast("a", 1, 2))), lambda path: KnownPeople.load(path.parents[1])),
+        f"{PEOPLE_FOLDER_NAME}/{PEOPLE_RECORD_NAME}": (
+            to_json(known(a=tracks_of("a", 1, 2))), lambda path: KnownPeople.load(path.parents[1])),
         "journal.jsonl": ((folder / "journal.jsonl").read_bytes(), lambda path: read_journal(_sound(path))),
         STATUS_NAME: (a_status(done).text(), lambda path: read_status(path.parent).alive()),
         REPORT_NAME: (to_json(a_report(done)), lambda path: write_page(path.parent)),
@@ -148,7 +148,7 @@ def _texts(folder: Path) -> Iterator[Kind]:
         "model.onnx.json": (to_json(record), lambda path: read_record(path.with_suffix(""))),
         "consent.yaml": (
             b"statement: a\npeople:\n  Ana: self\n  Bo: {ground: licensed, given_by: C, document: d}\n",
-            lambda path: consent_of(str(path))),
+            lambda path: parse_consent(str(path))),
         "overrides": (settings, lambda path: BatchRequest(overrides=path.read_text("latin-1")).check()),
         "form.ipynb": ((_NOTEBOOKS / "batch_swap.ipynb").read_bytes(), _fill_in),
     }  # fmt: skip

@@ -34,18 +34,18 @@ import onnxruntime
 from av.codec.hwaccel import HWAccel
 from onnx import helper, numpy_helper
 
-from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
-from benchmarks.resident import resident
+from benchmarks.gpu_resident import resident
+from benchmarks.real_shapes import gfpgan, inswapper, iresnet50, scrfd_10g
 from colab_helpers.diagnosis.bench import CONSENT
 from colab_helpers.diagnosis.bench_clip import make_clip
-from colab_helpers.diagnosis.bench_networks import FACE, detector_answers, write_constant_models
+from colab_helpers.diagnosis.bench_networks import FACE, detector_outputs, write_constant_models
 from colab_helpers.faces.path_choice import tried
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.machine import this_machine
 from colab_helpers.models.catalog import Role
 from colab_helpers.models.cuda_graphs import GpuSession
-from colab_helpers.models.half import convert
+from colab_helpers.models.model_conversion import convert
 from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.session import STANDIN_KEY, Network, Provider, Runtime, cuda_problem
 from tests.people.clip import make_demo
@@ -126,7 +126,7 @@ def write_networks(root: Path, *, real: bool) -> None:
     write_constant_models(root, box=box)
     made: dict[Role, onnx.ModelProto] = {"swapper": inswapper(width=16), "enhancer": gfpgan(width=8, size=32)}
     if real:
-        made = {"detector": answering(scrfd_10g(), detector_answers(box, 640)), "recogniser": iresnet50()}
+        made = {"detector": answering(scrfd_10g(), detector_outputs(box, 640)), "recogniser": iresnet50()}
         made["detector"].metadata_props.add(key=STANDIN_KEY, value="true")
         made |= {"swapper": inswapper(), "enhancer": gfpgan()}
     for role in tuple(made):

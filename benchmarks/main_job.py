@@ -27,7 +27,7 @@ import numpy.typing as npt
 from colab_helpers.api import run_batch
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.types import Face
-from colab_helpers.media.encoders import encoder_for
+from colab_helpers.media.encoders import choose_encoder
 from colab_helpers.media.images import read_image
 from colab_helpers.media.join import join_segments
 from colab_helpers.media.probe import probe
@@ -41,9 +41,9 @@ from tests.people.scene import FaceTruth, Scene
 Image = npt.NDArray[np.uint8]
 CONSENT = "The rendered people of the demo: synthetic."
 # The figures that make the stand-ins fit to test with.
-LEAST_TO_SOURCE, MOST_TO_ORIGINAL = 0.7, 0.4
-LEAST_PSNR, LEAST_GAIN, MOST_OUTSIDE = 20.0, 5.0, 0.2
-_INSIDE, _LEAST_VISIBLE, _LEAST_SIZE = 0.98, 0.95, 80
+MIN_TO_SOURCE, MAX_TO_ORIGINAL = 0.7, 0.4
+MIN_PSNR, MIN_GAIN, MAX_OUTSIDE = 20.0, 5.0, 0.2
+_INSIDE, _MIN_VISIBLE, _MIN_SIZE = 0.98, 0.95, 80
 
 
 @dataclass
@@ -94,7 +94,7 @@ def psnr(error: float) -> float:
 def plain_re_encode(target: Path, output: Path, settings: Settings) -> None:
     """Decode and encode with the settings' encoder, nothing between."""
     info = probe(target)
-    choice = encoder_for(info, wanted=settings.output_video_encoder, quality=settings.output_video_quality)
+    choice = choose_encoder(info, wanted=settings.output_video_encoder, quality=settings.output_video_quality)
     segments: list[Segment] = []
     with tempfile.TemporaryDirectory() as folder:
         writer = SegmentWriter(
@@ -156,7 +156,7 @@ def measure_clip(demo: Path, clip: str, who: str, output: Path, scene: Scene, ev
         found = analyser.find(new)
         for face in truth.faces:
             width = face.box[2] - face.box[0]
-            if face.who == who or face.visible < _LEAST_VISIBLE or width < _LEAST_SIZE:
+            if face.who == who or face.visible < _MIN_VISIBLE or width < _MIN_SIZE:
                 continue
             inside = (truth.mask > _INSIDE) & _boxes(old.shape, [face])
             if inside.sum() > 400:

@@ -22,10 +22,16 @@ import cv2
 import numpy as np
 
 from benchmarks.faces import Clip, Shot, tracked
-from colab_helpers.batch.known_people import NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
+from colab_helpers.batch.known_people import (
+    UNKNOWN_PERSON,
+    FaceVisibility,
+    KnownPeople,
+    KnownTarget,
+    KnownTrack,
+)
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.geometry import overlap
-from colab_helpers.faces.people import Appearance, grouped
+from colab_helpers.faces.person_clustering import TrackSummary, cluster_tracks
 from colab_helpers.settings import load_settings
 from tests.people.looks import IDENTITIES
 from tests.people.scene import Scene
@@ -35,15 +41,15 @@ _RATE = 25.0
 
 
 @dataclass
-class Seen:
+class ClipTracks:
     """A clip's tracks, and who each of them shows in how many frames; ``frames`` has those of every frame."""
 
-    video: SeenIn
+    video: KnownTarget
     truth: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     frames: list[list[tuple[int, str]]] = field(default_factory=list)
 
 
-def seen_in(analyser: FaceAnalyser, name: str, scene: Scene, light: np.ndarray) -> Seen:
+def seen_in(analyser: FaceAnalyser, name: str, scene: Scene, light: np.ndarray) -> ClipTracks:
     """Find who is in a scene, in a light, ``(3,)`` factors of its colours."""
 
     def lit(i: int) -> Shot:
@@ -52,9 +58,9 @@ def seen_in(analyser: FaceAnalyser, name: str, scene: Scene, light: np.ndarray) 
 
     shots = [lit(i) for i in range(scene.frames)]
     found, tracks = tracked(analyser, Clip(name, scene.frames, shots.__getitem__))
-    kept = {one.track: SeenTrack.of(one, chosen=False) for t in tracks if (one := Appearance.of(name, t))}
-    numbers = dict.fromkeys((track.number for track in tracks), NOBODY)
-    seen = Seen(SeenIn(target=name, sha256=name, rate=_RATE, sight=Sight(frames=len(shots), faces=1),
+    kept = {one.track: KnownTrack.of(one, chosen=False) for t in tracks if (one := TrackSummary.of(name, t))}
+    numbers = dict.fromkeys((track.number for track in tracks), UNKNOWN_PERSON)
+    seen = ClipTracks(KnownTarget(target=name, sha256=name, rate=_RATE, sight=FaceVisibility(frames=len(shots), faces=1),
                        tracks=numbers, seen=kept))  # fmt: skip
     for (_, truths), faces in zip(shots, found, strict=True):
         there = []
@@ -67,13 +73,13 @@ def seen_in(analyser: FaceAnalyser, name: str, scene: Scene, light: np.ndarray) 
     return seen
 
 
-def judged(known: KnownPeople, clips: Sequence[Seen]) -> tuple[float, int, int]:
+def score_grouping(known: KnownPeople, clips: Sequence[ClipTracks]) -> tuple[float, int, int]:
     """Return the B-cubed F1 of the tracks, and how many frames are wrong, of how many with a face."""
     group_of = [(video.video.tracks[n], truth) for video in clips for n, truth in video.truth.items()]
     shows = defaultdict[str, Counter[str]](Counter)
     for group, truth in group_of:
         shows[group].update(truth)
-    names = {group: truth.most_common(1)[0][0] for group, truth in shows.items() if group != NOBODY}
+    names = {group: truth.most_common(1)[0][0] for group, truth in shows.items() if group != UNKNOWN_PERSON}
     wrong = frames = 0
     for clip in clips:
         for there in clip.frames:
@@ -93,15 +99,15 @@ def thousand() -> tuple[float, float]:
     looks = people[np.arange(1000) % 40] + 0.7 * chance.normal(size=(1000, 512))
     looks /= np.linalg.norm(looks, axis=1, keepdims=True)
     seen = [
-        Appearance(str(n // 40), n, 0, 50, 50, look.astype(np.float32), 4) for n, look in enumerate(looks)
+        TrackSummary(str(n // 40), n, 0, 50, 50, look.astype(np.float32), 4) for n, look in enumerate(looks)
     ]
-    grouped(seen[:9])  # scipy is imported
+    cluster_tracks(seen[:9])  # scipy is imported
     began = time.perf_counter()
-    groups = grouped(seen)
+    groups = cluster_tracks(seen)
     took = time.perf_counter() - began
     assert len(groups) == 40
     tracemalloc.start()
-    grouped(seen)
+    cluster_tracks(seen)
     return took, tracemalloc.get_traced_memory()[1] / 1e6
 
 
@@ -117,7 +123,7 @@ def b_cubed(groups: Sequence[Sequence[int]], names: Sequence[str], weights: Sequ
     return 2 * precision * recall / (precision + recall)
 
 
-def drawn(draw: random.Random, pool: Sequence[Seen]) -> list[Seen]:
+def drawn(draw: random.Random, pool: Sequence[ClipTracks]) -> list[ClipTracks]:
     """Draw a batch of 3 to 12 clips that show 2 to 6 people."""
     while True:
         batch = draw.sample(pool, draw.randint(3, min(12, len(pool))))
@@ -125,9 +131,9 @@ def drawn(draw: random.Random, pool: Sequence[Seen]) -> list[Seen]:
             return [replace(clip, video=clip.video.model_copy(deep=True)) for clip in batch]
 
 
-def rendered(seed: int, clips: int, seconds: float) -> list[Seen]:
+def rendered(seed: int, clips: int, seconds: float) -> list[ClipTracks]:
     """Render clips, and find who is in them."""
-    draw, pool = random.Random(seed), list[Seen]()
+    draw, pool = random.Random(seed), list[ClipTracks]()
     people = draw.sample(list(IDENTITIES), 8)
     with tempfile.TemporaryDirectory() as folder:
         write_standins(Path(folder))
@@ -160,7 +166,7 @@ def main() -> None:
         for part in (clips[: len(clips) // 2], clips[len(clips) // 2 :]):
             known.found = {clip.video.target: clip.video for clip in part}
             known.add(list(known.found))
-        score, bad, frames = judged(known, clips)
+        score, bad, frames = score_grouping(known, clips)
         people = len({who for clip in clips for truth in clip.truth.values() for who in truth})
         tracks = sum(len(clip.truth) for clip in clips)
         print(f"{len(clips):5} {people:6} {tracks:6} {len(known.groups):6} {score:11.4f} {bad:4}/{frames}")

@@ -23,15 +23,15 @@ from typing import Any
 import numpy.typing as npt
 
 from tests.helpers.cluster import first_node, join, thousand, watched_memory
-from tests.helpers.processes import Shell, draw_photo, ended, entries
+from tests.helpers.processes import BatchCommand, draw_photo, journal_entries, wait_for_exit
 
 CONSENT = "Rendered for this measurement: synthetic."
 SIMULATED = """
-if "colab_helpers.batch.member" in sys.orig_argv or "colab_helpers.batch.worker" in sys.orig_argv:
+if "colab_helpers.batch.pool_worker" in sys.orig_argv or "colab_helpers.batch.worker" in sys.orig_argv:
     from benchmarks.scaling import wait_as_a_t4
     wait_as_a_t4()
 """
-PATIENCE = 3600.0
+TIMEOUT = 3600.0
 WHAT = "whole", "work", "middle half of the segments"
 
 
@@ -65,13 +65,13 @@ def made(place: Path, name: str, *, files: int, seconds: float) -> Path:
     return folder
 
 
-def timed(shell: Shell, *options: str) -> tuple[float, float, float]:
+def timed(shell: BatchCommand, *options: str) -> tuple[float, float, float]:
     """Seconds of a batch: as a whole, of the work, and of the middle half of its segments."""
     began = time.monotonic()
-    ended(shell.start(*options), patience=PATIENCE)
+    wait_for_exit(shell.start(*options), timeout=TIMEOUT)
     whole = time.monotonic() - began
     events = "started", "segment", "done"
-    times = [[entry["time"] for entry in entries(shell.out, event)] for event in events]
+    times = [[entry["time"] for entry in journal_entries(shell.out, event)] for event in events]
     half = times[1][len(times[1]) * 3 // 4] - times[1][len(times[1]) // 4]
     return whole, max(times[2]) - min(times[0] or times[1]), half
 
@@ -91,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         photo, three = draw_photo(place), made(place, "three", files=3, seconds=options.seconds)
         many = made(place, "many", files=2 * options.workers + 1, seconds=options.seconds / 4)
 
-        def batch(targets: Path, out: str, *more: str) -> Shell:
-            return Shell(
+        def batch(targets: Path, out: str, *more: str) -> BatchCommand:
+            return BatchCommand(
                 targets, photo, models, CONSENT, place / out, "--frame-processors", "face_swapper", *more
             )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from colab_helpers.itself import VERSION
+from colab_helpers.startup import VERSION
 
 if TYPE_CHECKING:
     from colab_helpers.api import run_batch, swap_image, swap_video

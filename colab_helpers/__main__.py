@@ -30,16 +30,16 @@ from colab_helpers.command_line import (
     add_language,
     add_settings,
     build_parser,
-    complain,
-    language_asked,
     overrides_of,
+    print_error,
+    requested_language,
     settings_of,
     split_pair,
 )  # fmt: skip
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute
-from colab_helpers.itself import all_loaded, end_process, own_process
-from colab_helpers.language import mark, spoken, tr
+from colab_helpers.language import mark, tr, use_language
+from colab_helpers.startup import begin_startup, exit_immediately, finish_startup
 
 if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport
@@ -49,15 +49,15 @@ _STOPPED = mark("stopped; the same command goes on with what is finished")
 
 def run() -> NoReturn:
     """Run the verb of the command line in a process of its own."""
-    own_process()
-    end_process(main())
+    begin_startup()
+    exit_immediately(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     if isinstance(sys.stdout, TextIOWrapper):  # names that are no UTF-8, as stderr has them already
         sys.stdout.reconfigure(errors="backslashreplace")
-    with spoken(language_asked(sys.argv[1:] if arguments is None else arguments)):
+    with use_language(requested_language(sys.argv[1:] if arguments is None else arguments)):
         options, unknown = build_parser(VERBS).parse_known_args(arguments)
         if unknown:
             options.parser.error(tr("unrecognized arguments: {words}", words=" ".join(unknown)))
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from colab_helpers.machine import lost_mount, require_places
+    from colab_helpers.machine import lost_mount, require_reachable
 
     verb = VERBS[options.verb].run
     with ExitStack() as language:
@@ -73,23 +73,23 @@ def _run(options: argparse.Namespace) -> int:
             if verb is not _roop:  # its values are not settings yet
                 # Presets and --set may name one, too.
                 asked = settings_of(options).language if hasattr(options, "preset") else options.language
-                language.enter_context(spoken(asked))
+                language.enter_context(use_language(asked))
             values = chain.from_iterable(_several(value) for value in vars(options).values())
-            require_places(paths := [value for value in values if isinstance(value, Path)])
+            require_reachable(paths := [value for value in values if isinstance(value, Path)])
             for path in paths if verb not in (_status, _stop, _people) else ():
                 refuse_address(path, stored=True)
             if verb not in (_swap, _status, _stop):  # these load all at once, or end at once
-                all_loaded()
+                finish_startup()
             return verb(options)
         except ColabHelpersError as error:
-            return complain(error)
+            return print_error(error)
         except BrokenPipeError:  # of ``| head``: it has what it wants
             return FAILURE
         except OSError as error:
             lost = lost_mount(error, Path(error.filename or "."))
             if lost is None:
                 raise
-            complain(lost)
+            print_error(lost)
             return FAILURE
         except KeyboardInterrupt:
             print(tr(_STOPPED), file=sys.stderr)
@@ -127,16 +127,18 @@ def _swap_options(parser: argparse.ArgumentParser) -> None:
 def _swap(options: argparse.Namespace) -> int:
     import colab_helpers.batch.run_file  # noqa: F401 - and with it all that does the work
     from colab_helpers.api import swap_file
-    from colab_helpers.batch.overwriting import Writable, identities
-    from colab_helpers.batch.report import clear_report, own_file
+    from colab_helpers.batch.report import check_report_path, is_own_file
+    from colab_helpers.batch.write_policy import WritePolicy, file_identities
     from colab_helpers.ui.progress import ProgressLine
 
-    all_loaded()
+    finish_startup()
     settings = settings_of(options)
     if options.report_path:
         photos = (*options.sources, *options.target_person, *options.never)
-        inputs = identities(map(Path, [*photos, options.target]))
-        clear_report(options.report_path, Writable(inputs, settings.overwrite, made=own_file), page=False)
+        inputs = file_identities(map(Path, [*photos, options.target]))
+        check_report_path(
+            options.report_path, WritePolicy(inputs, settings.overwrite, made=is_own_file), page=False
+        )
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         names = ("sources", "target", "output", "consent", "models_dir", "target_person", "never", "library")
         given = {name: getattr(options, name) for name in names}
@@ -169,9 +171,9 @@ def _stop_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from colab_helpers.batch.stop import ask_to_stop
+    from colab_helpers.batch.stop import request_stop
 
-    if not ask_to_stop(options.folder):
+    if not request_stop(options.folder):
         print(tr("no batch is at work there"))
         return FAILURE
     print(tr("asked to stop; what is finished is kept, and the same command goes on with it"))
@@ -207,7 +209,7 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _batch(options: argparse.Namespace) -> int:
-    from colab_helpers.api import do_batch
+    from colab_helpers.api import run_batch_request
     from colab_helpers.batch.report import REPORT_NAME, html_path
     from colab_helpers.batch.supervisor import BatchStopped
     from colab_helpers.request import BatchRequest
@@ -220,7 +222,7 @@ def _batch(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         try:
-            report = do_batch(request, on_progress=line, on_status=line.status)
+            report = run_batch_request(request, on_progress=line, on_status=line.status)
         except BatchStopped as stopped:
             if stopped.report is None:
                 raise
@@ -248,9 +250,9 @@ def _roop_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _roop(options: argparse.Namespace) -> int:
-    from colab_helpers.roop import translated
+    from colab_helpers.roop import translate_command
 
-    native, lines = translated(options)
+    native, lines = translate_command(options)
     print("\n".join(lines))
     if not options.dry_run:
         return _run(native)
@@ -285,15 +287,15 @@ def _people_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _people(options: argparse.Namespace) -> int:
-    from colab_helpers.batch.known_people import FOLDER_NAME
-    from colab_helpers.batch.people_edits import RECORDS
-    from colab_helpers.batch.store import enter
+    from colab_helpers.batch.known_people import PEOPLE_FOLDER_NAME
+    from colab_helpers.batch.object_store import sync_inputs
+    from colab_helpers.batch.people_edits import PEOPLE_FILES
     from colab_helpers.pages.sheet import batch_cards, library_cards, write_sheet
 
-    enter(folder := options.folder, (), ())
-    if any((folder / name).exists() for name in RECORDS):  # people were found in it, or named by hand
+    sync_inputs(folder := options.folder, (), ())
+    if any((folder / name).exists() for name in PEOPLE_FILES):  # people were found in it, or named by hand
         _edit_people(options)
-        cards, place = batch_cards(folder), folder / FOLDER_NAME
+        cards, place = batch_cards(folder), folder / PEOPLE_FOLDER_NAME
     elif options.split or options.merge or options.set or options.name:
         raise UsageError(
             tr("there are no people of a batch here that could be changed"),

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from colab_helpers.errors import UsageError
-from colab_helpers.language import STAND_IN, tr
+from colab_helpers.language import LOCAL_PATH_PREFIX, tr
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 """Package that talks to the stores of each kind; the extra that brings it is called like the kind."""
@@ -31,7 +31,7 @@ def root() -> Path:
     return Path(tempfile.gettempdir()).absolute() / f"colab_helpers-{os.getuid()}"
 
 
-def stand_in(address: str | Path) -> Path | None:
+def local_path_of(address: str | Path) -> Path | None:
     """Return the path that stands for an address; None where it is none, or none that may be used."""
     found = _STORED.fullmatch(str(address))
     if found is None or {".", ".."} & set(found[2].split("/")):
@@ -45,7 +45,7 @@ def address_of(path: str | Path) -> str | None:
     return f"{found[1]}://{found[2]}" if found else None
 
 
-def waits(path: Path) -> bool:
+def is_placeholder(path: Path) -> bool:
     """Whether a path stands for an object that has yet to be brought."""
     with suppress(OSError, ValueError):
         mode = path.lstat().st_mode
@@ -53,15 +53,15 @@ def waits(path: Path) -> bool:
     return False
 
 
-def require_brought(path: Path) -> None:
+def require_downloaded(path: Path) -> None:
     """Raise PermissionError of what has yet to be brought: root would read zeros there."""
-    if waits(path):
+    if is_placeholder(path):
         raise PermissionError(errno.EACCES, tr("it lies in object storage and is not here"), str(path))
 
 
-def here(text: str) -> str:
+def localize_paths(text: str) -> str:
     """Return a text of another machine with the paths that stand for addresses on this one."""
-    return STAND_IN.sub(lambda found: f"{root()}/{found[1]}:/", text)
+    return LOCAL_PATH_PREFIX.sub(lambda found: f"{root()}/{found[1]}:/", text)
 
 
 def without_secrets(text: str) -> str:
@@ -69,15 +69,15 @@ def without_secrets(text: str) -> str:
     return _SECRET.sub("//…@", text)
 
 
-def is_address(path: str | Path) -> bool:
+def is_unsupported_url(path: str | Path) -> bool:
     """Tell whether something is an address such as ``https://…``, which nothing here opens."""
-    return _ADDRESS.match(str(path)) is not None and stand_in(path) is None
+    return _ADDRESS.match(str(path)) is not None and local_path_of(path) is None
 
 
 def refuse_address(path: str | Path, *, stored: bool = False) -> None:
     """Refuse an address where a path should stand; with ``stored`` one in object storage, too."""
-    store = address_of(path) or (str(path) if stand_in(path) else None)
-    if (stored and store) or (is_address(path) and not str(path).startswith("data:")):
+    store = address_of(path) or (str(path) if local_path_of(path) else None)
+    if (stored and store) or (is_unsupported_url(path) and not str(path).startswith("data:")):
         raise UsageError(
             tr("this is an address, and only files are read and written"),
             where=without_secrets(store or str(path)),

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from colab_helpers.addresses import refuse_address
-from colab_helpers.batch.checked import checked_job, checked_task
 from colab_helpers.batch.job import ImageLike, Source
-from colab_helpers.batch.library import photos_of
+from colab_helpers.batch.library import expand_photos
 from colab_helpers.batch.report import BatchReport, FileReport
+from colab_helpers.batch.validation import build_job, build_task
 from colab_helpers.files import absolute
-from colab_helpers.language import spoken
-from colab_helpers.machine import require_places
+from colab_helpers.language import use_language
+from colab_helpers.machine import require_reachable
 from colab_helpers.media.inputs import is_image
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.request import BatchRequest
@@ -61,9 +61,9 @@ def swap_image(
         path = isinstance(target, (str, Path)) and not str(target).startswith("data:")
         image = absolute(str(target)) if path else target
         files = [photos[0].path, image if isinstance(image, Path) else None]
-        require_places(filter(None, files))
+        require_reachable(filter(None, files))
         require_consent(consent, files)
-        from colab_helpers.batch.photos import cast_of, identity_of
+        from colab_helpers.batch.photos import identity_of, request_assignment
         from colab_helpers.faces.engine import Engine
         from colab_helpers.media.images import read_image
         from colab_helpers.media.label import Label
@@ -76,7 +76,7 @@ def swap_image(
         check = ContentCheck(engine, Source.of(image).name, [identity.age if identity else None])
         pixels = read_image(image)
         check_pictures(check, [(0.0, BgrPicture(pixels))])
-        return process_image(engine, cast_of(identity), pixels, label=Label.of(engine.settings))[0]
+        return process_image(engine, request_assignment(identity), pixels, label=Label.of(engine.settings))[0]
 
 
 class SwapOptions(TypedDict, total=False):
@@ -138,7 +138,7 @@ def swap_file(
     """Like ``swap_video``, but a failure of the work itself is in the report instead of being raised."""
     with _speaking(settings):
         file, notes = _open(sources, target, output, consent, settings or load_settings(), **options)
-        from colab_helpers.batch.file_report import report_of, skipped
+        from colab_helpers.batch.file_report import build_report, skipped
         from colab_helpers.batch.run_file import error_text
 
         started, report, stopped = time.monotonic(), file.report, False
@@ -148,7 +148,7 @@ def swap_file(
             report, stopped = skipped(file.task, report.source), True
         except Exception as error:  # noqa: BLE001 - what went wrong is in the report
             report.error, report.status = error_text(error), "failed"
-        return report_of(
+        return build_report(
             [report],
             consent=file.consent,
             settings=file.engine.settings.model_dump(mode="json"),
@@ -227,10 +227,10 @@ def run_batch(
             models_dir=models_dir,
             **options,
         )
-        return do_batch(request, photos=photos, on_progress=on_progress, on_status=on_status)
+        return run_batch_request(request, photos=photos, on_progress=on_progress, on_status=on_status)
 
 
-def do_batch(
+def run_batch_request(
     request: BatchRequest,
     *,
     photos: Sequence[Source] | None = None,
@@ -238,8 +238,8 @@ def do_batch(
     on_status: StatusCallback | None = None,
 ) -> BatchReport:
     """Like ``run_batch``, from a request; ``photos`` are its sources with names for messages and reports."""
-    with spoken(request.language):
-        job = checked_job(request, photos)
+    with use_language(request.language):
+        job = build_job(request, photos)
         with _speaking(job.request.settings):
             if request.in_process:
                 from colab_helpers.batch.worker import run_job
@@ -269,40 +269,43 @@ def _open(
 ) -> tuple[FileRun, Sequence[str]]:
     """Check everything before any work, load the networks and the sources; also returns notes on these."""
     known = _place(library)
-    require_places([] if known is None else [known])
+    require_reachable([] if known is None else [known])
     photos, people, spared = (
-        photos_of((Source.of(one, known) for one in each), known) for each in (sources, target_person, never)
+        expand_photos((Source.of(one, known) for one in each), known)
+        for each in (sources, target_person, never)
     )
     others = [*people, *spared]
-    task, given, writable = checked_task(photos, others, target, output, consent, known, settings.overwrite)
+    task, given, write_policy = build_task(photos, others, target, output, consent, known, settings.overwrite)
     from concurrent.futures import ThreadPoolExecutor
 
-    from colab_helpers.batch.photos import cast_of, identity_of, sought_of
+    from colab_helpers.batch.photos import identity_of, load_person_filter, request_assignment
     from colab_helpers.batch.run_file import FileRun, new_report
     from colab_helpers.faces.engine import Engine
     from colab_helpers.media.probe import probe
     from colab_helpers.resources.allocator import tune_allocator
     from colab_helpers.trust.content import require_networks
-    from colab_helpers.trust.marking import check_marks
+    from colab_helpers.trust.marking import check_marking
 
     tune_allocator()  # before any thread has a store of its own
     if not is_image(task.target):  # beside the networks; what is wrong with it is told when it is asked for
         ThreadPoolExecutor(1).submit(probe, task.target)
-    check_marks(settings)
+    check_marking(settings)
     engine = Engine.open(settings, models_dir=_place(models_dir))
     require_networks(engine)
     identity = identity_of(engine, photos)
-    sought, told = sought_of(engine, [one.image for one in people], [one.image for one in spared])
+    person_filter, told = load_person_filter(
+        engine, [one.image for one in people], [one.image for one in spared]
+    )
     report = new_report(task, identity)
     report.fallbacks += told
     key = " ".join(sorted(photos[number].digest for number in identity.used)) if identity else ""
     run = FileRun(
         engine=engine,
-        cast=cast_of(identity, sought, key=key),
+        assignment=request_assignment(identity, person_filter, key=key),
         task=task,
         consent=given,
         report=report,
-        writable=writable,
+        write_policy=write_policy,
         on_progress=on_progress,
     )
     return run, identity.notes if identity else ()
@@ -311,7 +314,7 @@ def _open(
 @contextmanager
 def _speaking(settings: Settings | None) -> Iterator[None]:
     """Speak the language that settings name for as long as a verb works."""
-    with spoken(settings.language if isinstance(settings, Settings) else "auto"):
+    with use_language(settings.language if isinstance(settings, Settings) else "auto"):
         yield
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, get_args, get_origi
 
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute, from_yaml
-from colab_helpers.itself import VERSION
-from colab_helpers.language import ASKED, HELP, Asked, tr
+from colab_helpers.language import LANGUAGE_CHOICES, LANGUAGE_HELP, LanguageChoice, tr
+from colab_helpers.startup import VERSION
 
 if TYPE_CHECKING:
     from colab_helpers.settings import Settings
@@ -51,7 +51,7 @@ def add_language(parser: argparse.ArgumentParser, *, models: bool = False) -> No
     """Of verbs without settings: the one that concerns them, too, and with ``models`` the folder of these."""
     if models:
         parser.add_argument("--models-dir", help=tr("folder of the model files"), **FOLDER)
-    parser.add_argument("--language", choices=ASKED, default="auto", help=tr(HELP))
+    parser.add_argument("--language", choices=LANGUAGE_CHOICES, default="auto", help=tr(LANGUAGE_HELP))
 
 
 def add_settings(parser: argparse.ArgumentParser, *, models: bool = False) -> None:
@@ -122,18 +122,18 @@ def parse_value(text: str) -> Any:
         raise UsageError(what, remedy=tr("put it in quotes")) from error
 
 
-def language_asked(arguments: Sequence[str]) -> Asked:
+def requested_language(arguments: Sequence[str]) -> LanguageChoice:
     """The language that a command line names, for the parser itself; ``auto`` without a known one."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--language", choices=ASKED, default="auto")
+    parser.add_argument("--language", choices=LANGUAGE_CHOICES, default="auto")
     try:
-        asked: Asked = parser.parse_known_args(arguments)[0].language
+        asked: LanguageChoice = parser.parse_known_args(arguments)[0].language
     except (argparse.ArgumentError, SystemExit):
         return "auto"  # whoever reads the whole command line will complain
     return asked
 
 
-def as_options(remedy: str) -> str:
+def with_option_names(remedy: str) -> str:
     """A remedy with the names of settings as options: ``models_dir`` is ``--models-dir``."""
     from colab_helpers.request import BatchRequest, PreloadRequest
     from colab_helpers.settings import Settings
@@ -145,9 +145,9 @@ def as_options(remedy: str) -> str:
     return re.sub(r"(--[a-z-]+)=(?:true\b)?", r"\1 ", written).replace("  ", " ")
 
 
-def complain(error: ColabHelpersError) -> int:
+def print_error(error: ColabHelpersError) -> int:
     """Print an error in the command line's words; return the exit code."""
-    told = type(error)(error.what, where=error.where, remedy=as_options(error.remedy))
+    told = type(error)(error.what, where=error.where, remedy=with_option_names(error.remedy))
     print(tr("error: {error}", error=told), file=sys.stderr)
     return WRONG_USAGE if error.refusal else FAILURE
 

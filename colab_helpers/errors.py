@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from colab_helpers.language import in_words, mark, printable, tr
+from colab_helpers.language import mark, printable, tr, with_store_addresses
 
 
 class ColabHelpersError(Exception):
@@ -37,7 +37,7 @@ class ColabHelpersError(Exception):
         parts = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.remedy:
             parts.append(tr("What to do: {remedy}", remedy=self.remedy))
-        return in_words(printable(". ".join(part.rstrip(".") for part in parts) + "."))
+        return with_store_addresses(printable(". ".join(part.rstrip(".") for part in parts) + "."))
 
 
 class SettingsError(ColabHelpersError, ValueError):
@@ -101,7 +101,7 @@ class WorkerError(ColabHelpersError, RuntimeError):
 
 
 @contextmanager
-def telling(kind: type[ColabHelpersError], what: str, where: object, remedy: str) -> Iterator[None]:
+def wrap_os_error(kind: type[ColabHelpersError], what: str, where: object, remedy: str) -> Iterator[None]:
     """Say of an error of the system what it means: an OSError is raised as ``kind``.
 
     ``what`` and ``remedy`` are marked for the catalogue; in the former ``{reason}`` is the system's own word.

@@ -18,7 +18,7 @@ from colab_helpers.command_line import (
     Verb,
     add_language,
     add_settings,
-    complain,
+    print_error,
     settings_of,
     split_pair,
 )  # fmt: skip
@@ -51,23 +51,23 @@ def _preload_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _preload(options: argparse.Namespace) -> int:
-    from colab_helpers.models.catalog import needed_models
+    from colab_helpers.models.catalog import required_models
     from colab_helpers.models.download import FetchOptions
     from colab_helpers.models.fetching import SOURCE_WORDS
     from colab_helpers.models.preload import preload
     from colab_helpers.models.session import models_root
-    from colab_helpers.ui.preload import described, models_text
+    from colab_helpers.ui.preload import describe_models, models_text
     from colab_helpers.ui.progress import FetchLine
 
     settings, root = settings_of(options), models_root(options.models_dir)
-    print(models_text(described(needed_models(settings, root=root), root), root))
+    print(models_text(describe_models(required_models(settings, root=root), root), root))
     given = {name: getattr(options, name) for name in ("accept_licences", "offline", "shared_cache")}
     how = {"models_dir": options.models_dir, "verify": options.verify}
     try:
         with FetchLine(headless=not sys.stderr.isatty()) as line:
             report = preload(settings, FetchOptions(**given), on_progress=line, **how)
     except ModelError as error:
-        code = complain(error)
+        code = print_error(error)
         # Fetching is this verb's work.
         return code if options.offline else FAILURE
     for file in report.files:
@@ -84,7 +84,7 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from colab_helpers.models.half import convert
+    from colab_helpers.models.model_conversion import convert
     from colab_helpers.models.session import Runtime
 
     runtime = Runtime(settings_of(options).execution_provider)
@@ -102,16 +102,16 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from colab_helpers.trust.verify import EXIT_CODES, anchors_of, media_among, verify
+    from colab_helpers.trust.verify import EXIT_CODES, load_anchors, split_media, verify
 
-    (media, others), anchors = media_among(options.files), anchors_of(options.trust)
+    (media, others), anchors = split_media(options.files), load_anchors(options.trust)
     worst = SUCCESS if media else FAILURE
     for path in media:
         try:
             print((found := verify(path, anchors=anchors)).text)
             worst = max(worst, EXIT_CODES[found.state])
         except ColabHelpersError as error:
-            worst = max(worst, complain(error))
+            worst = max(worst, print_error(error))
     _print_notes(tr("{name} is passed over: no picture or video", name=one_line(one.name)) for one in others)
     return worst
 
@@ -170,23 +170,23 @@ def _transcribe_options(parser: argparse.ArgumentParser) -> None:
 def _transcribe(options: argparse.Namespace) -> int:
     require_extra("transcripts", "faster_whisper", "ctranslate2")
     from colab_helpers.models.session import models_root
-    from colab_helpers.transcribe import MODEL, listener, transcribe
+    from colab_helpers.transcribe import MODEL, load_transcriber, transcribe
 
     folder: Path = options.model or models_root(options.models_dir) / MODEL
-    hear, failed = listener(folder, named=bool(options.model), words=options.words), SUCCESS
+    transcriber, failed = load_transcriber(folder, named=bool(options.model), words=options.words), SUCCESS
     for path in options.files:
         try:
-            heard, made = transcribe(path, hear, track=options.track)
+            transcript, made = transcribe(path, transcriber, track=options.track)
         except ColabHelpersError as error:
-            complain(error)
+            print_error(error)
             failed = FAILURE
             continue
         told = tr(
             "{files}: {lines} line(s) in the language {language} ({share:.0%} sure)",
             files=", ".join(map(str, made)),
-            lines=len(heard.lines),
-            language=heard.language or "?",
-            share=heard.probability,
+            lines=len(transcript.lines),
+            language=transcript.language or "?",
+            share=transcript.probability,
         )
         print(told, flush=True)
     return failed
@@ -200,9 +200,9 @@ def _prompt_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _prompt(options: argparse.Namespace) -> int:
-    from colab_helpers.prompts import improved
+    from colab_helpers.prompts import improve_prompt
 
-    print(improved(options.prompt, options.kind))
+    print(improve_prompt(options.prompt, options.kind))
     return SUCCESS
 
 
@@ -252,7 +252,7 @@ def _cluster(options: argparse.Namespace) -> int:
     elif options.action == "stop":
         print(tr("{number} node(s) of this machine ended", number=nodes.stop()))
     else:
-        print("\n".join(nodes.described(options.address)))
+        print("\n".join(nodes.describe_cluster(options.address)))
     return SUCCESS
 
 
@@ -273,13 +273,13 @@ def _bench_options(parser: argparse.ArgumentParser) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from tempfile import TemporaryDirectory
 
-    from colab_helpers.batch.overwriting import Writable
-    from colab_helpers.batch.report import clear_report, own_file, write_text
+    from colab_helpers.batch.report import check_report_path, is_own_file, write_text
+    from colab_helpers.batch.write_policy import WritePolicy
     from colab_helpers.demo import copy_demo
-    from colab_helpers.diagnosis.bench import Plan, bench
+    from colab_helpers.diagnosis.bench import BenchPlan, bench
 
     if options.json:
-        clear_report(options.json, Writable(made=own_file), page=False)
+        check_report_path(options.json, WritePolicy(made=is_own_file), page=False)
     for pair in options.settings or ():
         split_pair(pair, "output_video_preset=veryfast")
     names = ("heights", "faces", "seconds", "repeat", "settings")
@@ -289,7 +289,7 @@ def _bench(options: argparse.Namespace) -> int:
     with TemporaryDirectory() as folder:
         made = copy_demo(Path(folder) / "media") if options.demo else None
         plan["demo"] = (made.targets[0], made.source, made.models) if made else None
-        asked = Plan(**plan, models=options.models_dir)
+        asked = BenchPlan(**plan, models=options.models_dir)
         found = bench(asked, Path(folder), partial(print, flush=True))
     if options.json:
         write_text(options.json, json.dumps(found, indent=2) + "\n")

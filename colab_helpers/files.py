@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from colab_helpers.addresses import require_brought, stand_in
+from colab_helpers.addresses import local_path_of, require_downloaded
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.language import mark, tr
 
@@ -26,7 +26,7 @@ Seal = Callable[[Path], None]
 """Completes a finished file under its hidden name, before it is published."""
 
 _CHUNK = 1 << 20
-_LONGEST_NAME = 255
+_MAX_NAME = 255
 """Bytes of a file's name that every usual file system takes."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -43,7 +43,7 @@ def absolute(path: str | Path) -> Path:
     if "\0" in str(path):
         what, remedy = tr("a path with a null character"), tr("write the path as the system shows it")
         raise UsageError(what, where=repr(str(path)), remedy=remedy)
-    if (place := stand_in(path)) is not None:
+    if (place := local_path_of(path)) is not None:
         return place
     # Not Path.expanduser: it raises for a user who does not exist, whose path is then a name like any other.
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
@@ -57,13 +57,13 @@ def same_file(one: Path, other: Path) -> bool:
         return False
 
 
-def state_of(path: str | Path) -> tuple[int, int] | None:
+def size_and_mtime(path: str | Path) -> tuple[int, int] | None:
     """Size and time of change of a file, which tell whether it is another one; None where there is none."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - a data URL may stand there, which is too long a name for Path
+        load_or_none = os.stat(path)  # noqa: PTH116 - a data URL may stand there, which is too long a name for Path
     except (OSError, ValueError):
         return None
-    return found.st_size, found.st_mtime_ns
+    return load_or_none.st_size, load_or_none.st_mtime_ns
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -86,7 +86,7 @@ def to_json(model: BaseModel, **options: Any) -> str:
     data = model.model_dump(mode="json", by_alias=True, **options)
     text = json.dumps(data, ensure_ascii=False, indent=indent, separators=None if indent else (",", ":"))
     # pydantic refuses lone surrogates, and no encoding takes them; JSON can spell them.
-    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _SURROGATE.sub(lambda load_or_none: f"\\u{ord(load_or_none[0]):04x}", text)
 
 
 def from_json(kind: type[Model], data: str | bytes) -> Model:
@@ -95,10 +95,10 @@ def from_json(kind: type[Model], data: str | bytes) -> Model:
     Raises:
         ValueError: It is no JSON, or does not fit the model.
     """
-    return kind.model_validate(parsed(data))
+    return kind.model_validate(parse_json(data))
 
 
-def parsed(data: str | bytes) -> Any:
+def parse_json(data: str | bytes) -> Any:
     """Return what JSON says; ValueError where it is none, or nested deeper than anything written here."""
     try:
         return json.loads(data)
@@ -106,7 +106,7 @@ def parsed(data: str | bytes) -> Any:
         raise ValueError(str(error)) from error
 
 
-def found(kind: type[Model], path: Path) -> Model | None:
+def load_or_none(kind: type[Model], path: Path) -> Model | None:
     """Read a file that ``to_json`` wrote; None where there is none, or none that fits the model."""
     try:
         return from_json(kind, path.read_bytes())
@@ -145,17 +145,17 @@ def load(
         raise UsageError(foreign, where=str(path), remedy=foreign_remedy) from error
 
 
-def no_link(path: str, flags: int) -> int:
+def open_nofollow(path: str, flags: int) -> int:
     """Open a file, but none that is a link: what is added would go elsewhere; an opener for ``open``."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def only_ours(path: str, flags: int) -> int:
+def open_private(path: str, flags: int) -> int:
     """Open a file that nobody else may read, where it is made; an opener for ``open``."""
     return os.open(path, flags, 0o600)
 
 
-def ends_a_line(file: BinaryIO) -> bool:
+def ends_with_newline(file: BinaryIO) -> bool:
     """Whether a file that is open for reading is empty or ends with a line break."""
     if file.seek(0, os.SEEK_END) == 0:
         return True
@@ -168,7 +168,7 @@ def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
 
     ``on_chunk`` is called every megabyte; it may raise to give up.
     """
-    require_brought(path)
+    require_downloaded(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -196,7 +196,7 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
         OSError: It cannot be written; a file that was there stays as it was.
     """
     # The process in the name keeps two writers apart; not mkstemp, whose files nobody else may read.
-    place, opener = path.with_name(f".{path.name}.{os.getpid()}.part"), only_ours if private else None
+    place, opener = path.with_name(f".{path.name}.{os.getpid()}.part"), open_private if private else None
     with _published(path, place) as partial, open(partial, "xb", opener=opener) as file:
         file.write(data)
 
@@ -215,7 +215,7 @@ def _published(path: Path, partial: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_output(path: Path) -> Iterator[Path]:
     """Give the hidden name a file is written under; it is published at the end of the block, or removed.
 
     Missing folders are made.
@@ -228,15 +228,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         with _published(path, hidden_name(path)) as partial:
             yield partial
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable_error(path, error) from error
 
 
-def unsealed(_partial: Path) -> None:
+def no_seal(_partial: Path) -> None:
     """Leave a file as it is."""
 
 
-def write_whole(
-    path: Path, content: BinaryIO, seal: Seal = unsealed, *, on_chunk: Callable[[], None] = lambda: None
+def copy_atomically(
+    path: Path, content: BinaryIO, seal: Seal = no_seal, *, on_chunk: Callable[[], None] = lambda: None
 ) -> None:
     """Copy a finished file to its place, complete and sealed or not at all; missing folders are made.
 
@@ -246,7 +246,7 @@ def write_whole(
         OutputError: It cannot be written there.
     """
     content.seek(0)
-    with written_whole(path) as partial:
+    with atomic_output(path) as partial:
         with partial.open("wb") as file:
             while chunk := content.read(_CHUNK):
                 file.write(chunk)
@@ -274,22 +274,22 @@ def publish(partial: Path, path: Path) -> None:
 
 def hidden_name(path: Path) -> Path:
     """Return where a file is written until it is complete: beside its place, with the same suffix."""
-    return path.with_name(shortened(".", path.stem, f".part{path.suffix}"))
+    return path.with_name(shorten_name(".", path.stem, f".part{path.suffix}"))
 
 
 def manifest_beside(path: Path) -> Path:
     """Return where the manifest of a file lies that cannot hold it itself."""
-    return path.with_name(shortened("", path.name, ".c2pa"))
+    return path.with_name(shorten_name("", path.name, ".c2pa"))
 
 
-def shortened(before: str, stem: str, after: str) -> str:
+def shorten_name(before: str, stem: str, after: str) -> str:
     """Join a file's name of three parts; a stem that makes it too long is cut and told apart by its hash."""
     name = f"{before}{stem}{after}"
-    if len(name.encode(errors="surrogateescape")) <= _LONGEST_NAME:
+    if len(name.encode(errors="surrogateescape")) <= _MAX_NAME:
         return name
     raw = stem.encode(errors="surrogateescape")
     digest = f"~{hashlib.sha256(raw).hexdigest()[:8]}"
-    room = _LONGEST_NAME - len(f"{before}{digest}{after}".encode(errors="surrogateescape"))
+    room = _MAX_NAME - len(f"{before}{digest}{after}".encode(errors="surrogateescape"))
     return f"{before}{raw[: max(0, room)].decode(errors='ignore')}{digest}{after}"
 
 
@@ -310,7 +310,7 @@ _REMEDIES = {
 _OTHER_REMEDY = mark("check the folder and the free space")
 
 
-def unwritable(path: Path, error: Exception) -> OutputError:
+def unwritable_error(path: Path, error: Exception) -> OutputError:
     """Return the error to raise where an OSError, or FFmpeg's, says that a file cannot be written."""
     code = getattr(error, "errno", None) or 0
     return OutputError(
@@ -320,7 +320,7 @@ def unwritable(path: Path, error: Exception) -> OutputError:
     )
 
 
-def matching(target: str) -> list[Path]:
+def expand_pattern(target: str) -> list[Path]:
     """Return the files that a pattern such as ``clips/*.mp4`` stands for, in natural order, or the one named.
 
     MissingFileError where none fits.
@@ -328,8 +328,8 @@ def matching(target: str) -> list[Path]:
     path = Path(target)
     if not glob.has_magic(target) or path.exists():
         return [path]
-    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    if not (files := sorted(found, key=lambda path: natural_key(path.name))):
+    load_or_none = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    if not (files := sorted(load_or_none, key=lambda path: natural_key(path.name))):
         raise MissingFileError(
             tr("there is no such file, and no file's name fits it as a pattern"),
             where=target,

@@ -31,13 +31,13 @@ if not __package__:  # run as a file, before the package is installed
 from colab_helpers.requirements import (
     ROOT,
     InstallError,
-    Plan,
+    InstallPlan,
     all_installed,
     canonical,
     check_python,
     constraint_lines,
+    inspect_environment,
     installed_versions,
-    look,
     make_plan,
     read_project,
     requirement,
@@ -59,14 +59,16 @@ FAILED = (
     "environment that is not yours (leave out --system, and the project's own .venv is used)"
 )
 RESTART = "restart the session (Runtime > Restart session), then Run all"
-UNSHADOW = (
+SHADOWING_REMEDY = (
     "start without PYTHONPATH (unset PYTHONPATH, then Jupyter from there); rename a file of your own that is "
     "called like a package"
 )
-HERE = "unset PIP_TARGET, PIP_PREFIX and PIP_USER, also in pip's configuration (python -m pip config list)"
+INSTALL_TARGET_REMEDY = (
+    "unset PIP_TARGET, PIP_PREFIX and PIP_USER, also in pip's configuration (python -m pip config list)"
+)
 
 
-def carry_out(plan: Plan, *, shared: bool) -> None:
+def execute_plan(plan: InstallPlan, *, shared: bool) -> None:
     """Do what a plan says.
 
     Raises:
@@ -79,7 +81,7 @@ def carry_out(plan: Plan, *, shared: bool) -> None:
             pins = Path(folder, "constraints.txt")
             pins.write_text("\n".join(constraint_lines(all_installed(sys.path), plan) if shared else []))
             _step("install", *plan.install, "--constraint", str(pins))
-    last = plan.bare + (("--editable", str(plan.editable)) if plan.editable else ())
+    last = plan.no_deps + (("--editable", str(plan.editable)) if plan.editable else ())
     if last:
         _step("install", "--no-deps", *last)
 
@@ -134,7 +136,7 @@ def _module_of(distribution: str) -> str:
     return MODULES.get(canonical(distribution), distribution.replace("-", "_"))
 
 
-def shadowing(names: Iterable[str], *, shared: bool) -> list[str]:
+def find_shadowing_modules(names: Iterable[str], *, shared: bool) -> list[str]:
     """Find needed modules that a folder before Python's own library brings: PYTHONPATH's, or the session's.
 
     They may be made for another Python, or be somebody's own file of that name. In a shared environment such
@@ -179,10 +181,10 @@ def ensure(
     others = sys.prefix == sys.base_prefix or "COLAB_RELEASE_TAG" in os.environ
     shared = others if system is None else system
     needed = [requirement(line).name for line in project.wanted(extras)]
-    foreign = shadowing([*needed, "onnxruntime", "insightface"], shared=shared)
+    foreign = find_shadowing_modules([*needed, "onnxruntime", "insightface"], shared=shared)
     if foreign:
-        raise InstallError("look where modules come from", "; ".join(foreign), UNSHADOW)
-    environment = look(project, extras, shared=shared)
+        raise InstallError("look where modules come from", "; ".join(foreign), SHADOWING_REMEDY)
+    environment = inspect_environment(project, extras, shared=shared)
     plan = make_plan(project, environment, extras)
     for note in plan.notes:
         _say(note)
@@ -192,11 +194,13 @@ def ensure(
         what = "missing: " + ", ".join(plan.missing())
         raise InstallError("check packages", what, "run 'bash setup.sh install' in the project's folder")
     else:
-        carry_out(plan, shared=shared)
+        execute_plan(plan, shared=shared)
         importlib.invalidate_caches()
-        missing = make_plan(project, look(project, extras, shared=shared), extras).missing()
+        missing = make_plan(project, inspect_environment(project, extras, shared=shared), extras).missing()
         if missing:
-            raise InstallError("check packages", "still missing here: " + ", ".join(missing), HERE)
+            raise InstallError(
+                "check packages", "still missing here: " + ", ".join(missing), INSTALL_TARGET_REMEDY
+            )
         _say("installation complete")
     stale = stale_modules(sys.modules, installed_versions(environment.installed))
     if stale:

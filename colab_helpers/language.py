@@ -20,11 +20,11 @@ from typing import Literal, get_args
 
 Language = Literal["en", "es"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
-Asked = Literal["auto", "en", "es"]
+LanguageChoice = Literal["auto", "en", "es"]
 """What may be asked for; ``auto`` leaves it to the environment."""
-ASKED: tuple[Asked, ...] = get_args(Asked)
+LANGUAGE_CHOICES: tuple[LanguageChoice, ...] = get_args(LanguageChoice)
 
-VARIABLE = "COLAB_HELPERS_LANGUAGE"
+LANGUAGE_ENV = "COLAB_HELPERS_LANGUAGE"
 """Environment variable that names the language where nothing else does."""
 
 DOMAIN = "colab_helpers"
@@ -32,10 +32,10 @@ LOCALE = Path(__file__).with_name("locale")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _process: Language | None = None
-"""Set by ``speak`` for all threads."""
+"""Set by ``set_language`` for all threads."""
 _spoken: ContextVar[Language | None] = ContextVar("spoken", default=None)
-"""Set by ``spoken``; a thread that is to inherit it is started with ``contextvars.copy_context().run``."""
-STAND_IN = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
+"""Set by ``use_language``; a thread that is to inherit it is started with ``contextvars.copy_context().run``."""
+LOCAL_PATH_PREFIX = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
 """How a path that stands for an address begins, in a text."""
 
 
@@ -59,9 +59,9 @@ def printable(text: str) -> str:
     return _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
-def in_words(text: str) -> str:
+def with_store_addresses(text: str) -> str:
     """Return a text with addresses in place of the paths that stand for them (see ``addresses``)."""
-    return STAND_IN.sub(r"\1://", text)
+    return LOCAL_PATH_PREFIX.sub(r"\1://", text)
 
 
 def one_line(text: str) -> str:
@@ -81,7 +81,7 @@ def mark(text: str, /) -> str:
     return text
 
 
-HELP = mark(
+LANGUAGE_HELP = mark(
     "Language of messages, reports and notebooks: auto takes that of the environment variable "
     "COLAB_HELPERS_LANGUAGE, else English."
 )
@@ -89,18 +89,18 @@ HELP = mark(
 
 
 def language() -> Language:
-    """The language spoken now: by ``spoken``, else by ``speak``, else the environment's, else English."""
-    return _spoken.get() or _process or _preferred(os.environ.get(VARIABLE, ""))
+    """The language spoken now: by ``use_language``, else by ``set_language``, else the environment's, else English."""
+    return _spoken.get() or _process or _preferred(os.environ.get(LANGUAGE_ENV, ""))
 
 
-def speak(chosen: Asked) -> None:
+def set_language(chosen: LanguageChoice) -> None:
     """Set the language of this process, all threads of it; ``auto`` leaves it to the environment."""
     global _process
     _process = None if chosen == "auto" else chosen
 
 
 @contextmanager
-def spoken(chosen: Asked) -> Iterator[None]:
+def use_language(chosen: LanguageChoice) -> Iterator[None]:
     """Speak a language for a while, in this thread alone; ``auto`` keeps the one that is spoken already."""
     token = _spoken.set(_spoken.get() if chosen == "auto" else chosen)
     try:
@@ -115,7 +115,9 @@ def _preferred(name: str) -> Language:
         if name == known:
             return known
     if name:
-        warnings.warn(f"{VARIABLE}={name} is none of {', '.join(LANGUAGES)}: English is used", stacklevel=3)
+        warnings.warn(
+            f"{LANGUAGE_ENV}={name} is none of {', '.join(LANGUAGES)}: English is used", stacklevel=3
+        )
     return "en"
 
 

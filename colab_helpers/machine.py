@@ -38,9 +38,9 @@ _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 DRIVES = (Path("/content/drive"), Path("/content/gdrive"))
 """Where Colab's users mount Google Drive: today, and in notebooks of earlier years."""
-HOME = "COLAB_HELPERS_HOME"
+HOME_ENV = "COLAB_HELPERS_HOME"
 """Environment variable that names the folder for what outlives a run."""
-SHARED_BY = "COLAB_HELPERS_SHARED_BY"
+SHARED_BY_ENV = "COLAB_HELPERS_SHARED_BY"
 """Environment variable of a worker process that tells how many of them share this machine."""
 # File systems that programs or other machines stand behind.
 _REMOTE = ("fuse", "nfs", "cifs", "smb", "9p", "drvfs", "davfs", "afp")
@@ -74,7 +74,7 @@ class Machine:
 
         A worker that shares the machine with others has its part of it.
         """
-        return max(0.5, (self.memory_total - SYSTEM_RESERVE) / GIB / shared_by())
+        return max(0.5, (self.memory_total - SYSTEM_RESERVE) / GIB / workers_per_machine())
 
     @property
     def safe_capacity(self) -> int:
@@ -91,9 +91,9 @@ class Machine:
         return borne[bound], bound
 
 
-def shared_by() -> int:
+def workers_per_machine() -> int:
     """How many worker processes of one batch share this machine: 1 unless it is told otherwise."""
-    return int(os.environ.get(SHARED_BY, 1))
+    return int(os.environ.get(SHARED_BY_ENV, 1))
 
 
 def cpu_count() -> int:
@@ -178,7 +178,7 @@ def _is_mounted(place: Path) -> bool:
     return place in mounts() or os.path.ismount(place)
 
 
-def require_places(paths: Iterable[Path]) -> None:
+def require_reachable(paths: Iterable[Path]) -> None:
     """Make sure that places can be reached at all, before anything is made or missed there.
 
     Raises:
@@ -224,7 +224,7 @@ def home() -> Path:
     ``COLAB_HELPERS_HOME``; else on Colab a folder of Drive where that is mounted, since the disk ends with
     the session; else the user's own.
     """
-    named = os.environ.get(HOME)
+    named = os.environ.get(HOME_ENV)
     if named:
         return absolute(named)
     if not on_colab():

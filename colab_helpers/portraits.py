@@ -23,7 +23,7 @@ from colab_helpers.addresses import refuse_address
 from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError, UsageError, require_extra
 from colab_helpers.faces.analyser import FaceAnalyser, sex_and_age
 from colab_helpers.faces.photos import SMALLEST, examine
-from colab_helpers.files import absolute, write_whole
+from colab_helpers.files import absolute, copy_atomically
 from colab_helpers.language import tr
 from colab_helpers.media.formats import ByteImage
 from colab_helpers.media.images import Still, encode_still
@@ -31,12 +31,12 @@ from colab_helpers.media.picture import BgrPicture
 from colab_helpers.models.catalog import ANALYSIS_MODELS, load_catalog
 from colab_helpers.models.download import FetchOptions
 from colab_helpers.models.fetching import ProgressCallback, fetch
-from colab_helpers.models.pool import first_line, is_out_of_memory
 from colab_helpers.models.session import Network, Runtime, models_root
-from colab_helpers.prompts import improved, require_adult
+from colab_helpers.models.session_pool import first_line, is_out_of_memory
+from colab_helpers.prompts import improve_prompt, require_adult
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import APPARENT_AGE
-from colab_helpers.trust.marking import CREATED, seal_created, xmp_of
+from colab_helpers.trust.marking import GENERATED_SOURCE_TYPE, seal_generated, xmp_of
 
 MODEL = "sdxl_lightning_4step.safetensors"
 BASE, REVISION = "stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b"
@@ -83,14 +83,14 @@ def make_portraits(
     Args:
         name: Of somebody who is not in the library yet.
         library: Folder of people; made if missing.
-        prompt: Who is shown; it is improved first, see `prompts.improved`.
+        prompt: Who is shown; it is improved first, see `prompts.improve_prompt`.
         count: How many; they are called NAME-1, NAME-2 and so on, and those who are there are passed over.
             None makes one, called NAME.
         seed: The first of at most five: a picture without one large face of an adult is given up. Each of
             several has five of its own.
         size: Edge in pixels: 512, 768 or 1024, for which the model was made.
         models_dir: Folder of the model files, among them those that find faces and tell of age.
-        painter: What paints, opened in the models folder; by default `lightning`.
+        painter: What paints, opened in the models folder; by default `open_sdxl_lightning`.
 
     Raises:
         UsageError: The name is no plain one or taken, or the prompt speaks of somebody younger.
@@ -99,7 +99,7 @@ def make_portraits(
     """
     require_adult(prompt)
     refuse_address(library, stored=True)
-    place, wanted = absolute(library), improved(prompt, "portrait")
+    place, wanted = absolute(library), improve_prompt(prompt, "portrait")
     new = [(name, seed)]
     if count is not None:
         numbered = ((f"{name}-{number}", seed + TRIES * (number - 1)) for number in itertools.count(1))
@@ -111,7 +111,7 @@ def make_portraits(
     runtime = Runtime("cpu")
     analyser = FaceAnalyser(Settings(execution_provider="cpu"), models_dir=root, runtime=runtime)
     ages = runtime.open(root / f"{ANALYSIS_MODELS[2]}.onnx")
-    with (painter or lightning)(root) as paint:
+    with (painter or open_sdxl_lightning)(root) as paint:
         for one, first in new:
             image, used, notes = _painted(paint, wanted, first, size, partial(_problem, analyser, ages))
             photo, consent = place / one / "portrait.png", place / f"{one}.consent.yaml"
@@ -154,11 +154,11 @@ def _keep(photo: Path, consent: Path, image: ByteImage, prompt: str, seed: int) 
     """Write the statement of consent, then the picture, marked."""
     told = f"{Path(MODEL).stem}, seed {seed}: {prompt}"
     ground = {"people": {photo.parent.name: {"ground": "synthetic", "document": told}}}
-    write_whole(consent, io.BytesIO(yaml.safe_dump(ground, allow_unicode=True).encode()))
-    still = Still(image, parts={"xmp": xmp_of(told, CREATED)})
+    copy_atomically(consent, io.BytesIO(yaml.safe_dump(ground, allow_unicode=True).encode()))
+    still = Still(image, parts={"xmp": xmp_of(told, GENERATED_SOURCE_TYPE)})
     content = io.BytesIO(encode_still(still, photo))
     try:
-        write_whole(photo, content, partial(seal_created, told=told, network=Path(MODEL).stem))
+        copy_atomically(photo, content, partial(seal_generated, told=told, network=Path(MODEL).stem))
     except BaseException:  # the name stays free
         consent.unlink(missing_ok=True)
         with suppress(OSError):
@@ -167,7 +167,7 @@ def _keep(photo: Path, consent: Path, image: ByteImage, prompt: str, seed: int) 
 
 
 @contextmanager
-def lightning(
+def open_sdxl_lightning(
     root: Path, *, offline: bool = False, on_progress: ProgressCallback | None = None
 ) -> Iterator[Paint]:
     """Open SDXL-Lightning in the models folder, fetched if missing; its memory is free after the block.

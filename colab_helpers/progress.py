@@ -9,7 +9,7 @@ from colab_helpers.language import mark
 
 FINDING = mark("finding faces")
 """The stage in which faces are searched for, before anything is changed."""
-MAKING = mark("frames")
+PROCESSING = mark("frames")
 """The stage in which frames are changed and written."""
 
 
@@ -27,7 +27,7 @@ class Progress:
         provider: Where the networks run.
         threads: Groups of frames worked on at a time.
         batch_size: Frames whose faces go through a network together.
-        stage: What is being done: `MAKING`, `FINDING` before them, or ``joining`` the segments at the end.
+        stage: What is being done: `PROCESSING`, `FINDING` before them, or ``joining`` the segments at the end.
         waiting: Items waiting behind each stage of the pipeline, by its name: an empty queue waits for
             the stage before it, a full one for the stage after it.
     """
@@ -44,7 +44,7 @@ class Progress:
     provider: str
     threads: int
     batch_size: int
-    stage: str = MAKING
+    stage: str = PROCESSING
     gpu_load: float | None = None
     waiting: Mapping[str, int] = field(default_factory=dict)
 

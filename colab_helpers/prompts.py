@@ -92,7 +92,7 @@ _MINORS = (
 )
 
 
-def improved(prompt: str, kind: Kind = "auto") -> str:
+def improve_prompt(prompt: str, kind: Kind = "auto") -> str:
     """Return a prompt with what it lacks of framing, style, quality, light, lens and mood, in its language.
 
     Args:

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
-from colab_helpers.addresses import address_of, is_address, refuse_address
+from colab_helpers.addresses import address_of, is_unsupported_url, refuse_address
 from colab_helpers.errors import UsageError, allowed_values
-from colab_helpers.files import absolute, from_yaml, matching
-from colab_helpers.language import ASKED, Asked, mark, spoken, tr
+from colab_helpers.files import absolute, expand_pattern, from_yaml
+from colab_helpers.language import LANGUAGE_CHOICES, LanguageChoice, mark, tr, use_language
 from colab_helpers.settings import DEFAULT_PRESET, Settings, load_settings
 
 T = TypeVar("T")
 _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
-_LONGEST_VALUE = 80
+_MAX_VALUE = 80
 MAP_NAME = "people.yaml"
 """The map of a batch's people, in its output folder: who is who, and what is done to each."""
 PEOPLE_NAME = "people"
@@ -42,7 +42,7 @@ def _place(value: object) -> object:
         return None
     if not isinstance(value, (str, Path)):
         return value
-    return Path(value) if is_address(value) else absolute(value)
+    return Path(value) if is_unsupported_url(value) else absolute(value)
 
 
 def in_library(name: str | Path, library: Path | None) -> str | None:
@@ -64,7 +64,7 @@ def _places(value: object, asked: ValidationInfo) -> object:
 
 
 def _item(value: object, library: Path | None) -> object:
-    if isinstance(value, str) and (value.startswith("data:") or is_address(value)):
+    if isinstance(value, str) and (value.startswith("data:") or is_unsupported_url(value)):
         return value
     if isinstance(value, str) and (folder := in_library(value, library)):
         return folder
@@ -98,8 +98,8 @@ def _number(value: object) -> object:
     return value
 
 
-Place = Annotated[Path | None, BeforeValidator(_place)]
-Places = Annotated[tuple[str, ...], BeforeValidator(_places)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_place)]
+PathList = Annotated[tuple[str, ...], BeforeValidator(_places)]
 Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
 Overrides = Annotated[dict[str, Any], BeforeValidator(_mapping)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
@@ -116,10 +116,12 @@ class Request(BaseModel):
     not_in_form: ClassVar[frozenset[str]] = frozenset()
     """Fields that only the command line and Python have."""
 
-    output_dir: Place = Field(
+    output_dir: OptionalPath = Field(
         None, description="Where everything goes; empty for a folder under the host's runs."
     )
-    language: Asked = Field("auto", description="Of everything said; auto leaves it to the environment.")
+    language: LanguageChoice = Field(
+        "auto", description="Of everything said; auto leaves it to the environment."
+    )
     headless: bool = Field(False, description="Nobody watches: plain lines, no panel, no questions.")
 
     if not TYPE_CHECKING:  # type checkers keep the names of the fields
@@ -139,7 +141,7 @@ class Request(BaseModel):
     def of(cls, session: Mapping[str, Any]) -> Self:
         """Build the request from a notebook's form: ``BatchRequest.of(globals())``."""
         values = {name: recall(name, session) for name in cls.form()}
-        with spoken(next((known for known in ASKED if known == values["language"]), "auto")):
+        with use_language(next((known for known in LANGUAGE_CHOICES if known == values["language"]), "auto")):
             return cls(**values)
 
     @property
@@ -151,7 +153,7 @@ class Request(BaseModel):
     def check(self) -> None:
         """Refuse what can be seen to be wrong without looking at any file."""
 
-    def replaced(self, **values: Any) -> Self:
+    def with_values(self, **values: Any) -> Self:
         """Return the same request with some other values, checked."""
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **values})
 
@@ -180,7 +182,7 @@ def _refused(model: type[Request], error: ValidationError) -> UsageError:
         elif name not in schema:
             told.append(tr("there is no {name!r}", name=name))
         else:
-            shown = value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…"
+            shown = value if len(value) <= _MAX_VALUE else f"{value[:_MAX_VALUE]}…"
             what = mark("{key} = {value} is not allowed; allowed: {allowed}")
             told.append(tr(what, key=name, value=shown, allowed=allowed_values(schema[name])))
     return UsageError("; ".join(dict.fromkeys(told)), remedy=tr("correct the value"))
@@ -191,7 +193,9 @@ class SettingsRequest(Request):
 
     preset: str = Field(DEFAULT_PRESET, description="A preset, or several joined by +.")
     overrides: Overrides = Field({}, description="Any field of Settings; wins over the preset.")
-    models_dir: Place = Field(None, description="Folder of the model files; empty for the usual place.")
+    models_dir: OptionalPath = Field(
+        None, description="Folder of the model files; empty for the usual place."
+    )
 
     @cached_property
     def settings(self) -> Settings:
@@ -217,13 +221,17 @@ class PreloadRequest(SetupRequest):
         False, description="Make checked copies of swapper and enhancer that fit this machine."
     )
     offline: bool = Field(False, description="Never touch the network.")
-    shared_cache: Place = Field(None, description="A folder that outlives this machine, to copy from and to.")
+    shared_cache: OptionalPath = Field(
+        None, description="A folder that outlives this machine, to copy from and to."
+    )
 
 
 class MonitorRequest(Request):
     """What ``monitor.ipynb`` asks for."""
 
-    folder: Place = Field(None, description="Output folder of a batch; empty for this machine by itself.")
+    folder: OptionalPath = Field(
+        None, description="Output folder of a batch; empty for this machine by itself."
+    )
     seconds: Amount = Field(0.0, description="How long; 0: until the batch ends, or until the interrupt.")
     refresh: Amount = Field(1.0, description="Seconds between two looks.")
 
@@ -238,15 +246,15 @@ class BatchRequest(SettingsRequest):
 
     not_in_form = frozenset({"report_path", "work_dir", "in_process"})
 
-    library: Place = Field(
+    library: OptionalPath = Field(
         None, description="A folder of people, each a folder of photos; sources may then be their names."
     )
-    sources: Places = Field((), description="Photos of the person who is put in; several are averaged.")
-    targets: Places = Field((), description="Videos, images, or folders of them.")
-    target_person: Places = Field(
+    sources: PathList = Field((), description="Photos of the person who is put in; several are averaged.")
+    targets: PathList = Field((), description="Videos, images, or folders of them.")
+    target_person: PathList = Field(
         (), description="Photos of the one person who is changed; empty: the settings decide."
     )
-    never: Places = Field((), description="Photos of people who are never changed.")
+    never: PathList = Field((), description="Photos of people who are never changed.")
     people: Literal["auto", "find", "only", "everybody"] = Field(
         "auto",
         description="find: everybody in the targets is found first and entered into people.yaml in the "
@@ -260,8 +268,10 @@ class BatchRequest(SettingsRequest):
     shortest_first: bool = Field(False, description="Do the files in the order of the time they take.")
     upload: bool = Field(False, description="Ask for photos and videos of the browser's computer.")
     download: bool = Field(False, description="Hand the results to the browser's computer.")
-    report_path: Place = Field(None, description="Where the report goes; report.json beside the results.")
-    work_dir: Place = Field(None, description="A folder on a local disk for unfinished work.")
+    report_path: OptionalPath = Field(
+        None, description="Where the report goes; report.json beside the results."
+    )
+    work_dir: OptionalPath = Field(None, description="A folder on a local disk for unfinished work.")
     in_process: bool = Field(
         False, description="Work in this very process: a crash takes everything with it."
     )
@@ -284,7 +294,7 @@ class BatchRequest(SettingsRequest):
     @property
     def target_paths(self) -> list[Path]:
         """The targets, with patterns such as ``clips/*.mp4`` replaced by the files they stand for."""
-        return [path for target in self.targets for path in matching(target)]
+        return [path for target in self.targets for path in expand_pattern(target)]
 
     @property
     def photos(self) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ RUNTIME_FOR_CPU = "onnxruntime>=1.20,<2"
 # Wheels on PyPI up to 1.26 are built for CUDA 12 (Colab: 12.8), from 1.27 on for CUDA 13.
 RUNTIME_FOR_CUDA = {12: "onnxruntime-gpu>=1.23,<1.27", 13: "onnxruntime-gpu>=1.27,<2"}
 INSIGHTFACE = "insightface>=2.0,<3"  # from 1.0 on its classes take sessions of ours
-BARE = {"transcripts": "faster-whisper>=1.1,<2"}
+NO_DEPS_PACKAGES = {"transcripts": "faster-whisper>=1.1,<2"}
 """What an extra brings that depends on ``onnxruntime`` by name, as insightface does."""
 # Distributions that install the same module; one at a time.
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
@@ -114,7 +114,7 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def satisfied(line: str, installed: Mapping[str, str]) -> bool:
+def is_satisfied(line: str, installed: Mapping[str, str]) -> bool:
     """Tell whether a requirement is met by an installed version."""
     parsed = requirement(line)
     version = installed.get(canonical(parsed.name))
@@ -150,11 +150,11 @@ class Environment(NamedTuple):
     """The checkout the installed package points to."""
 
 
-def look(project: Project, extras: Iterable[str], *, shared: bool = False) -> Environment:
+def inspect_environment(project: Project, extras: Iterable[str], *, shared: bool = False) -> Environment:
     """Take stock of the running environment; reads metadata only of packages that matter."""
     names = [requirement(line).name for line in project.wanted(extras)]
-    bare = [requirement(line).name for line in (INSIGHTFACE, *BARE.values())]
-    installed = installed_versions([*names, *RUNTIMES, *bare, PROJECT])
+    no_deps = [requirement(line).name for line in (INSIGHTFACE, *NO_DEPS_PACKAGES.values())]
+    installed = installed_versions([*names, *RUNTIMES, *no_deps, PROJECT])
     return Environment(installed, find_cuda(), shared, _editable_root())
 
 
@@ -219,12 +219,12 @@ def _loads(name: str) -> ctypes.CDLL | None:
         return None
 
 
-class Plan(NamedTuple):
+class InstallPlan(NamedTuple):
     """What brings an environment to what is needed."""
 
     remove: tuple[str, ...] = ()
     install: tuple[str, ...] = ()
-    bare: tuple[str, ...] = ()
+    no_deps: tuple[str, ...] = ()
     """Requirements to install without dependencies."""
     editable: Path | None = None
     """The checkout to install editable, last."""
@@ -232,21 +232,21 @@ class Plan(NamedTuple):
 
     def missing(self) -> tuple[str, ...]:
         """Return what is to be installed, in words; nothing where all is there."""
-        return self.install + self.bare + ((f"{PROJECT} (this checkout)",) if self.editable else ())
+        return self.install + self.no_deps + ((f"{PROJECT} (this checkout)",) if self.editable else ())
 
 
-def make_plan(project: Project, environment: Environment, extras: Iterable[str] = ()) -> Plan:
+def make_plan(project: Project, environment: Environment, extras: Iterable[str] = ()) -> InstallPlan:
     """Decide what has to be removed and installed."""
     installed = environment.installed
-    missing = tuple(line for line in project.wanted(extras) if not satisfied(line, installed))
+    missing = tuple(line for line in project.wanted(extras) if not is_satisfied(line, installed))
     remove, runtime, notes = _plan_runtime(environment)
     for name, line in ((canonical(requirement(line).name), line) for line in missing):
         if environment.shared and name in installed:
             notes += (f"{name} {installed[name]} is too old or too new and will be changed to {line}",)
     stale = installed.get(PROJECT) != project.version or environment.editable_root != project.root
-    unbound = (INSIGHTFACE, *(BARE[name] for name in extras if name in BARE))
-    bare = tuple(line for line in unbound if not satisfied(line, installed))
-    return Plan(remove, missing + runtime, bare, project.root if stale else None, notes)
+    unbound = (INSIGHTFACE, *(NO_DEPS_PACKAGES[name] for name in extras if name in NO_DEPS_PACKAGES))
+    no_deps = tuple(line for line in unbound if not is_satisfied(line, installed))
+    return InstallPlan(remove, missing + runtime, no_deps, project.root if stale else None, notes)
 
 
 def _plan_runtime(environment: Environment) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -255,7 +255,7 @@ def _plan_runtime(environment: Environment) -> tuple[tuple[str, ...], tuple[str,
     wanted = requirement(line)
     present = tuple(name for name in RUNTIMES if name in environment.installed)
     if present == (canonical(wanted.name),):
-        complete = satisfied(line, environment.installed) and not wanted.extras
+        complete = is_satisfied(line, environment.installed) and not wanted.extras
         return ((), (), ()) if complete else ((), (line,), (reason,))
     if not present:
         return (), (line,), (reason,)
@@ -284,9 +284,9 @@ def choose_runtime(cuda: Cuda | None) -> tuple[str, str]:
     return line, f"CUDA {major}: onnxruntime-gpu of the range built for it"
 
 
-def constraint_lines(installed: Mapping[str, str], plan: Plan) -> list[str]:
+def constraint_lines(installed: Mapping[str, str], plan: InstallPlan) -> list[str]:
     """Return pins for everything installed, except what the plan itself changes."""
-    changed = {canonical(requirement(line).name) for line in plan.install + plan.bare}
+    changed = {canonical(requirement(line).name) for line in plan.install + plan.no_deps}
     free = changed | set(plan.remove) | {PROJECT}
     pins = [f"{name}=={version}" for name, version in sorted(installed.items()) if name not in free]
     return [pin for pin in pins if _is_valid(pin)]

@@ -1,4 +1,4 @@
-"""Roop's command lines in this package's words: ``translated`` makes a swap or a batch of one.
+"""Roop's command lines in this package's words: ``translate_command`` makes a swap or a batch of one.
 
 Most options have the names that settings have here; what differs is what a value means, and what holds where
 an option is absent. Sources: ``parse_args`` in roop/core.py and ``create_video`` in roop/utilities.py of roop
@@ -20,9 +20,9 @@ from colab_helpers.command_line import option_name
 from colab_helpers.errors import UsageError
 from colab_helpers.language import mark, tr
 
-Asked = Mapping[str, str]
+RoopOptions = Mapping[str, str]
 """What a command line asks for in roop's meaning, by the names of settings; words are joined by commas."""
-Became = tuple[dict[str, str], str]
+Translation = tuple[dict[str, str], str]
 """The settings that an option becomes, none where it has no meaning here; and why."""
 
 BATCH = "runbatch.py"
@@ -31,7 +31,7 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 """Its folders, in the working directory; its photo is the first of the first kind that is there."""
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".wmv")
 
-ABSENT = {
+ROOP_DEFAULTS = {
     "frame_processors": "face_swapper",
     "keep_fps": "false",
     "many_faces": "false",
@@ -40,8 +40,8 @@ ABSENT = {
 }
 """What holds in roop where an option is absent, as far as a result shows it."""
 SCRIPTS: dict[str, dict[str, str]] = {
-    "run.py": ABSENT,
-    "run_roop_with_memory_management.py": ABSENT
+    "run.py": ROOP_DEFAULTS,
+    "run_roop_with_memory_management.py": ROOP_DEFAULTS
     | {"frame_processors": "face_swapper,face_enhancer"}
     | {"max_memory": "12", "execution_threads": "8", "gpu_memory_wait": "30"},
     BATCH: {},
@@ -81,7 +81,7 @@ _INSTEAD = {
 """Values that become others, or for other reasons."""
 
 
-class Files(NamedTuple):
+class RoopJob(NamedTuple):
     """What is done to which files: by ``swap`` or by ``batch``."""
 
     verb: str
@@ -91,7 +91,7 @@ class Files(NamedTuple):
     video_range: str = ""
 
 
-def translated(options: Namespace) -> tuple[Namespace, list[str]]:
+def translate_command(options: Namespace) -> tuple[Namespace, list[str]]:
     """Return the options of ``swap`` or ``batch`` that do the same, and what became what, a line each.
 
     Raises:
@@ -128,7 +128,7 @@ def _script(words: Sequence[str]) -> tuple[str, str]:
     raise UsageError(what, remedy=remedy)
 
 
-def _settings(given: Asked, absent: Asked) -> tuple[dict[str, str], list[str]]:
+def _settings(given: RoopOptions, absent: RoopOptions) -> tuple[dict[str, str], list[str]]:
     """Translate every option of roop's; others are settings of this package already."""
     asked = {**absent, **given}
     settings: dict[str, str] = {}
@@ -148,7 +148,7 @@ def _line(said: str, became: str, why: str) -> str:
     return f"{said} -> {became or tr('nothing')}: {why}"
 
 
-def _became(name: str, asked: Asked) -> Became:
+def _became(name: str, asked: RoopOptions) -> Translation:
     """Return what an option becomes; without a reason where it is none of roop's."""
     value = asked[name]
     if name == "frame_processors":
@@ -166,14 +166,14 @@ def _became(name: str, asked: Asked) -> Became:
     return {name: instead}, tr(why)
 
 
-def _steps(given: Sequence[str]) -> Became:
+def _steps(given: Sequence[str]) -> Translation:
     steps = [step for step in ("face_swapper", "face_enhancer") if step in given]
     steps += dict.fromkeys(step for step in given if step not in steps)
     once = tr("each once: the swap would paint over what was enhanced before")
     return {"frame_processors": ",".join(steps)}, tr("done to each face") if steps == given else once
 
 
-def _faces(asked: Asked) -> Became:
+def _faces(asked: RoopOptions) -> Translation:
     if asked["many_faces"] == "true":
         return {"many_faces": "true"}, tr("every face is changed")
     if asked.get("frame_processors") == "face_enhancer":
@@ -184,7 +184,7 @@ def _faces(asked: Asked) -> Became:
     return one, tr(text, face=face, frame=frame)
 
 
-def _crf(value: str) -> Became:
+def _crf(value: str) -> Translation:
     if not (value.isdecimal() and int(value) <= 100):
         text = mark("{key} = {value!r} is not allowed; allowed: {allowed}")
         allowed = tr("{low:g} to {high:g}", low=0, high=100)
@@ -194,7 +194,7 @@ def _crf(value: str) -> Became:
     return {"output_video_quality": str((int(value) + 1) * 51 // 100)}, why
 
 
-def _single(options: Namespace) -> tuple[Files, list[str]]:
+def _single(options: Namespace) -> tuple[RoopJob, list[str]]:
     """The files of one swap, and a line where roop names the result."""
     named = {"-s": options.sources, "-t": options.target, "-o": options.output}
     if missing := " ".join(flag for flag, value in named.items() if not value):
@@ -204,10 +204,10 @@ def _single(options: Namespace) -> tuple[Files, list[str]]:
     if Path(output).is_dir():
         output = str(Path(output) / f"{Path(options.sources[0]).stem}-{target.name}")
         lines = [_line(f"-o {options.output}", f"-o {output}", tr("the name that roop gives in a folder"))]
-    return Files("swap", options.sources, [options.target], output), lines
+    return RoopJob("swap", options.sources, [options.target], output), lines
 
 
-def _batch(options: Namespace, numbers: str) -> tuple[Files, list[str]]:
+def _batch(options: Namespace, numbers: str) -> tuple[RoopJob, list[str]]:
     """What ``runbatch.py`` works on: a photo, and videos in its own order, by which its range counts."""
     photos = [name for kind in PHOTO_SUFFIXES for name in _of_kind(PHOTOS, (kind,))]
     folder, output = options.target or VIDEOS, options.output or RESULTS
@@ -228,7 +228,7 @@ def _batch(options: Namespace, numbers: str) -> tuple[Files, list[str]]:
     if numbers:
         counted = tr("of {count} video(s), in the script's order", count=len(videos))
         lines.append(_line(numbers, f"--range {numbers}", counted))
-    return Files("batch", sources, [folder] if alike else videos, output, numbers), lines
+    return RoopJob("batch", sources, [folder] if alike else videos, output, numbers), lines
 
 
 def _of_kind(folder: str, suffixes: Collection[str]) -> list[str]:
@@ -237,7 +237,7 @@ def _of_kind(folder: str, suffixes: Collection[str]) -> list[str]:
     return [name for name in found if Path(name).suffix.lower() in suffixes]
 
 
-def _command(files: Files, settings: Asked) -> str:
+def _command(files: RoopJob, settings: RoopOptions) -> str:
     """The same as a command line of this package's, without the options that are its own already."""
     words = ["python", "-m", "colab_helpers", files.verb, "-s", *files.sources, "-t", *files.targets]
     words += ["-o", files.output, *(("--range", files.video_range) if files.video_range else ())]

@@ -36,31 +36,31 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from colab_helpers.addresses import address_of
-from colab_helpers.batch.checked import checked_job
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.library import names_in
+from colab_helpers.batch.library import library_names
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.queue import Queue
 from colab_helpers.batch.supervisor import BatchStopped, Supervisor
+from colab_helpers.batch.validation import build_job
 from colab_helpers.errors import ColabHelpersError, MediaError, MissingFileError, UsageError, WorkerError
-from colab_helpers.files import absolute, only_ours, to_json, write_whole
-from colab_helpers.itself import VERSION
+from colab_helpers.files import absolute, copy_atomically, open_private, to_json
 from colab_helpers.language import tr
 from colab_helpers.machine import home, on_colab, this_machine
-from colab_helpers.models.catalog import wanted_models
-from colab_helpers.prompts import Kind, improved
+from colab_helpers.models.catalog import required_model_names
+from colab_helpers.prompts import Kind, improve_prompt
 from colab_helpers.request import BatchRequest
 from colab_helpers.resources.sampler import cuda_version, gpu_memory, gpu_memory_percent
 from colab_helpers.settings import DEFAULT_PRESET
+from colab_helpers.startup import VERSION
 from colab_helpers.trust.signing import LOCAL
 
-MOST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 """Largest body of a request; two photos of 20 MB fit as data URLs."""
-_PATIENCE = 30.0
+_SLOT_WAIT_SECONDS = 30.0
 """Seconds that a picture waits for its turn."""
 _OPEN = ("/docs", "/openapi.json")  # as public as this file
-_OWN = BatchRequest.not_in_form | {"library", "models_dir", "upload", "download", "headless"}
-_OWN |= {"cluster", "gpus_per_worker", "priority", "map_paths"}
+_SERVER_ONLY_FIELDS = BatchRequest.not_in_form | {"library", "models_dir", "upload", "download", "headless"}
+_SERVER_ONLY_FIELDS |= {"cluster", "gpus_per_worker", "priority", "map_paths"}
 _FREE_TEXTS = ("visible_label_text", "disclosure")
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
@@ -104,7 +104,7 @@ class Server:
     _adding: Lock = field(default_factory=Lock)
 
     def app(self) -> FastAPI:
-        """Build the application, without the `Door` before it."""
+        """Build the application, without the `AuthMiddleware` before it."""
         app = FastAPI(title="colab_helpers", version=VERSION, docs_url=None, redoc_url=None)
         app.router.default_response_class = _Answer
         batch = {
@@ -145,20 +145,20 @@ class Server:
             "vram_reserved": used,
             "vram_free": None if total is None or used is None else total - used,
             "vram_percent": gpu_memory_percent(),
-            "loaded_models": [name for _, name in wanted_models(job.request.settings)] if job else [],
+            "loaded_models": [name for _, name in required_model_names(job.request.settings)] if job else [],
         }
 
     async def face_swap(self, asked: Swap) -> dict[str, Any]:
         """Change a picture and return it as a data URL, labelled and signed, with its report."""
-        until = time.monotonic() + _PATIENCE
-        while not self.queue.turn.acquire(blocking=False):
+        until = time.monotonic() + _SLOT_WAIT_SECONDS
+        while not self.queue.turn_lock.acquire(blocking=False):
             if time.monotonic() > until:
                 raise HTTPException(503, tr("a job is at work: ask again later, or stop it"))
             await asyncio.sleep(0.1)
         try:
             return await run_in_threadpool(self._swapped, asked)
         finally:
-            self.queue.turn.release()
+            self.queue.turn_lock.release()
 
     def _swapped(self, asked: Swap) -> dict[str, Any]:
         kind, data = _picture(asked.target)
@@ -179,11 +179,11 @@ class Server:
 
     def magic_prompt(self, asked: Prompt) -> dict[str, str]:
         """Improve the description of a picture by rules."""
-        return {"prompt": improved(asked.prompt, asked.kind)}
+        return {"prompt": improve_prompt(asked.prompt, asked.kind)}
 
     def avatars(self) -> list[str]:
         """List the people of the library, whose names are sources of jobs."""
-        return names_in(self.library)
+        return library_names(self.library)
 
     def add_avatar(self, asked: Avatar) -> list[str]:
         """Add photos of somebody to the library."""
@@ -193,7 +193,7 @@ class Server:
         with self._adding:  # or two requests find the same name free
             for kind, data in pictures:
                 paths = (folder / f"photo-{number}.{kind}" for number in count(1))
-                write_whole(next(path for path in paths if not os.path.lexists(path)), BytesIO(data))
+                copy_atomically(next(path for path in paths if not os.path.lexists(path)), BytesIO(data))
         return self.avatars()
 
     def jobs(self) -> list[dict[str, str]]:
@@ -218,7 +218,7 @@ class Server:
 
     def _job(self, asked: Mapping[str, Any], folder: Path, *more: Path) -> Job:
         """Check a request for a batch into a folder, of files in the inputs and ``more``."""
-        if own := ", ".join(sorted(asked.keys() & _OWN)):
+        if own := ", ".join(sorted(asked.keys() & _SERVER_ONLY_FIELDS)):
             what = tr("{names} cannot be asked for over HTTP", names=own)
             raise UsageError(what, remedy=tr("name folders when the server is started"))
         given = {"library": self.library, "models_dir": self.models_dir, "output_dir": folder}
@@ -231,7 +231,7 @@ class Server:
         statement = [stated] if stated.lower().endswith((".yaml", ".yml")) else []
         roots = [os.path.realpath(root) for root in (*self.inputs, self.library, *more) if root]
         _confine([*map(str, request.photo_paths), *request.targets, *statement], roots)
-        job = checked_job(request)
+        job = build_job(request)
         _confine(map(str, job.inputs), roots)  # what patterns and links lead to
         return job
 
@@ -243,8 +243,8 @@ class _Answer(JSONResponse):
         return json.dumps(content, allow_nan=False).encode()
 
 
-class Door:
-    """Lets in who has the token, and no body over ``MOST_BYTES``, which is refused before it is read."""
+class AuthMiddleware:
+    """Lets in who has the token, and no body over ``MAX_BYTES``, which is refused before it is read."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app, self._expected = app, f"Bearer {token}".encode()
@@ -252,13 +252,13 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401 or 413."""
         headers, seen = dict(scope["headers"]), 0
-        too_large = tr("more than {size} MB are not taken", size=MOST_BYTES >> 20)
+        too_large = tr("more than {size} MB are not taken", size=MAX_BYTES >> 20)
 
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > MOST_BYTES:  # of a body that does not state its length
+            if seen > MAX_BYTES:  # of a body that does not state its length
                 raise HTTPException(413, too_large)
             return message
 
@@ -266,7 +266,7 @@ class Door:
         if not known and scope["path"] not in _OPEN:
             told, asked = tr("the token is missing or wrong"), {"WWW-Authenticate": "Bearer"}
             return await JSONResponse({"detail": told}, 401, asked)(scope, receive, send)
-        if int(headers.get(b"content-length", b"0")) > MOST_BYTES:
+        if int(headers.get(b"content-length", b"0")) > MAX_BYTES:
             return await JSONResponse({"detail": too_large}, 413)(scope, receive, send)
         return await self._app(scope, counted, send)
 
@@ -309,10 +309,10 @@ def _picture(url: str) -> tuple[str, bytes]:
     raise MediaError(tr("only data URLs of PNG, JPEG and WebP are taken"), where=url[:40])
 
 
-def token_at(path: Path) -> str:
+def load_or_create_token(path: Path) -> str:
     """Read the token, which is made where there is none; UsageError where others may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError), open(path, "x", opener=only_ours) as file:
+    with suppress(FileExistsError), open(path, "x", opener=open_private) as file:
         file.write(secrets.token_urlsafe(32))
     with path.open() as file:
         state, token = os.fstat(file.fileno()), file.read(1000).strip()
@@ -333,7 +333,7 @@ def serve(server: Server, host: str, port: int) -> None:
         what = tr("Colab's terms rule out web services other than its notebooks")
         raise UsageError(what, remedy=tr("run serve on a machine of your own; on Colab use the notebooks"))
     path = home() / "serve-token"
-    app = Door(server.app(), token_at(path))
+    app = AuthMiddleware(server.app(), load_or_create_token(path))
     if server.library:
         server.library.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

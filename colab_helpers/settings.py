@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from colab_helpers.errors import SettingsError, allowed_values
-from colab_helpers.language import HELP, mark, tr
+from colab_helpers.language import LANGUAGE_HELP, mark, tr
 from colab_helpers.machine import home
 from colab_helpers.presets import PresetFile, all_presets, load_presets
 
@@ -34,8 +34,8 @@ FaceOrder = Literal["largest", "smallest", "left-right", "right-left", "top-bott
 MaskType = Literal["box", "occlusion", "region"]
 FaceRegion = Literal["skin", "brows", "eyes", "glasses", "nose", "mouth", "lips"]
 Gpus = Annotated[str, Field(pattern=r"^(|all|cpu(,cpu)*|\d+(,\d+)*)$")]
-Hundred = Annotated[int, Field(ge=0, le=100)]
-Padding = Annotated[tuple[Hundred, ...], Field(min_length=4, max_length=4)]
+Percent = Annotated[int, Field(ge=0, le=100)]
+Padding = Annotated[tuple[Percent, ...], Field(min_length=4, max_length=4)]
 LabelPosition = Literal["bottom-right", "bottom-left", "top-right", "top-left"]
 Encoder = Literal["auto", "h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
 _LISTS = ("frame_processors", "face_mask_types", "face_mask_padding", "face_mask_regions")
@@ -63,7 +63,7 @@ class Settings(BaseModel):
     enhancer_weight: float = Field(
         0.5, ge=0.0, le=1.0, description="For CodeFormer: 0 restores most, 1 stays closest to the face."
     )
-    enhancer_blend: Hundred = Field(
+    enhancer_blend: Percent = Field(
         80,
         description="How much of the enhanced face is used at most, in percent; less where a swapped face "
         "would come out sharper than the face in the shot was.",
@@ -71,7 +71,7 @@ class Settings(BaseModel):
     frame_enhancer_model: str = Field(
         "RealESRGAN_x2plus", description="Network that enlarges frames; realesr-general-x4v3 four times."
     )
-    frame_enhancer_blend: Hundred = Field(
+    frame_enhancer_blend: Percent = Field(
         80, description="How much of the enlarged frame is the network's, in percent; the rest is smooth."
     )
     colour_match: bool = Field(
@@ -165,10 +165,10 @@ class Settings(BaseModel):
         description="Change only people of this sex, as genderage.onnx tells from most looks; like age, it "
         "has no say where target_person, a reference or people.yaml tells who is changed.",
     )
-    face_selector_age_start: Hundred = Field(
+    face_selector_age_start: Percent = Field(
         0, description="Least age of people who are changed: the mean of what the network guesses, in years."
     )
-    face_selector_age_end: Hundred = Field(
+    face_selector_age_end: Percent = Field(
         100, description="Greatest age of people who are changed; from 0 to 100 nobody is left out."
     )
     face_order: FaceOrder = Field("largest", description="How the faces of a frame are ordered.")
@@ -226,7 +226,7 @@ class Settings(BaseModel):
         "signed; or a PEM file of your certificates, your own first, and its unencrypted key.",
     )
 
-    language: Literal["auto", "en", "es"] = Field("auto", description=HELP)
+    language: Literal["auto", "en", "es"] = Field("auto", description=LANGUAGE_HELP)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-_LONGEST_WAIT = 30.0
+_MAX_WAIT = 30.0
 """Seconds a stage that is no longer wanted may take to finish its item."""
 
 
@@ -90,7 +90,7 @@ def run_ahead(
     finally:
         channel.abandon()
         # A stage stuck in a system call (a drive that hangs) is left behind: it ends with the process.
-        thread.join(_LONGEST_WAIT)
+        thread.join(_MAX_WAIT)
 
 
 def _feed(items: Iterable[T], channel: Channel[T]) -> None:

@@ -24,21 +24,21 @@ from av.packet import Packet
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from colab_helpers.batch.overwriting import Writable
+from colab_helpers.batch.write_policy import WritePolicy
 from colab_helpers.errors import MediaError, ModelError, OutputError
-from colab_helpers.files import Seal, sha256_of, write_whole, written_whole
+from colab_helpers.files import Seal, atomic_output, copy_atomically, sha256_of
 from colab_helpers.language import tr
 from colab_helpers.machine import cpu_count
 from colab_helpers.media.containers import MUXERS, file_tags, stream_tags
-from colab_helpers.media.copying import StreamCopier
+from colab_helpers.media.demuxing import demux_packets, open_source
 from colab_helpers.media.formats import is_mov
-from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.join import opened
-from colab_helpers.media.opening import demuxed, open_source
+from colab_helpers.media.inputs import require_file
+from colab_helpers.media.join import open_output
 from colab_helpers.media.probe import VideoInfo, probe
+from colab_helpers.media.stream_copy import StreamCopier
 from colab_helpers.trust.manifests import sidecar
 from colab_helpers.trust.marking import Marks
-from colab_helpers.trust.signing import LOCAL, credentials
+from colab_helpers.trust.signing import LOCAL, load_credentials
 
 RATE = 16_000
 """Samples a second that Whisper takes."""
@@ -54,7 +54,7 @@ _FILES = {
 }
 _STYLE = b"[Script Info]\n[V4+ Styles]\nFormat: Name\nStyle: Default\n[Events]\nFormat: Text\n"
 
-Samples = NDArray[np.float32]
+AudioSamples = NDArray[np.float32]
 
 
 class Line(NamedTuple):
@@ -65,7 +65,7 @@ class Line(NamedTuple):
     text: str
 
 
-class Heard(NamedTuple):
+class Transcript(NamedTuple):
     """Lines in their order, their language (ISO 639-1), and how sure that is, 0 to 1."""
 
     lines: list[Line]
@@ -73,11 +73,11 @@ class Heard(NamedTuple):
     probability: float = 0.0
 
 
-Hear = Callable[[Samples, str | None], Heard]
+Transcriber = Callable[[AudioSamples, str | None], Transcript]
 """Hears ``(samples,)`` float32 at `RATE`, −1 to 1, in a language, or finds out which."""
 
 
-def listener(folder: Path, *, named: bool, words: bool) -> Hear:
+def load_transcriber(folder: Path, *, named: bool, words: bool) -> Transcriber:
     """Load a Whisper model in CTranslate2's form; with ``words`` each word is a line.
 
     Unless somebody ``named`` the folder it has to be `MODEL`, by its hashes.
@@ -106,19 +106,19 @@ def listener(folder: Path, *, named: bool, words: bool) -> Hear:
     # Without other temperatures, which draw lots, the same sound gives the same lines.
     same: dict[str, Any] = {"temperature": 0.0, "condition_on_previous_text": False}
 
-    def hear(samples: Samples, language: str | None) -> Heard:
+    def transcriber(samples: AudioSamples, language: str | None) -> Transcript:
         found, info = model.transcribe(
             samples, language=language, vad_filter=True, word_timestamps=words, **same
         )
         parts = ((each.start, each.end, each.word) for one in found for each in one.words or ())
         whole = ((one.start, one.end, one.text) for one in found)
         lines = [Line(start, end, text.strip()) for start, end, text in (parts if words else whole)]
-        return Heard([line for line in lines if line.text], info.language, info.language_probability)
+        return Transcript([line for line in lines if line.text], info.language, info.language_probability)
 
-    return hear
+    return transcriber
 
 
-def transcribe(path: Path, hear: Hear, *, track: bool) -> tuple[Heard, list[Path]]:
+def transcribe(path: Path, transcriber: Transcriber, *, track: bool) -> tuple[Transcript, list[Path]]:
     """Write what is said in a video to ``.srt`` beside it, and with ``track`` a copy that has it, too.
 
     Raises:
@@ -126,38 +126,42 @@ def transcribe(path: Path, hear: Hear, *, track: bool) -> tuple[Heard, list[Path
         MediaError: The file cannot be read, or has no sound.
         OutputError: A result cannot be written.
     """
-    path = existing_file(path)
+    path = require_file(path)
     subtitles, copy = path.with_suffix(".srt"), path.with_name(f"{path.stem}.subtitled{path.suffix}")
     for result in filter(None, (subtitles, copy, sidecar(copy)) if track else (subtitles,)):
-        Writable().clear(result)
+        WritePolicy().ensure_writable(result)
     if track and path.suffix.lower() not in MUXERS:
         what, remedy = (
             tr("this kind of file takes no track here"),
             tr("use one of {suffixes}", suffixes=", ".join(MUXERS)),
         )
         raise MediaError(what, where=str(path), remedy=remedy)
-    heard = listened(path, hear)
+    transcript = transcribe_audio(path, transcriber)
     if track:
-        marks = Marks(signed_by=credentials(LOCAL), target=path, target_manifest=sidecar(path), networks={})
-        add_track(path, copy, heard, lambda partial: marks.seal(partial, copy, ()))
-    write_whole(subtitles, io.BytesIO(srt(heard.lines).encode()))
-    return heard, [subtitles, copy][: 1 + track]
+        marks = Marks(
+            signed_by=load_credentials(LOCAL), target=path, target_manifest=sidecar(path), networks={}
+        )
+        add_subtitle_track(path, copy, transcript, lambda partial: marks.seal(partial, copy, ()))
+    copy_atomically(subtitles, io.BytesIO(srt(transcript.lines).encode()))
+    return transcript, [subtitles, copy][: 1 + track]
 
 
-def listened(path: Path, hear: Hear) -> Heard:
+def transcribe_audio(path: Path, transcriber: Transcriber) -> Transcript:
     """Hear a whole file; its language is that of the first piece in which something is said."""
-    found = Heard([])
-    for start, samples in pieces(path):
-        heard = hear(samples, found.language)
+    found = Transcript([])
+    for start, samples in audio_chunks(path):
+        transcript = transcriber(samples, found.language)
         ends = start + len(samples) / RATE  # models may hear further
-        timed = (Line(start + line.start, min(start + line.end, ends), line.text) for line in heard.lines)
+        timed = (
+            Line(start + line.start, min(start + line.end, ends), line.text) for line in transcript.lines
+        )
         lines = [line for line in timed if line.start < line.end]
-        known = found if found.language or not lines else heard
+        known = found if found.language or not lines else transcript
         found = known._replace(lines=found.lines + lines)
     return found
 
 
-def pieces(path: Path) -> Iterator[tuple[float, Samples]]:
+def audio_chunks(path: Path) -> Iterator[tuple[float, AudioSamples]]:
     """Yield a file's sound and when each piece begins: five minutes at most, cut where it is quiet.
 
     MediaError where it has none.
@@ -168,8 +172,8 @@ def pieces(path: Path) -> Iterator[tuple[float, Samples]]:
         if stream is None:
             raise MediaError(tr("the file has no sound that can be read"), where=str(path))
         resampler, end, count = AudioResampler(format="flt", layout="mono", rate=RATE), 0.0, 0
-        blocks: list[Samples] = []
-        for packet in demuxed(container, stream):
+        blocks: list[AudioSamples] = []
+        for packet in demux_packets(container, stream):
             with suppress(av.FFmpegError):  # one damaged packet: a pause
                 for frame in stream.decode(packet):
                     begin = end if frame.time is None else frame.time
@@ -206,12 +210,12 @@ def _clock(seconds: float) -> str:
     return f"{ticks // 3_600_000:02}:{ticks // 60_000 % 60:02}:{ticks // 1000 % 60:02},{ticks % 1000:03}"
 
 
-def add_track(path: Path, output: Path, heard: Heard, seal: Seal) -> None:
+def add_subtitle_track(path: Path, output: Path, transcript: Transcript, seal: Seal) -> None:
     """Copy a video packet by packet and give it a track of text; OutputError where the copy is another."""
     info = probe(path)
-    with written_whole(output) as partial, open_source(path) as source, open_source(path) as pictures:
+    with atomic_output(output) as partial, open_source(path) as source, open_source(path) as pictures:
         copier = StreamCopier(source, info)
-        with opened(partial, output, source, file_tags(info.metadata), info.time_base) as result:
+        with open_output(partial, output, source, file_tags(info.metadata), info.time_base) as result:
             for stream in source.streams:
                 if stream.index != info.video_index:
                     copier.add(stream, result)
@@ -219,14 +223,14 @@ def add_track(path: Path, output: Path, heard: Heard, seal: Seal) -> None:
                 picture = result.add_stream_from_template(stream, opaque=True)
                 picture.disposition = stream.disposition
                 picture.metadata.update(stream_tags(stream, encoded=False))
-            due = deque(_texts(result, heard))
+            due = deque(_texts(result, transcript))
             result.start_encoding()
             copier.start()
             for packet in _packets(pictures, info):
                 time = Fraction(packet.pts or 0) * (packet.time_base or 1)
                 packet.stream = picture
                 result.mux_one(packet)
-                copier.pump(result, time)
+                copier.copy_until(result, time)
                 while due and (due[0].dts or 0) * _TICK <= time:
                     result.mux_one(due.popleft())
             copier.finish(result)
@@ -241,21 +245,21 @@ def add_track(path: Path, output: Path, heard: Heard, seal: Seal) -> None:
 
 
 def _packets(container: Any, info: VideoInfo) -> Iterator[Packet[Any]]:
-    return (packet for packet in demuxed(container, container.streams[info.video_index]) if packet.size)
+    return (packet for packet in demux_packets(container, container.streams[info.video_index]) if packet.size)
 
 
 def _told(packet: Packet[Any]) -> tuple[object, ...]:
     return Fraction(packet.pts or 0) * (packet.time_base or 1), packet.is_keyframe, bytes(packet)
 
 
-def _texts(result: OutputContainer, heard: Heard) -> Iterator[Packet[Any]]:
+def _texts(result: OutputContainer, transcript: Transcript) -> Iterator[Packet[Any]]:
     """Add a track of text; yield its packets."""
     mov = is_mov(result.format.name)
     stream: Any = result.add_stream("mov_text" if mov else "subrip")
     stream.codec_context.subtitle_header = _STYLE
     stream.codec_context.time_base = stream.time_base = _TICK
-    stream.metadata["handler_name" if mov else "title"] = heard.language or "?"  # players show it
-    for line in heard.lines:
+    stream.metadata["handler_name" if mov else "title"] = transcript.language or "?"  # players show it
+    for line in transcript.lines:
         raw, start, end = line.text.encode(), round(line.start * 1000), round(line.end * 1000)
         packet: Packet[Any] = Packet(struct.pack(">H", len(raw)) + raw if mov else raw)
         packet.stream, packet.time_base = stream, _TICK

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST_FILE, LONGEST_FUNCTION = 350, 50
+MAX_FILE, MAX_FUNCTION = 350, 50
 
 
 def lengths_of_functions(path: Path) -> list[tuple[int, str]]:
@@ -33,11 +33,11 @@ def main() -> None:
         print(f"{package}: {sum(lines.values())} lines, functions' median {median(n for n, *_ in functions)}")
         print("  " + ", ".join(f"{room} {count}" for room, count in rooms.most_common()))
         for path, count in sorted(lines.items(), key=lambda item: -item[1]):
-            if count > LONGEST_FILE:
-                print(f"  file over {LONGEST_FILE}: {path.relative_to(ROOT)} {count}")
+            if count > MAX_FILE:
+                print(f"  file over {MAX_FILE}: {path.relative_to(ROOT)} {count}")
         for length, name, path in sorted(functions, key=lambda item: -item[0]):
-            if length > LONGEST_FUNCTION:
-                print(f"  function over {LONGEST_FUNCTION}: {path.relative_to(ROOT)} {name} {length}")
+            if length > MAX_FUNCTION:
+                print(f"  function over {MAX_FUNCTION}: {path.relative_to(ROOT)} {name} {length}")
 
 
 if __name__ == "__main__":

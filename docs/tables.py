@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.language import Language, language, mark, spoken, tr
+from colab_helpers.language import Language, language, mark, tr, use_language
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings
 
@@ -115,6 +115,6 @@ def updated(text: str) -> str:
 
 if __name__ == "__main__":
     for chosen, paths in PAGES.items():
-        with spoken(chosen):
+        with use_language(chosen):
             for path in paths:
                 path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -25,7 +25,7 @@ from babel.messages.pofile import read_po, write_po
 from jinja2 import Environment
 from jinja2.ext import extract_from_ast
 
-from colab_helpers.language import DOMAIN, LOCALE, spoken, tr
+from colab_helpers.language import DOMAIN, LOCALE, tr, use_language
 from colab_helpers.models.catalog import load_catalog
 from colab_helpers.pages.rendering import TEMPLATES
 from colab_helpers.presets import load_presets
@@ -178,10 +178,8 @@ def _values(text: str) -> set[tuple[str, str, str]]:
 
 def spanish_notebooks() -> dict[Path, str]:
     """The notebooks in Spanish, from the English ones and the compiled catalogue."""
-    with spoken("es"):
-        return {
-            NOTEBOOKS / "es" / path.name: _translated(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))
-        }
+    with use_language("es"):
+        return {NOTEBOOKS / "es" / path.name: _translated(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
 
 
 def _translated(path: Path) -> str:

@@ -50,7 +50,7 @@ def pytest_collection_finish() -> None:
 
 CONSENT = "Nobody is shown, only drawn test pictures: synthetic."
 
-PATIENCE = 300.0
+TIMEOUT = 300.0
 """Seconds after which something that must happen counts as never happening, on the busiest machine."""
 
 
@@ -59,7 +59,7 @@ def until(happened: Callable[[], T], *, told: Callable[[], object] = str) -> T:
 
     A test waits for what it needs, never for a time in which that should be done.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not (found := happened()):
         assert time.monotonic() < deadline, f"it did not happen {told()}"
         time.sleep(0.01)
@@ -80,7 +80,7 @@ def pages() -> None:
 def _no_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """They make none where nobody looks at it."""
     if "pages" not in request.fixturenames:
-        monkeypatch.setattr(worker, "make_page", lambda folder, report, beat: beat() or "")
+        monkeypatch.setattr(worker, "make_page", lambda folder, report, heartbeat: heartbeat() or "")
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +95,7 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def real_shapes(shared_dir: Path) -> Path:
     """Networks of the real layer shapes with random weights."""
-    from benchmarks.realshapes import write_real_shapes
+    from benchmarks.real_shapes import write_real_shapes
 
     folder = shared_dir / "real_shapes"
     with FileLock(shared_dir / "real_shapes.lock"):

@@ -290,7 +290,7 @@ def test_nobody_who_reads_and_a_full_disk_are_no_success() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""  # no traceback behind ``| head``
     closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False)
-    end = "from colab_helpers.itself import end_process; print(1); end_process(0)"
+    end = "from colab_helpers.startup import end_process; print(1); end_process(0)"
     with Path("/dev/full").open("w") as full:
         lost = subprocess.run([sys.executable, "-c", end], stdout=full, check=False).returncode
     assert (process.returncode, closed.returncode, closed.stderr, lost) == (FAILURE, SUCCESS, b"", FAILURE)

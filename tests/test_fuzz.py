@@ -15,17 +15,17 @@ from PIL import Image
 
 from benchmarks import fuzz
 from benchmarks.fuzz_kinds import Kind
-from colab_helpers.batch.estimate import load_of
+from colab_helpers.batch.estimate import workload_of
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.journal import Claimed, Journal, read_journal
+from colab_helpers.batch.journal import Journal, OutputsClaimed, read_journal
 from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.batch.report import REPORT_NAME
 from colab_helpers.errors import ColabHelpersError, MediaError, SettingsError, UsageError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import to_json
-from colab_helpers.media import opening
+from colab_helpers.media import demuxing
+from colab_helpers.media.demuxing import demux_packets, open_source
 from colab_helpers.media.images import read_still
-from colab_helpers.media.opening import demuxed, open_source
 from colab_helpers.media.probe import probe
 from colab_helpers.pages.pictures import clip_of, frame_at
 from colab_helpers.pages.report import write_page
@@ -100,7 +100,7 @@ def test_what_is_nested_too_deeply_is_refused_as_what_it_is_not(tmp_path: Path) 
     with pytest.raises(UsageError):
         BatchRequest(overrides=DEEP).check()
     with Journal(tmp_path / "j") as journal:
-        journal.append(Claimed(key="a", names=("b",)))
+        journal.append(OutputsClaimed(key="a", names=("b",)))
     body = DEEP.encode()
     with (tmp_path / "j").open("ab") as file:
         file.write(b'{"crc":"%08x","entry":%s}\n' % (zlib.crc32(body), body))
@@ -111,7 +111,7 @@ def test_what_is_nested_too_deeply_is_refused_as_what_it_is_not(tmp_path: Path) 
 def test_a_tag_in_an_unknown_encoding_keeps_nothing_from_being_estimated_or_shown(tmp_path: Path) -> None:
     path = make(tmp_path / "a.mkv", Spec(frames=5, metadata={"comment": "cafXX"}))
     path.write_bytes(path.read_bytes().replace(b"cafXX", b"caf\xe9 "))
-    assert load_of(path) == (5, 96 * 64)
+    assert workload_of(path) == (5, 96 * 64)
     assert frame_at(path, 0.0).shape == (64, 96, 3)
     assert clip_of(path)
 
@@ -132,7 +132,7 @@ def test_a_stream_that_begins_late_is_passed_over() -> None:
             yield "packet"
             raise IndexError("list index out of range")
 
-    assert list(demuxed(Container())) == ["packet"]  # type: ignore[arg-type]
+    assert list(demux_packets(Container())) == ["packet"]  # type: ignore[arg-type]
 
 
 def test_pictures_too_large_are_refused_by_their_headers(
@@ -152,7 +152,7 @@ def test_pictures_too_large_are_refused_by_their_headers(
     with pytest.raises(MediaError, match="too large"):
         read_still(bytes(data))
     clip = make(tmp_path / "a.mp4", Spec(frames=2))
-    monkeypatch.setattr(opening, "MAX_FRAME_PIXELS", 96 * 64 - 1)
+    monkeypatch.setattr(demuxing, "MAX_FRAME_PIXELS", 96 * 64 - 1)
     with pytest.raises(MediaError, match="too large"):
         probe(clip)
 
@@ -183,7 +183,7 @@ def test_what_names_other_files_is_not_followed(text: str, tmp_path: Path) -> No
     for read in (probe, clip_of, lambda one: frame_at(one, 0.0), lambda one: open_source(one).close()):
         with pytest.raises(MediaError):
             read(path)
-    assert load_of(path) is None
+    assert workload_of(path) is None
     for named in (f"concat:{clip}|{clip}", f"subfile,,start,0,end,0,,:{clip}", "data:video/mp4;base64,AAAA"):
         with pytest.raises(ColabHelpersError):
             probe(named)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.resources import allocator
-from colab_helpers.resources.guard import ENOUGH_PERCENT, LONGEST_WAIT, MemoryGuard
+from colab_helpers.resources.guard import MAX_WAIT_SECONDS, RESUME_PERCENT, MemoryGuard
 from colab_helpers.resources.sampler import process_memory
 
 
@@ -37,7 +37,7 @@ def test_enough_ram_is_no_event(percent) -> None:
 
 
 def test_waits_until_half_is_free() -> None:
-    machine = Machine(91.0, 90.0, 80.0, 60.0, ENOUGH_PERCENT)
+    machine = Machine(91.0, 90.0, 80.0, 60.0, RESUME_PERCENT)
     guard = machine.guard()
     assert guard.check(wait=True) == "RAM in use was 91 %; after 3 s of collecting and waiting 50 %"
     assert guard.warnings == 1
@@ -47,14 +47,14 @@ def test_goes_on_after_two_minutes() -> None:
     machine = Machine(95.0)
     guard = machine.guard()
     assert guard.check(wait=True).endswith("95 %")
-    assert machine.time == LONGEST_WAIT == 120
+    assert machine.time == MAX_WAIT_SECONDS == 120
     assert guard.short
     machine.percents = [60.0]
     assert guard.check(wait=True) is None
     assert not guard.short
     machine.percents = [86.0]
     assert guard.check(wait=False)  # counted, but nothing is waited for at the end
-    assert (guard.warnings, machine.time) == (2, LONGEST_WAIT)
+    assert (guard.warnings, machine.time) == (2, MAX_WAIT_SECONDS)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library cannot trim")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from colab_helpers import errors
-from colab_helpers.itself import VERSION
+from colab_helpers.startup import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "colab_helpers"

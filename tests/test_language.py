@@ -15,7 +15,7 @@ from colab_helpers import language
 from colab_helpers.__main__ import VERBS, main
 from colab_helpers.api import run_batch, swap_file, swap_image, swap_video
 from colab_helpers.errors import ConsentError, UsageError
-from colab_helpers.language import mark, speak, spoken, tr
+from colab_helpers.language import mark, set_language, tr, use_language
 from colab_helpers.settings import load_settings
 from colab_helpers.stages import map_ordered, run_ahead
 from tests.media.make import Spec, make
@@ -87,24 +87,24 @@ def pseudo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         language, "_translations", lambda chosen: Pseudo() if chosen == "es" else real(chosen)
     )
     yield
-    speak("auto")
+    set_language("auto")
 
 
 def test_the_language_is_set_for_a_while_for_good_or_by_the_environment(monkeypatch) -> None:
     assert mark("{x}") == tr("{x}") == "{x}"
-    with spoken("es"):
+    with use_language("es"):
         assert (tr(""), tr("{count} frames", count=3)) == ("", "«3 frames»")
-        with spoken("auto"):
+        with use_language("auto"):
             assert language.language() == "es"
-        with spoken("en"):
+        with use_language("en"):
             assert tr("frames") == "frames"
         error = UsageError(tr("there is no target"), remedy=tr("name a file"))
         assert str(error) == "«there is no target». «What to do: «name a file»»."
-    monkeypatch.setenv(language.VARIABLE, "es")
+    monkeypatch.setenv(language.LANGUAGE_ENV, "es")
     for chosen, expected in (("auto", "es"), ("en", "en"), ("auto", "es")):
-        speak(chosen)
+        set_language(chosen)
         assert language.language() == expected
-    monkeypatch.setenv(language.VARIABLE, "tlh")
+    monkeypatch.setenv(language.LANGUAGE_ENV, "tlh")
     with pytest.warns(UserWarning, match="none of en, es"):
         assert language.language() == "en"
 
@@ -114,13 +114,13 @@ def test_what_one_thread_speaks_no_other_does_unless_it_was_started_there() -> N
     together = threading.Barrier(2, timeout=60)
 
     def say(chosen: str) -> None:
-        with spoken(chosen):
+        with use_language(chosen):
             together.wait()
             found[chosen] = tr("frames")
             together.wait()
 
     threads = [threading.Thread(target=say, args=(chosen,)) for chosen in ("en", "es")]
-    with spoken("es"):
+    with use_language("es"):
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -173,7 +173,7 @@ def test_an_option_a_setting_or_the_environment_counts_for_the_command_line(
     monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     if not words:
-        monkeypatch.setenv(language.VARIABLE, "es")
+        monkeypatch.setenv(language.LANGUAGE_ENV, "es")
     assert main(["preload", "--models-dir", str(tmp_path), "--offline", *words]) == 2
     printed = capsys.readouterr()
     assert printed.out.startswith("«models folder: ")

@@ -16,12 +16,12 @@ import pytest
 
 from colab_helpers import errors, portraits
 from colab_helpers.__main__ import main
-from colab_helpers.batch.library import made_up, names_in, photos_at
+from colab_helpers.batch.library import find_photos, library_names, synthetic_people
 from colab_helpers.command_line import SUCCESS, WRONG_USAGE
 from colab_helpers.demo import Demo, copy_demo
 from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError, OutputError
 from colab_helpers.media.images import read_still
-from colab_helpers.portraits import CONFIG, CONFIG_FILES, MODEL, PACKAGES, lightning, make_portraits
+from colab_helpers.portraits import CONFIG, CONFIG_FILES, MODEL, PACKAGES, make_portraits, open_sdxl_lightning
 from colab_helpers.trust.consent import require_consent
 from colab_helpers.ui import portraits as ui_portraits
 from tests.helpers.marks import actions, read_mark
@@ -72,13 +72,13 @@ def test_somebody_new_is_kept_with_a_mark_and_on_what_ground(
     given: dict[str, Any] = {"size": 512, "models_dir": shipped.models, "painter": paint}
     (made,) = make_portraits("Ana Ruiz", library, "una mujer", **given)
     assert [seed for _, seed, _ in paint.asked] == [0, 1, 2, 3]
-    assert paint.asked[0][0] == made.prompt == portraits.improved("una mujer", "portrait")
+    assert paint.asked[0][0] == made.prompt == portraits.improve_prompt("una mujer", "portrait")
     assert [note.partition(": ")[2].split()[0] for note in made.notes] == ["no", "it", "the"]
     assert "it shows 2 faces" in made.notes[1]
     assert "pixels wide" in made.notes[2]
     assert paint.closed
-    assert (made.seed, names_in(library)) == (3, ["Ana Ruiz"])
-    assert photos_at(str(library / "Ana Ruiz")) == [str(made.photo)]
+    assert (made.seed, library_names(library)) == (3, ["Ana Ruiz"])
+    assert find_photos(str(library / "Ana Ruiz")) == [str(made.photo)]
     assert np.array_equal(read_still(made.photo).bgr, paint.paint("", 3, 512))
     consent = require_consent(str(made.consent), [], ["Ana Ruiz"])
     (named,) = consent.people
@@ -96,12 +96,14 @@ def test_somebody_new_is_kept_with_a_mark_and_on_what_ground(
     for seeds in ([3, 8], [13]):
         crowd = list(make_portraits("crowd", library, "a man", count=len(seeds), **given))
         assert [one.seed for one in crowd] == seeds
-    assert made_up(library) == names_in(library) == ["Ana Ruiz", "crowd-1", "crowd-2", "crowd-3"]
+    assert (
+        synthetic_people(library) == library_names(library) == ["Ana Ruiz", "crowd-1", "crowd-2", "crowd-3"]
+    )
     assert made.photo.read_bytes() == kept
     for real in (library / "crowd-2" / "2.png", library / "crowd-3" / "portrait.png"):
         shutil.copy(shipped.source, real)  # beside the one who does not exist, or in their place
     (library / "crowd-1" / "portrait.png").unlink()
-    assert made_up(library) == ["Ana Ruiz"]
+    assert synthetic_people(library) == ["Ana Ruiz"]
     before = {path: path.read_bytes() for path in library.rglob("*") if path.is_file()}
     for name in ("Ana Ruiz", "a/b", ".x", "", ".."):
         with pytest.raises(ValueError, match="no name for somebody new"):
@@ -115,7 +117,7 @@ def test_what_cannot_be_signed_leaves_the_name_free(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(portraits, "seal_created", full)
+    monkeypatch.setattr(portraits, "seal_generated", full)
     given: dict[str, Any] = {"models_dir": shipped.models, "painter": paint, "size": 512}
     with pytest.raises(OutputError, match="No space left"):
         list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **given))
@@ -162,7 +164,7 @@ def test_the_verb_says_what_it_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(errors, "find_spec", lambda name: name)
-    monkeypatch.setattr(ui_portraits, "lightning", lambda root, **_: paint(root))
+    monkeypatch.setattr(ui_portraits, "open_sdxl_lightning", lambda root, **_: paint(root))
     verb = ["portraits", "ana", "a woman", "--library", str(tmp_path), "--seed", "2", "--size", "512"]
     assert main([*verb, "--models-dir", str(shipped.models)]) == SUCCESS
     said = capsys.readouterr().out
@@ -170,7 +172,7 @@ def test_the_verb_says_what_it_made(
     assert "note: seed 2" in said
     assert str(tmp_path / "ana" / "portrait.png") in said
     assert main([*verb, "--count", "2", "--models-dir", str(shipped.models)]) == SUCCESS
-    assert {"ana-1", "ana-2"} < {*names_in(tmp_path)}
+    assert {"ana-1", "ana-2"} < {*library_names(tmp_path)}
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +245,7 @@ def opened(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
 def test_sdxl_is_run_as_its_card_says(opened: dict[str, Any], tmp_path: Path) -> None:
     import torch
 
-    with lightning(tmp_path, offline=True) as paint:
+    with open_sdxl_lightning(tmp_path, offline=True) as paint:
         one, again, other = paint("a woman", 5, 64), paint("a woman", 5, 64), paint("a woman", 6, 64)
         pipeline = opened.pop("pipeline")
     assert [entry.path for entry in opened["fetched"]] == [MODEL]
@@ -267,7 +269,7 @@ def test_sdxl_is_run_as_its_card_says(opened: dict[str, Any], tmp_path: Path) ->
 
 @needs_torch
 def test_no_word_of_cuda_reaches_whoever_asks(opened: dict[str, Any], tmp_path: Path) -> None:
-    with lightning(tmp_path) as paint:
+    with open_sdxl_lightning(tmp_path) as paint:
 
         def fail(*_: Any, **__: Any) -> Any:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -282,7 +284,7 @@ def test_no_word_of_cuda_reaches_whoever_asks(opened: dict[str, Any], tmp_path: 
 
 @needs_torch
 def test_what_is_missing_offline_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="sdxl_lightning_4step"), lightning(tmp_path, offline=True):
+    with pytest.raises(ModelError, match="sdxl_lightning_4step"), open_sdxl_lightning(tmp_path, offline=True):
         pass
     with pytest.raises(ModelError, match="small files cannot be had"):
         portraits._fetch_config(tmp_path / CONFIG, offline=True)

@@ -8,7 +8,7 @@ import pytest
 
 from colab_helpers.__main__ import main
 from colab_helpers.command_line import SUCCESS, WRONG_USAGE
-from colab_helpers.prompts import _RULES, _folded, _has, improved, require_adult
+from colab_helpers.prompts import _RULES, _folded, _has, improve_prompt, require_adult
 
 PROMPTS = {
     "a sunset": "a sunset, balanced composition, professional photography, highly detailed, sharp focus, 8k, "
@@ -34,8 +34,8 @@ PROMPTS = {
 
 @pytest.mark.parametrize(("prompt", "better"), PROMPTS.items())
 def test_what_a_prompt_lacks_is_added_once(prompt: str, better: str) -> None:
-    assert improved(prompt) == better
-    assert improved(better) == better
+    assert improve_prompt(prompt) == better
+    assert improve_prompt(better) == better
 
 
 def test_whatever_is_added_counts_as_said() -> None:
@@ -43,8 +43,8 @@ def test_whatever_is_added_counts_as_said() -> None:
         for adds in (*rule.portrait, *rule.general):
             assert _has(_folded(adds), rule.unless), adds
     for kind, prompt in product(("portrait", "general"), ("a castle", "un castillo", "delight, flight")):
-        better = improved(prompt, kind)
-        assert improved(better, kind) == better
+        better = improve_prompt(prompt, kind)
+        assert improve_prompt(better, kind) == better
         assert ("camera" in better or "cámara" in better) == (kind == "portrait")
         assert "light" in better.replace(prompt, "") or "luz" in better
 

@@ -23,8 +23,8 @@ from colab_helpers.resources import recorder, sampler
 from colab_helpers.resources import samples as samples_room
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import Recorder
-from colab_helpers.resources.samples import GpuSample, Sample, read_samples, recent_samples, samples_in
-from tests.conftest import PATIENCE
+from colab_helpers.resources.samples import GpuSample, Sample, iter_samples, read_samples, recent_samples
+from tests.conftest import TIMEOUT
 from tests.helpers.nvml import fake_nvml
 from tests.helpers.reports import a_progress
 
@@ -40,13 +40,13 @@ class Steps:
     def sleep(self, seconds: float) -> None:
         self.asked.append(seconds)
         self.waiting.release()
-        assert self.go_on.acquire(timeout=PATIENCE)
+        assert self.go_on.acquire(timeout=TIMEOUT)
 
     def after(self, samples: int) -> None:
         """Let it go until so many more samples are taken."""
         for _ in range(samples):
             self.go_on.release()
-            assert self.waiting.acquire(timeout=PATIENCE)
+            assert self.waiting.acquire(timeout=TIMEOUT)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def start(tmp_path: Path, steps: Steps) -> Iterator[Callable[..., Running]]:
     def begin(path: Path | None = None, **options: Any) -> Running:
         path = path or tmp_path / "samples.jsonl"
         started.append(Recorder(path, tmp_path, sleep=steps.sleep, **options).start())
-        assert steps.waiting.acquire(timeout=PATIENCE)
+        assert steps.waiting.acquire(timeout=TIMEOUT)
         return Running(started[-1], steps, path)
 
     yield begin
@@ -123,9 +123,9 @@ def test_the_figures_are_those_of_the_process_and_its_children(start) -> None:
         child = int(parent.stdout.readline())
         running = start(pid=parent.pid)
         assert running.recorder.latest.process_memory > 120 << 20
-        assert recorder.memory_of(parent.pid).keys() == {parent.pid, child}
+        assert recorder.memory_by_process(parent.pid).keys() == {parent.pid, child}
     finally:
-        parent.communicate("\n", timeout=PATIENCE)
+        parent.communicate("\n", timeout=TIMEOUT)
     running.steps.after(1)
     gone = running.recorder.latest
     assert gone.process_memory is None
@@ -392,4 +392,4 @@ def test_lines_that_say_what_no_machine_has_are_passed_over(tmp_path) -> None:
         {"queues": {"a": 10**400}},
     ]
     path.write_text("\n".join(json.dumps(good | one) for one in (*bad, {})))
-    assert [sample.time for sample in samples_in(path)] == [5.0]
+    assert [sample.time for sample in iter_samples(path)] == [5.0]

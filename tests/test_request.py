@@ -24,7 +24,7 @@ HERE = Path.cwd()
 
 def test_a_word_instead_of_the_label_switches_it_off_unless_settings_say_otherwise() -> None:
     asked = [BatchRequest(), BatchRequest(instead_of_label=" in the credits ")]
-    asked.append(asked[1].replaced(overrides={"visible_label": "start"}))
+    asked.append(asked[1].with_values(overrides={"visible_label": "start"}))
     shown = [(one.settings.visible_label, one.settings.disclosure) for one in asked]
     assert shown == [("always", ""), ("off", "in the credits"), ("start", "in the credits")]
 
@@ -155,7 +155,7 @@ def test_a_pattern_stands_for_its_files_in_natural_order(tmp_path: Path) -> None
 def test_a_run_is_named_by_its_sources_and_targets_only() -> None:
     asked = BatchRequest(sources=["/in/Ana Ruíz.jpg", "/in/b.jpg"], targets=["/clips/one.mp4"])
     assert asked.run_name.startswith("ana_ru_z-one-")
-    again = asked.replaced(
+    again = asked.with_values(
         sources=["/in/b.jpg", "/in/Ana Ruíz.jpg"][::-1],
         preset="stable",
         session_minutes=9,
@@ -163,8 +163,8 @@ def test_a_run_is_named_by_its_sources_and_targets_only() -> None:
         video_range="1",
     )
     assert again.run_name == asked.run_name
-    assert asked.replaced(targets=["/clips/two.mp4"]).run_name != asked.run_name
-    assert asked.replaced(targets=["/other/one.mp4"]).run_name != asked.run_name
+    assert asked.with_values(targets=["/clips/two.mp4"]).run_name != asked.run_name
+    assert asked.with_values(targets=["/other/one.mp4"]).run_name != asked.run_name
 
 
 def test_a_session_without_its_form_is_told_what_to_do() -> None:

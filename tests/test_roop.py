@@ -10,7 +10,7 @@ import pytest
 
 from colab_helpers.__main__ import VERBS, main
 from colab_helpers.command_line import SUCCESS, WRONG_USAGE, build_parser, parse_value, settings_of
-from colab_helpers.roop import translated
+from colab_helpers.roop import translate_command
 from colab_helpers.settings import load_settings
 from tests.helpers.processes import content
 from tests.media.make import Spec, make
@@ -30,7 +30,7 @@ ENHANCED = "--frame-processor face_swapper face_enhancer"
 NVENC = "--execution-provider cuda --execution-threads 8 --output-video-encoder h264_nvenc"
 ON_T4 = f"{FILES} {ENHANCED} --keep-fps --many-faces --max-memory 10 {NVENC}"
 OWN = {"--source", "--target", "--output", "--overwrite", "--segment-seconds"}
-ABSENT = {
+ROOP_DEFAULTS = {
     "--frame-processor",
     "--keep-fps",
     "--many-faces",
@@ -84,7 +84,7 @@ LINES = {
 
 
 def asked(line: str) -> tuple[Namespace, list[str]]:
-    return translated(build_parser(VERBS).parse_args(["roop", *line.split()]))
+    return translate_command(build_parser(VERBS).parse_args(["roop", *line.split()]))
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_line_asks_for_the_same_here_and_every_option_is_told_once(line: str, 
     said = [told.split()[0] for told in lines]
     assert all(said.count(flag) == (flag not in OWN) for flag in flags)
     absent = {told.split()[1] for told in lines if told.startswith("without ")}
-    assert absent & ABSENT == (ABSENT - flags if native.verb == "swap" else set())
+    assert absent & ROOP_DEFAULTS == (ROOP_DEFAULTS - flags if native.verb == "swap" else set())
 
 
 @pytest.mark.parametrize(("quality", "crf"), [(0, 0), (17, 9), (23, 12), (35, 18), (90, 46), (99, 51)])

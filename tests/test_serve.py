@@ -30,13 +30,21 @@ from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.command_line import WRONG_USAGE
 from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.machine import GIB, home
-from colab_helpers.prompts import improved
+from colab_helpers.prompts import improve_prompt
 from colab_helpers.resources import sampler
-from colab_helpers.serve import MOST_BYTES, Server, token_at
-from tests.conftest import CONSENT, PATIENCE, until
+from colab_helpers.serve import MAX_BYTES, Server, load_or_create_token
+from tests.conftest import CONSENT, TIMEOUT, until
 from tests.helpers.marks import read_mark
 from tests.helpers.nvml import fake_nvml
-from tests.helpers.processes import SECONDS, at_start, contents, draw_photo, hold, repeated, run_here
+from tests.helpers.processes import (
+    SECONDS,
+    contents,
+    draw_photo,
+    hold,
+    repeated_segments,
+    run_at_worker_start,
+    run_here,
+)
 from tests.media.make import Spec, make
 
 JSON = {"Content-Type": "application/json"}
@@ -57,7 +65,7 @@ class Service:
 
     @property
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.address, headers=self.token, timeout=PATIENCE)
+        return httpx.Client(base_url=self.address, headers=self.token, timeout=TIMEOUT)
 
     def start(self) -> httpx.Client:
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
@@ -85,7 +93,7 @@ class Service:
 
 
 def serving(folder: Path, models: Path, patched: pytest.MonkeyPatch) -> Iterator[Service]:
-    at_start(patched, folder, "")
+    run_at_worker_start(patched, folder, "")
     made = Service(folder, models)
     draw_photo(made.inputs)
     yield made
@@ -132,7 +140,7 @@ def test_every_address_but_those_of_jobs(common: Service, tmp_path: Path) -> Non
     assert client.get("/gpu-status").json()["loaded_models"] == []
 
     made = client.post("/magic-prompt", json={"prompt": "a sunset", "kind": "general"}).json()["prompt"]
-    assert made == improved("a sunset", "general") != "a sunset"
+    assert made == improve_prompt("a sunset", "general") != "a sunset"
     assert client.post("/magic-prompt", json={"prompt": " "}).status_code == 422
     half = client.post("/magic-prompt", content=rb'{"prompt": "a \ud800 sunset"}', headers=JSON)
     assert half.json()["prompt"].startswith("a \ud800 sunset, ")  # as names of files may have it
@@ -167,7 +175,7 @@ def test_every_address_but_those_of_jobs(common: Service, tmp_path: Path) -> Non
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(common: Service) -> None:
     client = common.client
     token, large = common.token["Authorization"], 100_000_000
-    with socket.create_connection((client.base_url.host, client.base_url.port or 0), PATIENCE) as raw:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0), TIMEOUT) as raw:
         head = (
             f"POST /api/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\nContent-Length: {large}\r\n\r\n"
         )
@@ -175,7 +183,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(common: Service) 
         assert raw.recv(100).startswith(b"HTTP/1.1 413")
     assert client.post("/api/jobs", content=bytes(large)).status_code == 413
     assert client.post("/api/jobs", content=(bytes(1 << 20) for _ in range(100))).status_code == 413
-    assert psutil.Process(common.process.pid).memory_info().rss < 4 * MOST_BYTES  # type: ignore[union-attr]
+    assert psutil.Process(common.process.pid).memory_info().rss < 4 * MAX_BYTES  # type: ignore[union-attr]
     assert client.get("/api/jobs").json() == []
 
 
@@ -222,12 +230,12 @@ def test_jobs_wait_for_each_other_and_outlive_the_server(
     assert client.post("/api/jobs", json=one).json()["state"] == "queued"
     until(lambda: {each["state"] for each in client.get("/api/jobs").json()} == {"done", "cancelled"})
     assert not list(service.jobs.rglob(QUEUED_NAME))
-    assert repeated(service.jobs / "one") == {}
+    assert repeated_segments(service.jobs / "one") == {}
 
     process = service.process
     assert process is not None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 0
+    assert process.wait(TIMEOUT) == 0
     run_here(service.inputs / "photo.png", service.inputs / "clip1.mp4", tmp_path / "one", constant_models)
     assert contents(service.jobs / "one") == contents(tmp_path / "one")
     assert list(contents(service.jobs / "two")) == ["clip2.mp4"]
@@ -294,7 +302,7 @@ def test_the_queue_outlives_a_folder_that_goes(server: Server, monkeypatch: pyte
         asked.append(1)
         raise FileNotFoundError if len(asked) == 1 else KeyboardInterrupt
 
-    monkeypatch.setattr(queue, "_LOOK_EVERY", 0)
+    monkeypatch.setattr(queue, "_POLL_INTERVAL", 0)
     monkeypatch.setattr(server.queue, "_next", gone)
     with pytest.raises(KeyboardInterrupt):
         server.queue.work()
@@ -324,14 +332,14 @@ def test_what_cannot_begin_has_failed_and_says_why(server: Server, tmp_path: Pat
 def test_a_picture_waits_for_its_turn_but_not_for_ever(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "_PATIENCE", 0.2)
+    monkeypatch.setattr(serve, "_SLOT_WAIT_SECONDS", 0.2)
     asked = serve.Swap(source="hanna", target="data:,x", consent=CONSENT)
-    with server.queue.turn, pytest.raises(HTTPException) as caught:
+    with server.queue.turn_lock, pytest.raises(HTTPException) as caught:
         asyncio.run(server.face_swap(asked))
     assert caught.value.status_code == 503
     with pytest.raises(MediaError, match="only data URLs"):  # and then its turn has come
         asyncio.run(server.face_swap(asked))
-    assert not server.queue.turn.locked()
+    assert not server.queue.turn_lock.locked()
 
 
 def test_the_gpu_as_its_driver_tells_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +360,7 @@ def test_it_is_refused_where_it_cannot_be(
     (tmp_path / "token").write_text("x" * 40)
     (tmp_path / "token").chmod(0o640)
     with pytest.raises(UsageError, match="others than you"):
-        token_at(tmp_path / "token")
+        load_or_create_token(tmp_path / "token")
     with folder_lock(tmp_path / "jobs"):
         assert main(["serve", str(tmp_path / "jobs"), "--port", "0"]) == WRONG_USAGE
     assert "working in this folder" in capsys.readouterr().err

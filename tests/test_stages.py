@@ -8,7 +8,7 @@ import pytest
 
 from colab_helpers import stages
 from colab_helpers.stages import in_groups, map_ordered, run_ahead
-from tests.conftest import PATIENCE, until
+from tests.conftest import TIMEOUT, until
 
 
 class BoomError(Exception):
@@ -44,7 +44,7 @@ def test_groups() -> None:
 
 
 def test_workers_really_work_at_the_same_time() -> None:
-    barrier = threading.Barrier(4, timeout=PATIENCE)
+    barrier = threading.Barrier(4, timeout=TIMEOUT)
     assert list(map_ordered(lambda _: barrier.wait() >= 0, range(8), workers=4)) == [True] * 8
 
 
@@ -83,7 +83,7 @@ def test_leaving_early_closes_the_source_in_its_own_thread() -> None:
 
 
 def test_a_stage_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "_LONGEST_WAIT", 0.2)
+    monkeypatch.setattr(stages, "_MAX_WAIT", 0.2)
     release = threading.Event()
 
     def hangs() -> Iterator[int]:

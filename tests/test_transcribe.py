@@ -17,7 +17,16 @@ from colab_helpers import errors, transcribe
 from colab_helpers.__main__ import main
 from colab_helpers.command_line import FAILURE, SUCCESS, WRONG_USAGE
 from colab_helpers.errors import MediaError, ModelError, OutputError, UsageError
-from colab_helpers.transcribe import RATE, Heard, Line, Samples, listened, listener, pieces, srt
+from colab_helpers.transcribe import (
+    RATE,
+    AudioSamples,
+    Line,
+    Transcript,
+    audio_chunks,
+    load_transcriber,
+    srt,
+    transcribe_audio,
+)
 from tests.helpers.marks import published, read_mark
 from tests.media.make import Sound, Spec, Subtitle, make, packets_of
 
@@ -25,8 +34,8 @@ DEFAULT, COMMENT = int(Disposition.default), int(Disposition.comment)
 SAID = [Line(0.2, 0.5, "hello"), Line(0.7, 1.4, "¿qué tal?")]
 
 
-def knows(_samples: Samples, _language: str | None) -> Heard:
-    return Heard(SAID, "es", 0.9)
+def knows(_samples: AudioSamples, _language: str | None) -> Transcript:
+    return Transcript(SAID, "es", 0.9)
 
 
 def film(path: Path, **given: Any) -> Path:
@@ -41,9 +50,9 @@ def film(path: Path, **given: Any) -> Path:
 
 def test_what_players_play_is_heard_not_what_comes_first(tmp_path: Path) -> None:
     sounds = (Sound(seconds=0.5, disposition=COMMENT), Sound(seconds=1.5, disposition=DEFAULT))
-    (start, samples), *_ = pieces(film(tmp_path / "clip.mkv", sounds=sounds))
+    (start, samples), *_ = audio_chunks(film(tmp_path / "clip.mkv", sounds=sounds))
     assert (start, len(samples) / RATE) == pytest.approx((0, 1.5), abs=0.1)
-    (_, samples), *_ = pieces(film(tmp_path / "none.mkv", sounds=(sounds[0], Sound(seconds=1.5))))
+    (_, samples), *_ = audio_chunks(film(tmp_path / "none.mkv", sounds=(sounds[0], Sound(seconds=1.5))))
     assert len(samples) / RATE == pytest.approx(0.5, abs=0.1)
 
 
@@ -68,7 +77,7 @@ def test_sound_comes_in_pieces_that_end_where_it_is_quiet(
         container.mux(stream.encode(None))
     monkeypatch.setattr(transcribe, "_LONGEST", 4 * RATE)
     monkeypatch.setattr(transcribe, "_WINDOW", 2 * RATE)
-    found = list(pieces(path))
+    found = list(audio_chunks(path))
     assert len(found) >= 3
     assert 4.2 <= found[1][0] <= 4.4  # a second late, and quiet there
     for (start, samples), (after, _) in pairwise(found):
@@ -77,16 +86,16 @@ def test_sound_comes_in_pieces_that_end_where_it_is_quiet(
     np.testing.assert_allclose(np.concatenate([each for _, each in found]), wave / 32768, atol=1e-4)
     asked = []
 
-    def hears(samples: Samples, language: str | None) -> Heard:
+    def hears(samples: AudioSamples, language: str | None) -> Transcript:
         asked.append(language)
         said = [] if len(asked) == 1 else [Line(0.5, 99.0, str(len(asked)))]
-        return Heard(said, f"l{len(asked)}", 0.5)
+        return Transcript(said, f"l{len(asked)}", 0.5)
 
-    heard = listened(path, hears)
+    transcript = transcribe_audio(path, hears)
     assert asked[:3] == [None, None, "l2"]  # nothing was said in the first
-    assert (heard.language, [line.text for line in heard.lines][:2]) == ("l2", ["2", "3"])
-    assert heard.lines[0].start == pytest.approx(found[1][0] + 0.5)
-    assert heard.lines[0].end == pytest.approx(found[2][0], abs=0.002)
+    assert (transcript.language, [line.text for line in transcript.lines][:2]) == ("l2", ["2", "3"])
+    assert transcript.lines[0].start == pytest.approx(found[1][0] + 0.5)
+    assert transcript.lines[0].end == pytest.approx(found[2][0], abs=0.002)
 
 
 @pytest.mark.parametrize(("pause", "begins"), [(2, [0.0]), (50, [0.0, 52.0])])
@@ -100,7 +109,7 @@ def test_where_the_file_holds_no_sound_for_a_while_times_stay(
             frame = av.AudioFrame.from_ndarray(np.full((1, 800), 99, np.int16), format="s16", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
             container.mux(stream.encode(frame))
-    found = list(pieces(path))
+    found = list(audio_chunks(path))
     assert [start for start, _ in found] == pytest.approx(begins, abs=0.01)
     assert found[-1][0] + len(found[-1][1]) / RATE == pytest.approx(4 + pause, abs=0.01)
 
@@ -110,8 +119,8 @@ def test_a_copy_with_a_track_is_the_rest_packet_by_packet(tmp_path: Path, name: 
     own = (Subtitle(lines=((100, 200, "own"), (900, 300, "words"))),) if codec == "mov_text" else ()
     target = published(film(tmp_path / f"shot{name}", subtitles=own), tmp_path / name)
     before = target.read_bytes()
-    heard, made = transcribe.transcribe(target, knows, track=True)
-    assert heard.language == "es"
+    transcript, made = transcribe.transcribe(target, knows, track=True)
+    assert transcript.language == "es"
     assert [path.name for path in made] == ["clip.srt", f"clip.subtitled{target.suffix}"]
     assert made[0].read_text(encoding="utf-8") == srt(SAID)
     assert target.read_bytes() == before
@@ -153,7 +162,7 @@ def test_what_cannot_be_done_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     genuine = transcribe._told
     monkeypatch.setattr(transcribe, "_told", lambda packet: (genuine(packet), id(packet)))
     with pytest.raises(OutputError, match="not what was copied"):
-        transcribe.add_track(target, tmp_path / "copy.mp4", Heard(SAID), lambda _: None)
+        transcribe.add_subtitle_track(target, tmp_path / "copy.mp4", Transcript(SAID), lambda _: None)
     assert {path.name for path in tmp_path.iterdir()} == {"silent.mp4", "clip.avi", "clip.mp4"}
 
 
@@ -231,15 +240,15 @@ def test_a_network_hears_a_file(
     assert main(command[:2] + command[3:]) == SUCCESS
     first = (tmp_path / "clip.srt").read_text()
     assert "-->" in first
-    heard = listened(clip, listener(model, named=True, words=True))
-    assert srt(heard.lines) == first
-    assert heard.language is not None
-    assert all(0 <= line.start < line.end <= 2.1 for line in heard.lines)
+    transcript = transcribe_audio(clip, load_transcriber(model, named=True, words=True))
+    assert srt(transcript.lines) == first
+    assert transcript.language is not None
+    assert all(0 <= line.start < line.end <= 2.1 for line in transcript.lines)
     with pytest.raises(ModelError, match="not the file of the catalogue"):
-        listener(model, named=False, words=False)
+        load_transcriber(model, named=False, words=False)
     shutil.copy(clip, model / "model.bin")
     with pytest.raises(ModelError, match="cannot be loaded"):
-        listener(model, named=True, words=False)
+        load_transcriber(model, named=True, words=False)
 
 
 def test_without_its_model_or_packages_it_says_what_to_do(
@@ -248,7 +257,7 @@ def test_without_its_model_or_packages_it_says_what_to_do(
     with pytest.raises(
         ModelError, match=r"config\.json: a file .* is missing.*hf download Systran/\S+ --revision"
     ):
-        listener(tmp_path, named=False, words=False)
+        load_transcriber(tmp_path, named=False, words=False)
     monkeypatch.setattr(errors, "find_spec", lambda _name: None)
     assert main(["transcribe", str(tmp_path / "clip.mp4")]) == WRONG_USAGE
     assert "run 'bash setup.sh install transcripts'" in capsys.readouterr().err

@@ -22,8 +22,8 @@ from typing import TypeVar
 import psutil
 
 from colab_helpers.addresses import address_of
-from colab_helpers.errors import MissingFileError, OutputError, telling
-from colab_helpers.files import sha256_of, written_whole
+from colab_helpers.errors import MissingFileError, OutputError, wrap_os_error
+from colab_helpers.files import atomic_output, sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import disk_free, is_remote
 
@@ -36,12 +36,12 @@ FACES_NAME = ".faces"
 CHUNK = 4 << 20
 """Bytes that are copied at once."""
 _JOB_NAME = re.compile(r"job-(?P<run>\w+)-(?P<pid>\d+)\.json")
-_LOOK_EVERY = 2.0
+_POLL_INTERVAL = 2.0
 _UNREADABLE = mark("the file cannot be read ({reason})")
 
 
 @dataclass(frozen=True)
-class WorkPlaces:
+class WorkDirs:
     """Where the unfinished work of a batch lies.
 
     Segments are written to ``local``. Where the results go to a mounted drive, ``mirror`` beside them gets a
@@ -52,7 +52,7 @@ class WorkPlaces:
     mirror: Path | None
 
     @classmethod
-    def of(cls, output_dir: Path, work_dir: Path | None = None) -> WorkPlaces:
+    def of(cls, output_dir: Path, work_dir: Path | None = None) -> WorkDirs:
         """Choose the same places for the same folders, so that a later run finds them.
 
         Without a ``work_dir`` results on a mounted drive are worked on in the system's folder for temporary
@@ -67,7 +67,7 @@ class WorkPlaces:
         return cls(root / f"colab_helpers-{os.getuid()}" / name, beside)
 
     @property
-    def afar(self) -> bool:
+    def has_remote_results(self) -> bool:
         """Whether the results go elsewhere than to this machine's disk."""
         return self.mirror is not None or address_of(self.local) is not None
 
@@ -79,12 +79,12 @@ class WorkPlaces:
         """
         what = mark("the folder for unfinished work cannot be made ({reason})")
         remedy = mark("choose another folder, or name a local one for the work with --work-dir")
-        with telling(OutputError, what, self.local, remedy):
+        with wrap_os_error(OutputError, what, self.local, remedy):
             if self.mirror is not None:
                 make_private(self.local.parent)
             self.local.mkdir(parents=True, exist_ok=True)
 
-    def tidy(self, run: str) -> None:
+    def clean_up(self, run: str) -> None:
         """Remove what this run needed for unfinished work, if no segments and no other's job are left."""
         for place in filter(None, (self.local, self.mirror)):
             if place.is_dir() and not any(_is_needed(path, run) for path in place.iterdir()):
@@ -94,7 +94,7 @@ class WorkPlaces:
 def telling_unwritable(output_dir: Path) -> AbstractContextManager[None]:
     """Say of an error of the system that the output folder cannot be written to: OutputError."""
     what = mark("the output folder cannot be written to ({reason})")
-    return telling(OutputError, what, output_dir, mark("choose another output folder"))
+    return wrap_os_error(OutputError, what, output_dir, mark("choose another output folder"))
 
 
 def make_private(folder: Path) -> None:
@@ -115,7 +115,7 @@ def make_private(folder: Path) -> None:
 
 
 @dataclass(eq=False)
-class Patience:
+class RetryPolicy:
     """Tries again while a place is full or gone.
 
     Args:
@@ -143,7 +143,7 @@ class Patience:
                     raise
                 waited = True
                 self.tell(tr("waiting for room or access: {error}", error=error))
-                self.sleep(_LOOK_EVERY)
+                self.sleep(_POLL_INTERVAL)
         if waited:
             self.tell(None)
         return result
@@ -170,21 +170,21 @@ def copy_out(
     source: Path,
     target: Path,
     *,
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
     first: Callable[[], object] = lambda: None,
 ) -> str:
     """Copy a file to where it may get lost, read it back, and only then give it its name.
 
-    An older file is replaced, missing folders are made; ``beat`` is called every few megabytes and may raise
+    An older file is replaced, missing folders are made; ``heartbeat`` is called every few megabytes and may raise
     to give up. ``first`` is called once the copy is complete, before it gets its name. Returns the SHA-256 of
     the file.
 
     Raises:
         OutputError: The place is full or gone, or does not give back what was written; nothing is left.
     """
-    with written_whole(target) as partial:
-        digest = copy_bytes(source, partial, beat)
-        if sha256_of(partial, on_chunk=beat) != digest:
+    with atomic_output(target) as partial:
+        digest = copy_bytes(source, partial, heartbeat)
+        if sha256_of(partial, on_chunk=heartbeat) != digest:
             raise OutputError(
                 tr("the copy is not what was written"),
                 where=str(target),
@@ -194,32 +194,34 @@ def copy_out(
     return digest
 
 
-def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: None) -> str:
+def copy_in(source: Path, target: Path, *, heartbeat: Callable[[], None] = lambda: None) -> str:
     """Copy a file to the local disk, unless it is there already in full; return its SHA-256.
 
     Raises:
         MissingFileError: The source is not there.
         OutputError: The local disk is full, or the source broke off; nothing is left.
     """
-    with telling(MissingFileError, _UNREADABLE, source, mark("check the path; on Drive, mount it again")):
+    with wrap_os_error(
+        MissingFileError, _UNREADABLE, source, mark("check the path; on Drive, mount it again")
+    ):
         found = source.stat()
         same = target.is_file() and target.stat().st_size == found.st_size
         if same and target.stat().st_mtime_ns == found.st_mtime_ns:
-            return sha256_of(target, on_chunk=beat)
-    with written_whole(target) as partial:
-        digest = copy_bytes(source, partial, beat)
+            return sha256_of(target, on_chunk=heartbeat)
+    with atomic_output(target) as partial:
+        digest = copy_bytes(source, partial, heartbeat)
         os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
     return digest
 
 
-def copy_bytes(source: Path, target: Path, beat: Callable[[], None]) -> str:
+def copy_bytes(source: Path, target: Path, heartbeat: Callable[[], None]) -> str:
     """Copy a file's bytes to disk; return their SHA-256."""
     digest = hashlib.sha256()
     with target.open("wb") as writing:
         for chunk in _chunks(source):
             digest.update(chunk)
             writing.write(chunk)
-            beat()
+            heartbeat()
         writing.flush()
         os.fsync(writing.fileno())  # so that what is read back comes from the disk
     return digest.hexdigest()
@@ -227,7 +229,7 @@ def copy_bytes(source: Path, target: Path, beat: Callable[[], None]) -> str:
 
 def _chunks(source: Path) -> Iterator[bytes]:
     # Not a MissingFileError: what can be looked at but not read, as on a lost mount, may come back.
-    unreadable = telling(OutputError, _UNREADABLE, source, mark("check the disk or the mount"))
+    unreadable = wrap_os_error(OutputError, _UNREADABLE, source, mark("check the disk or the mount"))
     with unreadable, source.open("rb") as file:
         while chunk := file.read(CHUNK):
             yield chunk

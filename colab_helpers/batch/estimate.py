@@ -20,12 +20,12 @@ _WARNING = 300.0
 Load = tuple[int, int] | None
 
 
-def load_of(target: Path, *, beat: Callable[[], None] = lambda: None) -> Load:
+def workload_of(target: Path, *, heartbeat: Callable[[], None] = lambda: None) -> Load:
     """Return the frames of a target, counted or reckoned, and the pixels of each; None if it cannot be read.
 
-    An image counts nothing. ``beat`` is called before, as reading the beginning may take long.
+    An image counts nothing. ``heartbeat`` is called before, as reading the beginning may take long.
     """
-    beat()
+    heartbeat()
     if is_image(target):
         return 0, 0
     try:
@@ -61,7 +61,7 @@ class Estimate:
         self._loads, self._order, self._status, self._clock = loads, order, status, clock
         self._warned = False
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Reckon anew by what is at work."""
         status = self._status.status
         if not status.session_minutes:

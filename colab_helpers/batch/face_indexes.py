@@ -13,13 +13,13 @@ from typing import Literal
 from pydantic import BaseModel
 
 from colab_helpers.addresses import address_of
-from colab_helpers.batch.drive import FACES_NAME, Patience, copy_in, copy_out
+from colab_helpers.batch.drive import FACES_NAME, RetryPolicy, copy_in, copy_out
 from colab_helpers.batch.keys import index_key
+from colab_helpers.batch.object_store import fetch, send
 from colab_helpers.batch.report import write_text
-from colab_helpers.batch.store import fetch, send
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.files import found, state_of, to_json
+from colab_helpers.files import load_or_none, size_and_mtime, to_json
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import CONTENT_NAME
 
@@ -30,7 +30,7 @@ _FOLDER_NAME = re.compile(r"[0-9a-f]{24}")
 _OWN_FILE = re.compile(r"\.?(\d{8,}|about|content)(\.part)?\.(npz|json)(\.\d+\.part)?")
 
 
-class About(BaseModel, extra="forbid", frozen=True):
+class FaceIndexMetadata(BaseModel, extra="forbid", frozen=True):
     """Whose index lies in a folder, and when a run used it last (seconds since 1970).
 
     ``sha256``, ``size`` and ``mtime_ns`` are the target's.
@@ -44,7 +44,7 @@ class About(BaseModel, extra="forbid", frozen=True):
     used: float
 
     @classmethod
-    def of(cls, target: Path, sha256: str) -> About:
+    def of(cls, target: Path, sha256: str) -> FaceIndexMetadata:
         """Describe the index of a target that a run is about to use; OSError if the target has gone."""
         state = target.stat()
         return cls(
@@ -56,15 +56,15 @@ class About(BaseModel, extra="forbid", frozen=True):
         )
 
     @property
-    def is_of_what_is_there(self) -> bool:
+    def matches_target(self) -> bool:
         """Whether the target lies there as it was, or nobody can tell because its folder has gone."""
         target = Path(self.target)
-        state = state_of(target)
+        state = size_and_mtime(target)
         return (self.size, self.mtime_ns) == state if state else not target.parent.is_dir()
 
 
 @dataclass(frozen=True)
-class FaceIndexPlace:
+class FaceIndexLocation:
     """Where the face index of a target lies: beside the results, for every later run.
 
     Attributes:
@@ -75,7 +75,7 @@ class FaceIndexPlace:
     """
 
     key: str
-    about: About
+    about: FaceIndexMetadata
     place: Path
     mirror: Path | None
 
@@ -84,32 +84,32 @@ class FaceIndexPlace:
         """Where it is kept what was seen in the target beside faces."""
         return (self.mirror or self.place) / CONTENT_NAME
 
-    def open(self, patience: Patience, beat: Callable[[], None]) -> FaceIndex:
+    def open(self, retry: RetryPolicy, heartbeat: Callable[[], None]) -> FaceIndex:
         """Open it, with what a mirror holds."""
         mirror = self.mirror
         with suppress(OutputError):  # the index itself is found by its key
             write_text((mirror or self.place) / ABOUT_NAME, to_json(self.about))
         if address_of(self.place):
-            return self._stored(patience, beat)
+            return self._stored(retry, heartbeat)
         if mirror is None:
             return FaceIndex(self.place, self.key)
         with suppress(OSError, MediaError, OutputError):  # what cannot be read is found again
             for chunk in sorted(mirror.glob("*.npz")):
-                copy_in(chunk, self.place / chunk.name, beat=beat)
+                copy_in(chunk, self.place / chunk.name, heartbeat=heartbeat)
 
         def keep(chunk: Path) -> None:
-            patience.attempt(lambda: copy_out(chunk, mirror / chunk.name, beat=beat))
+            retry.attempt(lambda: copy_out(chunk, mirror / chunk.name, heartbeat=heartbeat))
 
         return FaceIndex(self.place, self.key, keep=keep)
 
-    def _stored(self, patience: Patience, beat: Callable[[], None]) -> FaceIndex:
+    def _stored(self, retry: RetryPolicy, heartbeat: Callable[[], None]) -> FaceIndex:
         """Open it with what a store holds, which gets whatever is found."""
 
         def keep(chunk: Path) -> None:
-            patience.attempt(lambda: send(chunk, beat))
+            retry.attempt(lambda: send(chunk, heartbeat))
 
         with suppress(MediaError, OutputError):  # as above
-            fetch(self.place, beat)
+            fetch(self.place, heartbeat)
         return FaceIndex(self.place, self.key, keep=keep)
 
 
@@ -126,8 +126,8 @@ def find_index(
     Nothing is written, and the target is not read: it counts as the same while its size and time are.
     """
     for path in (output_dir / FACES_NAME).glob(f"*/{ABOUT_NAME}"):
-        about = found(About, path)
-        if about is None or about.target != str(target.absolute()) or not about.is_of_what_is_there:
+        about = load_or_none(FaceIndexMetadata, path)
+        if about is None or about.target != str(target.absolute()) or not about.matches_target:
             continue
         key = index_key(target=about.sha256, settings=settings, models=models)
         if path.parent.name == folder_name(key):
@@ -145,7 +145,7 @@ def remove_stale(faces: Path) -> None:
     with suppress(OSError):
         for folder in list(faces.iterdir()):
             ours = _FOLDER_NAME.fullmatch(folder.name) and not folder.is_symlink() and folder.is_dir()
-            if ours and not _is_of_use(found(About, folder / ABOUT_NAME)):
+            if ours and not _is_of_use(load_or_none(FaceIndexMetadata, folder / ABOUT_NAME)):
                 for path in list(folder.iterdir()):
                     if _OWN_FILE.fullmatch(path.name) and not path.is_dir():
                         path.unlink()
@@ -153,5 +153,5 @@ def remove_stale(faces: Path) -> None:
                     folder.rmdir()
 
 
-def _is_of_use(about: About | None) -> bool:
-    return about is not None and time.time() - about.used <= KEPT_SECONDS and about.is_of_what_is_there
+def _is_of_use(about: FaceIndexMetadata | None) -> bool:
+    return about is not None and time.time() - about.used <= KEPT_SECONDS and about.matches_target

@@ -17,7 +17,7 @@ from colab_helpers.batch.report import (
     summarize,
     swapped_people,
 )
-from colab_helpers.faces.person_counts import Person
+from colab_helpers.faces.person_stats import PersonStats
 from colab_helpers.faces.quality import root_mean
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
@@ -27,7 +27,7 @@ from colab_helpers.trust.marking import Marks
 from colab_helpers.trust.records import Consent
 
 
-def enter(result: FileResult, report: FileReport, marks: Marks) -> None:
+def fill_report(result: FileResult, report: FileReport, marks: Marks) -> None:
     """Copy what the pipeline measured into the report, and how it marked the result."""
     if marks.marked:
         by, said, report.manifest = marks.signed_by, marks.disclosed(result.measured.actions), marks.manifest
@@ -49,7 +49,7 @@ def enter(result: FileResult, report: FileReport, marks: Marks) -> None:
     report.fallbacks += result.notes
 
 
-def _person_report(person: Person) -> PersonReport:
+def _person_report(person: PersonStats) -> PersonReport:
     counts, portrait = person.counts, person.counts.portrait
     sums = {"likeness_swap": counts.swap, "likeness_mask": counts.mask, "likeness_final": counts.final}
     return PersonReport(
@@ -81,7 +81,7 @@ def skipped(task: Task, sources: list[str], why: str = "") -> FileReport:
     return FileReport(source=sources, target=str(task.target), status="skipped", error=why)
 
 
-def report_of(
+def build_report(
     files: Sequence[FileReport],
     *,
     consent: Consent,

@@ -98,7 +98,7 @@ class Job(BaseModel, extra="forbid", frozen=True, defer_build=True):
     ) -> Self:
         """Write down a request: nothing in it depends on files that may change until the worker reads it."""
         return cls(
-            request=request.replaced(
+            request=request.with_values(
                 sources=[photo.image for photo in photos],
                 targets=[str(path) for path in request.target_paths],
                 output_dir=folder,
@@ -180,7 +180,7 @@ class Job(BaseModel, extra="forbid", frozen=True, defer_build=True):
         )
 
 
-def named_in(library: Path | None, photos: Iterable[str | Path]) -> list[str]:
+def library_people_in(library: Path | None, photos: Iterable[str | Path]) -> list[str]:
     """Return the names of those of a library whom some photos, or folders of them, show; each once."""
     if library is None:
         return []
@@ -215,5 +215,5 @@ def consent_for(request: BatchRequest, files: Iterable[Path], given: PeopleMap |
             return Consent()
         own = [word for word in words if word not in RESERVED]
         photos += [Source.near(request.output_dir, word, request.library) for word in own]
-    people = named_in(request.library, [*request.sources, *(photo.image for photo in photos)])
+    people = library_people_in(request.library, [*request.sources, *(photo.image for photo in photos)])
     return require_consent(request.consent, [*files, *(photo.path for photo in photos)], people)

@@ -20,15 +20,15 @@ from typing import Annotated, Literal, Protocol, Self
 from pydantic import BaseModel, Field, TypeAdapter
 
 from colab_helpers.addresses import address_of
+from colab_helpers.batch.object_store import ObjectStates, parts_of, send_part
 from colab_helpers.batch.report import FileReport
-from colab_helpers.batch.store import Seen, parts_of, send_part
-from colab_helpers.errors import OutputError, telling
+from colab_helpers.errors import OutputError, wrap_os_error
 from colab_helpers.files import (
-    ends_a_line,
+    ends_with_newline,
     manifest_beside,
-    no_link,
-    parsed,
-    shortened,
+    open_nofollow,
+    parse_json,
+    shorten_name,
     to_json,
     write_atomically,
 )
@@ -57,12 +57,12 @@ class FileDone(_Entry):
     event: Literal["done"] = "done"
     run: str = ""
     sha256: str = Field(description="Of the result.")
-    seen: Seen = Field({}, description="Of target and result, where they lie in object storage.")
+    seen: ObjectStates = Field({}, description="Of target and result, where they lie in object storage.")
     stated: tuple[str, str] | None = Field(None, description="Consent and disclosure that its manifest has.")
     report: FileReport
 
 
-class Started(_Entry):
+class WorkStarted(_Entry):
     """Work on a target began or went on; without a later entry of the same key it was cut off."""
 
     event: Literal["started"] = "started"
@@ -72,7 +72,7 @@ class Started(_Entry):
     number: int | None = Field(None, description="Of the segment, where no more than that began.")
 
 
-class Claimed(_Entry):
+class OutputsClaimed(_Entry):
     """A result is about to be made where nothing was, or something of an earlier run's.
 
     What lies there is the batch's own from then on, even if a crash comes between the result and its entry.
@@ -84,7 +84,7 @@ class Claimed(_Entry):
     )
 
 
-class Failed(_Entry):
+class FileFailed(_Entry):
     """Work on a target ended with an error."""
 
     event: Literal["failed"] = "failed"
@@ -92,7 +92,7 @@ class Failed(_Entry):
     report: FileReport
 
 
-Entry = SegmentDone | FileDone | Started | Claimed | Failed
+Entry = SegmentDone | FileDone | WorkStarted | OutputsClaimed | FileFailed
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="event")])
 _HEAD = '{{"crc":"{:08x}","entry":'
 _HEAD_LENGTH = len(_HEAD.format(0))
@@ -114,9 +114,9 @@ class History:
         made: dict[str, set[str] | None] = {}
         claims: dict[str, str] = {}
         for entry in self.entries:
-            if isinstance(entry, Claimed) and entry.names:
+            if isinstance(entry, OutputsClaimed) and entry.names:
                 claims |= dict.fromkeys(entry.names, entry.key)
-            elif isinstance(entry, Claimed | Failed):
+            elif isinstance(entry, OutputsClaimed | FileFailed):
                 claims = {name: key for name, key in claims.items() if key != entry.key}
             elif isinstance(entry, FileDone) and entry.report.output:
                 path = Path(entry.report.output)
@@ -141,10 +141,10 @@ class History:
         done = (entry for entry in reversed(self.of(key)) if isinstance(entry, FileDone))
         return next((e for e in done if output is None or _may_be(e.report.output or "", output)), None)
 
-    def failure(self, key: str, run: str, target: str | None = None) -> Failed | None:
+    def failure(self, key: str, run: str, target: str | None = None) -> FileFailed | None:
         """Return how a target failed in this run; None if it did not, or was taken up again since."""
         last = next(reversed(self.of(key)), None)
-        if not isinstance(last, Failed) or last.run != run:
+        if not isinstance(last, FileFailed) or last.run != run:
             return None
         return last if target in (None, last.report.target) else None
 
@@ -156,10 +156,10 @@ class History:
         """
         count = 0
         for entry in self.of(key):
-            if isinstance(entry, Started):
+            if isinstance(entry, WorkStarted):
                 if entry.number is None:
                     count = count + 1 if entry.run == run else 0
-            elif not isinstance(entry, Claimed):
+            elif not isinstance(entry, OutputsClaimed):
                 count = 0
         return count
 
@@ -178,7 +178,7 @@ class History:
 def _may_be(output: str, planned: str) -> bool:
     """Whether a result is the one that was planned under a name."""
     path = Path(output)
-    return path.name in (planned, shortened("", planned, path.suffix))
+    return path.name in (planned, shorten_name("", planned, path.suffix))
 
 
 def read_journal(path: Path) -> History:
@@ -209,7 +209,7 @@ def _readable(path: Path) -> Path:
     return copy
 
 
-def settle_journal(path: Path) -> None:
+def sync_journal(path: Path) -> None:
     """Have a journal, before it is written to, be the same here and in its store, if it is in one.
 
     What the store has counts, and what a run noted here that died before it could send it.
@@ -234,7 +234,7 @@ def _send(path: Path, start: int) -> None:
                 send_part(path, number, part)
 
 
-class Notes(Protocol):
+class JournalWriter(Protocol):
     """Has entries noted: writes the journal, or tells whoever does."""
 
     def append(self, entry: Entry) -> None:
@@ -248,8 +248,8 @@ class Journal:
         self._path = path
         with _telling(path, mark("the journal cannot be opened ({reason})")):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a+b", buffering=0, opener=no_link)  # noqa: SIM115
-            self._torn = not ends_a_line(self._file)
+            self._file = open(path, "a+b", buffering=0, opener=open_nofollow)  # noqa: SIM115
+            self._has_torn_line = not ends_with_newline(self._file)
         self._makers: dict[str, dict[int, str]] = {}  # by the keys of files in work
 
     def append(self, entry: Entry, worker: str = "") -> None:
@@ -262,7 +262,7 @@ class Journal:
             self._makers.setdefault(entry.key, {})[entry.part.segment.number] = worker
         elif isinstance(entry, FileDone):
             entry.report.made_by = self._made_by(entry.key, entry.report.segments)
-        elif isinstance(entry, Failed):
+        elif isinstance(entry, FileFailed):
             self._makers.pop(entry.key, None)
         self._write(entry)
 
@@ -281,14 +281,14 @@ class Journal:
     def _write(self, entry: Entry) -> None:
         body = to_json(entry)
         line = f"{_HEAD.format(zlib.crc32(body.encode()))}{body}}}\n".encode()
-        if self._torn:  # by a crash, or by a full disk a moment ago
+        if self._has_torn_line:  # by a crash, or by a full disk a moment ago
             line = b"\n" + line
-        self._torn, start = True, self._file.seek(0, os.SEEK_END)
+        self._has_torn_line, start = True, self._file.seek(0, os.SEEK_END)
         with _telling(self._path, mark("the journal cannot be written to ({reason})")):
             while line:
                 line = line[self._file.write(line) or 0 :]
             os.fsync(self._file.fileno())
-            self._torn = False
+            self._has_torn_line = False
         try:
             _send(self._path, start)
         except OutputError:
@@ -313,11 +313,11 @@ def _parse(line: bytes) -> Entry | None:
     if line != _HEAD.format(zlib.crc32(body)).encode() + body + b"}":
         return None
     try:
-        return _ENTRY.validate_python(parsed(body))
+        return _ENTRY.validate_python(parse_json(body))
     except ValueError:
         return None  # of another version of this package: its work cannot be trusted
 
 
 def _telling(path: Path, what: str) -> AbstractContextManager[None]:
     remedy = mark("free space or make the folder writable, then run again: finished work is kept")
-    return telling(OutputError, what, path, remedy)
+    return wrap_os_error(OutputError, what, path, remedy)

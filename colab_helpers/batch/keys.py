@@ -43,7 +43,7 @@ NEUTRAL_SETTINGS = frozenset(
 So a run may go on with less memory or, unless the label's words are those of the language, in another one.
 """
 
-CHOOSING_SETTINGS = ("many_faces", "face_selector", "face_min_size", "face_selector_gender",
+SELECTION_SETTINGS = ("many_faces", "face_selector", "face_min_size", "face_selector_gender",
                      "face_selector_age_start", "face_selector_age_end", "face_order",
                      "reference_face_position", "reference_frame_number",
                      "similar_face_distance")  # fmt: skip
@@ -91,7 +91,7 @@ def work_key(
     *,
     target: str,
     sources: Sequence[str],
-    sought: Sequence[str],
+    person_filter: Sequence[str],
     settings: Settings,
     models: Mapping[str, str],
     encoder: str,
@@ -99,7 +99,7 @@ def work_key(
 ) -> str:
     """Return the key of the work on one target, 64 hexadecimal digits.
 
-    ``target``, ``sources``, ``sought`` (what says who is changed and who never is) and ``models`` are
+    ``target``, ``sources``, ``person_filter`` (what says who is changed and who never is) and ``models`` are
     digests; the order of sources does not matter, as they are averaged. What settings leave to the machine is
     not part of the key, nor which ``encoder`` ``auto`` took, which is noted with each segment. Where a map
     says what is done to whom in the target, ``decisions`` are that, anything that JSON can write.
@@ -110,7 +110,7 @@ def work_key(
     parts: dict[str, object] = {
         "target": target,
         "sources": sorted(sources),
-        "sought": list(sought),
+        "sought": list(person_filter),
         "settings": asked,
         "models": dict(models),
         "encoder": encoder,
@@ -137,7 +137,7 @@ def index_key(*, target: str, settings: Settings, models: Mapping[str, str]) -> 
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def choice_key(settings: Settings, sought: Sequence[str]) -> str:
+def selection_key(settings: Settings, person_filter: Sequence[str]) -> str:
     """Return what tells apart whom requests without a map change; see `work_key`."""
-    parts = {name: getattr(settings, name) for name in CHOOSING_SETTINGS}
-    return hashlib.sha256(json.dumps([parts, list(sought)], sort_keys=True).encode()).hexdigest()[:16]
+    parts = {name: getattr(settings, name) for name in SELECTION_SETTINGS}
+    return hashlib.sha256(json.dumps([parts, list(person_filter)], sort_keys=True).encode()).hexdigest()[:16]

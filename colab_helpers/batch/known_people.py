@@ -17,19 +17,25 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator
 
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import UsageError
-from colab_helpers.faces.people import CONFIRMED, SAME, Appearance, grouped, mean_look
+from colab_helpers.faces.person_clustering import (
+    MIN_EMBEDDINGS,
+    SAME_PERSON_COSINE,
+    TrackSummary,
+    cluster_tracks,
+    mean_embedding,
+)
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.files import load, natural_key, to_json
 from colab_helpers.language import tr
 from colab_helpers.request import PEOPLE_NAME
 
-FOLDER_NAME, RECORD_NAME = PEOPLE_NAME, "people.json"
-ALIKE = 0.3
+PEOPLE_FOLDER_NAME, PEOPLE_RECORD_NAME = PEOPLE_NAME, "people.json"
+LOOKALIKE_SIMILARITY = 0.3
 """Cosine of the mean looks of two groups from which they may be mistaken for each other."""
-NOBODY = ""
+UNKNOWN_PERSON = ""
 """Stands for whoever a track shows that was hardly seen, or never by the recogniser."""
 # What is one group at SAME is taken apart at the first of these at which it is more.
-_STRICTER = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+_SPLIT_SIMILARITIES = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 
 
 def _look_of(value: Any) -> FloatArray:
@@ -47,7 +53,9 @@ def _look_text(look: FloatArray) -> str:
 
 
 Box = tuple[float, float, float, float]
-Look = Annotated[FloatArray, PlainValidator(_look_of), PlainSerializer(_look_text, return_type=str)]
+StoredEmbedding = Annotated[
+    FloatArray, PlainValidator(_look_of), PlainSerializer(_look_text, return_type=str)
+]
 """``(512,)`` unit embedding; in a file as float16 in base64."""
 
 
@@ -55,18 +63,18 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class Group(_Model):
+class TrackGroup(_Model):
     """Tracks that show one person, as far as the networks can tell."""
 
-    look: Look  # mean of their embeddings
+    look: StoredEmbedding  # mean of their embeddings
     asked: int  # how many those are
     portrait: str = ""  # whom of the library the person got who is to have a portrait of their own
 
 
-class SeenTrack(_Model):
-    """What is known of one track of a video, or of one face of a picture; see `Appearance`."""
+class KnownTrack(_Model):
+    """What is known of one track of a video, or of one face of a picture; see `TrackSummary`."""
 
-    look: Look
+    look: StoredEmbedding
     asked: int
     first: int
     last: int
@@ -79,19 +87,19 @@ class SeenTrack(_Model):
     dark: bool = False  # whether little can be told apart in it
 
     @classmethod
-    def of(cls, one: Appearance, *, chosen: bool) -> Self:
+    def of(cls, one: TrackSummary, *, chosen: bool) -> Self:
         """Take what is kept of a track."""
         ends = one.ends and tuple(tuple(map(float, end)) for end in one.ends)
         return cls(**vars(one) | {"look": one.embedding, "ends": ends, "chosen": chosen})
 
-    def appearance(self, video: str, track: int) -> Appearance:
+    def appearance(self, video: str, track: int) -> TrackSummary:
         """Return it as it is grouped."""
         ends = self.ends and (np.array(self.ends[0], np.float32), np.array(self.ends[1], np.float32))
         span = self.first, self.last, self.found
-        return Appearance(video, track, *span, self.look, self.asked, self.shot, ends)
+        return TrackSummary(video, track, *span, self.look, self.asked, self.shot, ends)
 
 
-class Sight(_Model):
+class FaceVisibility(_Model):
     """How well faces are seen in a video or picture, as shares, 0 to 1."""
 
     frames: int
@@ -102,15 +110,15 @@ class Sight(_Model):
     covered: float | None = None  # what something stands before of these; None without an occluder
 
 
-class SeenIn(_Model):
+class KnownTarget(_Model):
     """The tracks of one video, or the faces of one picture."""
 
     target: str  # what it is called in reports and lists
     sha256: str  # of its bytes
     rate: float  # frames a second; 0 of a picture
-    sight: Sight
-    tracks: dict[int, str]  # which group each belongs to; `NOBODY` where nobody can tell
-    seen: dict[int, SeenTrack] = {}  # those that the recogniser has seen
+    sight: FaceVisibility
+    tracks: dict[int, str]  # which group each belongs to; `UNKNOWN_PERSON` where nobody can tell
+    seen: dict[int, KnownTrack] = {}  # those that the recogniser has seen
 
     def seconds(self, *groups: str) -> float:
         """How long somebody of these groups is on screen, in seconds; in a picture no time."""
@@ -123,26 +131,26 @@ class KnownPeople(_Model):
 
     version: Literal[1] = 1
     recogniser: str = ""  # digest of the network that told them apart: to another one looks mean nothing
-    groups: dict[str, Group] = {}  # p1, p2 and so on, by their first appearance
-    videos: dict[str, SeenIn] = {}  # by the key of their face index
-    found: dict[str, SeenIn] = {}  # those whose tracks are known and not grouped yet
-    choice: str = ""  # what tells the request by which some of these are chosen; see `keys.choice_key`
+    groups: dict[str, TrackGroup] = {}  # p1, p2 and so on, by their first appearance
+    videos: dict[str, KnownTarget] = {}  # by the key of their face index
+    found: dict[str, KnownTarget] = {}  # those whose tracks are known and not grouped yet
+    choice: str = ""  # what tells the request by which some of these are chosen; see `keys.selection_key`
     record: str = ""  # names this record: another one's groups of the same names are other people
 
     @classmethod
     def load(cls, output_dir: Path) -> Self:
         """Read what is known in an output folder: nobody at first; UsageError where it cannot be read."""
-        path = output_dir / FOLDER_NAME / RECORD_NAME
+        path = output_dir / PEOPLE_FOLDER_NAME / PEOPLE_RECORD_NAME
         if not path.exists():
             return cls()
-        remedy = tr("move the folder {name} away; its people are found again", name=FOLDER_NAME)
+        remedy = tr("move the folder {name} away; its people are found again", name=PEOPLE_FOLDER_NAME)
         foreign = tr("this is no record of people that this version can read")
         missing = tr("the record of people cannot be read")
         return load(cls, path, missing=missing, missing_remedy=remedy, foreign=foreign, foreign_remedy=remedy)
 
     def save(self, output_dir: Path) -> None:
         """Write it, all of it or nothing; OutputError where that is not possible."""
-        write_text(output_dir / FOLDER_NAME / RECORD_NAME, to_json(self, indent=1) + "\n")
+        write_text(output_dir / PEOPLE_FOLDER_NAME / PEOPLE_RECORD_NAME, to_json(self, indent=1) + "\n")
 
     def call(self, names: Mapping[str, str]) -> None:
         """Take over what targets are called today, by key; forget what was there under these names before."""
@@ -159,14 +167,14 @@ class KnownPeople(_Model):
         old, self.found = list(self.groups), {}
         # All groups that are there are seen at once, so to speak: two of them never come together.
         seen = [
-            Appearance("", n, 0, len(old) + 9, 0, group.look, max(group.asked, CONFIRMED))
+            TrackSummary("", n, 0, len(old) + 9, 0, group.look, max(group.asked, MIN_EMBEDDINGS))
             for n, group in enumerate(self.groups.values())
         ]
         seen += [one.appearance(key, n) for key, video in added.items() for n, one in video.seen.items()]
-        for members in sorted(map(sorted, grouped(seen)), key=min):
+        for members in sorted(map(sorted, cluster_tracks(seen)), key=min):
             new = [seen[n] for n in members if n >= len(old)]
-            name = old[members[0]] if members[0] < len(old) else NOBODY
-            if not name and sum(one.asked for one in new) >= CONFIRMED:
+            name = old[members[0]] if members[0] < len(old) else UNKNOWN_PERSON
+            if not name and sum(one.asked for one in new) >= MIN_EMBEDDINGS:
                 name = self._new_name()
                 self.groups[name] = _mean(new)
             for one in new:
@@ -184,7 +192,9 @@ class KnownPeople(_Model):
         """
         tracks = self.tracks().get(name, [])
         seen = [self.videos[key].seen[n].appearance(key, n) for key, n in tracks]
-        parts = next((parts for same in _STRICTER if len(parts := grouped(seen, same=same)) > 1), None)
+        parts = next(
+            (parts for same in _SPLIT_SIMILARITIES if len(parts := cluster_tracks(seen, same=same)) > 1), None
+        )
         if parts is None:
             none = tr("there is no {name}", name=name)
             alike = tr("{name} cannot be split: nothing in it looks like two people", name=name)
@@ -217,7 +227,7 @@ class KnownPeople(_Model):
     def alike(self) -> dict[str, list[str]]:
         """Return the groups that may be mistaken for each."""
         names, looks = [*self.groups], np.array([group.look for group in self.groups.values()])
-        near = looks @ looks.T >= ALIKE if names else looks
+        near = looks @ looks.T >= LOOKALIKE_SIMILARITY if names else looks
         return {name: [names[m] for m in np.flatnonzero(near[n]) if m != n] for n, name in enumerate(names)}
 
     def _new_name(self) -> str:
@@ -225,14 +235,16 @@ class KnownPeople(_Model):
         return f"p{max((0, *taken)) + 1}"
 
 
-def is_doubtful(tracks: Sequence[SeenTrack]) -> bool:
+def is_doubtful(tracks: Sequence[KnownTrack]) -> bool:
     """Whether a group was put together with little certainty, or any of it looks like somebody else."""
-    sure = [one for one in tracks if one.asked >= CONFIRMED]
+    sure = [one for one in tracks if one.asked >= MIN_EMBEDDINGS]
     total = np.sum([one.look * one.asked for one in sure], axis=0)
     rests = [(one, total - one.look * one.asked) for one in sure] if len(sure) > 1 else []
-    mixed = any(float(one.look @ rest) < SAME * float(np.linalg.norm(rest)) for one, rest in rests)
+    mixed = any(
+        float(one.look @ rest) < SAME_PERSON_COSINE * float(np.linalg.norm(rest)) for one, rest in rests
+    )
     return bool(tracks) and (not sure or all(one.dark for one in tracks) or mixed)
 
 
-def _mean(tracks: Sequence[Appearance]) -> Group:
-    return Group(look=mean_look(tracks), asked=sum(one.asked for one in tracks))
+def _mean(tracks: Sequence[TrackSummary]) -> TrackGroup:
+    return TrackGroup(look=mean_embedding(tracks), asked=sum(one.asked for one in tracks))

@@ -8,20 +8,20 @@ from contextlib import suppress
 from pathlib import Path
 
 from colab_helpers.batch.job import Source
+from colab_helpers.batch.object_store import sync_inputs
 from colab_helpers.batch.plan import UNLISTED, skipped_files
-from colab_helpers.batch.store import enter
-from colab_helpers.errors import ConsentError, MissingFileError, telling
+from colab_helpers.errors import ConsentError, MissingFileError, wrap_os_error
 from colab_helpers.files import absolute, natural_key
 from colab_helpers.language import mark, tr
-from colab_helpers.media.inputs import is_image, reader_missing
+from colab_helpers.media.inputs import is_image, missing_reader_command
 from colab_helpers.request import BatchRequest
-from colab_helpers.trust.consent import consent_of
-from colab_helpers.trust.marking import CREATED
+from colab_helpers.trust.consent import parse_consent
+from colab_helpers.trust.marking import GENERATED_SOURCE_TYPE
 
 _HEAD = 1 << 20  # bytes of a picture in which metadata stand, before its pixels
 
 
-def names_in(library: Path | None) -> list[str]:
+def library_names(library: Path | None) -> list[str]:
     """List the people of a library in natural order, whatever their folders hold; none without a library.
 
     MissingFileError where it is no folder that can be listed.
@@ -29,43 +29,43 @@ def names_in(library: Path | None) -> list[str]:
     if library is None:
         return []
     remedy = mark("name a folder that holds a folder of photos for each person in library")
-    with telling(MissingFileError, UNLISTED, library, remedy):
+    with wrap_os_error(MissingFileError, UNLISTED, library, remedy):
         names = [path.name for path in library.iterdir() if path.is_dir() and path.name[0] != "."]
     return sorted(names, key=natural_key)
 
 
-def made_up(library: Path | None) -> list[str]:
+def synthetic_people(library: Path | None) -> list[str]:
     """List those of a library who do not exist.
 
     The statement of consent beside each has it, and so has each of the photos: who puts one of somebody real
     there, or has a folder where a portrait was, has stated nothing of them.
     """
     found = []
-    for name in names_in(library):
+    for name in library_names(library):
         with suppress(ConsentError, MissingFileError):  # none is there, or none that can be read
-            stated = consent_of(f"{library}/{name}.consent.yaml").people
+            stated = parse_consent(f"{library}/{name}.consent.yaml").people
             if any((one.name, one.ground) == (name, "synthetic") for one in stated):
-                found += [name] if all(map(_says_created, photos_at(f"{library}/{name}"))) else []
+                found += [name] if all(map(_says_created, find_photos(f"{library}/{name}"))) else []
     return found
 
 
 def _says_created(photo: str) -> bool:
     """Whether a photo's own metadata says that a network made all of it."""
     with suppress(OSError), Path(photo).open("rb") as file:
-        return CREATED.encode() in file.read(_HEAD)
+        return GENERATED_SOURCE_TYPE.encode() in file.read(_HEAD)
     return False
 
 
-def with_photos(request: BatchRequest) -> tuple[BatchRequest, list[str]]:
+def expand_photo_folders(request: BatchRequest) -> tuple[BatchRequest, list[str]]:
     """Return a request in which photos stand in place of their folders; also what of those is left out."""
     named = {name: getattr(request, name) for name in ("sources", "target_person", "never")}
-    found = {name: photos_of(map(Source.of, paths), request.library) for name, paths in named.items()}
+    found = {name: expand_photos(map(Source.of, paths), request.library) for name, paths in named.items()}
     folders = [Path(path) for paths in named.values() for path in paths if os.path.isdir(path)]  # noqa: PTH112
     photos = {name: [one.image for one in each] for name, each in found.items()}
-    return request.replaced(**photos), skipped_files(folders, wanted=is_photo)
+    return request.with_values(**photos), skipped_files(folders, wanted=is_photo)
 
 
-def photos_of(sources: Iterable[Source], library: Path | None = None) -> list[Source]:
+def expand_photos(sources: Iterable[Source], library: Path | None = None) -> list[Source]:
     """Put the photos of each folder in its place.
 
     MissingFileError where a folder holds none, or there is no such name in the library.
@@ -75,18 +75,18 @@ def photos_of(sources: Iterable[Source], library: Path | None = None) -> list[So
         path = source.path
         if library and path is not None and not path.suffix and not path.exists():
             what = tr("there is neither such a file nor anybody of that name in the library")
-            remedy = tr("name one of {names}", names=", ".join(names_in(library)))
+            remedy = tr("name one of {names}", names=", ".join(library_names(library)))
             raise MissingFileError(what, where=source.name, remedy=remedy)
-        found += map(Source.of, photos_at(source.image)) if path is not None and path.is_dir() else [source]
+        found += map(Source.of, find_photos(source.image)) if path is not None and path.is_dir() else [source]
     return found
 
 
-def photos_at(written: str) -> list[str]:
+def find_photos(written: str) -> list[str]:
     """Find the photos that a person means: a file, those of a folder in natural order, or a data URL."""
     if written.startswith("data:"):
         return [written]
     path = absolute(written)
-    enter(None, (), [path])
+    sync_inputs(None, (), [path])
     if path.is_file():
         return [str(path)]
     if not path.is_dir():
@@ -103,4 +103,4 @@ def photos_at(written: str) -> list[str]:
 
 def is_photo(path: Path) -> bool:
     """Whether a file of a folder is taken as a photo."""
-    return is_image(path) and not reader_missing(path)
+    return is_image(path) and not missing_reader_command(path)

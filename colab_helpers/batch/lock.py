@@ -11,9 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from colab_helpers.batch.drive import WorkPlaces, telling_unwritable
+from colab_helpers.batch.drive import WorkDirs, telling_unwritable
 from colab_helpers.batch.status import BatchStatus, latest_status
-from colab_helpers.batch.stop import STATUS_NAME, process_lives
+from colab_helpers.batch.stop import STATUS_NAME, is_process_alive
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
 
@@ -34,13 +34,13 @@ def folder_lock(output_dir: Path, host: str = "") -> Iterator[None]:
         FolderBusyError: Another batch works in it, on this machine or, as its status tells, on another.
         OutputError: The folder cannot be made or written to.
     """
-    places = WorkPlaces.of(output_dir)
-    path = (places.local if places.mirror else output_dir) / LOCK_NAME
+    work_dirs = WorkDirs.of(output_dir)
+    path = (work_dirs.local if work_dirs.mirror else output_dir) / LOCK_NAME
     lock = FileLock(path, timeout=0)
     with telling_unwritable(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
-        if places.mirror:
-            places.make()
+        if work_dirs.mirror:
+            work_dirs.make()
         try:
             lock.acquire()
         except Timeout as error:
@@ -77,6 +77,6 @@ def _check_status(output_dir: Path, host: str) -> None:
     if status is None or status.state != "running" or status.host == host:
         return
     here = status.host == socket.gethostname()
-    works = process_lives(status.pid, status.pid_started) if here else status.alive()
+    works = is_process_alive(status.pid, status.pid_started) if here else status.alive()
     if works and (not here or status.pid != os.getpid()):
         raise _busy(output_dir, status, afar=not here)

@@ -7,46 +7,46 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from colab_helpers.addresses import address_of, require_brought
-from colab_helpers.batch.drive import Patience
+from colab_helpers.addresses import address_of, require_downloaded
+from colab_helpers.batch.drive import RetryPolicy
+from colab_helpers.batch.object_store import deliver, refresh_placeholder, remove, send_folder
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
-from colab_helpers.batch.store import deliver, look, remove, send_folder
 from colab_helpers.errors import OutputError
-from colab_helpers.files import shortened
+from colab_helpers.files import shorten_name
 from colab_helpers.language import tr
 from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix
-from colab_helpers.media.inputs import IMAGE_KINDS, existing_file, is_image
+from colab_helpers.media.inputs import IMAGE_KINDS, is_image, require_file
 from colab_helpers.media.probe import probe
-from colab_helpers.media.reader import doubt_about
+from colab_helpers.media.reader import seek_obstacle
 from colab_helpers.pipeline.kept_frames import FRAME_NAME
 from colab_helpers.pipeline.video_stages import segment_length
 from colab_helpers.settings import Settings
 from colab_helpers.trust.manifests import sidecar
 
 
-def goes_as_picture(task: Task) -> bool:
+def is_frame_by_frame(task: Task) -> bool:
     """Whether a target is done frame by frame: a GIF, unless it is to become a video or is only called so."""
     if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
         return is_image(task.target)
-    require_brought(task.target)
+    require_downloaded(task.target)
     with task.target.open("rb") as file:
         return file.read(4) == b"GIF8"
 
 
-def goes_in_parts(task: Task, settings: Settings) -> bool:
+def may_have_segments(task: Task, settings: Settings) -> bool:
     """Whether a video may have several segments that can be made apart, as far as its header tells."""
-    if goes_as_picture(task) or not settings.keep_fps:
+    if is_frame_by_frame(task) or not settings.keep_fps:
         return False
-    info = probe(existing_file(task.target))
+    info = probe(require_file(task.target))
     length = segment_length(settings, info)
-    return not doubt_about(info) and not (info.frames_declared and (info.frames or 0) <= length)
+    return not seek_obstacle(info) and not (info.frames_declared and (info.frames or 0) <= length)
 
 
-def output_of(task: Task) -> tuple[Path, str | None]:
+def resolve_output(task: Task) -> tuple[Path, str | None]:
     """Return the output's final name, and what is to be said of it."""
-    return _picture_output(task) if goes_as_picture(task) else _video_output(task)
+    return _picture_output(task) if is_frame_by_frame(task) else _video_output(task)
 
 
 def _picture_output(task: Task) -> tuple[Path, str | None]:
@@ -57,7 +57,7 @@ def _picture_output(task: Task) -> tuple[Path, str | None]:
     note = tr(
         "the result is a {suffix} file, the source a {own} one{because}", suffix=suffix, own=own, because=""
     )
-    return task.output.with_name(shortened("", task.output.name, suffix)), note
+    return task.output.with_name(shorten_name("", task.output.name, suffix)), note
 
 
 def _video_output(task: Task) -> tuple[Path, str | None]:
@@ -67,11 +67,11 @@ def _video_output(task: Task) -> tuple[Path, str | None]:
     suffix, note = output_suffix(probe(task.target))
     if suffix == task.output.suffix.lower():
         return task.output, note
-    return task.output.with_name(shortened("", task.output.name, suffix)), note
+    return task.output.with_name(shorten_name("", task.output.name, suffix)), note
 
 
 def deliver_result(
-    report: FileReport, new: Collection[Path], patience: Patience, beat: Callable[[], None]
+    report: FileReport, new: Collection[Path], retry: RetryPolicy, heartbeat: Callable[[], None]
 ) -> dict[Path, str]:
     """Take a result and what goes beside it to its address, if it has one; return the SHA-256 of each file.
 
@@ -84,15 +84,15 @@ def deliver_result(
     def send_frames() -> None:
         folder = Path(report.frames_folder or "")
         send_folder(folder, FRAME_NAME)
-        look(folder)
+        refresh_placeholder(folder)
 
     # The result last: what fails before leaves none that nobody knows of.
     places = [path for path in (sidecar(output) if report.manifest else None, output) if path]
     try:
         if report.frames_folder:
-            patience.attempt(send_frames)
+            retry.attempt(send_frames)
         for path in places:
-            sent[path] = patience.attempt(partial(deliver, path, beat, new=path in new))
+            sent[path] = retry.attempt(partial(deliver, path, heartbeat, new=path in new))
     except BaseException:
         for path in places:
             path.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from pydantic import (
 from colab_helpers.batch.known_people import KnownPeople, is_doubtful
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
-from colab_helpers.faces.cast import PERSONAL
+from colab_helpers.faces.assignment import PER_PERSON_SETTINGS
 from colab_helpers.faces.geometry import face_distance
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.files import numbered
@@ -52,7 +52,7 @@ _HEADER = mark(
     "The names, such as p1, may be replaced by any others.\n"
     "record: of which people/people.json the faces are; leave it as it is."
 )
-MOST_CROPS = 8
+MAX_CROPS = 8
 _DEEPEST = 50
 _REMEDY = mark("correct {name}, or delete it and run again: it is written anew")
 
@@ -88,21 +88,21 @@ Words = Annotated[tuple[_Name, ...], BeforeValidator(_words)]
 Sources = Annotated[Words, Field(min_length=1), AfterValidator(_sources)]
 
 
-class Person(BaseModel, extra="forbid", frozen=True):
+class MappedPerson(BaseModel, extra="forbid", frozen=True):
     """Somebody in the targets."""
 
     faces: Words = ()  # groups of ``KnownPeople`` that show the person
     photos: Words = ()  # paths of pictures that do; relative ones start at the output folder
     # Who is put in: one of `RESERVED`, a name of the library, or paths of photos.
     source: Sources = (PHOTOS,)
-    settings: dict[str, Any] = {}  # of this person alone; some of `PERSONAL`
+    settings: dict[str, Any] = {}  # of this person alone; some of `PER_PERSON_SETTINGS`
 
     @field_validator("settings")
     @classmethod
     def _checked(cls, value: dict[str, Any]) -> dict[str, Any]:
-        foreign = sorted(value.keys() - {*PERSONAL})
+        foreign = sorted(value.keys() - {*PER_PERSON_SETTINGS})
         if foreign:
-            allowed = ", ".join(PERSONAL)
+            allowed = ", ".join(PER_PERSON_SETTINGS)
             text = mark("{name} cannot be set for one person; allowed: {allowed}")
             raise ValueError(tr(text, name=foreign[0], allowed=allowed))
         try:
@@ -124,7 +124,7 @@ class PeopleMap(BaseModel, extra="forbid"):
     version: int = Field(1, ge=1, le=1)
     record: str = ""
     default: Sources = (PHOTOS,)
-    people: Annotated[dict[_Name, Person], BeforeValidator(lambda value: value or {})] = {}
+    people: Annotated[dict[_Name, MappedPerson], BeforeValidator(lambda value: value or {})] = {}
 
     _read: str = PrivateAttr("")  # the text it comes from
 
@@ -220,19 +220,19 @@ class PeopleMap(BaseModel, extra="forbid"):
         self.people = {new if name == old else name: person for name, person in self.people.items()}
 
     def put(self, name: str, **fields: Any) -> None:
-        """Give somebody, who may be new, other values of `Person`; UsageError where they are not allowed."""
+        """Give somebody, who may be new, other values of `MappedPerson`; UsageError where they are not allowed."""
         person = self.people.get(name)
         values = (person.model_dump() if person else {}) | fields
         try:
-            self.people[name] = Person.model_validate(values)
+            self.people[name] = MappedPerson.model_validate(values)
         except ValidationError as error:
             told = _complaint(error.errors()[0])
             raise UsageError(told, where=name, remedy=tr("correct the value")) from error
 
 
-def with_portraits(given: PeopleMap | None) -> PeopleMap:
+def with_portraits(people_map: PeopleMap | None) -> PeopleMap:
     """Return a map by which whoever is not in it gets a portrait of their own."""
-    return (given or PeopleMap()).model_copy(update={"default": (PORTRAITS,)})
+    return (people_map or PeopleMap()).model_copy(update={"default": (PORTRAITS,)})
 
 
 def new_name(group: str, taken: Container[str]) -> str:
@@ -241,15 +241,18 @@ def new_name(group: str, taken: Container[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def completed(
-    given: PeopleMap, known: KnownPeople, looks: Mapping[str, FloatArray] | None = None, limit: float = 0.0
+def complete_map(
+    people_map: PeopleMap,
+    known: KnownPeople,
+    looks: Mapping[str, FloatArray] | None = None,
+    limit: float = 0.0,
 ) -> PeopleMap:
     """Return a map that names everybody who was found: who is new gets what is done to others.
 
     Those of whom it has photos are known by their ``looks``, ``(512,)`` unit embeddings by name, up to a
     squared distance.
     """
-    whole, names = given.model_copy(update={"people": {**given.people}}), given.names
+    whole, names = people_map.model_copy(update={"people": {**people_map.people}}), people_map.names
     for group, one in known.groups.items():
         if group not in names:
             apart = {name: face_distance(one.look, look) for name, look in (looks or {}).items()}
@@ -257,13 +260,13 @@ def completed(
             if nearest is not None and apart[nearest] <= limit:
                 whole.put(nearest, faces=(*whole.people[nearest].faces, group))
             else:
-                whole.put(new_name(group, whole.people), faces=(group,), source=given.default)
+                whole.put(new_name(group, whole.people), faces=(group,), source=people_map.default)
             whole.record = known.record
     return whole
 
 
 @dataclass(frozen=True)
-class Row:
+class PersonSummary:
     """One of the people of an output folder, as lists and sheets show them."""
 
     name: str
@@ -279,9 +282,9 @@ class Row:
         return sum(self.files.values())
 
 
-def summary(known: KnownPeople, given: PeopleMap | None) -> list[Row]:
+def summarize_people(known: KnownPeople, people_map: PeopleMap | None) -> list[PersonSummary]:
     """Return everybody who was found or is named, in the order of the map."""
-    whole = completed(given or PeopleMap(), known)
+    whole = complete_map(people_map or PeopleMap(), known)
     names, tracks, like, rows = whole.names, known.tracks(), known.alike(), []
     for name, person in whole.people.items():
         groups = [group for group in person.faces if group in known.groups]
@@ -289,11 +292,11 @@ def summary(known: KnownPeople, given: PeopleMap | None) -> list[Row]:
         shown = [(video, video.seen[n]) for part in parts for video, n in part]
         files = {video.target: round(video.seconds(*groups), 3) for video, _ in shown}
         best = sorted((one for _, one in shown if one.crop), key=lambda one: (one.dark, -one.worth))
-        crops = tuple(one.crop for one in best[:MOST_CROPS])
+        crops = tuple(one.crop for one in best[:MAX_CROPS])
         alike = dict.fromkeys(names[one] for group in groups for one in like[group])
         doubtful = any(is_doubtful([video.seen[n] for video, n in part]) for part in parts)
         others = tuple(one for one in alike if one != name)
-        rows.append(Row(name, person.source, files, crops, others, doubtful))
+        rows.append(PersonSummary(name, person.source, files, crops, others, doubtful))
     return rows
 
 
@@ -305,5 +308,5 @@ def _complaint(item: Any) -> str:
         return f"{key}: {message}" if key else message
     if item["type"] != "extra_forbidden":
         return tr("{key} cannot be {value}", key=key, value=item["input"])
-    model = PeopleMap if len(item["loc"]) == 1 else Person
+    model = PeopleMap if len(item["loc"]) == 1 else MappedPerson
     return tr("there is no {name!r}; allowed: {names}", name=key, names=", ".join(model.model_fields))

@@ -8,9 +8,9 @@ from functools import partial
 from colab_helpers.batch.job import Source
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.analyser import unit
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.people import Sought
+from colab_helpers.faces.person_clustering import PersonFilter
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import tr
@@ -31,16 +31,18 @@ def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
     return engine.identity([(source.name, partial(read_image, source.image)) for source in sources])
 
 
-def cast_of(identity: Identity | None, sought: Sought | None = None, *, key: str = "") -> Cast:
+def request_assignment(
+    identity: Identity | None, person_filter: PersonFilter | None = None, *, key: str = ""
+) -> Assignment:
     """Return what is done where no map says it: somebody is put in, or faces are enhanced as they are."""
     if identity is None:
-        return Cast.of(None, sought, key=key)
-    return Cast.of(identity.embedding, sought, key=key, age=identity.age)
+        return Assignment.of(None, person_filter, key=key)
+    return Assignment.of(identity.embedding, person_filter, key=key, age=identity.age)
 
 
-def sought_of(
+def load_person_filter(
     engine: Engine, target_person: Sequence[str], never: Sequence[str]
-) -> tuple[Sought | None, list[str]]:
+) -> tuple[PersonFilter | None, list[str]]:
     """Find out who is changed and who never is, by photos; None without any; also notes, a sentence each.
 
     All photos of the ``target_person`` show one person; of those of ``never`` all faces count.
@@ -57,4 +59,4 @@ def sought_of(
     for photo in map(Source.of, never):
         spared += map(unit, engine.embeddings(photo.name, read_image(photo.image)))
         notes.append(tr("whoever is on {photo} is never changed", photo=photo.name))
-    return Sought(wanted, tuple(spared)), notes
+    return PersonFilter(wanted, tuple(spared)), notes

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from colab_helpers.batch.overwriting import identities, refuse_input
-from colab_helpers.errors import MissingFileError, UsageError, telling
+from colab_helpers.batch.write_policy import file_identities, refuse_input
+from colab_helpers.errors import MissingFileError, UsageError, wrap_os_error
 from colab_helpers.files import natural_key, numbered, same_file
 from colab_helpers.language import mark, tr
-from colab_helpers.media.inputs import is_image, is_video, reader_missing
+from colab_helpers.media.inputs import is_image, is_video, missing_reader_command
 
 UNLISTED = mark("the folder cannot be listed ({reason})")
 _RANGE_PART = re.compile(r"(\d+)?(-)?(\d+)?")
@@ -77,7 +77,7 @@ def plan_batch(
         raise UsageError(
             tr("there is no target to work on"), remedy=tr("name at least one video, image or folder")
         )
-    inputs = identities([*sources, *(task.target for task in tasks)])
+    inputs = file_identities([*sources, *(task.target for task in tasks)])
     for task in chosen:
         if same_file(task.output, task.target):
             raise UsageError(
@@ -95,7 +95,7 @@ def listed(folder: Path) -> list[Path]:
     MissingFileError where it cannot be listed, or there are none.
     """
     remedy = mark("check your rights to it; on Drive, mount it again")
-    with telling(MissingFileError, UNLISTED, folder, remedy):
+    with wrap_os_error(MissingFileError, UNLISTED, folder, remedy):
         found = [path for path in folder.iterdir() if _is_target(path)]
     if not found:
         raise MissingFileError(
@@ -108,7 +108,7 @@ def listed(folder: Path) -> list[Path]:
 
 def _is_target(path: Path) -> bool:
     """Whether a file of a folder is taken, by its name alone: what is behind it is found out in its turn."""
-    return path.name[0] != "." and (is_video(path) or (is_image(path) and not reader_missing(path)))
+    return path.name[0] != "." and (is_video(path) or (is_image(path) and not missing_reader_command(path)))
 
 
 def skipped_files(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _is_target) -> list[str]:
@@ -128,7 +128,7 @@ def skipped_files(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _
                     kinds=", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
                 )
             )
-        commands = {reader_missing(f"x{kind}"): kind for kind in sorted(kinds)}
+        commands = {missing_reader_command(f"x{kind}"): kind for kind in sorted(kinds)}
         notes += [
             tr("to have {kind} files done, too: {command}", kind=kind, command=command)
             for command, kind in commands.items()

@@ -17,13 +17,13 @@ from typing import Any
 from colab_helpers import errors
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import ColabHelpersError, WorkerError
-from colab_helpers.language import VARIABLE, language, mark, tr
+from colab_helpers.language import LANGUAGE_ENV, language, mark, tr
 
 STOPPED, BUSY, REFUSED = 75, 76, 77
 """Exit codes: stopped by somebody; the folder is another's; nothing was started. 0: all was tried."""
 # Seconds that the page may take, for which pictures are decoded.
-PAGE_LONGEST = 180.0
-PAGE_LOOK_EVERY = 0.5
+PAGE_TIMEOUT = 180.0
+PAGE_POLL_INTERVAL = 0.5
 
 
 class WorkerProcess:
@@ -31,40 +31,40 @@ class WorkerProcess:
 
     Args:
         job: File that tells it what to do.
-        hear: Takes each of its news, and as the last ``lost`` with its exit code; called from a thread.
+        receive_message: Takes each of its news, and as the last ``lost`` with its exit code; called from a thread.
         environment: What it has beside this process's own.
     """
 
     def __init__(
-        self, job: Path, hear: Callable[[tuple[Any, ...]], object], environment: Mapping[str, str]
+        self, job: Path, receive_message: Callable[[tuple[Any, ...]], object], environment: Mapping[str, str]
     ) -> None:
         from multiprocessing import Pipe  # slow, and needed by crews alone
 
         self._far, theirs = Pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "colab_helpers.batch.member", str(job), str(theirs.fileno())],
+            [sys.executable, "-m", "colab_helpers.batch.pool_worker", str(job), str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             env={**os.environ, **environment},
         )
         theirs.close()
         self.terminate, self.kill = self._process.terminate, self._process.kill
-        threading.Thread(target=self._carry, args=(hear,), name="carry", daemon=True).start()
+        threading.Thread(target=self._carry, args=(receive_message,), name="carry", daemon=True).start()
 
     def send(self, message: object) -> None:
         """Hand something to it, unless it has died, which is heard."""
         with suppress(OSError):
             self._far.send(message)
 
-    def _carry(self, hear: Callable[[tuple[Any, ...]], object]) -> None:
+    def _carry(self, receive_message: Callable[[tuple[Any, ...]], object]) -> None:
         try:
             while True:
-                hear(self._far.recv())
+                receive_message(self._far.recv())
         except (EOFError, OSError):
             pass  # it has ended, or closes its end as it does
         except Exception:  # noqa: BLE001 - what it says cannot be read
             self.kill()
-        hear(("lost", self._process.wait()))
+        receive_message(("lost", self._process.wait()))
 
 
 def refusal_path(job: Path) -> Path:
@@ -89,7 +89,7 @@ def read_refusal(job: Path) -> ColabHelpersError | None:
     return error
 
 
-def cause_of(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Write what a process died of, from its exit code."""
     if code == -signal.SIGKILL:
         return tr("was killed, as the system does when memory runs out (signal 9)")
@@ -98,7 +98,7 @@ def cause_of(code: int) -> str:
     return tr("ended with exit code {code}", code=code)
 
 
-def given_up(folder: Path, number: int, cause: str, log: str = "") -> WorkerError:
+def repeated_death_error(folder: Path, number: int, cause: str, log: str = "") -> WorkerError:
     """Return what to raise where so many workers in a row die before they do anything."""
     told = mark("{number} worker processes in a row died before they did anything, the last one {cause}{log}")
     return WorkerError(
@@ -108,12 +108,12 @@ def given_up(folder: Path, number: int, cause: str, log: str = "") -> WorkerErro
     )
 
 
-def make_page(folder: Path, report: Path, beat: Callable[[], None]) -> str:
-    """Have the page beside a report made; return why there is none. ``beat`` may raise to give up.
+def make_page(folder: Path, report: Path, heartbeat: Callable[[], None]) -> str:
+    """Have the page beside a report made; return why there is none. ``heartbeat`` may raise to give up.
 
     In a process of its own: decoders crash and hang, which must cost nothing else.
     """
-    beat()
+    heartbeat()
     process = subprocess.Popen(
         [sys.executable, "-m", "colab_helpers.pages", str(folder), "--report", str(report)],
         stdin=subprocess.DEVNULL,
@@ -121,17 +121,19 @@ def make_page(folder: Path, report: Path, beat: Callable[[], None]) -> str:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env={**os.environ, VARIABLE: language()},
+        env={**os.environ, LANGUAGE_ENV: language()},
     )
-    until = time.monotonic() + PAGE_LONGEST
+    until = time.monotonic() + PAGE_TIMEOUT
     try:
         while time.monotonic() < until:
             with suppress(subprocess.TimeoutExpired):
-                said = process.communicate(timeout=PAGE_LOOK_EVERY)[1].strip().splitlines()
-                return ": ".join([cause_of(process.returncode), *said[-1:]]) if process.returncode else ""
-            beat()
+                said = process.communicate(timeout=PAGE_POLL_INTERVAL)[1].strip().splitlines()
+                return (
+                    ": ".join([describe_exit(process.returncode), *said[-1:]]) if process.returncode else ""
+                )
+            heartbeat()
     finally:
         process.kill()
         with suppress(subprocess.TimeoutExpired):  # what hangs in the system does not even end then
             process.wait(1.0)
-    return tr("it took longer than {limit:.0f} seconds", limit=PAGE_LONGEST)
+    return tr("it took longer than {limit:.0f} seconds", limit=PAGE_TIMEOUT)

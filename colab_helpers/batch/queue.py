@@ -14,25 +14,25 @@ from threading import Lock
 
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.lock import FolderBusyError
-from colab_helpers.batch.overwriting import Writable
-from colab_helpers.batch.report import own_file
+from colab_helpers.batch.report import is_own_file
 from colab_helpers.batch.status import BatchStatus, StatusWriter
-from colab_helpers.batch.stop import STATUS_NAME, ask_to_stop
+from colab_helpers.batch.stop import STATUS_NAME, request_stop
 from colab_helpers.batch.supervisor import BatchStopped, Supervisor
+from colab_helpers.batch.write_policy import WritePolicy
 from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
-from colab_helpers.files import found, natural_key
+from colab_helpers.files import load_or_none, natural_key
 from colab_helpers.language import tr
 
 QUEUED_NAME = "queued.json"
-_LOOK_EVERY = 0.3
+_POLL_INTERVAL = 0.3
 
 
 @dataclass(eq=False)
 class Queue:
-    """The batches in a folder; ``turn`` is held by whoever works, ``at_work`` is the batch that has it."""
+    """The batches in a folder; ``turn_lock`` is held by whoever works, ``at_work`` is the batch that has it."""
 
     folder: Path
-    turn: Lock = field(default_factory=Lock)
+    turn_lock: Lock = field(default_factory=Lock)
     at_work: Job | None = None
     _guard: Lock = field(default_factory=Lock)
 
@@ -61,7 +61,7 @@ class Queue:
                 what = tr("a job of this name is waiting or at work")
                 raise FolderBusyError(what, where=job.folder.name, remedy=tr("stop it, or choose another"))
             for name in (QUEUED_NAME, STATUS_NAME):
-                Writable(made=own_file).clear(job.folder / name)
+                WritePolicy(made=is_own_file).ensure_writable(job.folder / name)
             job.save(job.folder / QUEUED_NAME)
 
     def stop(self, name: str) -> None:
@@ -70,7 +70,7 @@ class Queue:
             job, _, alive = _records(self.folder / name)
             if job is not None and not alive and not self._begun(job):
                 _end(job, cancelled=True)
-            elif not ask_to_stop(self.folder / name):
+            elif not request_stop(self.folder / name):
                 what = tr("no batch is at work there")
                 raise UsageError(what, where=name, remedy=tr("where it is only beginning, ask again"))
 
@@ -82,14 +82,14 @@ class Queue:
         """Do one batch after another, for ever."""
         while True:
             with (
-                self.turn,
+                self.turn_lock,
                 suppress(OSError, ColabHelpersError),
             ):  # a folder is gone or full: it is asked again
                 with self._guard:
                     self.at_work = self._next()
                 if self.at_work is not None:
                     self._do(self.at_work)
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_INTERVAL)
 
     def _next(self) -> Job | None:
         """Take the batch that waits longest and in whose folder nobody else works."""
@@ -120,13 +120,13 @@ class Queue:
 
 def _records(folder: Path) -> tuple[Job | None, BatchStatus | None, bool]:
     """What lies in a batch's folder: the job that waits, its status, and whether anybody works there."""
-    status = found(BatchStatus, folder / STATUS_NAME)
-    return found(Job, folder / QUEUED_NAME), status, status is not None and status.alive()
+    status = load_or_none(BatchStatus, folder / STATUS_NAME)
+    return load_or_none(Job, folder / QUEUED_NAME), status, status is not None and status.alive()
 
 
 def _end(job: Job, *notes: str, cancelled: bool) -> None:
     """Let a batch wait no longer; where its worker could not, a status says how it ended."""
-    status = found(BatchStatus, job.folder / STATUS_NAME)
+    status = load_or_none(BatchStatus, job.folder / STATUS_NAME)
     if status is None or status.state == "running" or (status.run != job.run and (notes or cancelled)):
         writer = StatusWriter(job.folder / STATUS_NAME, job.tasks, run=job.run, job=job.digest)
         writer.note(*notes)

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from colab_helpers.addresses import waits
-from colab_helpers.batch.overwriting import Writable
+from colab_helpers.addresses import is_placeholder
+from colab_helpers.batch.object_store import fetch
 from colab_helpers.batch.stop import STATUS_NAME
-from colab_helpers.batch.store import fetch
-from colab_helpers.errors import OutputError, UsageError, telling
+from colab_helpers.batch.write_policy import WritePolicy
+from colab_helpers.errors import OutputError, UsageError, wrap_os_error
 from colab_helpers.files import to_json, write_atomically
-from colab_helpers.language import in_words, mark, printable, tr
+from colab_helpers.language import mark, printable, tr, with_store_addresses
 from colab_helpers.media.inputs import is_image, is_video
 from colab_helpers.trust.records import Consent, ContentDecision
 
@@ -25,8 +25,8 @@ JOURNAL_NAME = "journal.jsonl"
 KEPT = mark("kept from an earlier run")
 """Note on a file that was not done again."""
 
-State = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
-STATE_WORDS: dict[State, str] = {
+FileStatus = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
+STATE_WORDS: dict[FileStatus, str] = {
     "queued": mark("queued"),
     "running": mark("running"),
     "done": mark("done"),
@@ -135,7 +135,7 @@ class FileReport(_Model):
     target: str
     output: str | None = None
     frames_folder: str | None = Field(None, description="Where its frames were kept, if they were.")
-    status: State
+    status: FileStatus
     frames_in: int = 0
     frames_out: int = 0
     faces_swapped: int = Field(0, description="Faces changed, counted over all frames.")
@@ -241,7 +241,7 @@ class BatchReport(_Model):
 
     def save(self, path: Path) -> None:
         """Write it as JSON: to a temporary file first, then renamed."""
-        write_text(path, in_words(to_json(self, indent=2)) + "\n")
+        write_text(path, with_store_addresses(to_json(self, indent=2)) + "\n")
 
 
 def changed_people(files: Iterable[FileReport]) -> dict[str, list[str]]:
@@ -307,12 +307,12 @@ def html_path(report: Path) -> Path:
     return page if page != report else report.with_name(f"{report.name}.html")
 
 
-def own_file(path: Path) -> bool:
+def is_own_file(path: Path) -> bool:
     """Whether a file is one that a run keeps beside its results, or an empty one, rather than the user's."""
     try:
         if not path.is_file():  # a pipe might be read for ever
             return False
-        if waits(path):
+        if is_placeholder(path):
             fetch(path)
         with path.open("rb") as file:
             head = file.read(200)
@@ -321,10 +321,10 @@ def own_file(path: Path) -> bool:
     if _OWN_HEAD.match(head):
         return True
     # A journal whose first line was damaged is told by the status beside it.
-    return path.suffix == ".jsonl" and own_file(path.with_name(STATUS_NAME))
+    return path.suffix == ".jsonl" and is_own_file(path.with_name(STATUS_NAME))
 
 
-def clear_report(path: Path, writable: Writable, *, page: bool = True) -> None:
+def check_report_path(path: Path, write_policy: WritePolicy, *, page: bool = True) -> None:
     """Make sure that a report, and the page beside it, may be written; UsageError where they may not."""
     if is_video(path) or is_image(path) or path.suffix == ".jsonl" or path.name == STATUS_NAME:
         raise UsageError(
@@ -333,12 +333,12 @@ def clear_report(path: Path, writable: Writable, *, page: bool = True) -> None:
             remedy=tr("name it like {name}", name=REPORT_NAME),
         )
     for place in (path, html_path(path))[: 1 + page]:
-        writable.clear(place)
+        write_policy.ensure_writable(place)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, all of it or nothing, missing folders too; OutputError where it cannot be."""
     remedy = mark("choose another folder or free space")
-    with telling(OutputError, mark("cannot be written ({reason})"), path, remedy):
+    with wrap_os_error(OutputError, mark("cannot be written ({reason})"), path, remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, printable(text).encode())

@@ -11,22 +11,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from colab_helpers.addresses import waits
+from colab_helpers.addresses import is_placeholder
 from colab_helpers.batch.drive import copy_in, copy_out, require_room
-from colab_helpers.batch.earlier import UnfinishedFile, model_digest
-from colab_helpers.batch.file_report import enter
-from colab_helpers.batch.outputs import goes_as_picture, output_of
-from colab_helpers.batch.overwriting import Writable
+from colab_helpers.batch.file_report import fill_report
+from colab_helpers.batch.outputs import is_frame_by_frame, resolve_output
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.resume import JournaledSegmentStore, model_digest
+from colab_helpers.batch.write_policy import WritePolicy
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.faces.cast import Cast, Treatment
+from colab_helpers.faces.assignment import Assignment, Treatment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
-from colab_helpers.files import Seal, state_of, write_atomically, write_whole
+from colab_helpers.files import Seal, copy_atomically, size_and_mtime, write_atomically
 from colab_helpers.language import tr
 from colab_helpers.media.images import Still, write_still
-from colab_helpers.media.inputs import existing_file, is_image
+from colab_helpers.media.inputs import is_image, require_file
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import frames_folder, move_frames, process_picture, process_video
@@ -56,37 +56,37 @@ class FileRun:
 
     Attributes:
         report: What is filled in.
-        writable: Where results may go.
-        cast: What is done to whom.
+        write_policy: Where results may go.
+        assignment: What is done to whom.
         consent: What was stated; empty where nobody is put in.
         index: Number of the file in the run; ``count`` in all.
         unfinished: Where segments are kept; None keeps none.
         on_picture: Called with a frame just written, now and then; it must not keep it.
-        beat: Called as the work gets on; may raise to give up.
+        heartbeat: Called as the work gets on; may raise to give up.
         encoder: Name of the one that others have begun with.
         new: Where nothing was when it began.
     """
 
     engine: Engine
-    cast: Cast
+    assignment: Assignment
     consent: Consent
     task: Task
     report: FileReport
-    writable: Writable
+    write_policy: WritePolicy
     index: int = 0
     count: int = 1
-    unfinished: UnfinishedFile | None = None
+    unfinished: JournaledSegmentStore | None = None
     guard: MemoryGuard = field(default_factory=MemoryGuard)
     on_progress: ProgressCallback | None = None
     on_picture: Callable[[VideoPicture], None] | None = None
-    beat: Callable[[], None] = lambda: None
+    heartbeat: Callable[[], None] = lambda: None
     encoder: str = ""
     check: ContentCheck = field(init=False)
     new: list[Path] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         if enhancer := self.engine.frame_enhancer:
-            enhancer.beat, enhancer.edge = self.beat, enhancer.usual
+            enhancer.heartbeat, enhancer.edge = self.heartbeat, enhancer.usual
         swapped, place = self._put_in(), self.unfinished.index if self.unfinished else None
         self.report.source_sha256 = sorted({one for each in swapped for one in each.key.split()})
         self.check = ContentCheck(
@@ -95,13 +95,13 @@ class FileRun:
             [one.age for one in swapped],
             digest=model_digest,
             # What is kept lies beside the face index, which a picture has not.
-            place=place.content if place and not goes_as_picture(self.task) else None,
+            place=place.content if place and not is_frame_by_frame(self.task) else None,
             key=place.key if place else "",
             attempt=self._attempt,
         )
 
     def _put_in(self) -> list[Treatment]:
-        return [one for one in self.cast.treatments if one.action == "swap"]
+        return [one for one in self.assignment.treatments if one.action == "swap"]
 
     def run(self) -> str | None:
         """Do it and fill the report; return the result's SHA-256 where it is known. Errors are raised."""
@@ -110,11 +110,11 @@ class FileRun:
             self.report.status = "done"
         return digest
 
-    def prepared(self) -> VideoPlan:
+    def prepare_video(self) -> VideoPlan:
         """Have the faces of a video found, and return what is to be made of it; nothing of it is made yet."""
         with self._settled():
             self._begin()
-            return self.planned(all_first=True)
+            return self.video_plan(all_first=True)
 
     @contextmanager
     def _settled(self) -> Iterator[None]:
@@ -144,7 +144,7 @@ class FileRun:
     def _begin(self) -> tuple[Path, list[Path]]:
         """Make sure that there may be a result; return where it goes, and with it all that goes beside it."""
         task, report, work = self.task, self.report, self._away
-        report.bytes_in = existing_file(task.target).stat().st_size
+        report.bytes_in = require_file(task.target).stat().st_size
         if self._put_in() and not self.consent.statement:  # the map was another one at the door
             require_consent("", ())
         self.check.begin()
@@ -153,12 +153,12 @@ class FileRun:
         require_room(task.output.parent, report.bytes_in, times, begun)
         if work:
             require_room(work, report.bytes_in, growth * _ROOM_OF_WORK, begun)
-        output, note = output_of(task)
+        output, note = resolve_output(task)
         keeps = self.engine.settings.keep_frames and not is_image(task.target)
         frames = frames_folder(output) if keeps else None
         places = [place for place in (output, sidecar(output), frames) if place]
-        notes = [*map(self.writable.clear, places), note]
-        self.new = [place for place in places if not waits(place)]
+        notes = [*map(self.write_policy.ensure_writable, places), note]
+        self.new = [place for place in places if not is_placeholder(place)]
         report.fallbacks += [note for note in notes if note]
         return output, places
 
@@ -168,7 +168,7 @@ class FileRun:
             self.unfinished.claim(places)
         task, report, work = self.task, self.report, self._away
         with _removed_on_error(output):
-            if goes_as_picture(task):
+            if is_frame_by_frame(task):
                 made, digest = self._picture(output), None
             elif work is None:
                 made, digest = self._video(task.target, output), None
@@ -185,12 +185,12 @@ class FileRun:
         """Put the manifest beside a target beside its copy; without one, none of an earlier result stays."""
         own = sidecar(self.task.target)
         if own is not None and own.is_file():
-            self.report.manifest = self._attempt(lambda: copy_out(own, place, beat=self.beat))
+            self.report.manifest = self._attempt(lambda: copy_out(own, place, heartbeat=self.heartbeat))
         else:
             place.unlink(missing_ok=True)
 
     def _attempt(self, action: Callable[[], T]) -> T:
-        return self.unfinished.patience.attempt(action) if self.unfinished else action()
+        return self.unfinished.retry.attempt(action) if self.unfinished else action()
 
     def _marks(self, read: Path) -> Marks:
         return Marks.of(
@@ -201,7 +201,7 @@ class FileRun:
             consent=self.consent,
             sources=self.report.source_sha256,
             content=self.check,
-            beat=self.beat,
+            heartbeat=self.heartbeat,
         )
 
     def _video(self, target: Path, output: Path) -> Path:
@@ -209,13 +209,13 @@ class FileRun:
         with _removed_on_error(output):
             result = process_video(
                 self.engine,
-                self.cast,
+                self.assignment,
                 target,
                 output,
                 store=self.unfinished,
                 **self._how(marks),
             )
-        enter(result, self.report, marks)
+        fill_report(result, self.report, marks)
         return output
 
     def _how(self, marks: Marks) -> PlanOptions:
@@ -230,21 +230,21 @@ class FileRun:
             "encoder": self.encoder,
         }
 
-    def planned(self, *, all_first: bool = False) -> VideoPlan:
+    def video_plan(self, *, all_first: bool = False) -> VideoPlan:
         """Return what is to be made of a video, the same for everybody who makes a part of it."""
         assert self.unfinished is not None
-        target, output = self.task.target, output_of(self.task)[0]
+        target, output = self.task.target, resolve_output(self.task)[0]
         if self._away is not None:
             target, output = self._brought(self._away, output)
         how = self._how(self._marks(target))
         return plan(
-            self.engine, self.cast, probe(target), output, self.unfinished, all_first=all_first, **how
+            self.engine, self.assignment, probe(target), output, self.unfinished, all_first=all_first, **how
         )
 
     def _brought(self, work: Path, output: Path) -> tuple[Path, Path]:
         """Bring the target to the local disk; return where it lies there, and where its result will."""
         target = work / "in" / self.task.target.name
-        self._attempt(lambda: copy_in(self.task.target, target, beat=self.beat))
+        self._attempt(lambda: copy_in(self.task.target, target, heartbeat=self.heartbeat))
         return target, work / "out" / output.name
 
     def _video_away(self, work: Path, output: Path) -> tuple[Path, str]:
@@ -260,9 +260,9 @@ class FileRun:
 
         def beside() -> None:
             if manifest is not None:
-                copy_out(result.with_name(manifest.name), manifest, beat=self.beat)
+                copy_out(result.with_name(manifest.name), manifest, heartbeat=self.heartbeat)
 
-        return result, self._attempt(lambda: copy_out(result, output, beat=self.beat, first=beside))
+        return result, self._attempt(lambda: copy_out(result, output, heartbeat=self.heartbeat, first=beside))
 
     def _picture(self, output: Path) -> Path:
         settings, report, still = self.engine.settings, self.report, is_image(self.task.target)
@@ -270,18 +270,18 @@ class FileRun:
         check_pictures(self.check, pictures_of(self.task.target, output))
 
         def put(path: Path, content: BinaryIO, seal: Seal) -> None:
-            self._attempt(lambda: write_whole(path, content, seal))
+            self._attempt(lambda: copy_atomically(path, content, seal))
 
         result = process_picture(
             self.engine,
-            self.cast,
+            self.assignment,
             self.task.target,
             output,
             on_frame=self._on_frame(output, marks),
             put=put,
             marks=marks,
         )
-        enter(result, report, marks)
+        fill_report(result, report, marks)
         if not result.video_seconds and not result.people:
             report.quality = None  # what is measured there is measured over time
         elif not settings.keep_fps:
@@ -301,7 +301,7 @@ class FileRun:
                 path = frames_folder(output) / f"{number:06d}.{settings.temp_frame_format}"
                 said = replace(still, parts=marks.parts(actions))
                 write_still(path, said, quality=max(1, settings.temp_frame_quality))
-            self.beat()
+            self.heartbeat()
             reporter.frames = total
             reporter.frame(number + 1, start=0, last=number + 1 == total)
 
@@ -325,14 +325,16 @@ def error_text(error: Exception) -> str:
 def _removed_on_error(output: Path) -> Iterator[None]:
     """Remove kept frames and manifest of a result that fails; an earlier result keeps its own."""
     existed = frames_folder(output).exists()  # an earlier result's, or empty
-    beside, before = sidecar(output), state_of(output)
+    beside, before = sidecar(output), size_and_mtime(output)
     manifest = beside.read_bytes() if beside and beside.is_file() else None
     try:
         yield
     except BaseException:
         if not existed:
             shutil.rmtree(frames_folder(output), ignore_errors=True)
-        if beside and state_of(output) == before:  # else the result is there, and the manifest belongs to it
+        if (
+            beside and size_and_mtime(output) == before
+        ):  # else the result is there, and the manifest belongs to it
             with suppress(OSError):
                 beside.unlink(missing_ok=True) if manifest is None else write_atomically(beside, manifest)
         raise

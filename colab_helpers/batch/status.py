@@ -14,24 +14,24 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from colab_helpers.batch.members import WorkerStatus
+from colab_helpers.batch.object_store import fetch, send_all
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
-from colab_helpers.batch.stop import SILENCE, STATUS_NAME, STOP_NAME, works
-from colab_helpers.batch.store import fetch, send_all
+from colab_helpers.batch.stop import HEARTBEAT_TIMEOUT, STATUS_NAME, STOP_NAME, is_run_alive
+from colab_helpers.batch.worker_handles import WorkerStatus
 from colab_helpers.errors import OutputError
-from colab_helpers.files import found, load, to_json
+from colab_helpers.files import load, load_or_none, to_json
 from colab_helpers.language import first_of, tr
-from colab_helpers.progress import MAKING, Progress
+from colab_helpers.progress import PROCESSING, Progress
 from colab_helpers.resources.samples import Sample
 
 _INTERVAL = 0.5
 _MANY = 100
-_MOST_WORKERS = 64
-_FAR_INTERVAL = 5.0
+_MAX_WORKERS = 64
+_REMOTE_INTERVAL = 5.0
 """Seconds between two versions of the file on a mounted drive, which has to upload each."""
 # How long the end of a run waits for a mounted drive to take its last status.
-FAR_WAIT = 15.0
+REMOTE_STATUS_TIMEOUT = 15.0
 
 
 class BatchStatus(BaseModel, extra="forbid", populate_by_name=True):
@@ -91,7 +91,7 @@ class BatchStatus(BaseModel, extra="forbid", populate_by_name=True):
 
         Between two workers it is the supervisor that is there, for as long as starting one may take.
         """
-        return works(vars(self), SILENCE)
+        return is_run_alive(vars(self), HEARTBEAT_TIMEOUT)
 
     def end(self, *, cancelled: bool) -> None:
         """Note that nothing more is done: what is not finished is cancelled."""
@@ -154,7 +154,7 @@ class StatusWriter:
     Args:
         path: Where it lies; replaced as a whole each time.
         tasks: What is to be done.
-        near: Where a copy lies that is always up to date; ``path``, on a mounted drive that may hang, then
+        local_path: Where a copy lies that is always up to date; ``path``, on a mounted drive that may hang, then
             gets news every five seconds and never holds anything up.
         run: Names the run; notes and counts of an earlier worker of the same run are taken over.
         host: What this machine is called; by default its name.
@@ -165,7 +165,7 @@ class StatusWriter:
         path: Path,
         tasks: Sequence[Task],
         *,
-        near: Path | None = None,
+        local_path: Path | None = None,
         run: str = "",
         job: str = "",
         supervisor: int = 0,
@@ -175,8 +175,8 @@ class StatusWriter:
     ) -> None:
         import psutil  # who only reads a status need not wait for it
 
-        self._near, self._clock = near or path, clock
-        self._courier = _Courier(path) if near else None
+        self._near, self._clock = local_path or path, clock
+        self._courier = _Courier(path) if local_path else None
         self._written = self._written_far = float("-inf")
         self._lock = threading.Lock()
         self.problem: str | None = None
@@ -213,13 +213,13 @@ class StatusWriter:
                 news = file.status != "running" or before is None or before.stage != progress.stage
                 status.progress = progress
             file.status = "running"
-            if progress.stage == MAKING:
+            if progress.stage == PROCESSING:
                 file.frames_out, file.frames_in = progress.frame, progress.frames or 0
             status.ticks += 1
             if news or self._clock() - self._written >= _INTERVAL:
                 self._write(urgent=news)
 
-    def beat(self, sample: Sample | None = None) -> None:
+    def heartbeat(self, sample: Sample | None = None) -> None:
         """Say that the process lives, and how the machine does; from any thread."""
         with self._lock:
             if self.status.state == "running":
@@ -242,7 +242,7 @@ class StatusWriter:
     def workers(self, doing: Sequence[WorkerStatus]) -> None:
         """Tell who does what, and what they wait for; it is told with the next news."""
         status = self.status
-        status.workers = sorted(doing, key=lambda one: one.pause is None)[:_MOST_WORKERS]
+        status.workers = sorted(doing, key=lambda one: one.pause is None)[:_MAX_WORKERS]
         status.crew, status.rate = len(doing), round(sum(one.fps for one in doing), 2)
         status.idle = sum(not one.file for one in doing)
         held = first_of([*dict.fromkeys(one.pause for one in doing if one.pause)], 2) or None
@@ -282,7 +282,7 @@ class StatusWriter:
         """Note that nothing more is done, and wait a little for a mounted drive to have it."""
         with self._changing() as status:
             status.end(cancelled=cancelled)
-        if self._courier and not self._courier.arrived(FAR_WAIT):
+        if self._courier and not self._courier.arrived(REMOTE_STATUS_TIMEOUT):
             self.note(tr("the status beside the results could not be brought up to date: the drive hangs"))
 
     @contextmanager
@@ -297,7 +297,7 @@ class StatusWriter:
         self._written = now = self._clock()
         text, problem = self.status.text(), self._courier.problem if self._courier else None
         try:
-            if self._courier and (urgent or now - self._written_far >= _FAR_INTERVAL):
+            if self._courier and (urgent or now - self._written_far >= _REMOTE_INTERVAL):
                 self._written_far = now
                 self._courier.take(text)
             write_text(self._near, text)
@@ -310,7 +310,7 @@ class StatusWriter:
 
 def latest_status(paths: Iterable[Path]) -> BatchStatus | None:
     """Return the newest of several copies of a status; None if there is none that can be read."""
-    told = (found(BatchStatus, path) for path in dict.fromkeys(paths))
+    told = (load_or_none(BatchStatus, path) for path in dict.fromkeys(paths))
     return max(filter(None, told), key=lambda status: status.updated, default=None)
 
 

@@ -17,21 +17,21 @@ from typing import Any
 
 from colab_helpers.addresses import address_of
 from colab_helpers.errors import UsageError
-from colab_helpers.files import write_whole
+from colab_helpers.files import copy_atomically
 from colab_helpers.language import tr
 
 STATUS_NAME, STOP_NAME = "status.json", "STOP"
 """A batch tells in the one how it stands; whoever makes the other asks it to stop."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-LOOK_EVERY = 0.5
+POLL_INTERVAL = 0.5
 # How long work may take to end when it is asked to; less than whoever watches waits for it.
-LONGEST_STOP = 45.0
-SILENCE = 30.0
+STOP_TIMEOUT = 45.0
+HEARTBEAT_TIMEOUT = 30.0
 """Seconds without news after which a run on another machine counts as ended."""
 _SAME_START = 2.0
 
 
-class Stop:
+class StopToken:
     """Knows whether somebody has asked the batch to stop; ``owns_process``: it does nothing else."""
 
     def __init__(self, *, owns_process: bool = False) -> None:
@@ -56,7 +56,7 @@ class Stop:
             raise KeyboardInterrupt
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """Have a stop raised at once, where nothing is written."""
         self._at_once = self.owns_process
         try:
@@ -67,7 +67,7 @@ class Stop:
         self.check()
 
     @contextmanager
-    def looking_for(self, file: Path, *, on_late: Callable[[], None]) -> Iterator[None]:
+    def watching_file(self, file: Path, *, on_late: Callable[[], None]) -> Iterator[None]:
         """Look for the file that asks; from a thread, since looking may hang on a mounted drive.
 
         ``on_late`` is called where the work does not end in time; it ends the process.
@@ -80,12 +80,12 @@ class Stop:
             ended.set()
 
     def _look(self, file: Path, ended: threading.Event, on_late: Callable[[], None]) -> None:
-        while not ended.wait(LOOK_EVERY):
+        while not ended.wait(POLL_INTERVAL):
             if self._asked_at is None:
                 with suppress(OSError):
                     if file.exists():
                         self._tell()
-            elif self.owns_process and time.monotonic() - self._asked_at > LONGEST_STOP:
+            elif self.owns_process and time.monotonic() - self._asked_at > STOP_TIMEOUT:
                 on_late()
 
     def _tell(self) -> None:
@@ -100,7 +100,7 @@ class Stop:
         while (left := until - time.monotonic()) > 0:
             tick()
             self.check()
-            time.sleep(min(left, LOOK_EVERY))
+            time.sleep(min(left, POLL_INTERVAL))
 
     def replace_process(self, command: list[str]) -> None:
         """Run a command in a fresh process under the same number; whoever watches need not know."""
@@ -111,7 +111,7 @@ class Stop:
         os.execv(sys.executable, command)
 
 
-def process_lives(pid: int, started: float) -> bool:
+def is_process_alive(pid: int, started: float) -> bool:
     """Whether a process of this machine is still there, and the one that began then (0: any)."""
     if not pid:
         return False
@@ -125,29 +125,29 @@ def process_lives(pid: int, started: float) -> bool:
         return False
 
 
-def works(status: Mapping[str, Any], silence: float = SILENCE) -> bool:
+def is_run_alive(status: Mapping[str, Any], silence: float = HEARTBEAT_TIMEOUT) -> bool:
     """Whether a run goes on, by the fields of its `BatchStatus`; see `BatchStatus.alive`."""
     if status["state"] != "running":
         return False
     recent: bool = abs(time.time() - status["updated"]) < silence
     if status["host"] != socket.gethostname():
         return recent
-    supervised = recent and process_lives(status["supervisor"], status["supervisor_started"])
-    return supervised or process_lives(status["pid"], status["pid_started"])
+    supervised = recent and is_process_alive(status["supervisor"], status["supervisor_started"])
+    return supervised or is_process_alive(status["pid"], status["pid_started"])
 
 
-def ask_to_stop(folder: Path) -> bool:
+def request_stop(folder: Path) -> bool:
     """Ask the batch in an output folder to stop; False if none is at work there.
 
     The status is read as plain JSON, so that nobody waits for models to be built.
     """
     path, stored = folder / STATUS_NAME, address_of(folder) is not None
     if stored:
-        from colab_helpers.batch.store import fetch, send_all  # slow, and seldom needed here
+        from colab_helpers.batch.object_store import fetch, send_all  # slow, and seldom needed here
 
         fetch(path)
     try:
-        alive = works(json.loads(path.read_bytes()))
+        alive = is_run_alive(json.loads(path.read_bytes()))
     except OSError:
         return False
     except (ValueError, TypeError, KeyError) as error:
@@ -157,7 +157,7 @@ def ask_to_stop(folder: Path) -> bool:
             remedy=tr("use the version of the package that runs the batch"),
         ) from error
     if alive:
-        write_whole(folder / STOP_NAME, io.BytesIO())
+        copy_atomically(folder / STOP_NAME, io.BytesIO())
         if stored:
             send_all([folder / STOP_NAME])
     return alive

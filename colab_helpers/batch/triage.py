@@ -9,21 +9,21 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from colab_helpers.batch.journal import FileDone, History
-from colab_helpers.batch.known_people import SeenIn, Sight
+from colab_helpers.batch.known_people import FaceVisibility, KnownTarget
 from colab_helpers.batch.report import write_text
 from colab_helpers.files import to_json
 from colab_helpers.language import first_of, mark, tr
 
 TRIAGE_NAME = "triage.json"
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 
 
 class FileTriage(BaseModel, extra="forbid"):
-    """One target; shares are from 0 to 1, see `Sight`."""
+    """One target; shares are from 0 to 1, see `FaceVisibility`."""
 
     target: str
     people: dict[str, float] = Field(description="Seconds on screen of everybody, by name.")
-    sight: Sight
+    sight: FaceVisibility
     estimate: float | None = Field(
         None, description="Seconds that it will take, at the pace of earlier files."
     )
@@ -50,11 +50,11 @@ class Triage(BaseModel, extra="forbid", populate_by_name=True):
         for text, holds in _REMARKS.items():
             names = [file.target for file in self.files if holds(file.sight)]
             if names:
-                told.append(f"{tr(text)}: {first_of(names, _MOST_NAMED)}")
+                told.append(f"{tr(text)}: {first_of(names, _MAX_NAMED)}")
         return told
 
 
-_REMARKS: Mapping[str, Callable[[Sight], bool]] = {
+_REMARKS: Mapping[str, Callable[[FaceVisibility], bool]] = {
     mark("no face is seen"): lambda sight: not sight.faces,
     mark("faces are turned away most of the time"): lambda sight: sight.turned > 0.5,
     mark("faces are very small most of the time"): lambda sight: sight.small > 0.5,
@@ -63,7 +63,7 @@ _REMARKS: Mapping[str, Callable[[Sight], bool]] = {
 }
 
 
-def triage_of(videos: Iterable[SeenIn], names: Mapping[str, str], pace: float | None) -> Triage:
+def build_triage(videos: Iterable[KnownTarget], names: Mapping[str, str], pace: float | None) -> Triage:
     """Put together what is known of targets, in the order of the batch; ``names`` are by group.
 
     ``pace`` is how many frames a second earlier files took; None where there were none.
@@ -79,7 +79,7 @@ def triage_of(videos: Iterable[SeenIn], names: Mapping[str, str], pace: float | 
     return Triage(files=files)
 
 
-def pace_of(history: History) -> float | None:
+def measured_throughput(history: History) -> float | None:
     """Return how many frames a second earlier files of a folder took; None where nothing was done."""
     done = [entry.report for entry in history.entries if isinstance(entry, FileDone)]
     whole = [report for report in done if report.seconds and not report.segments_kept]

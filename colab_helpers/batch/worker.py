@@ -6,10 +6,10 @@ out-of-memory kill or a closed browser costs the segment at work; all memory is 
 
 from __future__ import annotations
 
-from colab_helpers.itself import all_loaded, end_process, own_process
+from colab_helpers.startup import begin_startup, exit_immediately, finish_startup
 
 if __name__ == "__main__":
-    own_process()
+    begin_startup()
 
 import argparse
 import os
@@ -21,15 +21,15 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from colab_helpers.addresses import address_of
-from colab_helpers.batch.crew import Crew, devices_of
-from colab_helpers.batch.drive import WorkPlaces, supervisor_of
-from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
-from colab_helpers.batch.growth import RecycleError
-from colab_helpers.batch.hands import Hands
+from colab_helpers.batch.batch_runner import BatchRunner, InProcessRunner, SkippingRunner
+from colab_helpers.batch.context import WorkerContext
+from colab_helpers.batch.drive import WorkDirs, supervisor_of
+from colab_helpers.batch.estimate import Estimate, shortest_first, workload_of
 from colab_helpers.batch.job import Job, consent_for
-from colab_helpers.batch.journal import Journal, settle_journal
+from colab_helpers.batch.journal import Journal, sync_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
-from colab_helpers.batch.overwriting import Writable, identities
+from colab_helpers.batch.memory_growth import RecycleError
+from colab_helpers.batch.object_store import fetch, needs_download, remove, send_all, sync_inputs, unpin
 from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.processes import BUSY, REFUSED, STOPPED, make_page, write_refusal
 from colab_helpers.batch.report import (
@@ -37,17 +37,17 @@ from colab_helpers.batch.report import (
     JOURNAL_NAME,
     REPORT_NAME,
     BatchReport,
-    clear_report,
+    check_report_path,
     html_path,
-    own_file,
+    is_own_file,
 )
-from colab_helpers.batch.run_batch import Alone, Batch, Idle
 from colab_helpers.batch.status import StatusWriter, end_status
-from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
-from colab_helpers.batch.store import enter, expected, fetch, release, remove, send_all
-from colab_helpers.batch.surroundings import Surroundings
+from colab_helpers.batch.stop import STATUS_NAME, STOP_NAME, STOP_TIMEOUT, StopToken
+from colab_helpers.batch.task_runner import TaskRunner
+from colab_helpers.batch.worker_pool import WorkerPool, devices_of
+from colab_helpers.batch.write_policy import WritePolicy, file_identities
 from colab_helpers.errors import ColabHelpersError, OutputError
-from colab_helpers.language import mark, spoken, tr
+from colab_helpers.language import mark, tr, use_language
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.allocator import tune_allocator
@@ -57,9 +57,9 @@ from colab_helpers.resources.samples import SAMPLES_NAME
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do a job in a process that does nothing else; returns the exit code, such as ``STOPPED``."""
-    stop = Stop(owns_process=True)
+    stop = StopToken(owns_process=True)
     tune_allocator()  # before any thread has a store of its own
-    all_loaded()
+    finish_startup()
     parser = argparse.ArgumentParser(prog="python -m colab_helpers.batch.worker")
     parser.add_argument("job", type=Path)
     parser.add_argument("--cause", help="what the worker before this one died of")
@@ -80,10 +80,10 @@ def run_job(
     job: Job,
     *,
     cause: str | None = None,
-    stop: Stop | None = None,
+    stop: StopToken | None = None,
     supervisor: int = 0,
     on_progress: ProgressCallback | None = None,
-    crew: Callable[..., Batch] | None = None,
+    make_pool: Callable[..., BatchRunner] | None = None,
     host: str = "",
 ) -> BatchReport:
     """Do a batch in this process, speaking the job's language; return its report, which is also written.
@@ -94,7 +94,7 @@ def run_job(
         stop: Who asks to stop; by default only the file ``STOP``, and Ctrl-C where Python raises it.
         supervisor: The process that starts another if this one dies; 0: none.
         on_progress: Called up to four times a second while a video runs.
-        crew: Makes those who do it, from what ``Crew`` is made of up to ``announce``; None: as ``gpus`` says.
+        make_pool: Makes those who do it, from what ``WorkerPool`` is made of up to ``announce``; None: as ``gpus`` says.
         host: What the status calls this machine; by default its name.
 
     Raises:
@@ -102,37 +102,43 @@ def run_job(
         RecycleError: The process is to be replaced, where it does nothing else.
         ColabHelpersError: Nothing could be started: consent, models, sources or folders.
     """
-    with spoken(job.request.language):
-        enter(job.folder, (), job.request.photo_paths)
+    with use_language(job.request.language):
+        sync_inputs(job.folder, (), job.request.photo_paths)
         fetch(job.folder / STATUS_NAME)
         for task in job.tasks:
-            expected(task.target)
+            needs_download(task.target)
         consent_for(job.request, job.inputs)
-        places = WorkPlaces.of(job.folder, job.request.work_dir)
-        own = Writable(identities(job.inputs), overwrite=job.request.settings.overwrite, made=own_file)
+        work_dirs = WorkDirs.of(job.folder, job.request.work_dir)
+        base_policy = WritePolicy(
+            file_identities(job.inputs), overwrite=job.request.settings.overwrite, made=is_own_file
+        )
         with folder_lock(job.folder, host):
-            status = _begin(job, places, own, supervisor, host)
+            status = _begin(job, work_dirs, base_policy, supervisor, host)
             if cause:
                 status.restarted(cause)
-            report = _Run(job, places, status, stop or Stop(), cause, on_progress, own, crew).run()
+            report = _Run(
+                job, work_dirs, status, stop or StopToken(), cause, on_progress, base_policy, make_pool
+            ).run()
             for task in job.tasks:  # what workers held to the end
-                release(task.target)
-            places.tidy(job.run)
+                unpin(task.target)
+            work_dirs.clean_up(job.run)
         return report
 
 
-def _begin(job: Job, places: WorkPlaces, own: Writable, supervisor: int, host: str) -> StatusWriter:
+def _begin(
+    job: Job, work_dirs: WorkDirs, base_policy: WritePolicy, supervisor: int, host: str
+) -> StatusWriter:
     """Make sure that all records may be written, and say that the run has begun."""
     for name in (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME):
-        own.clear(job.folder / name)
-    settle_journal(job.folder / JOURNAL_NAME)
-    clear_report(job.report_path, own)
-    places.make()
+        base_policy.ensure_writable(job.folder / name)
+    sync_journal(job.folder / JOURNAL_NAME)
+    check_report_path(job.report_path, base_policy)
+    work_dirs.make()
     _remove_torn(job.folder)
     return StatusWriter(
         job.folder / STATUS_NAME,
         job.tasks,
-        near=places.local / STATUS_NAME if places.afar else None,
+        local_path=work_dirs.local / STATUS_NAME if work_dirs.has_remote_results else None,
         run=job.run,
         job=job.digest,
         supervisor=supervisor,
@@ -142,14 +148,14 @@ def _begin(job: Job, places: WorkPlaces, own: Writable, supervisor: int, host: s
 
 
 @dataclass(frozen=True, eq=False)
-class _Run(Surroundings):
-    """A batch in its locked folder, up to its report; ``own`` knows what the run itself may write."""
+class _Run(WorkerContext):
+    """A batch in its locked folder, up to its report; ``base_policy`` knows what the run itself may write."""
 
-    own: Writable = field(default_factory=Writable)
-    crew: Callable[..., Batch] | None = None
+    base_policy: WritePolicy = field(default_factory=WritePolicy)
+    make_pool: Callable[..., BatchRunner] | None = None
 
     def run(self) -> BatchReport:
-        with self.stop.looking_for(self.job.folder / STOP_NAME, on_late=self._end_late):
+        with self.stop.watching_file(self.job.folder / STOP_NAME, on_late=self._end_late):
             report = self._reported()
         # Not before: whoever reads that the run has ended reads its report next.
         self._end(cancelled=report.stopped)
@@ -164,7 +170,7 @@ class _Run(Surroundings):
                 self.job.folder,
                 gpus=self._devices,
                 run_state=self._where_it_stands,
-                on_sample=self.status.beat,
+                on_sample=self.status.heartbeat,
             ):
                 report = self._worked()
             report.save(self.job.report_path)
@@ -182,7 +188,7 @@ class _Run(Surroundings):
         path = self.job.report_path
         records = [path, html_path(path), self.job.folder / SAMPLES_NAME]
         try:
-            self.patience.attempt(lambda: send_all(records))
+            self.retry.attempt(lambda: send_all(records))
         except OutputError as error:
             self.status.note(tr("the report is on this machine alone: {error}", error=error))
 
@@ -195,9 +201,9 @@ class _Run(Surroundings):
 
     def _end(self, *, cancelled: bool) -> None:
         self.status.end(cancelled=cancelled)
-        self._forget_stop()
+        self._clear_stop_file()
 
-    def _forget_stop(self) -> None:
+    def _clear_stop_file(self) -> None:
         with suppress(OSError, OutputError):
             remove(self.job.folder / STOP_NAME)
 
@@ -205,7 +211,7 @@ class _Run(Surroundings):
     def _devices(self) -> list[str]:
         """What each of several workers on this machine sees; none where there are none."""
         request = self.job.request
-        elsewhere = self.crew is not None or request.people == "only"
+        elsewhere = self.make_pool is not None or request.people == "only"
         return [] if elsewhere else devices_of(request.settings)
 
     def _worked(self) -> BatchReport:
@@ -213,24 +219,24 @@ class _Run(Surroundings):
             request = self.job.request
             try:
                 order, estimate = self._in_order()
-                if self.crew is not None:
-                    return self.crew(self, order, estimate, journal, [], self._announce).run()
+                if self.make_pool is not None:
+                    return self.make_pool(self, order, estimate, journal, [], self._announce).run()
                 if self._devices:
                     announce = partial(self._announce, workers=len(self._devices))
-                    return Crew(self, order, estimate, journal, self._devices, announce).run()
-                hands = Hands.open(self, self.own, journal, self._announce)
+                    return WorkerPool(self, order, estimate, journal, self._devices, announce).run()
+                runner = TaskRunner.open(self, self.base_policy, journal, self._announce)
             except KeyboardInterrupt:
-                return Idle(self, (), Estimate((), (), self.status), "").run()
+                return SkippingRunner(self, (), Estimate((), (), self.status), "").run()
             if request.people == "only":
-                return Idle(self, order, estimate, tr("only the people were asked for")).run()
-            return Alone(self, order, estimate, hands).run()
+                return SkippingRunner(self, order, estimate, tr("only the people were asked for")).run()
+            return InProcessRunner(self, order, estimate, runner).run()
 
     def _in_order(self) -> tuple[list[int], Estimate]:
         """Return the order of the files, and what tells how many of them fit the session."""
         plan, request = self.job.tasks, self.job.request
         loads: list[tuple[int, int] | None] = [None] * len(plan)
         if request.session_minutes or request.shortest_first:
-            loads = [load_of(task.target, beat=self.beat) for task in plan]
+            loads = [workload_of(task.target, heartbeat=self.heartbeat) for task in plan]
         order = shortest_first(loads) if request.shortest_first else list(range(len(plan)))
         return order, Estimate(loads, order, self.status)
 
@@ -268,10 +274,10 @@ class _Run(Surroundings):
 
     def _end_late(self) -> None:
         """End a process whose work hangs although it was asked to stop; finished segments are noted."""
-        note = tr("the work did not end within {limit:.0f} seconds of being asked to", limit=LONGEST_STOP)
-        near = self.places.local if self.places.afar else self.job.folder
-        end_status([near / STATUS_NAME], self.job.run, cancelled=True, note=note)
-        self._forget_stop()
+        note = tr("the work did not end within {limit:.0f} seconds of being asked to", limit=STOP_TIMEOUT)
+        local_path = self.work_dirs.local if self.work_dirs.has_remote_results else self.job.folder
+        end_status([local_path / STATUS_NAME], self.job.run, cancelled=True, note=note)
+        self._clear_stop_file()
         os._exit(STOPPED)
 
     def _make_page(self, report: BatchReport) -> None:
@@ -280,7 +286,7 @@ class _Run(Surroundings):
         problem = tr("stopped by the user")
         try:
             if not report.stopped:
-                problem = make_page(self.job.folder, path, self.beat)
+                problem = make_page(self.job.folder, path, self.heartbeat)
         except KeyboardInterrupt:
             report.stopped = True
         except Exception as error:  # noqa: BLE001 - a page that shows the results must not cost them
@@ -305,4 +311,4 @@ def _remove_torn(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    end_process(main())
+    exit_immediately(main())

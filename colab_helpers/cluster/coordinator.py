@@ -12,17 +12,17 @@ from typing import Any
 
 import ray
 
-from colab_helpers.addresses import here
+from colab_helpers.addresses import localize_paths
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.worker import run_job
-from colab_helpers.cluster.crew import ClusterCrew
 from colab_helpers.cluster.nodes import LOOPBACK
+from colab_helpers.cluster.worker_pool import ClusterWorkerPool
 from colab_helpers.errors import ColabHelpersError, WorkerError
 from colab_helpers.files import from_json
 from colab_helpers.language import tr
 
 # How long an error waits for whoever has asked for the batch.
-_LONGEST_WAIT = 10.0
+_MAX_WAIT = 10.0
 
 
 class Coordinator:
@@ -34,9 +34,9 @@ class Coordinator:
     """
 
     def __init__(self, job: str, name: str) -> None:
-        self._job, self._name = from_json(Job, here(job)), name
+        self._job, self._name = from_json(Job, localize_paths(job)), name
         self._me = ray.get_runtime_context().current_actor
-        self._crew: ClusterCrew | None = None
+        self._crew: ClusterWorkerPool | None = None
         self._error: ColabHelpersError | None = None
         self._told = threading.Event()
         threading.Thread(target=self._run, name="batch", daemon=True).start()
@@ -45,10 +45,10 @@ class Coordinator:
         """Return what names the run, where results go, and the priority; answered once it is there."""
         return self._job.run, str(self._job.folder), self._job.request.priority
 
-    def hear(self, number: int, news: tuple[Any, ...]) -> None:
+    def receive_message(self, number: int, news: tuple[Any, ...]) -> None:
         """Take news of a worker."""
         if self._crew is not None:
-            self._crew.hear(number, news)
+            self._crew.receive_message(number, news)
 
     def refusal(self) -> ColabHelpersError | None:
         """Return why the batch could not be begun, or ended; None where it is at work. Told once."""
@@ -65,7 +65,7 @@ class Coordinator:
                 cause=tr("was lost with its process or its node")
                 if context.was_current_actor_reconstructed
                 else None,
-                crew=self._gathered,
+                make_pool=self._gathered,
                 # No machine's name, so that nobody looks there for a process to end; the same for whoever
                 # takes this one's place, and for nobody else: it need not wait for its silence.
                 host=f"Ray at {place}, {self._name}",
@@ -75,10 +75,10 @@ class Coordinator:
             unknown = WorkerError(told, where=str(self._job.folder))
             self._error = error if isinstance(error, ColabHelpersError) else unknown
         if self._error is not None and self._crew is None:  # else the status tells it
-            self._told.wait(_LONGEST_WAIT)
+            self._told.wait(_MAX_WAIT)
         ray.kill(self._me, no_restart=True)
 
-    def _gathered(self, *given: Any) -> ClusterCrew:
+    def _gathered(self, *given: Any) -> ClusterWorkerPool:
         """Return who does the batch; called with what any crew is made of."""
-        self._crew = ClusterCrew(*given, ray=ray, me=self._me)
+        self._crew = ClusterWorkerPool(*given, ray=ray, coordinator=self._me)
         return self._crew

@@ -21,14 +21,14 @@ import psutil
 
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import UsageError, WorkerError, require_extra
-from colab_helpers.files import only_ours, parsed
+from colab_helpers.files import open_private, parse_json
 from colab_helpers.language import tr
 from colab_helpers.machine import home
 
 LOOPBACK, AUTO = "127.0.0.1", "auto"
 NAMESPACE = "colab_helpers"
 # Seconds that Ray may take to start, an address to answer, and a node to end.
-_LONGEST_START, _LONGEST_CONNECT, _LONGEST_END = 120.0, 5.0, 3.0
+_MAX_START, _MAX_CONNECT, _MAX_END = 120.0, 5.0, 3.0
 # Where the programs lie of which a node consists.
 _RAYS = "-packages/ray/"
 # Nothing goes through Ray's store of objects but calls and records of a few hundred bytes.
@@ -43,7 +43,7 @@ def start(host: str, port: int) -> str:
     path = token_path()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError), open(path, "x", opener=only_ours) as file:
+        with suppress(FileExistsError), open(path, "x", opener=open_private) as file:
             file.write(secrets.token_hex(32))
     address = f"{host}:{port}"
     alone = ("--include-dashboard=false", f"--temp-dir={_folder()}")
@@ -83,7 +83,7 @@ def connect(address: str) -> Any:
     return ray
 
 
-def described(address: str) -> list[str]:
+def describe_cluster(address: str) -> list[str]:
     """Say of a cluster which machines are in it and what they have, and which batches are at work."""
     ray, lines = connect(address), []
     for node in ray.nodes():
@@ -103,7 +103,7 @@ def stop() -> int:
         if str(_folder()) in line and _RAYS in line:
             process.terminate()
             found.append(process)
-    for process in psutil.wait_procs(found, _LONGEST_END)[1]:
+    for process in psutil.wait_procs(found, _MAX_END)[1]:
         process.kill()
     (home() / "cluster.json").unlink(missing_ok=True)
     return sum(process.info["name"] == "raylet" for process in found)
@@ -122,7 +122,7 @@ def _run_ray(address: str, *options: str) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_LONGEST_START,
+        timeout=_MAX_START,
         check=False,
     )
     if done.returncode:
@@ -139,7 +139,7 @@ def _run_ray(address: str, *options: str) -> None:
 
 def _known_address() -> str:
     try:
-        return str(parsed((home() / "cluster.json").read_bytes())["address"])
+        return str(parse_json((home() / "cluster.json").read_bytes())["address"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             tr("this machine belongs to no cluster"),
@@ -151,7 +151,7 @@ def _reach(address: str) -> None:
     """Refuse an address at which nobody answers, before Ray tries for a minute."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), _LONGEST_CONNECT).close()
+        socket.create_connection((host, int(port)), _MAX_CONNECT).close()
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(
             tr("no cluster answers there ({reason})", reason=error),

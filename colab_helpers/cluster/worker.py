@@ -8,15 +8,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.addresses import here
+from colab_helpers.addresses import localize_paths
 from colab_helpers.batch.keys import code_digest
 from colab_helpers.batch.processes import WorkerProcess
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
-from colab_helpers.machine import SHARED_BY
+from colab_helpers.machine import SHARED_BY_ENV
 
 
-class Worker:
+class WorkerActor:
     """Starts a worker's process on its node and carries between that and the crew.
 
     Ray says by ``CUDA_VISIBLE_DEVICES`` which GPU is its own. A crash of decoder or networks costs the
@@ -27,23 +27,23 @@ class Worker:
         number: Tells this worker from others.
         job: What is to be done, as JSON.
         code: Digest of the coordinator's code: another one here would make other pictures.
-        shared_by: How many workers share this machine.
+        workers_per_machine: How many workers share this machine.
     """
 
-    def __init__(self, crew: Any, number: int, job: str, code: str, shared_by: int) -> None:
-        def hear(news: tuple[Any, ...]) -> None:
-            crew.hear.remote(number, news)
+    def __init__(self, crew: Any, number: int, job: str, code: str, workers_per_machine: int) -> None:
+        def receive_message(news: tuple[Any, ...]) -> None:
+            crew.receive_message.remote(number, news)
 
         if code_digest() != code:
             told = tr("{node} has another version of the package", node=socket.gethostname())
-            hear(("refused", UsageError(told, remedy=tr("install the same one on every machine"))))
+            receive_message(("refused", UsageError(told, remedy=tr("install the same one on every machine"))))
             return
         # Ray gives one thread to whoever claims no processor; the GPU's worker needs them all.
         os.environ.pop("OMP_NUM_THREADS", None)
         self._folder = tempfile.TemporaryDirectory(prefix="colab_helpers-")
         file = Path(self._folder.name) / "job.json"
-        file.write_text(here(job), encoding="utf-8")
-        self._process = WorkerProcess(file, hear, {SHARED_BY: str(shared_by)})
+        file.write_text(localize_paths(job), encoding="utf-8")
+        self._process = WorkerProcess(file, receive_message, {SHARED_BY_ENV: str(workers_per_machine)})
 
     def take(self, message: object) -> None:
         """Hand something to the process."""

@@ -9,7 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from colab_helpers.errors import OutputError, telling
+from colab_helpers.errors import OutputError, wrap_os_error
 from colab_helpers.files import write_atomically
 from colab_helpers.language import mark, tr
 from colab_helpers.trust.consent import DEMO_MANIFEST
@@ -63,7 +63,7 @@ def copy_models(folder: Path) -> Path:
 def _put(path: Path, data: bytes) -> Path:
     """Write a file unless it is there already; another of its name stays."""
     what, remedy = mark("the demo cannot be written: {reason}"), mark("choose another folder")
-    with telling(OutputError, what, path, remedy):
+    with wrap_os_error(OutputError, what, path, remedy):
         if path.exists():
             if path.read_bytes() == data:
                 return path

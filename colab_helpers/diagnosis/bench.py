@@ -36,7 +36,9 @@ _DEFAULTS = {
 }
 _TRANSCODE = "import sys; from colab_helpers.diagnosis.bench_clip import transcode; transcode(*sys.argv[1:])"
 _MAKE = "import sys; from colab_helpers.diagnosis.bench_networks import make; make(*sys.argv[1:])"
-_IMPORTS = "from colab_helpers.itself import own_process; own_process(); import colab_helpers.batch.run_batch"
+_IMPORTS = (
+    "from colab_helpers.startup import own_process; own_process(); import colab_helpers.batch.batch_runner"
+)
 _START = {
     "python": ["-c", "pass"],
     "--version": ["-m", "colab_helpers", "--version"],
@@ -55,7 +57,7 @@ Media = tuple[Path, Path | None, Path]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """Clips of all these heights (16:9), faces in a frame, and seconds; the demo's alone where it is given.
 
     ``settings`` come on top of libx264 ultrafast; networks in ``models`` are run in place of constant ones,
@@ -71,7 +73,7 @@ class Plan:
     demo: Media | None = None
 
 
-class Took(NamedTuple):
+class ProcessUsage(NamedTuple):
     """One process and its children: seconds of wall and of processor, and bytes of RAM at the most."""
 
     wall: float
@@ -79,7 +81,7 @@ class Took(NamedTuple):
     rss: float
 
 
-def bench(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def bench(plan: BenchPlan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure all of it, working in an empty folder; ``say`` gets each line as it is known."""
     load, cpus, rows = os.getloadavg()[0], this_machine().cpus, list[dict[str, Any]]()
     quiet = load <= _QUIET * cpus
@@ -116,7 +118,7 @@ def _made(place: Path, height: int, faces: int, seconds: float, models: Path | N
     return place / "clip.mp4", place / "source.png" if faces else None, place / "models"
 
 
-def _case(plan: Plan, media: Media, place: Path) -> Iterator[dict[str, Any]]:
+def _case(plan: BenchPlan, media: Media, place: Path) -> Iterator[dict[str, Any]]:
     """Measure one clip in all ways; where it shows nobody, there is nobody to put in."""
     clip, photo, models = media
     settings = _DEFAULTS | dict(pair.split("=", 1) for pair in plan.settings)
@@ -144,9 +146,9 @@ def _case(plan: Plan, media: Media, place: Path) -> Iterator[dict[str, Any]]:
 
 def _in_turn(
     commands: Mapping[str, list[str]], repeat: int, out: Path | None = None
-) -> dict[str, list[Took]]:
+) -> dict[str, list[ProcessUsage]]:
     """Run commands one after the other, again and again; what they wrote goes."""
-    took: dict[str, list[Took]] = {name: [] for name in commands}
+    took: dict[str, list[ProcessUsage]] = {name: [] for name in commands}
     for name, command in [*commands.items()] * repeat:
         took[name].append(_run(command))
         if out:
@@ -154,7 +156,7 @@ def _in_turn(
     return took
 
 
-def _run(command: list[str]) -> Took:
+def _run(command: list[str]) -> ProcessUsage:
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said = process.stderr.read().decode(errors="replace") if process.stderr else ""
@@ -163,10 +165,10 @@ def _run(command: list[str]) -> Took:
     if process.returncode:
         why = " ".join(said.strip().splitlines()[-1:])
         raise ColabHelpersError(tr("a run that was to be measured failed: {why}", why=why))
-    return Took(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return ProcessUsage(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
-def _figures(took: Mapping[str, Sequence[Took]], way: str, frames: int) -> dict[str, Any]:
+def _figures(took: Mapping[str, Sequence[ProcessUsage]], way: str, frames: int) -> dict[str, Any]:
     """Medians of one way, and of its ratios to the plain ones of the same turn."""
     walls = [each.wall for each in took[way]]
     cpu = {name: 1e3 * median(each.cpu for each in runs) / frames for name, runs in took.items()}
@@ -184,7 +186,7 @@ def _figures(took: Mapping[str, Sequence[Took]], way: str, frames: int) -> dict[
 
 def _watched(words: list[str], figures: Path, out: Path, frames: int) -> dict[str, Any]:
     """What `bench_child` sees of a run, by the frame."""
-    _run([sys.executable, "-m", "colab_helpers.diagnosis.bench_child", str(figures), *words])
+    _run([sys.executable, "-m", "colab_helpers.diagnosis.bench_profiler", str(figures), *words])
     shutil.rmtree(out, ignore_errors=True)
     seen: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))
     seen["threads_ms"] = {name: 1e3 * seconds / frames for name, seconds in seen.pop("threads").items()}

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from colab_helpers.diagnosis.bench_clip import make_clip
-from colab_helpers.models.half import FOLDER
+from colab_helpers.models.model_conversion import CONVERTED_FOLDER
 from colab_helpers.models.session import is_standin
 
 FACE = 300 / 1080
@@ -40,7 +40,7 @@ def make(place: str, height: str, faces: str, seconds: str, models: str) -> None
     box = [side for x in middles for side in (x - half, 180 - half, x + half, 180 + half)]
     made = write_constant_models(folder / "models", box=box)
     if models:
-        borrow(Path(models), made)
+        link_networks(Path(models), made)
 
 
 def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: int = 640) -> Path:
@@ -59,7 +59,7 @@ def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: 
     swapper.initializer.append(emap)
     made = {
         "buffalo_l/det_10g": constant_graph(
-            {"input.1": [1, 3, "?", "?"]}, detector_answers(box, detector_size)
+            {"input.1": [1, 3, "?", "?"]}, detector_outputs(box, detector_size)
         ),
         "buffalo_l/w600k_r50": constant_graph({"input.1": ["None", 3, 112, 112]}, {"683": feature}),
         "inswapper_128": swapper,
@@ -83,7 +83,7 @@ def write_networks(folder: Path, made: Mapping[str, onnx.GraphProto]) -> Path:
     return folder
 
 
-def borrow(models: Path, folder: Path) -> None:
+def link_networks(models: Path, folder: Path) -> None:
     """Put a models folder's networks in place of constant ones.
 
     What judges a picture (a detector, what looks at content) only if it, too, is a stand-in: a made clip
@@ -94,8 +94,8 @@ def borrow(models: Path, folder: Path) -> None:
         if own.is_file() and (path.stem not in ("det_10g", "nsfw_2") or is_standin(own)):
             path.unlink()
             path.symlink_to(own)
-    if (models / FOLDER).is_dir():
-        (folder / FOLDER).symlink_to(models / FOLDER)
+    if (models / CONVERTED_FOLDER).is_dir():
+        (folder / CONVERTED_FOLDER).symlink_to(models / CONVERTED_FOLDER)
 
 
 def constant_graph(inputs: Mapping[str, Shape], outputs: Mapping[str, Any]) -> onnx.GraphProto:
@@ -116,7 +116,7 @@ def _tensor(name: str, shape: Shape) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
 
 
-def detector_answers(box: Sequence[float], size: int) -> dict[str, Array]:
+def detector_outputs(box: Sequence[float], size: int) -> dict[str, Array]:
     """What det_10g's outputs, by name, hold for these faces (xyxy) in a picture of edge ``size``."""
     answers = {}
     for component, width in enumerate(_WIDTHS):

@@ -11,7 +11,7 @@ from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings, load_settings
 
-Question = Callable[[Subject], Iterable[Check]]
+CheckFunction = Callable[[Subject], Iterable[Check]]
 
 
 def _networks(subject: Subject) -> Iterator[Check]:
@@ -21,16 +21,16 @@ def _networks(subject: Subject) -> Iterator[Check]:
     return models(subject)
 
 
-QUESTIONS: Mapping[str, Question] = {
+CHECKS: Mapping[str, CheckFunction] = {
     mark("place"): environment.place,
     "python": environment.python,
-    mark("packages"): environment.ranges,
+    mark("packages"): environment.package_versions,
     "onnxruntime": environment.runtime,
     mark("memory"): environment.memory,
     mark("disk"): environment.disk,
     mark("models folder"): environment.models_folder,
     mark("drive"): environment.drive,
-    "cuda": environment.agreement,
+    "cuda": environment.cuda_compatibility,
     "gpu": environment.card,
     mark("encoder"): environment.encoder,
     mark("models"): _networks,
@@ -51,15 +51,15 @@ def diagnose(
     would go to ``folder``; ``drive`` is Google Drive, where it is mounted.
     """
     settings = settings or load_settings()
-    return examine(Subject.here(settings, models_dir=models_dir, folder=folder, drive=drive))
+    return run_checks(Subject.here(settings, models_dir=models_dir, folder=folder, drive=drive))
 
 
-def examine(subject: Subject, questions: Mapping[str, Question] = QUESTIONS) -> Diagnosis:
+def run_checks(subject: Subject, questions: Mapping[str, CheckFunction] = CHECKS) -> Diagnosis:
     """Ask questions about a subject; one that breaks down becomes a finding itself."""
     return Diagnosis.of(check for name, ask in questions.items() for check in _answers(name, ask, subject))
 
 
-def _answers(name: str, ask: Question, subject: Subject) -> Iterator[Check]:
+def _answers(name: str, ask: CheckFunction, subject: Subject) -> Iterator[Check]:
     try:
         yield from ask(subject)
     except ColabHelpersError as error:

@@ -14,8 +14,8 @@ from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.resources.sampler import gpu_memory, ram_used
 
-LEAST_MEMORY = 4 * GIB
-LEAST_DISK = 2 * GIB
+MIN_MEMORY = 4 * GIB
+MIN_DISK = 2 * GIB
 """What stays free beside models and results."""
 COLAB_SESSION = 12 * 3600.0
 """Longest life of a Colab session, in seconds."""
@@ -56,7 +56,7 @@ def memory(subject: Subject) -> Iterator[Check]:
         free=free / GIB,
         videos=subject.machine.safe_capacity,
     )
-    remedy = "" if total >= LEAST_MEMORY else tr("use the preset 'stable' or a machine with more RAM")
+    remedy = "" if total >= MIN_MEMORY else tr("use the preset 'stable' or a machine with more RAM")
     yield finding(
         "memory", what, remedy, warns=True, figures={"ram_total_bytes": total, "ram_free_bytes": free}
     )
@@ -69,7 +69,7 @@ def disk(subject: Subject) -> Iterator[Check]:
     if problem := write_problem(folder):
         what = tr("{folder} cannot be written: {problem}", folder=folder, problem=problem)
         remedy = tr("choose another folder")
-    elif free < LEAST_DISK:
+    elif free < MIN_DISK:
         remedy = tr("free space: 2 GB are kept free, and a result needs up to twice its target")
     yield finding("disk", what, remedy, figures={"disk_free_bytes": free})
 
@@ -88,7 +88,7 @@ def models_folder(subject: Subject) -> Iterator[Check]:
         what = tr("{folder} can be written, {free:.1f} GB free", folder=root, free=free / GIB)
         if missing:
             what += tr("; {missing:.2f} GB of models are to be fetched", missing=missing / GIB)
-        if missing and free < missing + LEAST_DISK:
+        if missing and free < missing + MIN_DISK:
             remedy = tr("free space (2 GB are kept free), or name a folder on another disk in models_dir")
     figures = {"disk_free_bytes": free, "missing_bytes": missing}
     # What is there already can be used as it is.
@@ -97,10 +97,10 @@ def models_folder(subject: Subject) -> Iterator[Check]:
 
 def bytes_missing(subject: Subject) -> int:
     """Add up the models the settings need and the folder lacks, where the catalogue knows their sizes."""
-    from colab_helpers.models.catalog import load_catalog, needed_models
+    from colab_helpers.models.catalog import load_catalog, required_models
 
     try:
-        entries = needed_models(subject.settings, load_catalog())
+        entries = required_models(subject.settings, load_catalog())
     except ModelError:  # a model under a name of its own; that it is missing is said with the models
         return 0
     return sum(entry.bytes or 0 for entry in entries if not (subject.models / entry.path).is_file())
@@ -164,7 +164,7 @@ def python(subject: Subject) -> Iterator[Check]:
     yield finding("python", what, remedy)
 
 
-def ranges(subject: Subject) -> Iterator[Check]:
+def package_versions(subject: Subject) -> Iterator[Check]:
     """Check every package that is asked for, one finding each."""
     # A run does without the extras: they are for the notebooks and for the proof against insightface.
     extras = [line for extra in EXTRAS for line in subject.project.extras[extra]]
@@ -172,7 +172,7 @@ def ranges(subject: Subject) -> Iterator[Check]:
         wanted, installed = requirements.requirement(line), subject.environment.installed
         name = requirements.canonical(wanted.name)
         what, remedy = installed.get(name) or tr("not installed"), ""
-        if not requirements.satisfied(line, installed):
+        if not requirements.is_satisfied(line, installed):
             what = tr("{version}; wanted is {wanted}", version=what, wanted=wanted.specifier)
             remedy = tr(INSTALL_REMEDY)
         yield finding(name, what, remedy, warns=line not in subject.project.requirements)
@@ -198,7 +198,7 @@ def runtime(subject: Subject) -> Iterator[Check]:
 def _range_problem(name: str, version: str) -> str:
     lines = [requirements.RUNTIME_FOR_CPU, *requirements.RUNTIME_FOR_CUDA.values()]
     wanted = [line for line in lines if requirements.requirement(line).name == name]
-    if any(requirements.satisfied(line, {name: version}) for line in wanted):
+    if any(requirements.is_satisfied(line, {name: version}) for line in wanted):
         return ""
     if not wanted:
         return tr("it is not one of those that are supported")
@@ -214,7 +214,7 @@ def _import_problem() -> str:
     return "" if hasattr(module, "InferenceSession") else tr("its files are gone: the module is empty")
 
 
-def agreement(subject: Subject) -> Iterator[Check]:
+def cuda_compatibility(subject: Subject) -> Iterator[Check]:
     """Compare what the ONNX Runtime wheel wants with what driver and libraries offer.
 
     A network that ran on the GPU proves that all of them agree, whatever is found lying about; only where

@@ -132,7 +132,7 @@ class Subject:
         """Take stock of the running installation; ColabHelpersError where not even that can be asked."""
         try:
             machine, project = this_machine(), requirements.read_project()
-            environment = requirements.look(project, EXTRAS)
+            environment = requirements.inspect_environment(project, EXTRAS)
         except ImportError as error:
             raise ColabHelpersError(str(error), where="packages", remedy=tr(INSTALL_REMEDY)) from error
         except requirements.InstallError as error:
@@ -160,7 +160,7 @@ class Subject:
             return int(built.split(".")[0])
         except (ImportError, AttributeError, ValueError):  # a CPU build lies over it, or it is damaged
             lines, installed = requirements.RUNTIME_FOR_CUDA.items(), {"onnxruntime-gpu": version}
-            return next((major for major, line in lines if requirements.satisfied(line, installed)), None)
+            return next((major for major, line in lines if requirements.is_satisfied(line, installed)), None)
 
     @cached_property
     def cuda_problem(self) -> str | None:

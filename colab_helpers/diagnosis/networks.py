@@ -19,10 +19,10 @@ from colab_helpers.faces.occluder import FaceParser, Occluder
 from colab_helpers.faces.path_choice import choose_path
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.language import mark, tr
-from colab_helpers.models.catalog import Role, load_catalog, wanted_models
-from colab_helpers.models.contracts import check_content, fit_of
-from colab_helpers.models.half import ModelChoice, choose
-from colab_helpers.models.inventory import examine
+from colab_helpers.models.catalog import Role, load_catalog, required_model_names
+from colab_helpers.models.contracts import check_content, match_contract
+from colab_helpers.models.inventory import inspect_file
+from colab_helpers.models.model_conversion import ModelChoice, choose
 from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.session import Network, Provider, Runtime
 from colab_helpers.settings import Settings
@@ -44,7 +44,7 @@ class Problem(NamedTuple):
 
 def models(subject: Subject) -> Iterator[Check]:
     """Try each network: one finding each, and one more where insightface can be held against it."""
-    for role, name in wanted_models(subject.settings, subject.models):
+    for role, name in required_model_names(subject.settings, subject.models):
         title = f"model {Path(name).name}"
         try:
             yield from _examine(subject, role, name)
@@ -93,7 +93,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     what = "; ".join([", ".join(facts), *choice.notes, *(problem.what for problem in problems)])
     worst = problems[0] if problems else Problem("", "")
     yield finding(f"model {Path(name).name}", what, worst.remedy, warns=worst.warns, figures=figures)
-    fit = fit_of(network.session, network.name)
+    fit = match_contract(network.session, network.name)
     known = role in ("detector", "recogniser", "attributes") or (fit and fit.contract.kind == "inswapper")
     if known and not network.standin and (worst.warns or not problems):  # insightface has a class for it
         yield reference.parity(role, network, subject.settings, subject.models)
@@ -204,7 +204,7 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
         yield Problem(tr("the catalogue does not know it"), tr(_WHERE_FROM), warns=True)
         return
     # Hashed anew each time: what a failing disk does to a file leaves its size and time as they were.
-    found = examine(entry, path, verify=True, loads=True)
+    found = inspect_file(entry, path, verify=True, loads=True)
     if found.problem is not None:
         yield Problem(found.problem.what, found.problem.remedy)
     elif found.state == "unknown":

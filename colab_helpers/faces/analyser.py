@@ -17,7 +17,7 @@ import numpy as np
 from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
-from colab_helpers.faces.views import VIEWS, View, is_dark, is_upright, shown_as
+from colab_helpers.faces.views import VIEWS, View, apply_view, is_dark, is_upright
 from colab_helpers.media.affine import invert, transform_points
 from colab_helpers.media.picture import BgrPicture, DetectorView, Picture
 from colab_helpers.models.session import Network, Runtime, models_root
@@ -28,10 +28,10 @@ _DETECTOR_FILE = Path("buffalo_l/det_10g.onnx")
 _RECOGNISER_FILE = Path("buffalo_l/w600k_r50.onnx")
 _ATTRIBUTES_FILE = Path("buffalo_l/genderage.onnx")
 _RECOGNISER_SIZE, _ATTRIBUTES_SIZE = 112, 96
-_AROUND = 1.5  # longer sides of a face's box make an edge of the crop by which sex and age are told
+_BOX_SCALE = 1.5  # longer sides of a face's box make an edge of the crop by which sex and age are told
 # A crowd must not become one huge tensor.
 _RECOGNISER_STACK = 16
-SURE = 0.7
+CONFIDENT_SCORE = 0.7
 """Score of a sure face: one on its side may be found upright in the wrong place, but with a lower one."""
 
 
@@ -82,9 +82,9 @@ class FaceAnalyser:
 
     def search(self, picture: Picture) -> list[Face]:
         """Find the faces of a single picture; where none is sure, look at other views of it, too."""
-        return self.surest(picture)[0]
+        return self.search_views(picture)[0]
 
-    def surest(self, picture: Picture) -> tuple[list[Face], View]:
+    def search_views(self, picture: Picture) -> tuple[list[Face], View]:
         """Return the faces of the view in which one is surest, best score first, and that view.
 
         Other views count only where the plain one shows no sure face: a brighter one where the picture is
@@ -94,7 +94,7 @@ class FaceAnalyser:
         plain = picture.detector_view(self._settings.face_detector_size)
         faces = self._in_view(plain)
         best, chosen = self._upright(faces, plain), (faces, VIEWS[0])
-        if best and best[0].score >= SURE:
+        if best and best[0].score >= CONFIDENT_SCORE:
             return chosen
         for view in VIEWS[1 if is_dark(plain) else 2 :]:
             found = self._standing(plain, view)
@@ -113,13 +113,13 @@ class FaceAnalyser:
         if view != "plain":
             return self._standing(plain, view)
         faces = self._in_view(plain)
-        if is_dark(plain) and not (faces and faces[0].score >= SURE):
-            bright = self._in_view(shown_as("bright", plain))
+        if is_dark(plain) and not (faces and faces[0].score >= CONFIDENT_SCORE):
+            bright = self._in_view(apply_view("bright", plain))
             faces = max(faces, bright, key=lambda found: found[0].score if found else 0.0)
         return faces
 
     def _standing(self, plain: DetectorView, view: View) -> list[Face]:
-        shown = shown_as(view, plain)
+        shown = apply_view(view, plain)
         return self._upright(self._in_view(shown), shown)
 
     @staticmethod
@@ -169,7 +169,7 @@ def sex_and_age(network: Network, picture: Picture, face: Face) -> FloatArray:
     Returns:
         ``(2,)``: 1 for a male face, else 0, and years from 0 to 100.
     """
-    scale = _ATTRIBUTES_SIZE / (_AROUND * float(max(face.box[2:] - face.box[:2])))
+    scale = _ATTRIBUTES_SIZE / (_BOX_SCALE * float(max(face.box[2:] - face.box[:2])))
     x, y = (_ATTRIBUTES_SIZE / 2 - scale * middle for middle in face.centre)
     crop = picture.crop(np.array([[scale, 0, x], [0, scale, y]]), _ATTRIBUTES_SIZE)
     (told,) = network.run_stack(cv2.dnn.blobFromImage(crop, swapRB=True))

@@ -53,7 +53,7 @@ class FaceChanger:
         """Change every face in place; pictures may appear several times."""
         if not jobs:
             return
-        grains = [Grain.of(job.picture, job.face, job.cover, self.masks) for job in jobs]
+        grains = [Grain.of(job.picture, job.face, job.visibility, self.masks) for job in jobs]
         ceilings: list[Sharpness | None] = [None] * len(jobs)
         if self.swapper is not None and self.latent is not None:
             if self.enhancer is not None:
@@ -86,8 +86,8 @@ class FaceChanger:
             crops=[job.crop for job in jobs],
         )
         for job, crop in zip(jobs, news, strict=True):
-            if job.watch is not None:
-                job.watch(crop, swapper.template)
+            if job.on_swapped is not None:
+                job.on_swapped(crop, swapper.template)
 
     def _enhance(
         self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: Sequence[Sharpness | None]
@@ -140,7 +140,7 @@ class FaceChanger:
             job.picture.crop(matrix, size) if crop is None else crop
             for (job, matrix), crop in zip(pairs, crops or [None] * len(jobs), strict=True)
         ]
-        masks = [self.masks.of(size, matrix, job.face, job.cover) for job, matrix in pairs]
+        masks = [self.masks.of(size, matrix, job.face, job.visibility) for job, matrix in pairs]
         changed = list(network(shown, masks))
         for (job, matrix), mask, (crop, share) in zip(pairs, masks, changed, strict=True):
             job.picture.paste(crop, matrix, weighted(mask, job.face.weight * share), box=job.face.box)

@@ -9,9 +9,9 @@ from colab_helpers.faces.types import ByteImage, FloatArray
 
 # Every second pixel of every second row tells enough.
 _STEP = 2
-_LEAST_PIXELS = 256
+_MIN_PIXELS = 256
 # A spread is changed at most so many times, and one of a level or less hardly: that is noise.
-_MOST_GAIN, _LEVEL = 1.5, 1.0
+_MAX_GAIN, _LEVEL = 1.5, 1.0
 
 
 def colour_matched(changed: ByteImage, before: ByteImage, mask: FloatArray) -> ByteImage:
@@ -27,7 +27,7 @@ def colour_matched(changed: ByteImage, before: ByteImage, mask: FloatArray) -> B
     """
     new = _lab(changed)
     inside, step = mask[::_STEP, ::_STEP] > 0.5, _STEP * len(changed) // len(mask)
-    if inside.sum() < _LEAST_PIXELS:
+    if inside.sum() < _MIN_PIXELS:
         return changed
     ours, theirs = new[::step, ::step][inside], _lab(before[::step, ::step])[inside]
     added = ours[:, 0] - theirs[:, 0]
@@ -35,7 +35,7 @@ def colour_matched(changed: ByteImage, before: ByteImage, mask: FloatArray) -> B
     shared = off <= np.median(off)
     ours, theirs = ours[shared], theirs[shared]
     spread = (theirs.std(0) + _LEVEL) / (ours.std(0) + _LEVEL)
-    gain = np.clip(spread, 1 / _MOST_GAIN, _MOST_GAIN)
+    gain = np.clip(spread, 1 / _MAX_GAIN, _MAX_GAIN)
     shift = theirs.mean(0) - gain * ours.mean(0)
     matched = cv2.cvtColor(cv2.transform(new, np.column_stack([np.diag(gain), shift])), cv2.COLOR_Lab2BGR)
     return np.asarray(cv2.convertScaleAbs(np.maximum(matched, 0), alpha=255), np.uint8)

@@ -9,31 +9,31 @@ from pathlib import Path
 from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError, SettingsError
 from colab_helpers.faces.analyser import FaceAnalyser, sex_and_age
 from colab_helpers.faces.anonymize import Anonymizer
-from colab_helpers.faces.cast import PERSONAL, Treatment
+from colab_helpers.faces.assignment import PER_PERSON_SETTINGS, Treatment
 from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.frame_enhancer import FrameEnhancer
 from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.occluder import FaceParser, Occluder
 from colab_helpers.faces.path_choice import choose_paths
-from colab_helpers.faces.photos import Identity, agreed_identity, quality_of
+from colab_helpers.faces.photos import Identity, merge_identity, quality_of
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.selection import order_faces
-from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper, without_effect
+from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper, ineffective_settings
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import Machine, shared_by, this_machine
+from colab_helpers.machine import Machine, this_machine, workers_per_machine
 from colab_helpers.media.picture import BgrPicture, Picture
 from colab_helpers.models.catalog import ANALYSIS_MODELS, content_models, mask_models
 from colab_helpers.models.contracts import check_content, converter_of
-from colab_helpers.models.half import changing_models, choose, wants_half
 from colab_helpers.models.inventory import origin_notes
-from colab_helpers.models.pool import SessionPool
+from colab_helpers.models.model_conversion import choose, face_processor_models, wants_half
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
+from colab_helpers.models.session_pool import SessionPool
 from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.sampler import gpu_memory
 from colab_helpers.settings import MAX_BATCH_SIZE, FrameProcessor, Settings
 
-_MOST_FACES = 8
+_MAX_FACES = 8
 GPU_RESERVE = 512 << 20
 """VRAM left to the encoder and to other programs, in bytes."""
 _CUDA_THREADS = 8  # enough to keep the GPU fed while others wait for copies (requirement A2)
@@ -84,7 +84,7 @@ class Engine:
         # Before the pool measures what is free: making a copy takes memory, which is given back.
         choices = {
             step: choose(root, name, half=settings.half_precision, runtime=runtime, make=True)
-            for step, name in changing_models(settings).items()
+            for step, name in face_processor_models(settings).items()
         }
         if runtime.provider == "cuda":
             runtime = runtime.pooled(gpu_pool(wait=settings.gpu_memory_wait), graphs=settings.cuda_graphs)
@@ -95,7 +95,7 @@ class Engine:
         masking = {role: runtime.open(root / f"{name}.onnx") for role, name in mask_models(resolved).items()}
         analyser = FaceAnalyser(resolved, models_dir=root, runtime=runtime)
         networks = {step: choice.open(runtime) for step, choice in choices.items()}
-        swapper, enhancer = _changers(resolved, networks, runtime, root)
+        swapper, enhancer = _open_crop_networks(resolved, networks, runtime, root)
         if runtime.graphs:
             analyser.load()  # next come decoders and encoders, beside which nothing may be captured
         # Nothing is captured of those asked once a second, nor of what takes long whoever launches it.
@@ -103,7 +103,7 @@ class Engine:
         files = {name: root / f"{name}.onnx" for name in content_models(resolved)}
         paths, by_processor = choose_paths(choices, swapper, enhancer, runtime)
         chosen = [note for choice in choices.values() for note in choice.notes]
-        chosen += [*origin_notes(resolved, root), *without_effect(resolved, swapper, enhancer)]
+        chosen += [*origin_notes(resolved, root), *ineffective_settings(resolved, swapper, enhancer)]
         return cls(
             settings=resolved,
             analyser=analyser,
@@ -117,7 +117,9 @@ class Engine:
             paths=paths,
             frame_enhancer=FrameEnhancer.open(resolved, seldom, root),
             content={
-                name: _for_content(seldom, name, path) for name, path in files.items() if path.is_file()
+                name: _open_content_network(seldom, name, path)
+                for name, path in files.items()
+                if path.is_file()
             },
             missing=next((path for path in files.values() if not path.is_file()), None),
         )
@@ -194,7 +196,7 @@ class Engine:
             found.append(list(self.analyser.features(BgrPicture(image), faces)))
             quality.append([quality_of(image, face) for face in faces])
             ages.append(self.ages(BgrPicture(image), faces))
-        return agreed_identity([name for name, _ in photos], found, quality, ages)
+        return merge_identity([name for name, _ in photos], found, quality, ages)
 
     def ages(self, picture: Picture, faces: Sequence[Face]) -> list[float]:
         """How old faces seem, in years; none where the network that tells it is missing."""
@@ -209,7 +211,7 @@ class Engine:
         return list(self.analyser.features(BgrPicture(image), self._faces(name, image)))
 
     def _faces(self, name: str, image: ByteImage) -> list[Face]:
-        faces = order_faces(self.analyser.find(image, embed=False), "largest")[:_MOST_FACES]
+        faces = order_faces(self.analyser.find(image, embed=False), "largest")[:_MAX_FACES]
         if not faces:
             raise NoFaceError(
                 tr("no face was found in the photo"),
@@ -225,7 +227,7 @@ class Engine:
         """
         if treatment.action != "swap":
             return Anonymizer(treatment.action)
-        own = self._for(treatment)
+        own = self._for_treatment(treatment)
         settings, enhancer = own.settings, own.enhancer
         if enhancer is not None and settings.enhancer_weight != self.settings.enhancer_weight:
             enhancer = Enhancer(enhancer.network, weight=settings.enhancer_weight)
@@ -241,7 +243,7 @@ class Engine:
             self.paths,
         )
 
-    def _for(self, treatment: Treatment) -> Engine:
+    def _for_treatment(self, treatment: Treatment) -> Engine:
         """The same networks with the settings, and those networks alone, of a treatment."""
         asked = {name: value for name, value in treatment.settings.items() if value != "auto"}
         settings = self.settings.with_overrides(**asked)
@@ -253,20 +255,22 @@ class Engine:
             "frame_enhancer": self.frame_enhancer,
         }
         steps = {*settings.frame_processors, *settings.face_mask_types}
-        missing = [name for name in asked if name not in PERSONAL]
+        missing = [name for name in asked if name not in PER_PERSON_SETTINGS]
         missing += [name for name in sorted(steps & loaded.keys()) if loaded[name] is None]
         if treatment.settings and missing:
             raise SettingsError(
                 tr("{names} cannot be set for one person alone", names=", ".join(missing)),
                 where=treatment.source_name,
-                remedy=tr("set it for the whole run, or choose among {names}", names=", ".join(PERSONAL)),
+                remedy=tr(
+                    "set it for the whole run, or choose among {names}", names=", ".join(PER_PERSON_SETTINGS)
+                ),
             )
         swapper = self.swapper if "face_swapper" in steps else None
         enhancer = self.enhancer if "face_enhancer" in steps else None
         return replace(self, settings=settings, swapper=swapper, enhancer=enhancer)
 
 
-def _changers(
+def _open_crop_networks(
     settings: Settings, networks: Mapping[FrameProcessor, Network], runtime: Runtime, root: Path
 ) -> tuple[Swapper | None, Enhancer | None]:
     swapper = enhancer = None
@@ -280,7 +284,7 @@ def _changers(
     return swapper, enhancer
 
 
-def _for_content(runtime: Runtime, name: str, path: Path) -> Network:
+def _open_content_network(runtime: Runtime, name: str, path: Path) -> Network:
     network = runtime.open(path)
     if name != ANALYSIS_MODELS[2]:
         check_content(network.session, name, where=str(path))
@@ -333,8 +337,10 @@ def resolve(settings: Settings, machine: Machine, *, cuda: bool) -> tuple[Settin
         that had to be lowered because the machine cannot bear it.
     """
     budget, notes = machine.memory_budget, tuple[str, ...]()
-    memory = budget if settings.max_memory == "auto" else min(settings.max_memory / shared_by(), budget)
-    if settings.max_memory != "auto" and settings.max_memory / shared_by() > budget:
+    memory = (
+        budget if settings.max_memory == "auto" else min(settings.max_memory / workers_per_machine(), budget)
+    )
+    if settings.max_memory != "auto" and settings.max_memory / workers_per_machine() > budget:
         text = mark(
             "max_memory lowered from {memory:g} to {budget:.1f} GB: "
             "this machine has no more beside the 2 GB left to the system"

@@ -19,8 +19,8 @@ from colab_helpers.errors import MediaError, OutOfMemoryError
 from colab_helpers.language import mark, tr
 from colab_helpers.media.colour import ColourSpace, matrix_of
 from colab_helpers.media.conversion import working_colour
+from colab_helpers.media.demuxing import MAX_FRAME_PIXELS
 from colab_helpers.media.formats import WORKING_FORMATS, ByteImage, is_full_range
-from colab_helpers.media.opening import MAX_FRAME_PIXELS
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.models.contracts import enlarges
 from colab_helpers.models.session import Network, Runtime
@@ -53,7 +53,7 @@ class FrameEnhancer:
         scale: How many times wider and higher its pictures become.
         edge: Of the tiles it is given, at most; ``usual`` with each file, and less once memory ran out.
         notes: That it did, one sentence each.
-        beat: Called before each tile, which may take seconds; may raise to give up.
+        heartbeat: Called before each tile, which may take seconds; may raise to give up.
 
     Raises:
         ModelError: The network has another contract.
@@ -64,7 +64,7 @@ class FrameEnhancer:
         self.scale, self._fixed = enlarges(network.session, where=str(network.path))
         self.edge = self.usual = self._fixed or edge_for(memory, self.scale)
         self.notes: list[str] = []
-        self.beat: Callable[[], None] = lambda: None
+        self.heartbeat: Callable[[], None] = lambda: None
         self._reformatter = VideoReformatter()
 
     @classmethod
@@ -76,11 +76,11 @@ class FrameEnhancer:
         network = runtime.open(root / f"{settings.frame_enhancer_model}.onnx", edge=EDGES[-1])
         opened = cls(network, blend=blend, memory=pool.ceiling if pool else 0)
         if pool:
-            with network.session.growing():  # so that the pool knows what a tile takes
+            with network.session.track_growth():  # so that the pool knows what a tile takes
                 opened.enlarge(np.zeros((opened.edge - 2 * MARGIN,) * 2 + (3,), np.uint8))
         return opened
 
-    def go_on(self, noted: Iterable[str]) -> None:
+    def resume_tile_size(self, noted: Iterable[str]) -> None:
         """Go on with a file in the smallest tiles that were noted of its segments, as `Engine.place` is."""
         known = (re.search(r"tiles: (\d+)", each) for each in noted)
         self.edge = min([self.edge, *(int(found[1]) for found in known if found)])
@@ -174,7 +174,7 @@ class FrameEnhancer:
                     slice(scale * start, scale * (start + step))
                     for start, step in zip((top, left), inside, strict=True)
                 )
-                self.beat()
+                self.heartbeat()
                 place = result[rows, columns]
                 place[...] = self._tile(tile)[: place.shape[0], : place.shape[1]]
         return result

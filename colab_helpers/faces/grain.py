@@ -11,7 +11,7 @@ from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import BOX, FaceMasks
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.affine import Matrix, compose, invert, resizing
-from colab_helpers.media.blending import Region, face_region, open_box, region_weights
+from colab_helpers.media.blending import Region, extend_box, face_region, region_weights
 from colab_helpers.media.picture import Picture
 
 _SIZE = 128
@@ -20,7 +20,7 @@ _SIZE = 128
 _FINE, _STRONGEST = 1.0, 2.5
 # Of normal noise so many percent are within so many standard deviations; lines and edges are not among them.
 _CALM, _CALM_WIDTH = 25, 0.3186
-_LEAST_PIXELS = 256
+_MIN_PIXELS = 256
 # Every fourth pixel of every fourth row tells enough.
 _STEP = 4
 
@@ -43,19 +43,19 @@ class Grain:
 
     @classmethod
     def of(
-        cls, picture: Picture, face: Face, cover: ByteImage | None = None, masks: FaceMasks = BOX
+        cls, picture: Picture, face: Face, visibility: ByteImage | None = None, masks: FaceMasks = BOX
     ) -> Grain | None:
         """Take it from a face that is not changed yet; None where next to nothing of it is in the frame.
 
         What covers the face keeps the grain it has.
         """
         matrix = similarity_transform(face.kps, arcface_template(_SIZE))
-        box = open_box(face.box, picture.width, picture.height)
+        box = extend_box(face.box, picture.width, picture.height)
         region = face_region(matrix, _SIZE, box, picture.width, picture.height)
         left, top, right, bottom = region
-        if (right - left) * (bottom - top) < _LEAST_PIXELS or right <= left:
+        if (right - left) * (bottom - top) < _MIN_PIXELS or right <= left:
             return None
-        mask = masks.of(_SIZE, matrix, face, cover)
+        mask = masks.of(_SIZE, matrix, face, visibility)
         weight = _coarse_weights(mask, invert(matrix), region, box)
         fine = _fine(picture.luma(region))
         level = _level(fine[::_STEP, ::_STEP][weight > 0.5])

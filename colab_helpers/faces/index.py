@@ -18,11 +18,11 @@ import numpy as np
 
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.faces.views import VIEWS, View
-from colab_helpers.files import write_whole
+from colab_helpers.files import copy_atomically
 from colab_helpers.media.picture import Picture
 
 VERSION = 2
-EVERY = 4
+DETECTION_INTERVAL = 4
 """Frames from one that the detector sees in any case to the next."""
 _EMBEDDING = np.float16
 
@@ -100,7 +100,7 @@ class FaceIndex:
         self._ends_on_disk = self.complete
         self._watcher: Watcher | None = None
 
-    def watched(self, watcher: Watcher, time_base: Fraction) -> None:
+    def attach_watcher(self, watcher: Watcher, time_base: Fraction) -> None:
         """Show new rows, with timestamps of a time base, to a watcher that has seen those that are known."""
         self._watcher, self._time_base = watcher, time_base
         if self.complete:
@@ -138,7 +138,7 @@ class FaceIndex:
         with self._lock:
             self.complete = True
 
-    def settle(self) -> None:
+    def drop_undecided(self) -> None:
         """Drop the last rows up to one that may be gone on from, as a later run would find it."""
         with self._lock:
             while self._rows and not self._ends_group(len(self._rows)):
@@ -158,14 +158,14 @@ class FaceIndex:
                 self._watcher.keep()
             data = io.BytesIO()
             np.savez_compressed(data, **_arrays(rows), key=self.key, version=VERSION, complete=self.complete)
-            write_whole(path, data)
+            copy_atomically(path, data)
             self._chunks.append(path)
             self._written, self._ends_on_disk = self._written + len(rows), self.complete
             del self._rows[:stop]
         self._keep(path)
 
     def _ends_group(self, count: int) -> bool:
-        return self.complete or self._rows[count - 1].frame % EVERY == 0
+        return self.complete or self._rows[count - 1].frame % DETECTION_INTERVAL == 0
 
 
 def _name(frame: int) -> str:

@@ -38,9 +38,9 @@ REGIONS: dict[FaceRegion, tuple[int, ...]] = {
     "mouth": (11,),
     "lips": (12, 13),
 }
-COVER = 256
+VISIBILITY_SIZE = 256
 # As half of the crop by FFHQ's points, to which no cover need be turned, then.
-COVER_TEMPLATE = FFHQ_512 / 2 - np.float32(0.25)
+VISIBILITY_TEMPLATE = FFHQ_512 / 2 - np.float32(0.25)
 # An edge of a cover is blurred by so many of its pixels, then made twice as steep.
 _EDGE = 0.8
 # A cover that lies within so many pixels as a mask does is not turned.
@@ -77,7 +77,7 @@ def face_mask(size: int, blur: float = 0.3, padding: Padding = (0, 0, 0, 0), box
 
 def mask_edge(size: int) -> int:
     """Edge of the mask of a crop: the crop's, or 256 where that is a multiple of it."""
-    return size if size % COVER else COVER
+    return size if size % VISIBILITY_SIZE else VISIBILITY_SIZE
 
 
 def weighted(mask: FloatArray, weight: float) -> FloatArray:
@@ -86,15 +86,15 @@ def weighted(mask: FloatArray, weight: float) -> FloatArray:
 
 
 @dataclass(frozen=True, eq=False)
-class RawCover:
+class RawVisibility:
     """What a face's own frame shows of it.
 
     Attributes:
-        cover: Its cover, as the networks see it in this frame alone.
+        visibility: Its cover, as the networks see it in this frame alone.
         grey: ``(256, 256)`` uint8, the brightness of the crop without its noise.
     """
 
-    cover: ByteImage
+    visibility: ByteImage
     grey: ByteImage
 
 
@@ -120,50 +120,51 @@ class FaceMasks:
         """Whether pictures are looked at."""
         return self.occluder is not None or self.parser is not None
 
-    def raw_covers(self, picture: Picture, faces: Sequence[Face]) -> list[RawCover | None]:
+    def raw_visibility(self, picture: Picture, faces: Sequence[Face]) -> list[RawVisibility | None]:
         """Look at the faces of a picture that is not changed yet; None where the box alone counts."""
         if not faces or not self.uses_networks:
             return [None] * len(faces)
-        places = [similarity_transform(face.kps, COVER_TEMPLATE) for face in faces]
-        crops = [picture.crop(place, COVER, coarse=True) for place in places]
-        covers = np.full((len(faces), COVER, COVER), 255, np.uint8)
+        places = [similarity_transform(face.kps, VISIBILITY_TEMPLATE) for face in faces]
+        crops = [picture.crop(place, VISIBILITY_SIZE, coarse=True) for place in places]
+        covers = np.full((len(faces), VISIBILITY_SIZE, VISIBILITY_SIZE), 255, np.uint8)
         if self.occluder is not None:
             covers = self.occluder.seen(crops)
         if self.parser is not None:
-            double = [picture.crop(compose(resizing(2), place), 2 * COVER) for place in places]
+            double = [picture.crop(compose(resizing(2), place), 2 * VISIBILITY_SIZE) for place in places]
             kept = [number for region in self.regions for number in REGIONS[region]]
-            for cover, parts in zip(covers, self.parser.parts(double), strict=True):
+            for visibility, parts in zip(covers, self.parser.parts(double), strict=True):
                 inside = np.isin(parts, kept).astype(np.uint8) * 255
-                small = cv2.resize(inside, (COVER, COVER), interpolation=cv2.INTER_AREA)
-                np.minimum(cover, small, out=cover)
+                small = cv2.resize(inside, (VISIBILITY_SIZE, VISIBILITY_SIZE), interpolation=cv2.INTER_AREA)
+                np.minimum(visibility, small, out=visibility)
         greys = (cv2.blur(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), (_NOISE, _NOISE)) for crop in crops)
         return [
-            RawCover(cover, np.asarray(grey, np.uint8)) for cover, grey in zip(covers, greys, strict=True)
+            RawVisibility(visibility, np.asarray(grey, np.uint8))
+            for visibility, grey in zip(covers, greys, strict=True)
         ]
 
     def limit(self, size: int) -> FloatArray:
         """Return what limits every face in a crop, the same array each time; see `of`."""
         return face_mask(mask_edge(size), self.blur, self.padding, self.box)
 
-    def of(self, size: int, place: Matrix, face: Face, cover: ByteImage | None) -> FloatArray:
+    def of(self, size: int, place: Matrix, face: Face, visibility: ByteImage | None) -> FloatArray:
         """Return the mask of a crop, ``(S, S)`` by `mask_edge`.
 
         Args:
             size: Edge of the crop.
             place: From the picture's pixels to the crop's.
             face: Whose crop it is.
-            cover: Its `cover`; None where nothing covers it.
+            visibility: Its `visibility`; None where nothing covers it.
         """
         mask = self.limit(size)
         edge = len(mask)
-        if cover is None:
+        if visibility is None:
             return mask
         to_mask = compose(resizing(edge / size), place)
-        there = compose(to_mask, invert(similarity_transform(face.kps, COVER_TEMPLATE)))
-        if edge != COVER or np.abs(there - resizing(1)).max() > _SAME:
-            shown = cv2.warpAffine(cover, there, (edge, edge), borderMode=cv2.BORDER_REPLICATE)
-            cover = np.asarray(shown, np.uint8)
-        limit = cover.astype(np.float32)
+        there = compose(to_mask, invert(similarity_transform(face.kps, VISIBILITY_TEMPLATE)))
+        if edge != VISIBILITY_SIZE or np.abs(there - resizing(1)).max() > _SAME:
+            shown = cv2.warpAffine(visibility, there, (edge, edge), borderMode=cv2.BORDER_REPLICATE)
+            visibility = np.asarray(shown, np.uint8)
+        limit = visibility.astype(np.float32)
         limit *= np.float32(1 / 255)
         return np.minimum(mask, limit, out=limit)
 
@@ -172,7 +173,9 @@ BOX = FaceMasks()
 """The box alone, as it is by default."""
 
 
-def cover_of(own: RawCover | None, near: Sequence[RawCover | None] = ()) -> ByteImage | None:
+def smooth_visibility(
+    own: RawVisibility | None, near: Sequence[RawVisibility | None] = ()
+) -> ByteImage | None:
     """Return a face's cover; None where nothing covers it.
 
     Args:
@@ -182,16 +185,16 @@ def cover_of(own: RawCover | None, near: Sequence[RawCover | None] = ()) -> Byte
     """
     if own is None:
         return None
-    values = [own.cover]
+    values = [own.visibility]
     for other in near:
         if other is not None:
             differs = cv2.threshold(cv2.absdiff(own.grey, other.grey), _OTHER - 1, 255, cv2.THRESH_BINARY)[1]
-            values.append(np.asarray(cv2.copyTo(own.cover, differs, other.cover.copy()), np.uint8))
-    cover = _median([*values, *[own.cover] * (5 - len(values))])
-    if cover.min() == 255:
+            values.append(np.asarray(cv2.copyTo(own.visibility, differs, other.visibility.copy()), np.uint8))
+    visibility = _median([*values, *[own.visibility] * (5 - len(values))])
+    if visibility.min() == 255:
         return None
     # As steep as leaves no ghost of the change on what covers it, and no rim of the old face beside it.
-    soft = cv2.GaussianBlur(cover, (5, 5), _EDGE)
+    soft = cv2.GaussianBlur(visibility, (5, 5), _EDGE)
     return np.asarray(cv2.addWeighted(soft, 2, soft, 0, -128), np.uint8)
 
 

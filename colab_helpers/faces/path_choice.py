@@ -25,10 +25,16 @@ from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import Face, FaceJob
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.models.half import Conversion, ModelChoice, place_of, remove_outdated, target_of
+from colab_helpers.models.model_conversion import (
+    Conversion,
+    ModelChoice,
+    comparison_key,
+    converted_path,
+    remove_outdated,
+)
 from colab_helpers.models.parity import Reason, Verdict
-from colab_helpers.models.pool import PooledSession, first_line
 from colab_helpers.models.session import Runtime
+from colab_helpers.models.session_pool import PooledSession, first_line
 from colab_helpers.settings import FrameProcessor
 
 ALLOWED = 1, 3
@@ -71,7 +77,7 @@ def choose_path(part: Swapper | Enhancer, original: Path, runtime: Runtime) -> t
     if isinstance(part, Swapper) and part.boosted:
         return None, tr("it works in tiles")
     path, session = PixelPath(part, runtime), part.network.session
-    with session.growing() if isinstance(session, PooledSession) else nullcontext():
+    with session.track_growth() if isinstance(session, PooledSession) else nullcontext():
         try:
             problem = _problem(path, original)
         except Exception as error:  # noqa: BLE001 - whatever it is, memory that ran out too: OpenCV can do it
@@ -83,8 +89,8 @@ def choose_path(part: Swapper | Enhancer, original: Path, runtime: Runtime) -> t
 
 def _problem(path: PixelPath, original: Path) -> str:
     """Make the graphs unless the record says no, and try and record them if it says nothing."""
-    graphs, target = path.runtime.graphs, target_of(original, "pixels")
-    place = f"{place_of(path.runtime)}, {'captured' if graphs else 'plain'} {VERSION}"
+    graphs, target = path.runtime.graphs, converted_path(original, "pixels")
+    place = f"{comparison_key(path.runtime)}, {'captured' if graphs else 'plain'} {VERSION}"
     record = Conversion.of(target)
     if place not in record.verdicts or not record.verdicts[place].reason:
         path.prepare(capture=graphs)
@@ -99,10 +105,10 @@ def tried(path: PixelPath) -> Verdict:
     """Change a made-up face both ways."""
     (before, expected, usual), (_, found, own) = (_way(path.part, way) for way in ({}, {path.step: path}))
     levels = np.abs(found - expected)[(expected != before) | (found != before)]
-    return judged(float(levels.mean()), float(levels.max()), usual, own)
+    return make_verdict(float(levels.mean()), float(levels.max()), usual, own)
 
 
-def judged(mean: float, most: float, usual: float, own: float) -> Verdict:
+def make_verdict(mean: float, most: float, usual: float, own: float) -> Verdict:
     """Judge grey levels between both ways, mean and largest of what changed, and their milliseconds."""
     far = mean > ALLOWED[0] or most > ALLOWED[1]
     reason: Reason = "differs" if far else "slower" if own >= usual else ""

@@ -31,13 +31,13 @@ TURNED = 30.0
 DARK = 80.0
 """Grey level that the brightest twentieth of a face passes in any usable light, whatever the skin: eyes,
 teeth and reflections do. The demo's darkest portrait has 197."""
-BURNT = 0.1
+OVEREXPOSED = 0.1
 """Share of a face's pixels that may be at the upper end of the scale, where nothing can be told apart."""
-SAME_PERSON = 1.4
+SAME_PERSON_DISTANCE = 1.4
 """Squared distance of unit embeddings up to which two photos may show one person: a cosine of 0.3."""
 
 # A single photo counts, however poor.
-_LEAST_QUALITY = 0.05
+_MIN_QUALITY = 0.05
 _CROP = 112
 _WHITE = 250
 
@@ -53,7 +53,7 @@ class PhotoReport:
         sharpness: Variance of the Laplacian over the variance of the grey levels, in the aligned crop.
         yaw: Degrees that the face is turned to the side, estimated; positive towards the image's right.
         highlights: Grey level that one twentieth of the face passes, 0 to 255.
-        burnt: Share of the face's pixels that are white.
+        overexposed: Share of the face's pixels that are white.
         quality: How much the face counts beside those of other photos, 0 to 1; see `quality_of`.
         hints: What speaks against the photo and what to know, one sentence each.
     """
@@ -64,7 +64,7 @@ class PhotoReport:
     sharpness: float
     yaw: float
     highlights: float
-    burnt: float
+    overexposed: float
     quality: float
     hints: tuple[str, ...]
 
@@ -101,13 +101,13 @@ def examine(analyser: FaceAnalyser, image: ByteImage) -> PhotoReport:
         sharpness=shown.sharpness,
         yaw=shown.yaw,
         highlights=shown.highlights,
-        burnt=shown.burnt,
+        overexposed=shown.overexposed,
         quality=shown.quality,
         hints=(
             *_count_hints(len(faces)),
             *_detail_hints(shown.width, shown.sharpness),
             *_pose_hints(shown.yaw),
-            *_light_hints(shown.highlights, shown.burnt),
+            *_light_hints(shown.highlights, shown.overexposed),
         ),
     )
 
@@ -133,20 +133,20 @@ class _Shown(NamedTuple):
     sharpness: float
     yaw: float
     highlights: float
-    burnt: float
+    overexposed: float
 
     @classmethod
     def of(cls, image: ByteImage, face: Face) -> Self:
         grey = _grey_crop(image, face)
-        highlights, burnt = percentile(grey, 95), float(np.mean(grey >= _WHITE))
-        return cls(_width(face), sharpness_of(grey), yaw_degrees(face.kps), highlights, burnt)
+        highlights, overexposed = percentile(grey, 95), float(np.mean(grey >= _WHITE))
+        return cls(_width(face), sharpness_of(grey), yaw_degrees(face.kps), highlights, overexposed)
 
     @property
     def quality(self) -> float:
         facing = np.cos(np.radians(self.yaw)) / np.cos(np.radians(TURNED))
-        unburnt = (1 - self.burnt) / (1 - BURNT)
+        unburnt = (1 - self.overexposed) / (1 - OVEREXPOSED)
         shares = (self.width / SMALLEST, self.sharpness / BLURRED, self.highlights / DARK, facing, unburnt)
-        return float(np.clip(min(shares), _LEAST_QUALITY, 1))
+        return float(np.clip(min(shares), _MIN_QUALITY, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ class Identity:
     age: float | None = None
 
 
-def agreed_identity(
+def merge_identity(
     names: Sequence[str],
     found: Sequence[Sequence[FloatArray] | ColabHelpersError],
     quality: Sequence[Sequence[float]] = (),
@@ -194,7 +194,9 @@ def agreed_identity(
         raise next(iter(errors.values()))
     places = {n: _shared_face(n, photos) for n in photos}
     known = [(n, photos[n][place]) for n, place in places.items()]
-    foreign = {n for (n, _), wrong in zip(known, strangers([one for _, one in known]), strict=True) if wrong}
+    foreign = {
+        n for (n, _), wrong in zip(known, find_outliers([one for _, one in known]), strict=True) if wrong
+    }
     used = [n for n, _ in known if n not in foreign]
     if not used:
         raise UsageError(
@@ -225,7 +227,7 @@ def _shared_face(number: int, photos: Mapping[int, Sequence[FloatArray]]) -> int
     others = [faces for n, faces in photos.items() if n != number]
 
     def shared(face: FloatArray) -> int:
-        return sum(any(face_distance(face, one) <= SAME_PERSON for one in faces) for faces in others)
+        return sum(any(face_distance(face, one) <= SAME_PERSON_DISTANCE for one in faces) for faces in others)
 
     counts = [shared(face) for face in photos[number]]
     return counts.index(max(counts))
@@ -240,7 +242,7 @@ def _chosen_note(name: str, count: int, place: int) -> str:
     return tr(told, name=name, count=count, place=place + 1)
 
 
-def strangers(embeddings: Sequence[FloatArray]) -> list[bool]:
+def find_outliers(embeddings: Sequence[FloatArray]) -> list[bool]:
     """Which of several photos seem to show somebody else than most of the others do.
 
     Args:
@@ -250,7 +252,7 @@ def strangers(embeddings: Sequence[FloatArray]) -> list[bool]:
     marks = []
     for number, embedding in enumerate(embeddings):
         others = [other for place, other in enumerate(embeddings) if place != number]
-        near = sum(face_distance(embedding, other) <= SAME_PERSON for other in others)
+        near = sum(face_distance(embedding, other) <= SAME_PERSON_DISTANCE for other in others)
         marks.append(2 * near < len(others))
     return marks
 
@@ -303,6 +305,8 @@ def _pose_hints(yaw: float) -> list[str]:
     ]
 
 
-def _light_hints(highlights: float, burnt: float) -> list[str]:
+def _light_hints(highlights: float, overexposed: float) -> list[str]:
     dark = [tr("The face is too dark: little can be told apart.")] if highlights < DARK else []
-    return dark + ([tr("The face is too bright: parts of it are plain white.")] if burnt > BURNT else [])
+    return dark + (
+        [tr("The face is too bright: parts of it are plain white.")] if overexposed > OVEREXPOSED else []
+    )

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from colab_helpers.faces.masks import COVER, mask_edge
-from colab_helpers.faces.sharpness import MOST_PIXELS, REACH, edges_kernel
+from colab_helpers.faces.masks import VISIBILITY_SIZE, mask_edge
+from colab_helpers.faces.sharpness import MAX_PIXELS, REACH, edges_kernel
 
 OPSET, _IR_VERSION = 17, 8
 VERSION = 1
 """Raised whenever faces come out otherwise, or in another time: earlier verdicts then no longer count."""
 NO_LIMIT = 1e30
-_LOOK = MOST_PIXELS + 2 * REACH
+_LOOK = MAX_PIXELS + 2 * REACH
 # How OpenCV makes grey of red, green and blue (ITU-R BT.601).
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 # Numbers, in the order in which they come in one vector. A way from one picture to another is a matrix (2, 3)
@@ -37,7 +37,7 @@ _TAIL = {
     "luma to crop": 6, "luma cubic": 1, "chroma to crop": 6, "chroma cubic": 1, "cover": 6, "to yuv": 12,
     "share": 1, "weight": 1,
 }  # fmt: skip
-_SHARP = {"x": _LOOK, "y": _LOOK, "inside": MOST_PIXELS, "count": 1, "most": 1}
+_SHARP = {"x": _LOOK, "y": _LOOK, "inside": MAX_PIXELS, "count": 1, "most": 1}
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ def tail(area: Area, size: int, levels: tuple[float, float], *, sharp: bool) -> 
     g = _Graph(numbers)
     new = g.rounded(g.add("Add", g.add("Mul", "picture", levels[0]), levels[1]))
     share = g.add("Mul", _sharp_share(g, new) if sharp else g.numbers["share"], g.numbers["weight"])
-    cover = g.add("Cast", g.add("Reshape", "cover", [1, 1, COVER, COVER]), to=1)
-    shown = g.rounded(g.sampled(cover, g.read_at("cover", (edge, edge), (COVER, COVER))))
+    cover = g.add("Cast", g.add("Reshape", "cover", [1, 1, VISIBILITY_SIZE, VISIBILITY_SIZE]), to=1)
+    shown = g.rounded(g.sampled(cover, g.read_at("cover", (edge, edge), (VISIBILITY_SIZE, VISIBILITY_SIZE))))
     limit = g.add("Reshape", "mask", [1, 1, edge, edge])
     mask = g.add("Mul", g.add("Min", g.add("Mul", shown, 1 / 255), limit), share)
     crops = g.cut(g.coloured(new, "to yuv", size), [1, 2], axis=1)
@@ -218,7 +218,7 @@ def tail(area: Area, size: int, levels: tuple[float, float], *, sharp: bool) -> 
         "pixels": pixels,
         "numbers": (np.float32, [sum(numbers.values())]),
         "mask": (np.float32, [edge, edge]),
-        "cover": (np.uint8, [COVER, COVER]),
+        "cover": (np.uint8, [VISIBILITY_SIZE, VISIBILITY_SIZE]),
     }
     return g.model({**inputs, **({"crop": (np.float32, shape)} if sharp else {})}, {"blended": pixels})
 
@@ -250,7 +250,7 @@ def _sharp_share(g: _Graph, new: str) -> str:
     seen = g.rounded(g.sampled(grey, g.add("Concat", places, places, axis=0)))
     edges = g.add("Conv", seen, edges_kernel()[None, None])
     inside = g.numbers["inside"]
-    edges = g.add("Mul", g.add("Mul", edges, inside), g.add("Reshape", inside, [MOST_PIXELS, 1]))
+    edges = g.add("Mul", g.add("Mul", edges, inside), g.add("Reshape", inside, [MAX_PIXELS, 1]))
     plain, enhanced = g.cut(edges, [1, 1], axis=0)
     added = g.add("Sub", enhanced, plain)
 

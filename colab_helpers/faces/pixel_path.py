@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.faces.geometry import similarity_transform
-from colab_helpers.faces.masks import COVER, COVER_TEMPLATE, FaceMasks, mask_edge
+from colab_helpers.faces.masks import VISIBILITY_SIZE, VISIBILITY_TEMPLATE, FaceMasks, mask_edge
 from colab_helpers.faces.pixel_graph import HEAD, NO_LIMIT, Area, head, tail, tail_numbers
-from colab_helpers.faces.sharpness import MOST_PIXELS, REACH, Sharpness
+from colab_helpers.faces.sharpness import MAX_PIXELS, REACH, Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import FaceJob, FloatArray
 from colab_helpers.media.affine import Matrix, compose, crop_bounds, invert, resizing, zoom_of
-from colab_helpers.media.blending import Grid, Region, face_region, open_box, ramps_of
+from colab_helpers.media.blending import PlaneLayout, Region, extend_box, face_region, ramps_of
 from colab_helpers.media.colour import bgr_to_yuv_matrix, yuv_to_bgr_matrix
-from colab_helpers.media.picture import DOUBLED, VideoPicture
-from colab_helpers.models.cuda_graphs import Places
+from colab_helpers.media.picture import HALF_CHROMA_ZOOM, VideoPicture
+from colab_helpers.models.cuda_graphs import DeviceBuffers
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import FrameProcessor
 
@@ -38,15 +38,15 @@ _MARGIN = 3
 _NEAR = 0.65
 # OpenCV's coefficients for colours of 8 bits have so many steps; with finer ones every tenth pixel is off.
 _STEPS = 1024
-_UNCOVERED = np.full((COVER, COVER), 255, np.uint8)
+_UNCOVERED = np.full((VISIBILITY_SIZE, VISIBILITY_SIZE), 255, np.uint8)
 
 
 @dataclass(eq=False)
 class _Graphs:
     """The graphs on both sides of a network in its places, and what was put there last."""
 
-    before: Places | None
-    behind: Places
+    before: DeviceBuffers | None
+    behind: DeviceBuffers
     pixels: npt.NDArray[Any]
     held: dict[str, Any]
 
@@ -67,7 +67,7 @@ class PixelPath:
     def prepare(self, *, capture: bool) -> None:
         """Make the graphs, captured if asked: no other work may be on the GPU then."""
 
-        def work(places: Places) -> None:
+        def work(places: DeviceBuffers) -> None:
             self._made = True
             for edge in EDGES:
                 area = Area(edge)
@@ -76,12 +76,12 @@ class PixelPath:
                     if side is not None:
                         side.run({})
 
-        self.part.network.run_within(work, capturing=capture)
+        self.part.network.run_on_device(work, capturing=capture)
 
     def drop(self) -> None:
         """Free what was made."""
         if self._made:
-            self.part.network.run_within(lambda places: places.kept.clear())
+            self.part.network.run_on_device(lambda places: places.kept.clear())
 
     def change(
         self,
@@ -114,16 +114,16 @@ class PixelPath:
 
     def _change(self, own: _Part, mask: FloatArray, beside: Arrays, numbers: Mapping[str, Any]) -> None:
         part, job = self.part, own.job
-        values, watch = dict(beside), None
+        values, on_swapped = dict(beside), None
         if isinstance(part, Swapper):
-            watch = job.watch
+            on_swapped = job.on_swapped
             crop = job.picture.crop(own.matrix, part.size) if job.crop is None else job.crop
             values["picture"] = part.blob(crop)
         pairs = zip(part.network.input_names, part.fit.inputs, strict=True)
         feed = {name: values[kind] for name, kind in pairs if kind in values}
-        still: Arrays = {"mask": mask, "cover": _UNCOVERED if job.cover is None else job.cover}
+        still: Arrays = {"mask": mask, "cover": _UNCOVERED if job.visibility is None else job.visibility}
 
-        def work(places: Places) -> tuple[npt.NDArray[Any], Any]:
+        def work(places: DeviceBuffers) -> tuple[npt.NDArray[Any], Any]:
             if own.area not in places.kept:
                 places.kept[own.area] = self._graphs(own.area, places, capture=False)
             graphs: _Graphs = places.kept[own.area]
@@ -137,27 +137,27 @@ class PixelPath:
             order = tail_numbers(own.area, sharp=graphs.before is not None)
             graphs.behind.run({**given, **moved, "numbers": _joined(numbers, order)})
             graphs.held.update(moved)
-            new = places.read(part.network.output_names[part.fit.picture]) if watch else None
+            new = places.read(part.network.output_names[part.fit.picture]) if on_swapped else None
             return graphs.behind.read("blended"), new
 
-        blended, new = part.network.run_within(work)
+        blended, new = part.network.run_on_device(work)
         own.write(blended)
-        if watch is not None:
+        if on_swapped is not None:
             crop = np.empty((part.size, part.size, 3), np.uint8)
             part.to_bgr(new[0], crop)
-            watch(crop, part.template)
+            on_swapped(crop, part.template)
 
-    def _graphs(self, area: Area, places: Places, *, capture: bool) -> _Graphs:
+    def _graphs(self, area: Area, places: DeviceBuffers, *, capture: bool) -> _Graphs:
         part, fit, black = self.part, self.part.fit, self.part.contract.black
         sharp = isinstance(part, Enhancer)
         before, given = None, {"picture": places.outputs[part.network.output_names[fit.picture]]}
         if sharp:
             shown = places.inputs[part.network.input_names[fit.inputs.index("picture")]]
             session = self.runtime.beside(head(area, part.size, black), capture=capture)
-            before = Places.of(session, places.device, picture=shown)
+            before = DeviceBuffers.of(session, places.device, picture=shown)
             given |= {"pixels": before.inputs["pixels"], "crop": before.outputs["crop"]}
         session = self.runtime.beside(tail(area, part.size, part.levels, sharp=sharp), capture=capture)
-        behind = Places.of(session, places.device, **given)
+        behind = DeviceBuffers.of(session, places.device, **given)
         return _Graphs(before, behind, np.zeros(sum(area.sizes), np.uint8), {})
 
 
@@ -182,7 +182,7 @@ class _Part:
 
     job: FaceJob
     picture: VideoPicture
-    planes: list[tuple[Grid, npt.NDArray[Any]]]
+    planes: list[tuple[PlaneLayout, npt.NDArray[Any]]]
     matrix: Matrix
     region: Region
     area: Area
@@ -196,7 +196,7 @@ class _Part:
         if (picture.layout.step, picture.layout.depth) != ((2, 2), 8):
             return None
         box, width, height = job.face.box, picture.width, picture.height
-        changed = face_region(matrix, part.size, open_box(box, width, height), width, height)
+        changed = face_region(matrix, part.size, extend_box(box, width, height), width, height)
         left, top, right, bottom = changed
         if left >= right or top >= bottom:
             return None
@@ -240,13 +240,13 @@ class _Part:
         face, space, steps = self.job.face, self.picture.space, np.float32(_STEPS)
         to_rgb, to_yuv = yuv_to_bgr_matrix(space)[::-1], bgr_to_yuv_matrix(space)[:, [2, 1, 0, 3]]
         to_rgb, to_yuv = np.rint(to_rgb * steps) / steps, np.rint(to_yuv * steps) / steps
-        cover = np.eye(2, 3)
-        if self.job.cover is not None:
+        visibility = np.eye(2, 3)
+        if self.job.visibility is not None:
             from_mask = compose(invert(self.matrix), resizing(size / mask_edge(size)))
-            cover = compose(similarity_transform(face.kps, COVER_TEMPLATE), from_mask)
-        numbers = {"to rgb": to_rgb, "to yuv": to_yuv, "cover": cover, **_sharp_numbers(ceiling, size)}
+            visibility = compose(similarity_transform(face.kps, VISIBILITY_TEMPLATE), from_mask)
+        numbers = {"to rgb": to_rgb, "to yuv": to_yuv, "cover": visibility, **_sharp_numbers(ceiling, size)}
         numbers |= {"share": most, "weight": min(face.weight, 1.0)}
-        box = open_box(face.box, self.picture.width, self.picture.height)
+        box = extend_box(face.box, self.picture.width, self.picture.height)
         kinds = zip(("luma", "chroma"), self.area.shapes, self.planes, strict=False)
         for name, (_, rows, columns), (grid, samples) in kinds:
             left, top, right, bottom = grid.region_of(self.region, samples)
@@ -257,12 +257,12 @@ class _Part:
                 f"{name} end": (right - left - 1, bottom - top - 1), f"{name} cubic": zoom_of(to_crop) < 1,
                 f"{name} across": across, f"{name} down": down,
             }  # fmt: skip
-        numbers["chroma doubled"] = zoom_of(numbers["chroma to crop"]) >= DOUBLED
+        numbers["chroma doubled"] = zoom_of(numbers["chroma to crop"]) >= HALF_CHROMA_ZOOM
         return numbers
 
 
 def _sharp_numbers(ceiling: Sharpness | None, size: int) -> dict[str, Any]:
-    places, inside = np.zeros((2, MOST_PIXELS + 2 * REACH), np.float32), np.zeros(MOST_PIXELS, np.float32)
+    places, inside = np.zeros((2, MAX_PIXELS + 2 * REACH), np.float32), np.zeros(MAX_PIXELS, np.float32)
     count, most = 1, NO_LIMIT
     if ceiling is not None:
         count, most = ceiling.pixels**2, ceiling.most

@@ -24,7 +24,7 @@ from colab_helpers.media.picture import Picture
 
 Spans = list[tuple[int, int]]
 """Frames: first one, and the one after the last; rising, never touching."""
-MOST_TRACKS = 32
+MAX_TRACKS = 32
 """Tracks that are counted one by one in a segment; what there is beyond them is a crowd."""
 CROWD = -1
 """Number under which all further tracks of a segment are counted."""
@@ -34,7 +34,7 @@ _POINTS = ARCFACE_112 * np.float32(_PATCH / 112)
 # A face whose centre moves by more than this share of its width is another face, or another shot.
 _SAME_FACE = 0.5
 # A portrait shows so many times as much as the face's box, and is so many pixels high.
-_AROUND, _PORTRAIT_HEIGHT = 1.5, 72
+_BOX_SCALE, _PORTRAIT_HEIGHT = 1.5, 72
 # A portrait is no better for being wider than so many pixels, or sharper than so many times what is blurred.
 _WIDE, _SHARP = 160.0, 4 * BLURRED
 
@@ -56,7 +56,7 @@ class Portrait(BaseModel, extra="forbid"):
     url: str = ""
 
 
-class Counts(BaseModel, extra="forbid"):
+class TrackStats(BaseModel, extra="forbid"):
     """What was counted of one track, or of one person, over some frames.
 
     Attributes:
@@ -85,9 +85,9 @@ class Counts(BaseModel, extra="forbid"):
     spans: Spans = []
     portrait: Portrait | None = None
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: TrackStats) -> None:
         """Add what was counted over other frames."""
-        for name in Counts.model_fields.keys() - {"spans", "portrait"}:
+        for name in TrackStats.model_fields.keys() - {"spans", "portrait"}:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.spans = merged([*self.spans, *other.spans])
         self.show(other.portrait)
@@ -99,7 +99,7 @@ class Counts(BaseModel, extra="forbid"):
             self.portrait = portrait
 
 
-class Measured(BaseModel, extra="forbid"):
+class FrameStats(BaseModel, extra="forbid"):
     """What was counted over consecutive frames.
 
     Attributes:
@@ -123,9 +123,9 @@ class Measured(BaseModel, extra="forbid"):
     flicker: float = 0.0
     pairs: int = 0
     actions: set[str] = set()
-    tracks: dict[int, Counts] = {}
+    tracks: dict[int, TrackStats] = {}
 
-    def add(self, later: Measured) -> None:
+    def add(self, later: FrameStats) -> None:
         """Add what was counted over the frames that follow."""
         self.faces += later.faces
         self.without_face += later.without_face
@@ -136,7 +136,7 @@ class Measured(BaseModel, extra="forbid"):
         self.pairs += later.pairs
         self.actions |= later.actions
         for number, counts in later.tracks.items():
-            self.tracks.setdefault(number, Counts()).add(counts)
+            self.tracks.setdefault(number, TrackStats()).add(counts)
 
     def add_frame(self, index: int, faces: int, *, filled: int = 0) -> None:
         """Count a frame."""
@@ -147,10 +147,10 @@ class Measured(BaseModel, extra="forbid"):
 
     def sum_up_crowd(self) -> None:
         """Count all but the tracks seen most as one."""
-        kept = heapq.nlargest(MOST_TRACKS, self.tracks, key=lambda number: self.tracks[number].seen)
+        kept = heapq.nlargest(MAX_TRACKS, self.tracks, key=lambda number: self.tracks[number].seen)
         for number in sorted(self.tracks.keys() - set(kept)):
             counts = self.tracks.pop(number)
-            self.tracks.setdefault(CROWD, Counts()).add(counts)
+            self.tracks.setdefault(CROWD, TrackStats()).add(counts)
 
     @property
     def by_ai(self) -> bool:
@@ -236,7 +236,7 @@ def likeness(analyser: FaceAnalyser, picture: Picture, face: Face, source: Float
     return float(embedded.embedding @ source / np.linalg.norm(source))
 
 
-def promise(face: Face, others: Iterable[Face]) -> float:
+def expected_worth(face: Face, others: Iterable[Face]) -> float:
     """How well a face may do as a portrait, 0 to 1, by what is known without its pixels; see `worth`."""
     if face.filled:
         return 0.0
@@ -252,7 +252,7 @@ def worth(picture: Picture, face: Face, others: Iterable[Face]) -> float:
 
     ``others`` are the frame's other faces.
     """
-    promised = promise(face, others)
+    promised = expected_worth(face, others)
     if not promised:
         return 0.0
     sharp = sharpness_of(picture.grey(similarity_transform(face.kps, ARCFACE_112), 112))
@@ -261,7 +261,7 @@ def worth(picture: Picture, face: Face, others: Iterable[Face]) -> float:
 
 def portrait_url(picture: Picture, face: Face, upright: Callable[[ByteImage], ByteImage]) -> str:
     """Cut out a face with what is around it, turned as players show it, as a small JPEG ``data:`` URL."""
-    edge = _AROUND * float(max(face.box[2:] - face.box[:2]))
+    edge = _BOX_SCALE * float(max(face.box[2:] - face.box[:2]))
     scale, size = 3 * _PORTRAIT_HEIGHT / edge, (_PORTRAIT_HEIGHT, _PORTRAIT_HEIGHT)
     x, y = (scale * (edge / 2 - middle) for middle in face.centre)
     crop = picture.crop(np.array([[scale, 0, x], [0, scale, y]]), 3 * _PORTRAIT_HEIGHT)

@@ -9,9 +9,16 @@ from dataclasses import replace
 import numpy as np
 
 from colab_helpers.errors import NoFaceError
-from colab_helpers.faces.cast import Cast, KnownPerson, Treatment, in_doubt
+from colab_helpers.faces.assignment import Assignment, KnownPerson, Treatment, fallback_treatment
 from colab_helpers.faces.geometry import face_distance
-from colab_helpers.faces.people import Appearance, Sought, grouped, is_sure, mean_look, persons
+from colab_helpers.faces.person_clustering import (
+    PersonFilter,
+    TrackSummary,
+    cluster_tracks,
+    group_tracks,
+    is_identifiable,
+    mean_embedding,
+)
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import UNKNOWN, Face, FloatArray
 from colab_helpers.language import tr
@@ -42,24 +49,26 @@ def needs_embeddings(settings: Settings) -> bool:
     return not settings.many_faces and settings.face_selector == "reference"
 
 
-def select_faces(faces: Sequence[Face], settings: Settings, *, sought: Sought | None = None) -> list[Face]:
+def select_faces(
+    faces: Sequence[Face], settings: Settings, *, person_filter: PersonFilter | None = None
+) -> list[Face]:
     """Keep the faces that are to be changed.
 
     Args:
         faces: All faces of one frame; with embeddings where somebody is sought.
         settings: ``many_faces``, ``face_selector``, ``face_min_size``, sex and age asked for, ``face_order``,
             ``reference_face_position`` and ``similar_face_distance`` decide.
-        sought: Who is changed, or never is, where that is asked for by name; where it says who, other
+        person_filter: Who is changed, or never is, where that is asked for by name; where it says who, other
             settings have no say.
     """
     ordered = order_faces(faces, settings.face_order)
-    if sought is None or sought.wanted is None:
+    if person_filter is None or person_filter.wanted is None:
         ordered = [face for face in ordered if _is_meant(face, settings)]
-    if sought is not None:
-        apart = [(sought.distance(face.embedding, limit=settings.similar_face_distance), face)
+    if person_filter is not None:
+        apart = [(person_filter.distance(face.embedding, limit=settings.similar_face_distance), face)
                  for face in ordered if face.embedding is not None]  # fmt: skip
         picked = [pair for pair in apart if pair[0] < np.inf]
-        if sought.wanted is not None:
+        if person_filter.wanted is not None:
             picked = sorted(picked, key=lambda pair: pair[0])[:1]
         return [face for _, face in picked]
     if settings.many_faces:
@@ -88,18 +97,18 @@ class Selection:
 
     Args:
         settings: As for `select_faces`.
-        cast: What is done to whom.
+        assignment: What is done to whom.
 
     Attributes:
-        cast: As given.
-        needs_all: Whether `decide` has to be told all tracks before `of` can answer.
+        assignment: As given.
+        needs_all_tracks: Whether `decide` has to be told all tracks before `of` can answer.
     """
 
-    def __init__(self, settings: Settings, cast: Cast) -> None:
-        self._settings, self.cast = settings, cast
+    def __init__(self, settings: Settings, assignment: Assignment) -> None:
+        self._settings, self.assignment = settings, assignment
         chooses = not settings.many_faces or settings.face_min_size > 0 or settings.asks_attributes
-        self.needs_all = cast.mapped or cast.sought is not None or chooses
-        self._done = {one.digest: _done(one, settings) for one in cast.treatments}
+        self.needs_all_tracks = assignment.has_people_map or assignment.person_filter is not None or chooses
+        self._done = {one.digest: _done(one, settings) for one in assignment.treatments}
         self._rank: Mapping[int | None, float] = {}
         self._people: dict[int | None, KnownPerson] = {}
         self._doubtful: dict[int | None, Treatment | None] = {}
@@ -108,7 +117,7 @@ class Selection:
         """Return what is done to the faces of a track that are changed; None where they never are."""
         person = self._people.get(track)
         if person is None:
-            return self._doubtful.get(track, self.cast.usual)
+            return self._doubtful.get(track, self.assignment.default_treatment)
         return person.treatment
 
     def name(self, track: int | None) -> str | None:
@@ -123,22 +132,22 @@ class Selection:
 
     def decide(self, tracks: Sequence[Track]) -> None:
         """Rank the tracks of a whole video."""
-        settings, sought = self._settings, self.cast.sought
-        if self.cast.mapped:
+        settings, person_filter = self._settings, self.assignment.person_filter
+        if self.assignment.has_people_map:
             self._recognise(tracks)
             return
-        if sought is not None:
-            seen = [one for track in tracks if (one := Appearance.of("", track)) is not None]
-            ranks = sought.tracks(seen, limit=settings.similar_face_distance)
-            if sought.wanted is None:
-                meant = [person for person in persons(tracks) if _is_meant(_typical(person), settings)]
+        if person_filter is not None:
+            seen = [one for track in tracks if (one := TrackSummary.of("", track)) is not None]
+            ranks = person_filter.tracks(seen, limit=settings.similar_face_distance)
+            if person_filter.wanted is None:
+                meant = [person for person in group_tracks(tracks) if _is_meant(_typical(person), settings)]
                 ranks = {one.number: 0.0 for person in meant for one in person if one.number in ranks}
             self._rank = ranks
             return
-        if not self.needs_all:
+        if not self.needs_all_tracks:
             return
         ranks = {}
-        for person in persons(tracks):
+        for person in group_tracks(tracks):
             typical = _typical(person)
             rank = _KEYS[settings.face_order](typical)
             if settings.face_selector == "principal":
@@ -150,36 +159,38 @@ class Selection:
     def _recognise(self, tracks: Sequence[Track]) -> None:
         """Find out which of the people who are known each track shows.
 
-        Whoever was hardly seen and looks like nobody may be anybody; see `in_doubt`.
+        Whoever was hardly seen and looks like nobody may be anybody; see `fallback_treatment`.
         """
-        cast = self.cast
-        told = ((number, cast.people.get(name)) for number, name in cast.tracks.items())
+        assignment = self.assignment
+        told = ((number, assignment.people.get(name)) for number, name in assignment.tracks.items())
         self._people = {number: person for number, person in told if person is not None}
-        left = [track for track in tracks if track.number not in cast.tracks]
-        seen = [one for track in left if (one := Appearance.of("", track)) is not None]
+        left = [track for track in tracks if track.number not in assignment.tracks]
+        seen = [one for track in left if (one := TrackSummary.of("", track)) is not None]
         doubtful = [track.number for track in left if track.embedding is None]
-        for group in grouped(seen):
+        for group in cluster_tracks(seen):
             shown = [seen[n] for n in group]
-            person = cast.known(mean_look(shown), limit=self._settings.similar_face_distance)
+            person = assignment.known(mean_embedding(shown), limit=self._settings.similar_face_distance)
             if person is not None:
                 self._people |= dict.fromkeys((one.track for one in shown), person)
-            elif not is_sure(shown):
+            elif not is_identifiable(shown):
                 doubtful += [one.track for one in shown]
-        done = in_doubt(cast.usual, (person.treatment for person in cast.people.values()))
+        done = fallback_treatment(
+            assignment.default_treatment, (person.treatment for person in assignment.people.values())
+        )
         self._doubtful = dict.fromkeys(doubtful, done)
 
     def of(self, faces: Sequence[Face]) -> list[Face]:
         """Return those of a frame's faces that are changed."""
-        settings, sought = self._settings, self.cast.sought
-        everybody = settings.many_faces if sought is None else sought.wanted is None
+        settings, person_filter = self._settings, self.assignment.person_filter
+        everybody = settings.many_faces if person_filter is None else person_filter.wanted is None
         faces = [face for face in faces if self.treatment(face.track) is not None]
-        if self.cast.mapped or not self.needs_all:
+        if self.assignment.has_people_map or not self.needs_all_tracks:
             return order_faces(faces, settings.face_order)
         ranked = [face for face in faces if face.track in self._rank]
         if everybody:
             return order_faces(ranked, settings.face_order)
         ranked.sort(key=lambda face: self._rank[face.track])
-        position = settings.reference_face_position if sought is None else 0
+        position = settings.reference_face_position if person_filter is None else 0
         return ranked[position : position + 1]
 
     def in_picture(self, faces: Sequence[Face]) -> list[Face]:
@@ -188,18 +199,22 @@ class Selection:
         Args:
             faces: With embeddings where people are known or sought, or sex or age is asked for.
         """
-        settings, cast = self._settings, self.cast
+        settings, assignment = self._settings, self.assignment
         faces = [replace(face, track=number) for number, face in enumerate(faces)]
-        if not cast.mapped:
-            return select_faces(faces, settings, sought=cast.sought) if cast.usual is not None else []
+        if not assignment.has_people_map:
+            return (
+                select_faces(faces, settings, person_filter=assignment.person_filter)
+                if assignment.default_treatment is not None
+                else []
+            )
         for face in faces:
             assert face.embedding is not None
             assert face.track is not None
-            seen = cast.looks.get(face.track)
+            seen = assignment.looks.get(face.track)
             if seen is not None and face_distance(face.embedding, seen) <= _SAME_FACE:
-                person = cast.people.get(cast.tracks[face.track])
+                person = assignment.people.get(assignment.tracks[face.track])
             else:  # faces may be found in another order, or others, than when that was decided
-                person = cast.known(face.embedding, limit=settings.similar_face_distance)
+                person = assignment.known(face.embedding, limit=settings.similar_face_distance)
             if person is not None:
                 self._people[face.track] = person
         return self.of(faces)

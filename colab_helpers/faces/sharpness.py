@@ -15,10 +15,10 @@ from colab_helpers.media.picture import Picture
 _SIZE = 512
 # From eye to eye and down to the mouth, as shares of an FFHQ crop: it is inside every mask.
 _LEFT, _TOP, _EDGE = 0.3125, 0.4375, 0.375
-_LEAST_PIXELS = 24
+_MIN_PIXELS = 24
 _MOST = 1.1
 """How sharp a face may become, times what it was."""
-MOST_PIXELS = round(_EDGE * _SIZE)
+MAX_PIXELS = round(_EDGE * _SIZE)
 """A face is looked at in so many pixels a side at most."""
 REACH = 3
 """Pixels that count beside one for its Laplacian."""
@@ -41,7 +41,7 @@ class Sharpness:
         """Measure a face that is not changed yet; None where it is too small to tell."""
         matrix = similarity_transform(face.kps, FFHQ_512)
         pixels = round(_EDGE * _SIZE / max(zoom_of(matrix), 1.0))
-        if pixels < _LEAST_PIXELS:
+        if pixels < _MIN_PIXELS:
             return None
         scale = pixels / (_EDGE * _SIZE)
         shown = np.array([[scale, 0, -scale * _LEFT * _SIZE], [0, scale, -scale * _TOP * _SIZE]])

@@ -12,7 +12,7 @@ from colab_helpers.faces.geometry import template_of
 from colab_helpers.faces.types import AnyArray, ByteImage, FloatArray
 from colab_helpers.language import mark, tr
 from colab_helpers.media.colour import channels_of
-from colab_helpers.models.contracts import input_kinds, not_understood, understood
+from colab_helpers.models.contracts import input_kinds, require_contract, unsupported_network_error
 from colab_helpers.models.emap import read_emap
 from colab_helpers.models.session import Network
 from colab_helpers.settings import Settings
@@ -27,7 +27,7 @@ class _CropNetwork:
 
     def __init__(self, network: Network, role: str) -> None:
         self.network = network
-        self.fit = understood(network.session, network.name, role=role, where=str(network.path))
+        self.fit = require_contract(network.session, network.name, role=role, where=str(network.path))
         self.contract = self.fit.contract
         self.size = self.fit.size  # edge of the crops, in pixels
 
@@ -85,7 +85,7 @@ class Swapper(_CropNetwork):
     def __init__(self, network: Network, converter: Network | None = None, *, boost: int = 0) -> None:
         super().__init__(network, "swapper")
         if converter is not None and input_kinds(converter.session) != ("vector",):
-            raise not_understood(converter.session, role="converter", where=str(converter.path))
+            raise unsupported_network_error(converter.session, role="converter", where=str(converter.path))
         self._converter = converter
         self._emap = read_emap(network.path) if self.contract.source == "projected" else None
         self._tiles = max(boost // self.size, 1) if boost % self.size == 0 else 1
@@ -160,7 +160,7 @@ class Enhancer(_CropNetwork):
         return np.full(count, self._weight, self.fit.weight)
 
 
-def without_effect(settings: Settings, swapper: Swapper | None, enhancer: Enhancer | None) -> list[str]:
+def ineffective_settings(settings: Settings, swapper: Swapper | None, enhancer: Enhancer | None) -> list[str]:
     """Settings that were changed and mean nothing to the chosen networks, one sentence each."""
     notes, usual = [], Settings()
     boosting = settings.face_swapper_pixel_boost != usual.face_swapper_pixel_boost

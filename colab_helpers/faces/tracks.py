@@ -1,6 +1,6 @@
 """Faces followed through a video: who is who from frame to frame, where exactly, and how much shows.
 
-Every frame is decided by what was found in at most ``LAG`` frames before and after it, so a track needs
+Every frame is decided by what was found in at most ``DECISION_LAG`` frames before and after it, so a track needs
 little memory, and a run that is taken up again decides as an uninterrupted one.
 """
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from colab_helpers.faces.analyser import SURE
+from colab_helpers.faces.analyser import CONFIDENT_SCORE
 from colab_helpers.faces.geometry import overlap, yaw_degrees
 from colab_helpers.faces.index import FrameFaces, rounded
 from colab_helpers.faces.smoothing import smoothed
 from colab_helpers.faces.types import Face, FloatArray
 
-LONGEST_HOLE = 12
+MAX_GAP_FRAMES = 12
 """Frames for which a face may be lost and still be drawn where it must have been."""
-LAG = 2 * LONGEST_HOLE
+DECISION_LAG = 2 * MAX_GAP_FRAMES
 """Frames after one that must be known before it is decided."""
 # A track is asked who it is when it begins, in doubt, after so many frames (soon at first: a face that comes
 # is seldom seen well), and after the pictures have changed by so many grey levels in all: one face may
@@ -28,7 +28,7 @@ _ASKED_SOON, _ASKED_EVERY, _ASKED_CHANGE = 2, 24, 30.0
 _AHEAD = 6  # frames for which a face is expected to move on as it did
 # Boxes that overlap this much less (intersection over union) are not the same face, unless their embeddings
 # agree; boxes of two faces that overlap more than _NEAR may be mistaken for each other.
-_LEAST_OVERLAP, _NEAR = 0.3, 0.05
+_MIN_OVERLAP, _NEAR = 0.3, 0.05
 # Cosines of embeddings: of what is surely one person, of one person after a cut, of what cannot be one.
 _SURELY, _SAME, _OTHER = 0.5, 0.4, 0.15
 # What is hardly alike must overlap so much where somebody else may be meant, and all faces after a cut.
@@ -106,7 +106,7 @@ class Track:
         mean = self.embedding
         return 1.0 if face.embedding is None or mean is None else float(face.embedding @ mean)
 
-    def take_over(self, other: Track, frame: int, new: Face) -> None:
+    def split_from(self, other: Track, frame: int, new: Face) -> None:
         """Begin with what another track found since it was asked: in ``frame`` it shows somebody else."""
         # One who dissolves into another is unlike herself before the half of it.
         since = (other._sure_at + 2 * frame) / 3
@@ -169,9 +169,9 @@ class Track:
         """How much shows: a face whose score is low where it comes or goes does so slowly."""
         weight = 1.0
         for edge, seen in ((self.first, self._seen), (self.last, self._seen[::-1])):
-            sure = next((at for at, face in seen if face.score >= SURE), None)
+            sure = next((at for at, face in seen if face.score >= CONFIDENT_SCORE), None)
             slow = 0 if sure is None or seen[0][0] != edge else abs(sure - edge)
-            if abs(frame - edge) < slow <= LONGEST_HOLE:
+            if abs(frame - edge) < slow <= MAX_GAP_FRAMES:
                 weight = min(weight, (abs(frame - edge) + 1) / (slow + 1))
         return weight
 
@@ -201,7 +201,7 @@ class Tracker:
     _frames: int = 0
 
     def follow(self, rows: Iterable[FrameFaces], *, start: int = 0) -> Iterator[list[Face]]:
-        """Yield the faces of each frame, ``LAG`` frames after it was taken.
+        """Yield the faces of each frame, ``DECISION_LAG`` frames after it was taken.
 
         Args:
             rows: What was found in each frame, from the first one on.
@@ -217,7 +217,7 @@ class Tracker:
                 self._associate(row, cut=cut)
                 cut = False
             self.done(row)
-            if row.frame - LAG >= decided:
+            if row.frame - DECISION_LAG >= decided:
                 yield self._faces(decided, wanted=decided >= start)
                 decided += 1
             self._frames = row.frame + 1
@@ -234,13 +234,15 @@ class Tracker:
         faces = [replace(face, behind=face.filled and _is_behind(face, away, pairs)) for face, away in pairs]
         recent = [track for track in self._recent if track in self._open or track.last > frame]
         for track in self._recent:
-            track.forget(frame - LAG if track in recent else frame + 1, least=2 if track in recent else 0)
+            track.forget(
+                frame - DECISION_LAG if track in recent else frame + 1, least=2 if track in recent else 0
+            )
         self._recent = recent
         return faces
 
     def _associate(self, row: FrameFaces, *, cut: bool) -> None:
         """Go on with tracks, or begin new ones, with what was found in a frame."""
-        self._open = [t for t in self._open if row.frame - t.last <= LONGEST_HOLE + 1]
+        self._open = [t for t in self._open if row.frame - t.last <= MAX_GAP_FRAMES + 1]
         self._shot = self._shot_end if cut else self._shot
         expected = [track.expected(row.frame) for track in self._open]
         if self._is_in_doubt(row, expected, cut=cut):
@@ -253,7 +255,7 @@ class Tracker:
                 first = self._shot if near_start else row.frame
                 track = Track(len(self.tracks), first, row.frame, self._shot)
                 if not cut:
-                    self._take_over(track, row.frame, face, expected)
+                    self._split_track(track, row.frame, face, expected)
                 self.tracks.append(track)
                 self._open.append(track)
                 self._recent.append(track)
@@ -262,12 +264,12 @@ class Tracker:
             self._end([track for track in self._open if track.last < row.frame])
             self._open = [track for track in self._open if track.last == row.frame]
 
-    def _take_over(self, new: Track, frame: int, face: Face, expected: Sequence[FloatArray]) -> None:
+    def _split_track(self, new: Track, frame: int, face: Face, expected: Sequence[FloatArray]) -> None:
         """Give a new track what its place shows since it shows somebody else, back to the look before."""
         for track, box in zip(self._open, expected, strict=False):
             gone = track.last < frame and track.likeness(face) < _OTHER
-            if gone and overlap(face.box, box) >= _LEAST_OVERLAP:
-                new.take_over(track, frame, face)
+            if gone and overlap(face.box, box) >= _MIN_OVERLAP:
+                new.split_from(track, frame, face)
                 while new.first - 1 > track.last and new.first - 1 not in self._looked:
                     new.first -= 1
                 return
@@ -287,14 +289,14 @@ class Tracker:
         overlaps = np.array([[overlap(face.box, box) for box in expected] for face in row.faces])
         if not overlaps.size:
             return True
-        near, same = overlaps > _NEAR, overlaps >= _LEAST_OVERLAP
+        near, same = overlaps > _NEAR, overlaps >= _MIN_OVERLAP
         return bool((near.sum(1) != 1).any() or (near.sum(0) > 1).any() or not same.any(1).all())
 
 
 def _is_behind(face: Face, away: int, pairs: Iterable[tuple[Face, int]]) -> bool:
     """Whether one that was found clearly nearer in time is where a lost face must be."""
     near = (other for other, nearer in pairs if nearer + 1 < away)
-    return any(overlap(face.box, other.box) >= _LEAST_OVERLAP for other in near)
+    return any(overlap(face.box, other.box) >= _MIN_OVERLAP for other in near)
 
 
 def _matched(
@@ -304,7 +306,7 @@ def _matched(
     if not tracks or not faces:
         return {}
     shared = np.array([[overlap(face.box, box) for box in expected] for face in faces])
-    alone = (shared >= _LEAST_OVERLAP).sum(1) < 2
+    alone = (shared >= _MIN_OVERLAP).sum(1) < 2
     gain = np.array([[_gain(track, face, shared[n, m], alone=bool(alone[n]), cut=cut)
                       for m, track in enumerate(tracks)] for n, face in enumerate(faces)])  # fmt: skip
     if min(gain.shape) == 1:
@@ -322,13 +324,13 @@ def _gain(track: Track, face: Face, shared: float, *, alone: bool, cut: bool) ->
     Where it shares that of others, too (not ``alone``), it must be alike, or very near.
     """
     if face.embedding is None or track.embedding is None:
-        return shared if shared >= _LEAST_OVERLAP and not cut else 0.0
+        return shared if shared >= _MIN_OVERLAP and not cut else 0.0
     alike = track.likeness(face)
     if cut and (alike < _SAME or shared < _SURE_OVERLAP):
         return 0.0
     if alike < _OTHER:  # one look at a face that comes may be wrong
         return shared if track.asked == 1 and shared >= _SURE_OVERLAP else 0.0
-    least = _LEAST_OVERLAP if alone else _SURE_OVERLAP
+    least = _MIN_OVERLAP if alone else _SURE_OVERLAP
     near = shared >= least or (alike >= _SAME and shared > 0)
     return shared + alike if near else 0.0
 

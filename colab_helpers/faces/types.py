@@ -60,14 +60,14 @@ class FaceJob:
     """One face to be changed in one picture.
 
     Attributes:
-        cover: What is seen of it, see `masks`; None where nothing covers it.
+        visibility: What is seen of it, see `masks`; None where nothing covers it.
         crop: What the swapper is shown; None has it cut out of the picture.
-        watch: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the network
+        on_swapped: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the network
             gave it, and where the face's five points are in it, ``(5, 2)``.
     """
 
     picture: Picture
     face: Face
-    cover: ByteImage | None = None
+    visibility: ByteImage | None = None
     crop: ByteImage | None = None
-    watch: Callable[[ByteImage, FloatArray], None] | None = None
+    on_swapped: Callable[[ByteImage, FloatArray], None] | None = None

@@ -9,13 +9,13 @@ import numpy as np
 
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.media.affine import compose
-from colab_helpers.media.picture import DetectorView, turn_back
+from colab_helpers.media.picture import DetectorView, upright_to_stored
 
 DARK = 60.0
 """Mean grey level below which a detector trained on photos misses faces that are there."""
 _BRIGHTENED = 110.0
 _ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
-_MOST_TILTED = 60.0  # degrees that a face may still be tilted in a view in which it counts
+_MAX_TILTED = 60.0  # degrees that a face may still be tilted in a view in which it counts
 
 
 View = Literal["plain", "bright", "margin", "90", "180", "270"]
@@ -23,7 +23,7 @@ View = Literal["plain", "bright", "margin", "90", "180", "270"]
 VIEWS: tuple[View, ...] = get_args(View)
 
 
-def shown_as(view: View, plain: DetectorView) -> DetectorView:
+def apply_view(view: View, plain: DetectorView) -> DetectorView:
     """Return another view of a picture than the plain one; dark pictures are brightened in all of them."""
     if view == "plain":
         return plain
@@ -46,7 +46,7 @@ def is_upright(kps: FloatArray) -> bool:
     """Whether five points ``(5, 2)`` may be a face that stands upright and is not mirrored."""
     right, down = kps[1] - kps[0], kps[3:].mean(0) - kps[:2].mean(0)
     tilt = abs(np.degrees(np.arctan2(right[1], right[0])))
-    return bool(tilt <= _MOST_TILTED and right[0] * down[1] - right[1] * down[0] > 0)
+    return bool(tilt <= _MAX_TILTED and right[0] * down[1] - right[1] * down[0] > 0)
 
 
 def _brighter(view: DetectorView) -> DetectorView:
@@ -72,4 +72,4 @@ def _turned(view: DetectorView, degrees: int) -> DetectorView:
     height, width = view.image.shape[:2]
     # By OpenCV: numpy takes several times longer.
     image = np.asarray(cv2.rotate(view.image, _ROTATIONS[degrees]), np.uint8)
-    return DetectorView(image, compose(view.to_frame, turn_back(degrees, width, height)))
+    return DetectorView(image, compose(view.to_frame, upright_to_stored(degrees, width, height)))

@@ -22,7 +22,7 @@ from PIL import Image
 
 from colab_helpers.errors import OutputError
 from colab_helpers.language import tr
-from colab_helpers.media.images import Still, is_written, opened, pixels_of, reading_losses
+from colab_helpers.media.images import Still, is_written, opened, reading_losses, split_alpha
 
 ANIMATION_KINDS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
 """Suffixes animations are read and written with, and Pillow's name of each format."""
@@ -87,7 +87,7 @@ class Animation:
         """Yield every frame as it is shown, composed of those before it; MediaError if it cannot be read."""
         with opened(self.path) as (image, _):
             for rgba in _frames(image):
-                yield Still(*pixels_of(rgba))
+                yield Still(*split_alpha(rgba))
 
     def losses_as(self, kind: str) -> list[str]:
         """Return what this format cannot hold of it, one sentence each."""

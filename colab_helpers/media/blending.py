@@ -40,7 +40,7 @@ def face_region(matrix: Matrix, size: int, box: Box, width: int, height: int) ->
     )
 
 
-def open_box(box: Box, width: int, height: int) -> Box:
+def extend_box(box: Box, width: int, height: int) -> Box:
     """Move the sides of a face's box that the frame's border cuts, or nearly so, out beyond the border.
 
     A change fades out towards the box's sides, because what is beyond is not changed; beyond the border there
@@ -199,7 +199,7 @@ def from_over_white(bgr: ByteImage, alpha: ByteImage) -> ByteImage:
 
 
 @dataclass(frozen=True)
-class Grid:
+class PlaneLayout:
     """How one plane of a format lies on the picture."""
 
     step: tuple[int, int]  # luma samples to one of the plane, across and down
@@ -220,7 +220,7 @@ class Grid:
 
 
 @cache
-def grids_of(name: str) -> tuple[Grid, ...]:
+def plane_layouts(name: str) -> tuple[PlaneLayout, ...]:
     """The planes of a pixel format.
 
     H.264/H.265 default (chroma location type 0): the first chroma sample lies level with the left luma
@@ -232,12 +232,14 @@ def grids_of(name: str) -> tuple[Grid, ...]:
     across = (sx - 1) / 2 if name.startswith("yuvj") else 0.0
     chroma = np.array([[sx, 0, across], [0, sy, (sy - 1) / 2]], np.float64)
     colours = (
-        [Grid((sx, sy), chroma, 2, dtype)] if layout.interleaved else [Grid((sx, sy), chroma, 1, dtype)] * 2
+        [PlaneLayout((sx, sy), chroma, 2, dtype)]
+        if layout.interleaved
+        else [PlaneLayout((sx, sy), chroma, 1, dtype)] * 2
     )
-    return Grid((1, 1), scaling(1, 1), 1, dtype), *colours
+    return PlaneLayout((1, 1), scaling(1, 1), 1, dtype), *colours
 
 
-def samples_of(plane: Any, grid: Grid) -> npt.NDArray[Any]:
+def plane_samples(plane: Any, grid: PlaneLayout) -> npt.NDArray[Any]:
     """View a plane's buffer as ``(H, W)`` or ``(H, W, channels)`` without copying."""
     flat: npt.NDArray[Any] = np.frombuffer(plane, grid.dtype)
     height, width, line = plane.height, plane.width, plane.line_size // flat.itemsize

@@ -16,9 +16,9 @@ from av.stream import Stream
 
 from colab_helpers.errors import OutputError
 from colab_helpers.language import tr
+from colab_helpers.media.demuxing import UNKNOWN_CODEC, open_source, to_fraction
 from colab_helpers.media.formats import is_mov
-from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.opening import UNKNOWN_CODEC, exact, open_source
+from colab_helpers.media.inputs import require_file
 from colab_helpers.media.probe import StreamInfo, VideoInfo
 
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -98,16 +98,16 @@ def _refused_streams(info: VideoInfo, suffix: str) -> list[StreamInfo]:
         return []
     # The standard has PCM in MP4 (ISO/IEC 23003-5), but next to nothing plays it.
     silent = suffix in (".mp4", ".m4v") and info.path.suffix.lower() != suffix
-    with open_source(existing_file(info.path)) as source:
+    with open_source(require_file(info.path)) as source:
         return [
             one
             for one in beside
             if (silent and one.codec.startswith("pcm_"))
-            or not takes(source.streams[one.index], MUXERS[suffix])
+            or not accepts_stream(source.streams[one.index], MUXERS[suffix])
         ]
 
 
-def takes(stream: Stream, muxer: str) -> bool:
+def accepts_stream(stream: Stream, muxer: str) -> bool:
     """Tell whether a muxer completes a file with a copy of this stream."""
     with io.BytesIO() as memory:
         trial = av.open(memory, "w", format=muxer)
@@ -131,7 +131,7 @@ def muxer_options(
     if not is_mov(MUXERS[suffix]):
         return {}
     options = {"movflags": "+faststart" + ("" if set(tags) <= _MP4_KEYS else "+use_metadata_tags")}
-    starts = (Fraction(one.start_time or 0) * (exact(one.time_base) or 0) for one in source.streams)
+    starts = (Fraction(one.start_time or 0) * (to_fraction(one.time_base) or 0) for one in source.streams)
     scale = lcm(
         _DEFAULT_MOVIE_SCALE, time_base.denominator, *(start.denominator for start in starts if start > 0)
     )

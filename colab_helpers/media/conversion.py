@@ -75,7 +75,7 @@ class FrameConverter:
         self._resized = self._reformatted = self._recoloured = 0
         self._reformatter = VideoReformatter()
 
-    def shape(self, video: av.VideoFrame) -> av.VideoFrame:
+    def convert_frame(self, video: av.VideoFrame) -> av.VideoFrame:
         """Return the frame as it is worked on; often the same object."""
         size, wanted = (self._info.width, self._info.height), self._info.colour
         resized = (video.width, video.height) != size

@@ -74,7 +74,7 @@ class _Request:
         return f"{self.pix_fmt} {self.width}x{self.height}"
 
 
-def encoder_for(
+def choose_encoder(
     info: VideoInfo, *, wanted: WantedEncoder = "auto", quality: int, preset: str | None = None
 ) -> EncoderChoice:
     """Pick an encoder for the frames the reader yields of a video, by trial encode of one such frame.
@@ -110,7 +110,7 @@ def encoder_for(
     return replace(chosen, notes=(note, *chosen.notes))
 
 
-def add_picture(
+def add_video_stream(
     output: OutputContainer, info: VideoInfo, choice: EncoderChoice, time_base: Fraction
 ) -> VideoStream:
     """Add the picture's stream, in ticks of ``time_base``, to a file; EncoderError if it does not open."""
@@ -134,23 +134,23 @@ def add_picture(
         context.open()
     except av.FFmpegError as error:
         what = tr("{name} does not open ({reason})", name=choice.name, reason=error.strerror)
-        raise encoder_failed(what) from error
+        raise encoder_error(what) from error
     return stream
 
 
-def encoder_failed(what: str) -> EncoderError:
+def encoder_error(what: str) -> EncoderError:
     """Return the error to raise for an encoder that does not do its work."""
     return EncoderError(what, remedy=tr("choose the encoder libx264"))
 
 
-def usual_encoder(wanted: WantedEncoder) -> str:
+def default_encoder(wanted: WantedEncoder) -> str:
     """Return the name of the encoder that usual videos get here; empty: the named one does not work.
 
     Args:
-        wanted: As for `encoder_for`.
+        wanted: As for `choose_encoder`.
     """
     if wanted == "auto":
-        return usual_encoder("h264_nvenc") or "libx264"
+        return default_encoder("h264_nvenc") or "libx264"
     return "" if _usual_trial(wanted) else wanted
 
 

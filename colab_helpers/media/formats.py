@@ -121,7 +121,7 @@ def is_joinable(container: str) -> bool:
     return bool({"mpegts", "mpeg", "flv", "live_flv"} & set(container.split(",")))
 
 
-def is_sought_in_bytes(container: str) -> bool:
+def seeks_by_bytes(container: str) -> bool:
     """Tell whether a time may come twice, so that places are sought by bytes."""
     return bool({"mpegts", "mpeg"} & set(container.split(",")))
 
@@ -144,6 +144,6 @@ _FRESH_KEY_FRAMES = frozenset((
 ))  # fmt: skip
 
 
-def begins_anew(codec: av.Codec) -> bool:
+def has_independent_keyframes(codec: av.Codec) -> bool:
     """Tell whether key frames of a codec need nothing that comes before them."""
     return codec.canonical_name in _FRESH_KEY_FRAMES or codec.intra_only

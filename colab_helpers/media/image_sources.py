@@ -15,7 +15,7 @@ from colab_helpers.errors import MediaError
 from colab_helpers.language import tr
 from colab_helpers.media.blending import over_white
 from colab_helpers.media.formats import ByteImage
-from colab_helpers.media.inputs import existing_file
+from colab_helpers.media.inputs import require_file
 
 MAX_BYTES = 1 << 29
 """Largest picture file taken."""
@@ -23,7 +23,7 @@ MAX_BYTES = 1 << 29
 _DATA_URL = re.compile(r"data:[^,]*;base64,(?P<body>.*)", re.DOTALL | re.IGNORECASE)
 
 
-def bytes_of(source: str | Path | bytes) -> tuple[bytes, str]:
+def read_image_bytes(source: str | Path | bytes) -> tuple[bytes, str]:
     """Return a picture file's bytes, and what to call it; MissingFileError, MediaError if not to be had."""
     if isinstance(source, bytes | bytearray | memoryview):
         data, where = bytes(source), "bytes"
@@ -34,17 +34,17 @@ def bytes_of(source: str | Path | bytes) -> tuple[bytes, str]:
         except binascii.Error as error:
             raise MediaError(tr("the data URL is not valid base64"), where=source[:40]) from error
     else:
-        path = existing_file(source)
+        path = require_file(source)
         where = str(path)
         if path.stat().st_size > MAX_BYTES:
-            raise too_large(tr("{size} bytes", size=path.stat().st_size), where)
+            raise too_large_error(tr("{size} bytes", size=path.stat().st_size), where)
         data = path.read_bytes()
     if len(data) > MAX_BYTES:
-        raise too_large(tr("{size} bytes", size=len(data)), where)
+        raise too_large_error(tr("{size} bytes", size=len(data)), where)
     return data, where
 
 
-def of_array(image: npt.NDArray[Any]) -> ByteImage:
+def bgr_from_array(image: npt.NDArray[Any]) -> ByteImage:
     """Return BGR of any uint8 array that is a picture, always a new array; MediaError if it is none."""
     if image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise MediaError(tr("an array of shape {shape} is no picture", shape=image.shape), where="array")
@@ -57,7 +57,7 @@ def of_array(image: npt.NDArray[Any]) -> ByteImage:
     return np.ascontiguousarray(np.repeat(samples, 3, axis=2) if samples.shape[2] == 1 else samples).copy()
 
 
-def too_large(what: str, where: str) -> MediaError:
+def too_large_error(what: str, where: str) -> MediaError:
     """Return the error to raise for a picture that is too large."""
     return MediaError(
         tr("the picture is too large ({what})", what=what), where=where, remedy=tr("scale it down first")

@@ -24,12 +24,12 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin, Unidentifi
 from PIL.PngImagePlugin import PngInfo
 
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
-from colab_helpers.files import write_whole
+from colab_helpers.files import copy_atomically
 from colab_helpers.language import mark, tr
 from colab_helpers.media.blending import over_white
 from colab_helpers.media.formats import ByteImage
-from colab_helpers.media.image_sources import bytes_of, of_array, too_large
-from colab_helpers.media.inputs import IMAGE_KINDS, SHOWN, WRONG_SUFFIX, foreign_kind
+from colab_helpers.media.image_sources import bgr_from_array, read_image_bytes, too_large_error
+from colab_helpers.media.inputs import IMAGE_KINDS, SNIFF_BYTES, WRONG_SUFFIX_REMEDY, sniff_file_type
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
@@ -103,7 +103,7 @@ def read_image(source: str | Path | bytes | npt.NDArray[Any]) -> ByteImage:
         MediaError: It is no picture, damaged, or larger than `MAX_PIXELS` or `MAX_BYTES`.
     """
     if isinstance(source, np.ndarray):
-        return of_array(source)
+        return bgr_from_array(source)
     still = read_still(source)
     return still.bgr if still.alpha is None else over_white(still.bgr, still.alpha)
 
@@ -122,7 +122,7 @@ def write_image(path: str | Path, bgr: ByteImage, *, quality: int = 95) -> Path:
 def write_still(path: str | Path, still: Still, *, quality: int = 95) -> Path:
     """Write a picture, complete or not at all, and return its absolute path; see `encode_still`."""
     path = Path(path).absolute()
-    write_whole(path, io.BytesIO(encode_still(still, path, quality=quality)))
+    copy_atomically(path, io.BytesIO(encode_still(still, path, quality=quality)))
     return path
 
 
@@ -162,24 +162,28 @@ def opened(source: str | Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
     MissingFileError where there is none; MediaError where it is no picture or too large or, raised in the
     block, damaged.
     """
-    data, where = bytes_of(source)
+    data, where = read_image_bytes(source)
     formats = readable_formats() if data[4:8] == b"ftyp" else _PLAIN  # HEIF's library is loaded if need be
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise too_large(tr("{width}x{height} pixels", width=image.width, height=image.height), where)
+                raise too_large_error(
+                    tr("{width}x{height} pixels", width=image.width, height=image.height), where
+                )
             yield image, data
     except (ColabHelpersError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise too_large(tr("more than {most} million pixels", most=MAX_PIXELS // 10**6), where) from error
+        raise too_large_error(
+            tr("more than {most} million pixels", most=MAX_PIXELS // 10**6), where
+        ) from error
     except UnidentifiedImageError as error:
         raise _unreadable(data, where) from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
         raise _damaged(where) from error
 
 
-def pixels_of(image: Image.Image) -> tuple[ByteImage, ByteImage | None]:
+def split_alpha(image: Image.Image) -> tuple[ByteImage, ByteImage | None]:
     """Return the BGR and alpha planes of Pillow's RGB or RGBA image; no alpha where everything is opaque."""
     samples = np.asarray(image, np.uint8)
     bgr = np.asarray(cv2.cvtColor(samples[..., :3], cv2.COLOR_RGB2BGR), np.uint8)
@@ -220,7 +224,7 @@ def _still(image: Image.Image, data: bytes) -> Still:
     if image.info.get("icc_profile") and not parts["icc_profile"]:
         losses.append(tr("its colour profile is not one of RGB: the result has none and is sRGB"))
     kept = {name: part for name, part in parts.items() if part}
-    return Still(*pixels_of(rgb), kept, kind, options, tuple(losses))
+    return Still(*split_alpha(rgb), kept, kind, options, tuple(losses))
 
 
 def reading_losses(image: Image.Image, data: bytes) -> list[str]:
@@ -281,9 +285,9 @@ def _in_rgb(image: Image.Image) -> tuple[Image.Image, bytes]:
 
 
 def _unreadable(data: bytes, where: str) -> MediaError:
-    kind, remedy = foreign_kind(data[:SHOWN])
+    kind, remedy = sniff_file_type(data[:SNIFF_BYTES])
     # What should be a picture, but is none, is damaged.
-    if not kind or remedy == WRONG_SUFFIX:
+    if not kind or remedy == WRONG_SUFFIX_REMEDY:
         return _damaged(where)
     what = tr("this is not a picture that can be read ({kind})", kind=tr(kind))
     return MediaError(what, where=where, remedy=tr(remedy))

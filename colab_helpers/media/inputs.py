@@ -8,7 +8,7 @@ import stat
 from importlib.util import find_spec
 from pathlib import Path
 
-from colab_helpers.addresses import require_brought
+from colab_helpers.addresses import require_downloaded
 from colab_helpers.errors import MediaError, MissingFileError
 from colab_helpers.language import mark, tr
 
@@ -31,16 +31,16 @@ _READERS = {
     "AVIF": ("PIL._avif", "pip install --upgrade pillow"),
 }
 
-SHOWN = 4096
+SNIFF_BYTES = 4096
 """Bytes at the start of a file that tell what it is."""
 
-AGAIN = mark("copy or download it again")
-WRONG_SUFFIX = mark("give it the suffix of its kind, or choose another file")
+COPY_AGAIN_REMEDY = mark("copy or download it again")
+WRONG_SUFFIX_REMEDY = mark("give it the suffix of its kind, or choose another file")
 _UNPACK = mark("unpack it and choose the file inside")
 # How files begin that are often given a video's name by mistake.
 _FOREIGN = (
-    (b"\x89PNG\r\n\x1a\n", mark("it is a PNG picture"), WRONG_SUFFIX),
-    (b"\xff\xd8\xff", mark("it is a JPEG picture"), WRONG_SUFFIX),
+    (b"\x89PNG\r\n\x1a\n", mark("it is a PNG picture"), WRONG_SUFFIX_REMEDY),
+    (b"\xff\xd8\xff", mark("it is a JPEG picture"), WRONG_SUFFIX_REMEDY),
     (b"PK\x03\x04", mark("it is a ZIP archive"), _UNPACK),
     (b"Rar!", mark("it is a RAR archive"), _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", mark("it is a 7z archive"), _UNPACK),
@@ -63,20 +63,20 @@ def is_video(path: str | Path) -> bool:
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
-def reader_missing(path: str | Path) -> str:
+def missing_reader_command(path: str | Path) -> str:
     """Return the command that installs what reads pictures of this suffix; empty if none is missing."""
     module, command = _READERS.get(IMAGE_KINDS.get(Path(path).suffix.lower(), ""), ("", ""))
     return command if module and find_spec(module) is None else ""
 
 
-def existing_file(path: str | Path) -> Path:
+def require_file(path: str | Path) -> Path:
     """Return the absolute path of a readable, non-empty file; MissingFileError, MediaError if it is none."""
     path = Path(path).absolute()
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise unreadable(path, error) from error
+            raise unreadable_file_error(path, error) from error
         what = tr("the link leads nowhere") if path.is_symlink() else tr("there is no such file")
         raise MissingFileError(
             what, where=str(path), remedy=tr("check the name, the folder and the suffix")
@@ -90,17 +90,17 @@ def existing_file(path: str | Path) -> Path:
             tr("this is a pipe or device, not a file"), where=str(path), remedy=tr("name a file")
         )
     try:
-        require_brought(path)
+        require_downloaded(path)
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_file_error(path, error) from error
     if empty:
-        raise MediaError(tr("the file is empty"), where=str(path), remedy=tr(AGAIN))
+        raise MediaError(tr("the file is empty"), where=str(path), remedy=tr(COPY_AGAIN_REMEDY))
     return path
 
 
-def unreadable(path: Path, error: OSError) -> MediaError:
+def unreadable_file_error(path: Path, error: OSError) -> MediaError:
     """Return what an error of the system says of reading a file."""
     return MediaError(
         tr("the file cannot be read ({reason})", reason=error.strerror or error),
@@ -109,7 +109,7 @@ def unreadable(path: Path, error: OSError) -> MediaError:
     )
 
 
-def foreign_kind(start: bytes) -> tuple[str, str]:
+def sniff_file_type(start: bytes) -> tuple[str, str]:
     """Tell by its first bytes what a file is that was taken for something else, and what to do.
 
     Empty if that is not known; ``tr`` of both is shown. Of a longer file `SHOWN` bytes are needed.
@@ -119,10 +119,12 @@ def foreign_kind(start: bytes) -> tuple[str, str]:
             return what, remedy
     if start[4:8] == b"ftyp" and start[8:12] in _STILL_BRANDS:
         what, suffix = _STILL_BRANDS[start[8:12]]
-        command = reader_missing(f"x{suffix}")
-        return what, tr("install what reads it: {command}", command=command) if command else WRONG_SUFFIX
+        command = missing_reader_command(f"x{suffix}")
+        return what, tr(
+            "install what reads it: {command}", command=command
+        ) if command else WRONG_SUFFIX_REMEDY
     if not start.strip(b"\0"):
-        return mark("it begins with nothing but zeros"), AGAIN
+        return mark("it begins with nothing but zeros"), COPY_AGAIN_REMEDY
     try:
         # A letter may be cut in two where this ends.
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(start)
@@ -134,4 +136,4 @@ def foreign_kind(start: bytes) -> tuple[str, str]:
         return mark("it is a web page or a drawing"), mark(
             "copy or download it again; a link may have asked for a login"
         )
-    return mark("it is text"), AGAIN
+    return mark("it is text"), COPY_AGAIN_REMEDY

@@ -20,7 +20,7 @@ from av.container import InputContainer, OutputContainer
 from av.video.stream import VideoStream
 
 from colab_helpers.errors import MediaError, OutputError, UsageError
-from colab_helpers.files import Seal, unsealed, unwritable, written_whole
+from colab_helpers.files import Seal, atomic_output, no_seal, unwritable_error
 from colab_helpers.language import tr
 from colab_helpers.media.containers import (
     MUXERS,
@@ -30,13 +30,13 @@ from colab_helpers.media.containers import (
     stream_tags,
     timing_note,
 )
-from colab_helpers.media.copying import StreamCopier
-from colab_helpers.media.encoders import EncoderChoice, add_picture
+from colab_helpers.media.demuxing import find_video_stream, open_source
+from colab_helpers.media.encoders import EncoderChoice, add_video_stream
 from colab_helpers.media.formats import is_mov
-from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.opening import open_source, picture_stream
+from colab_helpers.media.inputs import require_file
 from colab_helpers.media.probe import VideoInfo, stated_duration
 from colab_helpers.media.segments import Segment
+from colab_helpers.media.stream_copy import StreamCopier
 from colab_helpers.media.timeline import Timeline
 
 _MILLISECOND = Fraction(1, 1000)
@@ -62,7 +62,7 @@ def join_segments(
     audio: bool = True,
     on_frame: Callable[[int], None] = lambda _joined: None,
     comment: str = "",
-    seal: Seal = unsealed,
+    seal: Seal = no_seal,
 ) -> JoinedVideo:
     """Make the result from its segments; if anything fails, nothing is left of it, and the segments stay.
 
@@ -85,9 +85,11 @@ def join_segments(
     output, time_base = output.absolute(), time_base or info.time_base
     _check_order(segments, output)
     timeline = Timeline(segments, time_base)
-    with written_whole(output) as partial, open_source(existing_file(info.path)) as source:
+    with atomic_output(output) as partial, open_source(require_file(info.path)) as source:
         copier = StreamCopier(source, info, audio=audio)
-        with opened(partial, output, source, file_tags(info.metadata, comment=comment), time_base) as result:
+        with open_output(
+            partial, output, source, file_tags(info.metadata, comment=comment), time_base
+        ) as result:
             picture = _add_streams(result, source, info, choice, time_base, copier)
             timeline.check_same_encoder(picture)
             _mux(result, picture, timeline, copier, time_base, on_frame)
@@ -109,7 +111,7 @@ def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def opened(
+def open_output(
     partial: Path, path: Path, source: InputContainer, tags: Mapping[str, str], time_base: Fraction
 ) -> Iterator[OutputContainer]:
     """The result under its hidden name, with its tags and the source's chapters; closed at the end."""
@@ -122,7 +124,7 @@ def opened(
                 output.set_chapters(source.chapters())
             yield output
     except av.FFmpegError as error:
-        raise unwritable(path, error) from error
+        raise unwritable_error(path, error) from error
 
 
 def _add_streams(
@@ -137,7 +139,7 @@ def _add_streams(
     picture: VideoStream | None = None
     for stream in source.streams:
         if stream.index == info.video_index:
-            picture = add_picture(output, info, choice, time_base)
+            picture = add_video_stream(output, info, choice, time_base)
             picture.disposition = stream.disposition
             picture.metadata.update(stream_tags(stream, encoded=True))
         else:
@@ -157,10 +159,10 @@ def _mux(
     """Write all packets, those of other streams between the picture's."""
     output.start_encoding()
     copier.start()
-    for count, packet in enumerate(timeline.packets(adds_up=is_mov(output.format.name)), 1):
+    for count, packet in enumerate(timeline.packets(fill_last_duration=is_mov(output.format.name)), 1):
         packet.stream = picture
         output.mux_one(packet)
-        copier.pump(output, cast(int, packet.pts) * time_base)
+        copier.copy_until(output, cast(int, packet.pts) * time_base)
         on_frame(count)
     copier.finish(output)
 
@@ -179,7 +181,7 @@ def _check_result(path: Path, output: Path, timeline: Timeline, kinds: Counter[s
     """OutputError if a file does not state what went into it: streams, frames where it counts, length."""
     try:
         with open_source(path) as container:
-            wrong = _difference(container, picture_stream(container, path), timeline, kinds)
+            wrong = _difference(container, find_video_stream(container, path), timeline, kinds)
     except (MediaError, av.FFmpegError) as error:
         what = error.what if isinstance(error, MediaError) else error.strerror
         wrong = tr("it cannot be read ({reason})", reason=what)

@@ -22,18 +22,18 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from colab_helpers.media.affine import Matrix, compose, invert, resizing, scaling, zoom_of
 from colab_helpers.media.blending import (
     Box,
-    Grid,
     Mask,
+    PlaneLayout,
     Region,
     alpha_crop,
     blend_plane,
+    extend_box,
     face_region,
     from_over_white,
-    grids_of,
-    open_box,
     over_white,
+    plane_layouts,
+    plane_samples,
     region_weights,
-    samples_of,
     warp_crop,
 )
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, channels_of, yuv_to_bgr
@@ -41,7 +41,7 @@ from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
 
 _GRID = 60
 # Chroma that is enlarged by so much or more is warped at half the size.
-DOUBLED = 1.9
+HALF_CHROMA_ZOOM = 1.9
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class BgrPicture:
         """See ``Picture.paste``."""
         if self._alpha is not None:
             crop = from_over_white(crop, alpha_crop(self._alpha, matrix, crop.shape[0]))
-        box, to_image = open_box(box, self.width, self.height), invert(matrix)
+        box, to_image = extend_box(box, self.width, self.height), invert(matrix)
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
         weights = region_weights(mask, compose(to_image, _of_mask(mask, crop)), region, box)
         for number, channel in enumerate(channels_of(crop)):
@@ -163,7 +163,7 @@ class VideoPicture:
         self.rotation = rotation % 360
         self.layout = WORKING_FORMATS[frame.format.name]
         self.space = ColourSpace.of_frame(frame, depth=self.layout.depth)
-        self._views: list[tuple[Grid, npt.NDArray[Any]]] | None = None
+        self._views: list[tuple[PlaneLayout, npt.NDArray[Any]]] | None = None
         self._writable = False
 
     def detector_view(self, size: int) -> DetectorView:
@@ -177,7 +177,7 @@ class VideoPicture:
         turned = np.rot90(small.to_ndarray(), -(self.rotation // 90))
         scale = scaling(self.width / width, self.height / height)
         upright = np.ascontiguousarray(turned, np.uint8)
-        return DetectorView(upright, compose(scale, turn_back(self.rotation, width, height)))
+        return DetectorView(upright, compose(scale, upright_to_stored(self.rotation, width, height)))
 
     def grid(self) -> ByteImage:
         """See ``Picture.grid``."""
@@ -190,7 +190,7 @@ class VideoPicture:
         for number, (grid, samples) in enumerate(self._planes()):
             to_crop = compose(matrix, grid.to_luma)
             # Half the size holds all that is enlarged so much.
-            if number and size % 2 == 0 and (coarse or zoom_of(to_crop) >= DOUBLED):
+            if number and size % 2 == 0 and (coarse or zoom_of(to_crop) >= HALF_CHROMA_ZOOM):
                 half = warp_crop(samples, compose(resizing(0.5), to_crop), size // 2)
                 part: npt.NDArray[Any] = cv2.resize(half, (size, size))
             else:
@@ -230,7 +230,7 @@ class VideoPicture:
         """Convert the crop, then blend each plane inside the face's region."""
         self._make_writable()
         parts: deque[npt.NDArray[Any]] = deque(channels_of(bgr_to_yuv(crop, self.space)))
-        box, to_luma = open_box(box, self.width, self.height), invert(matrix)
+        box, to_luma = extend_box(box, self.width, self.height), invert(matrix)
         region = face_region(matrix, len(crop), box, self.width, self.height)
         from_mask, step, inside, weights = _of_mask(mask, crop), None, region, mask
         for grid, samples in self._planes():
@@ -242,7 +242,7 @@ class VideoPicture:
                 part = parts.popleft() << self.layout.shift if self.layout.shift else parts.popleft()
                 blend_plane(plane, part, to_plane, inside, weights, peak=256 * self._level - 1)
 
-    def writable_planes(self) -> list[tuple[Grid, npt.NDArray[Any]]]:
+    def writable_planes(self) -> list[tuple[PlaneLayout, npt.NDArray[Any]]]:
         """Return each plane, and its samples to be changed in place."""
         self._make_writable()
         return self._planes()
@@ -256,11 +256,11 @@ class VideoPicture:
     def _luma(self) -> npt.NDArray[Any]:
         return self._planes()[0][1]
 
-    def _planes(self) -> list[tuple[Grid, npt.NDArray[Any]]]:
+    def _planes(self) -> list[tuple[PlaneLayout, npt.NDArray[Any]]]:
         """Each plane, and its samples as they are in the frame."""
         if self._views is None:
-            pairs = zip(self.frame.planes, grids_of(self.frame.format.name), strict=True)
-            self._views = [(grid, samples_of(plane, grid)) for plane, grid in pairs]
+            pairs = zip(self.frame.planes, plane_layouts(self.frame.format.name), strict=True)
+            self._views = [(grid, plane_samples(plane, grid)) for plane, grid in pairs]
         return self._views
 
 
@@ -287,7 +287,7 @@ def _scaler() -> VideoReformatter:
     return scaler
 
 
-def turn_back(rotation: int, width: int, height: int) -> Matrix:
+def upright_to_stored(rotation: int, width: int, height: int) -> Matrix:
     """Map points of the upright picture back onto the stored one, ``width`` by ``height`` pixels."""
     right, bottom = width - 1, height - 1
     return np.array(

@@ -25,8 +25,17 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from colab_helpers.errors import MediaError
-from colab_helpers.files import state_of
+from colab_helpers.files import size_and_mtime
 from colab_helpers.language import mark, tr
+from colab_helpers.media.demuxing import (
+    MAX_HOURS,
+    codec_name,
+    demux_packets,
+    find_video_stream,
+    open_source,
+    to_fraction,
+    too_long_error,
+)
 from colab_helpers.media.formats import (
     UNSPECIFIED,
     ByteImage,
@@ -35,19 +44,10 @@ from colab_helpers.media.formats import (
     is_in_coded_order,
     is_joinable,
     is_mov,
-    is_sought_in_bytes,
     may_resize,
+    seeks_by_bytes,
 )
-from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.opening import (
-    MAX_HOURS,
-    codec_name,
-    demuxed,
-    exact,
-    open_source,
-    picture_stream,
-    too_long,
-)
+from colab_helpers.media.inputs import require_file
 
 _MAX_PROBED_PACKETS = 600
 """Video packets tried before a stream counts as undecodable (ten seconds at 60 per second)."""
@@ -111,7 +111,7 @@ class VideoInfo:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def heads_up(self) -> int:
+    def upright_rotation(self) -> int:
         """Clockwise degrees that bring heads up in the stored picture, which stays mirrored if it is."""
         return -self.rotation % 360 if self.mirrored else self.rotation
 
@@ -128,7 +128,7 @@ def probe(path: str | Path) -> VideoInfo:
         MissingFileError: There is no such file.
         MediaError: It is a folder, empty, not a video, cut off, without a picture, too long, or undecodable.
     """
-    state = state_of(path := existing_file(path))
+    state = size_and_mtime(path := require_file(path))
     if state is None or time.time_ns() - state[1] < _GRAIN:  # written again, it might look the same
         return _probed.__wrapped__(path, state)
     return _probed(path, state)
@@ -137,13 +137,13 @@ def probe(path: str | Path) -> VideoInfo:
 @lru_cache(maxsize=4)  # it costs as much as five frames, and several ask
 def _probed(path: Path, _state: object) -> VideoInfo:
     with open_source(path) as container:
-        stream = picture_stream(container, path)
+        stream = find_video_stream(container, path)
         frame, start = _first_frame(container, stream, path)
         info = _describe(path, container, stream, frame, start)
         # Matroska says when a video ends; files that were joined say what their clocks make of it.
         late = max(start or 0, 0) * info.time_base
         if info.duration - late > MAX_HOURS * 3600 and not is_joinable(info.container):
-            raise too_long(path)
+            raise too_long_error(path)
         width, height = _largest_size(container, stream, info)
         return replace(info, width=width, height=height)
 
@@ -158,7 +158,7 @@ def stated_duration(container: InputContainer, stream: VideoStream) -> Fraction:
         if tagged:
             return tagged
     if stream.duration:
-        return stream.duration * (exact(stream.time_base) or Fraction(1, 1000))
+        return stream.duration * (to_fraction(stream.time_base) or Fraction(1, 1000))
     return Fraction(container.duration or 0, av.time_base)
 
 
@@ -169,7 +169,7 @@ def _first_frame(
     last_error = ""
     first: int | None = None
     try:
-        for tried, packet in enumerate(islice(demuxed(container, stream), _MAX_PROBED_PACKETS + 1)):
+        for tried, packet in enumerate(islice(demux_packets(container, stream), _MAX_PROBED_PACKETS + 1)):
             first = packet.dts if tried == 0 else first
             try:
                 frames = packet.decode()
@@ -190,13 +190,13 @@ def _largest_size(container: InputContainer, stream: VideoStream, info: VideoInf
     """The largest size met at a few places: scaled to it nothing is lost."""
     if is_mov(info.container) or not may_resize(info.codec):
         return info.width, info.height
-    bytewise = is_sought_in_bytes(info.container)
+    bytewise = seeks_by_bytes(info.container)
     begin = 0 if bytewise else int(info.start / info.time_base)
     whole = info.path.stat().st_size if bytewise else int(info.duration / info.time_base)
     if not whole:
         # A recorder that was not stopped in order leaves no length: the packets tell.
         with contextlib.suppress(av.FFmpegError):
-            whole = max((packet.pts or 0 for packet in demuxed(container, stream)), default=0) - begin
+            whole = max((packet.pts or 0 for packet in demux_packets(container, stream)), default=0) - begin
     sizes = Counter([(info.width, info.height)])
     for part in range(1, _SAMPLES):
         place = begin + whole * part // _SAMPLES
@@ -217,7 +217,7 @@ def _frame_after_seek(container: InputContainer, stream: VideoStream) -> av.Vide
     """The first frame from the next key frame on; None if none comes soon."""
     begun = False
     with contextlib.suppress(av.FFmpegError):
-        for packet in islice(demuxed(container, stream), _MAX_PROBED_PACKETS):
+        for packet in islice(demux_packets(container, stream), _MAX_PROBED_PACKETS):
             begun = begun or packet.is_keyframe
             if begun and (frames := packet.decode()):
                 return frames[0]
@@ -231,8 +231,8 @@ def _by_place(container: InputContainer, stream: VideoStream) -> bool:
 def _describe(
     path: Path, container: InputContainer, stream: VideoStream, frame: av.VideoFrame, start: int | None
 ) -> VideoInfo:
-    time_base = exact(stream.time_base) or Fraction(1, 1000)
-    rate = exact(stream.average_rate) or exact(stream.guessed_rate)
+    time_base = to_fraction(stream.time_base) or Fraction(1, 1000)
+    rate = to_fraction(stream.average_rate) or to_fraction(stream.guessed_rate)
     duration, counted = stated_duration(container, stream), _declared_frames(container, stream)
     matrix = _display_matrix(frame)
     beside = [
@@ -259,7 +259,7 @@ def _describe(
         rotation=_rotation(matrix) if matrix else 0,
         mirrored=_mirrors(matrix) if matrix else False,
         display_matrix=matrix,
-        sample_aspect_ratio=exact(stream.sample_aspect_ratio),
+        sample_aspect_ratio=to_fraction(stream.sample_aspect_ratio),
         colour=_colour_tags(stream, frame),
         hdr10=any(_side_data(frame, name) for name in _HDR10),
         interlaced=frame.interlaced_frame,

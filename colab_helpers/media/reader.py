@@ -22,19 +22,19 @@ from colab_helpers.errors import MediaError
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.conversion import FrameConverter
-from colab_helpers.media.formats import begins_anew, is_mov
-from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.opening import open_source, picture_stream
+from colab_helpers.media.demuxing import find_video_stream, open_source
+from colab_helpers.media.formats import has_independent_keyframes, is_mov
+from colab_helpers.media.inputs import require_file
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.timestamps import FrameClock
 from colab_helpers.media.truncation import TruncationCheck
 
 # A header that leaves more than this many seconds to the last frame is taken for wrong.
-_LONGEST_LAST = 10
+_MAX_LAST = 10
 # Decoders hold a frame or two in each thread.
-_MOST_THREADS = 4
+_MAX_THREADS = 4
 # Packets kept back before decoding begins in the middle: at most so many bytes.
-_MOST_KEPT = 64 << 20
+_MAX_KEPT = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
     Attributes:
         notes: What was repaired or converted so far, one sentence each.
         count: Frames met so far, with those before ``start``.
-        sound: Whether all was read and nothing of it was lost or repaired.
+        is_intact: Whether all was read and nothing of it was lost or repaired.
     """
 
     def __init__(self, info: VideoInfo, *, start: int = 0, previous_pts: int | None = None) -> None:
         self.notes: list[str] = []
-        self.count, self.sound = 0, False
+        self.count, self.is_intact = 0, False
         self._info, self._start, self._previous_pts = info, start, previous_pts
-        existing_file(info.path)
+        require_file(info.path)
         self._open()
         self._converter = FrameConverter(info)
         self._frames = self._read()
@@ -102,14 +102,14 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
 
     def _open(self) -> None:
         self._container = open_source(self._info.path)
-        self._stream = picture_stream(self._container, self._info.path)
+        self._stream = find_video_stream(self._container, self._info.path)
         if is_mov(self._container.format.name):
             # The index leads straight to the samples: what is not wanted need not be read at all.
             for other in self._container.streams:
                 if other.index != self._stream.index:
                     other.discard = Discard.all
         self._stream.codec_context.thread_type = "AUTO"
-        self._stream.codec_context.thread_count = min(this_machine().cpus, _MOST_THREADS)
+        self._stream.codec_context.thread_count = min(this_machine().cpus, _MAX_THREADS)
         self._clock = FrameClock(self._info)
         self._truncation = TruncationCheck(self._info, self._container, self._stream)
 
@@ -125,13 +125,13 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
                 continue
             if waiting is not None:
                 yield self._lasting(waiting, pts - waiting.pts)
-            waiting = Frame(index, pts, self._info.time_base, 0, self._converter.shape(video))
+            waiting = Frame(index, pts, self._info.time_base, 0, self._converter.convert_frame(video))
         if waiting is not None:
             yield self._lasting(waiting, self._last_duration(waiting))
         clocks = [*self._truncation.clock.notes(), *self._clock.notes()]
-        damage = self._truncation.verdict(self.count)
+        damage = self._truncation.check_complete(self.count)
         self.notes += [*clocks, *self._converter.notes(), *damage]
-        self.sound = not (clocks or damage)
+        self.is_intact = not (clocks or damage)
         if self.count < self._start:
             raise self._changed(
                 tr("it has {frames} frames, so none has number {start}", frames=self.count, start=self._start)
@@ -147,13 +147,13 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         if not (self._stream.codec_context.has_b_frames and is_mov(self._container.format.name)):
             return own
         left = int((info.start + info.duration) / info.time_base) - frame.pts
-        return left if 0 < left <= _LONGEST_LAST / info.time_base else own
+        return left if 0 < left <= _MAX_LAST / info.time_base else own
 
     def _numbered(self) -> Iterator[tuple[int, tuple[int, av.VideoFrame]]]:
         """Numbers, timestamps and pictures, from the first frame or the one before the first wanted."""
         if self._start and self._previous_pts is not None:
-            doubt = doubt_about(self._info)
-            taken_up = None if doubt else self._taken_up(self._previous_pts)
+            doubt = seek_obstacle(self._info)
+            taken_up = None if doubt else self._seek_to(self._previous_pts)
             if taken_up is not None:
                 return enumerate(taken_up, self._start - 1)
             told = mark("frame {number} was reached by decoding from the start: {reason}")
@@ -161,9 +161,9 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
             self.notes.append(tr(told, number=self._start, reason=reason))
             self._container.close()
             self._open()
-        return enumerate(self._decoded(self._truncation.watch(self._container)))
+        return enumerate(self._decoded(self._truncation.read_packets(self._container)))
 
-    def _taken_up(self, pts: int) -> Iterator[tuple[int, av.VideoFrame]] | None:
+    def _seek_to(self, pts: int) -> Iterator[tuple[int, av.VideoFrame]] | None:
         """Timestamps and pictures from the one shown at ``pts`` on; None if it is not surely the right one.
 
         Packets before are read, so that clocks and counts are as ever, but not decoded. The picture has to
@@ -176,12 +176,12 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         def counted() -> Iterator[Packet[Any]]:
             nonlocal before
             first = int(self._info.start / self._info.time_base)
-            for packet in self._truncation.watch(self._container):
+            for packet in self._truncation.read_packets(self._container):
                 if packet.pts is not None and not packet.is_discard:
                     before += first <= packet.pts < pts
                 yield packet
 
-        pictures = self._decoded(_approach(counted(), pts))
+        pictures = self._decoded(_from_previous_keyframe(counted(), pts))
         for found, video in pictures:
             if found > pts or video.is_corrupt:
                 break
@@ -200,12 +200,12 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         try:
             for packet in packets:
                 for video in self._decode(packet):
-                    yield self._clock.stamp(video), video
+                    yield self._clock.next_pts(video), video
         except av.FFmpegError as error:
             # The demuxer gave up; whether what came before is the whole video is seen at the end.
-            self._truncation.broke_off(error)
+            self._truncation.note_read_error(error)
             for video in self._decode(None):
-                yield self._clock.stamp(video), video
+                yield self._clock.next_pts(video), video
 
     def _decode(self, packet: Packet[VideoStream] | None) -> list[av.VideoFrame]:
         if packet is not None:
@@ -239,17 +239,17 @@ def read_frames(info: VideoInfo, *, start: int = 0, previous_pts: int | None = N
     return FrameReader(info, start=start, previous_pts=previous_pts)
 
 
-def doubt_about(info: VideoInfo) -> str:
+def seek_obstacle(info: VideoInfo) -> str:
     """Return why decoding a video cannot begin in the middle; empty if it can, as far as its header tells."""
     if info.in_coded_order:
         return tr("the container has no presentation times")
     codec = av.Codec(info.codec, "r")
-    if not begins_anew(codec):
+    if not has_independent_keyframes(codec):
         return tr("key frames of {codec} may need what comes before them", codec=codec.canonical_name)
     return ""
 
 
-def _approach(packets: Iterator[Packet[Any]], pts: int) -> Iterator[Packet[Any]]:
+def _from_previous_keyframe(packets: Iterator[Packet[Any]], pts: int) -> Iterator[Packet[Any]]:
     """Packets from the last key frame but one before a timestamp on.
 
     From the last one a decoder may not give all pictures: those coded after it but shown before it need the
@@ -263,7 +263,7 @@ def _approach(packets: Iterator[Packet[Any]], pts: int) -> Iterator[Packet[Any]]
             size = sum(one.size for one in kept[0])
         kept[-1].append(packet)
         size += packet.size
-        if packet.pts == pts or size > _MOST_KEPT:
+        if packet.pts == pts or size > _MAX_KEPT:
             break
     yield from chain.from_iterable(kept)
     yield from packets

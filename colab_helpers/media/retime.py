@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 
-from colab_helpers.media.opening import MAX_HOURS, too_long
+from colab_helpers.media.demuxing import MAX_HOURS, too_long_error
 from colab_helpers.media.reader import Frame
 
 _HALF = Fraction(1, 2)
@@ -44,6 +44,6 @@ def _nearest(position: Fraction) -> int:
 
 def _repeat(frame: Frame, first: int, start: int, stop: int, tick: Fraction) -> Iterator[Frame]:
     if stop * tick > MAX_HOURS * 3600:
-        raise too_long()
+        raise too_long_error()
     for index in range(start, stop):
         yield replace(frame, index=index, pts=first + index, time_base=tick, duration=1)

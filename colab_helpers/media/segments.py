@@ -18,13 +18,13 @@ from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from colab_helpers.errors import MediaError, MissingFileError
-from colab_helpers.files import hidden_name, publish, sha256_of, unwritable
+from colab_helpers.files import hidden_name, publish, sha256_of, unwritable_error
 from colab_helpers.language import mark, tr
-from colab_helpers.media.encoders import EncoderChoice, add_picture, encoder_failed
+from colab_helpers.media.encoders import EncoderChoice, add_video_stream, encoder_error
 from colab_helpers.media.formats import same_range
 from colab_helpers.media.probe import VideoInfo
 
-SUFFIX = ".nut"
+SEGMENT_SUFFIX = ".nut"
 """Suffix of segment files."""
 
 _CONVERTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
@@ -122,13 +122,13 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
 
     @property
     def _path(self) -> Path:
-        return self._folder / f"{self._start // self._length:06d}{SUFFIX}"
+        return self._folder / f"{self._start // self._length:06d}{SEGMENT_SUFFIX}"
 
     def _begin(self, pts: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._output = av.open(str(hidden_name(self._path)), "w", format="nut")
         self._first_pts = pts
-        self._stream = add_picture(self._output, self._info, self._choice, self._time_base)
+        self._stream = add_video_stream(self._output, self._info, self._choice, self._time_base)
         self._output.start_encoding()
 
     def _encode(self, video: av.VideoFrame | None) -> None:
@@ -140,7 +140,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
             number = self._start + self._frames
             told = {"name": self._choice.name, "number": number, "reason": error.strerror}
             what = tr("{name} failed at frame {number} ({reason})", **told)
-            raise encoder_failed(what) from error
+            raise encoder_error(what) from error
         self._output.mux(packets)
 
     def _finish(self) -> None:
@@ -181,7 +181,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         try:
             yield
         except (av.FFmpegError, OSError) as error:
-            raise unwritable(self._path, error) from error
+            raise unwritable_error(self._path, error) from error
 
 
 def check_segment(segment: Segment) -> None:
@@ -195,17 +195,19 @@ def check_segment(segment: Segment) -> None:
             remedy=tr("run again"),
         ) from error
     except OSError as error:
-        raise unreadable(segment, error) from error
+        raise unreadable_segment_error(segment, error) from error
     if not same:
-        raise damaged(segment, tr("the file of {segment} has changed since it was written", segment=segment))
+        raise damaged_segment_error(
+            segment, tr("the file of {segment} has changed since it was written", segment=segment)
+        )
 
 
-def unreadable(segment: Segment, error: OSError | av.FFmpegError) -> MediaError:
+def unreadable_segment_error(segment: Segment, error: OSError | av.FFmpegError) -> MediaError:
     """Return the error to raise for a segment whose file cannot be read."""
     what = tr("the file of {segment} cannot be read ({reason})", segment=segment, reason=error.strerror)
-    return damaged(segment, what)
+    return damaged_segment_error(segment, what)
 
 
-def damaged(segment: Segment, what: str) -> MediaError:
+def damaged_segment_error(segment: Segment, what: str) -> MediaError:
     """Return the error to raise for a segment that cannot be used."""
     return MediaError(what, where=str(segment.path), remedy=tr(_AGAIN))

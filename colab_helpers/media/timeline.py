@@ -15,8 +15,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from colab_helpers.language import mark, tr
-from colab_helpers.media.opening import open_source
-from colab_helpers.media.segments import Segment, check_segment, damaged, unreadable
+from colab_helpers.media.demuxing import open_source
+from colab_helpers.media.segments import (
+    Segment,
+    check_segment,
+    damaged_segment_error,
+    unreadable_segment_error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +66,13 @@ class Timeline:
         )
         for survey in self._surveys:
             if survey.kind != _kind(picture):
-                raise damaged(survey.segment, tr(other, segment=survey.segment))
+                raise damaged_segment_error(survey.segment, tr(other, segment=survey.segment))
 
-    def packets(self, *, adds_up: bool) -> Iterator[Packet[Any]]:
+    def packets(self, *, fill_last_duration: bool) -> Iterator[Packet[Any]]:
         """Yield the segments' packets with the times they have in the whole video; MediaError if unreadable.
 
         Where the container knows durations in coded order only (MP4), the last coded picture fills what is
-        left, so that all ``adds_up``.
+        left, so that all ``fill_last_duration``.
         """
         place = 0
         for survey in self._surveys:
@@ -79,11 +84,11 @@ class Timeline:
                             packet.time_base = self.time_base
                             packet.pts, packet.dts = pts, self._dts(place)
                             place += 1
-                            last = adds_up and place == len(self.timestamps)
+                            last = fill_last_duration and place == len(self.timestamps)
                             packet.duration = self._duration(int(self.timestamps[-1]) if last else pts)
                             yield packet
             except (av.FFmpegError, OSError) as error:
-                raise unreadable(survey.segment, error) from error
+                raise unreadable_segment_error(survey.segment, error) from error
 
     def _dts(self, place: int) -> int:
         """Decoding time of the ``place``-th coded picture."""
@@ -106,12 +111,12 @@ def _survey(segment: Segment, time_base: Fraction) -> _Survey:
             coded = np.fromiter((_ticks(packet, time_base) for packet in packets), np.int64)
             kind = _kind(stream)
     except (av.FFmpegError, OSError) as error:
-        raise unreadable(segment, error) from error
+        raise unreadable_segment_error(segment, error) from error
     order = np.argsort(coded, kind="stable")
     shown = coded[order]
     if len(shown) != segment.frames or int(shown[-1] - shown[0]) != segment.last_pts - segment.first_pts:
         what = tr("the file of {segment} does not hold the frames that were recorded", segment=segment)
-        raise damaged(segment, what)
+        raise damaged_segment_error(segment, what)
     delay = int((np.arange(len(order)) - np.argsort(order)).max())
     offset = segment.first_pts - int(shown[0])
     return _Survey(segment, shown + offset, delay, offset, kind)

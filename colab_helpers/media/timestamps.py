@@ -1,7 +1,7 @@
 """Timestamps of real files put right: one clock for all streams that never goes back.
 
 Recordings that were joined byte by byte, restarted, or damaged have timestamps that start again in the
-middle. Whoever reads packets reads them through `OneClock`, so picture and audio move alike.
+middle. Whoever reads packets reads them through `ContinuousClock`, so picture and audio move alike.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _GUESSED = Fraction(1, 2)
 # A jump ahead by more is a restart (as FFmpeg's -dts_delta_threshold) unless other streams get there, too.
 _JUMP = Fraction(10)
 # So many pictures, or packets of other streams, are waited for: audio may come first behind a restart.
-_MOST_PICTURES, _MOST_HELD = 8, 2000
+_MAX_PICTURES, _MAX_HELD = 8, 2000
 _BRIEF = Fraction(1, 1000)
 """Least time between frames without timestamps of their own: no container counts more coarsely."""
 _HALF = Fraction(1, 2)
 
 
-class OneClock:
+class ContinuousClock:
     """Moves the packets of a file to where they belong on a clock that does not go back.
 
     Where the picture's decoding time goes back, or far ahead, everything from there on is moved so that the
     picture goes on where it ended. Other streams move by the same, each from its own packet on. A clock that
-    ``steady`` says never begins again is that of the MP4 family, whose header lists durations.
+    ``is_continuous`` says never begins again is that of the MP4 family, whose header lists durations.
     """
 
     def __init__(self, container: InputContainer, picture: int) -> None:
         self.restarts = 0
-        self.steady = is_mov(container.format.name)
+        self.is_continuous = is_mov(container.format.name)
         self._picture = picture
         self._joinable = is_joinable(container.format.name)
         self._shifts: dict[int, Fraction] = {}
@@ -63,21 +63,21 @@ class OneClock:
         )
         return [tr(told, times=self.restarts)] if self.restarts else []
 
-    def corrected(self, packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
+    def correct_timestamps(self, packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
         """Yield the packets with their times on the common clock."""
-        if self.steady:
+        if self.is_continuous:
             yield from packets
             return
         for packet in packets:
             if packet.stream.index == self._picture or not packet.size:
                 moved = packet.size > 0 and self._follow(packet)
                 self._pictures_held += bool(self._held)
-                if moved or not packet.size or self._pictures_held > _MOST_PICTURES:
+                if moved or not packet.size or self._pictures_held > _MAX_PICTURES:
                     yield from self._released()
                 yield packet
             elif self._waits(packet):
                 self._held.append(packet)
-                if len(self._held) > _MOST_HELD:
+                if len(self._held) > _MAX_HELD:
                     yield from self._released()
             else:
                 self._move(packet)
@@ -188,7 +188,7 @@ class FrameClock:
         if self._coded:
             self._coded.pop()
 
-    def stamp(self, video: av.VideoFrame) -> int:
+    def next_pts(self, video: av.VideoFrame) -> int:
         """Return when the next frame is shown, in ticks."""
         pts = self._stated(video)
         if pts is None or (self._last is not None and pts <= self._last):
@@ -208,7 +208,7 @@ class FrameClock:
         return [tr(told, frames=self.repaired)] if self.repaired else []
 
 
-class RisingTicks:
+class MonotonicTimestamps:
     """Gives packets of one stream decoding times that rise in the ticks of the file they are written to.
 
     Muxers refuse others. ``tick`` is asked for the seconds of a tick once the header is written.
@@ -222,8 +222,8 @@ class RisingTicks:
     def apply(self, packet: Packet[Any]) -> None:
         """Change the packet's times if they have to be."""
         ratio = packet.time_base / self._tick()
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        due = None if stamp is None else floor(stamp * ratio + _HALF)
+        next_pts = packet.dts if packet.dts is not None else packet.pts
+        due = None if next_pts is None else floor(next_pts * ratio + _HALF)
         if due is None or (self._last is not None and due <= self._last):
             self.repaired += self._last is not None
             packet.dts = 0 if self._last is None else ceil((self._last + 1) / ratio)
@@ -234,5 +234,5 @@ class RisingTicks:
 
 def _stated(packet: Packet[Any]) -> Fraction | None:
     """Decoding time in seconds as the packet states it."""
-    stamp = packet.pts if packet.dts is None else packet.dts
-    return None if stamp is None else stamp * packet.time_base
+    next_pts = packet.pts if packet.dts is None else packet.dts
+    return None if next_pts is None else next_pts * packet.time_base

@@ -13,10 +13,10 @@ from av.video.stream import VideoStream
 
 from colab_helpers.errors import MediaError
 from colab_helpers.language import mark, tr
+from colab_helpers.media.demuxing import demux_packets, to_fraction
 from colab_helpers.media.formats import DEFAULT_RATE, is_mov, states_length
-from colab_helpers.media.opening import demuxed, exact
 from colab_helpers.media.probe import VideoInfo
-from colab_helpers.media.timestamps import OneClock
+from colab_helpers.media.timestamps import ContinuousClock
 
 # What may be missing before a file counts as cut off: writers disagree by a frame or two.
 _MISSING_FRAMES, _MISSING_SHARE = 2, Fraction(1, 50)
@@ -31,7 +31,7 @@ class TruncationCheck:
 
     def __init__(self, info: VideoInfo, container: InputContainer, stream: VideoStream) -> None:
         self.undecodable = 0
-        self.clock = OneClock(container, stream.index)
+        self.clock = ContinuousClock(container, stream.index)
         self._info, self._stream = info, stream
         self._length = _stated_length(container, stream)
         indexed = is_mov(container.format.name) and bool(stream.frames)
@@ -40,10 +40,10 @@ class TruncationCheck:
         self._end = Fraction(0)
         self._error = ""
 
-    def watch(self, container: InputContainer) -> Iterator[Packet[Any]]:
+    def read_packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
         """Yield the picture's packets; the other streams are looked at only for where the file ends."""
-        packets = demuxed(container, *([self._stream] if self._indexed else []))
-        for packet in self.clock.corrected(packets):
+        packets = demux_packets(container, *([self._stream] if self._indexed else []))
+        for packet in self.clock.correct_timestamps(packets):
             if packet.pts is not None:
                 self._end = max(self._end, (packet.pts + (packet.duration or 0)) * packet.time_base)
             # Flushing packets carry their stream only as an object.
@@ -51,11 +51,11 @@ class TruncationCheck:
                 self._packets += packet.size > 0
                 yield packet
 
-    def broke_off(self, error: av.FFmpegError) -> None:
+    def note_read_error(self, error: av.FFmpegError) -> None:
         """Note that the file cannot be read any further."""
         self._error = error.strerror or type(error).__name__
 
-    def verdict(self, frames: int) -> list[str]:
+    def check_complete(self, frames: int) -> list[str]:
         """Return notes on small damage, after so many frames came out; MediaError where too little did."""
         missing = max(self._missing(frames), self.undecodable)
         expected = max(frames + missing, self._info.frames or 0)
@@ -95,7 +95,7 @@ def _stated_length(container: InputContainer, stream: VideoStream) -> Fraction:
     if not states_length(container.format.name):
         return Fraction(0)
     stated = Fraction(container.duration or 0, av.time_base)
-    rate = exact(stream.average_rate)
+    rate = to_fraction(stream.average_rate)
     if container.format.name == "avi" and rate:
         # FFmpeg corrects an AVI's length to what it finds, but keeps the frame count of the header.
         return max(stated, stream.frames / rate)

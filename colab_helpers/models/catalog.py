@@ -20,9 +20,17 @@ from colab_helpers.language import mark, tr
 from colab_helpers.models.contracts import content_contracts, converter_of
 from colab_helpers.settings import Settings
 
-Finder = Literal["detector", "recogniser", "attributes"]
+AnalysisRole = Literal["detector", "recogniser", "attributes"]
 Role = Literal[
-    Finder, "swapper", "converter", "enhancer", "occluder", "parser", "frame_enhancer", "content", "painter"
+    AnalysisRole,
+    "swapper",
+    "converter",
+    "enhancer",
+    "occluder",
+    "parser",
+    "frame_enhancer",
+    "content",
+    "painter",
 ]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50", "buffalo_l/genderage")
@@ -133,7 +141,7 @@ def load_catalog() -> Catalog:
     return Catalog(licences, models)
 
 
-def needed_models(
+def required_models(
     settings: Settings, catalog: Catalog | None = None, *, root: Path | None = None
 ) -> list[ModelEntry]:
     """Return the models a run with these settings opens, each once.
@@ -142,7 +150,7 @@ def needed_models(
     where a model is in neither. A swapper brings the network that prepares the source for it.
     """
     catalog, entries = catalog or load_catalog(), []
-    for role, name in wanted_models(settings, root):
+    for role, name in required_model_names(settings, root):
         unlisted = name not in catalog.models and root is not None and (root / f"{name}.onnx").is_file()
         entries.append(
             ModelEntry(name=name, role=role, licence_id="own", licence=catalog.licences["own"])
@@ -152,10 +160,10 @@ def needed_models(
     return list(dict.fromkeys([*entries, *(catalog.models[name] for name in content_models(settings))]))
 
 
-def wanted_models(settings: Settings, root: Path | None = None) -> list[tuple[Role, str]]:
+def required_model_names(settings: Settings, root: Path | None = None) -> list[tuple[Role, str]]:
     """Return role and name of each network a run with these settings and models folder opens."""
     listed = load_catalog().models
-    found: list[tuple[Role, str]] = [(listed[name].role, name) for name in finding_models(settings)]
+    found: list[tuple[Role, str]] = [(listed[name].role, name) for name in analysis_models(settings)]
     if "face_swapper" in settings.frame_processors:
         found.append(("swapper", settings.swapper_model))
         if converter := converter_of(settings.swapper_model):
@@ -169,7 +177,7 @@ def wanted_models(settings: Settings, root: Path | None = None) -> list[tuple[Ro
     return list(dict.fromkeys(found))
 
 
-def finding_models(settings: Settings) -> tuple[str, ...]:
+def analysis_models(settings: Settings) -> tuple[str, ...]:
     """Return the names of those of `ANALYSIS_MODELS` that a run with these settings opens."""
     return ANALYSIS_MODELS if settings.asks_attributes else ANALYSIS_MODELS[:2]
 
@@ -199,12 +207,12 @@ def mask_models(settings: Settings, root: Path | None = None) -> dict[Role, str]
 # --- errors of model files ------------------------------------------------------------------------------
 
 
-def missing_model(path: Path) -> ModelError:
+def missing_model_error(path: Path) -> ModelError:
     """The error of a model that is not where it should be."""
     return ModelError(tr("the model file is missing"), where=str(path), remedy=tr(_MISSING_REMEDY))
 
 
-def broken_model(path: Path, reason: str) -> ModelError:
+def broken_model_error(path: Path, reason: str) -> ModelError:
     """The error of a file that does not load: which one it is, and which one was expected."""
     listed = [entry for entry in load_catalog().models.values() if path.match(entry.path)]
     wanted = [f"{one.digest} ({one.bytes} bytes)" for entry in listed for one in entry.sources]

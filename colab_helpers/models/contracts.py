@@ -63,7 +63,7 @@ CONTRACTS = (
 
 
 @dataclass(frozen=True)
-class Fit:
+class ContractMatch:
     """What was found of a network."""
 
     contract: Contract
@@ -89,7 +89,7 @@ def _kind_of(item: Any) -> InputKind:
     return "vector" if len(shape) == 2 and shape[1] == 512 else "unknown"
 
 
-def fit_of(session: Any, name: str) -> Fit | None:
+def match_contract(session: Any, name: str) -> ContractMatch | None:
     """Find the kind of a network: by its name where that says it, else by inputs and outputs."""
     inputs, outputs = input_kinds(session), session.get_outputs()
     if "picture" not in inputs:
@@ -109,19 +109,21 @@ def fit_of(session: Any, name: str) -> Fit | None:
     pictures = [k for k, item in enumerate(outputs) if list(item.shape[1:]) == [3, size, size]]
     weights = [NUMBERS[item.type] for item in session.get_inputs() if _kind_of(item) == "weight"]
     for row in named or shaped:
-        return Fit(row, size, inputs, pictures[0] if pictures else 0, weights[0] if weights else None)
+        return ContractMatch(
+            row, size, inputs, pictures[0] if pictures else 0, weights[0] if weights else None
+        )
     return None
 
 
-def understood(session: Any, name: str, *, role: str, where: str) -> Fit:
+def require_contract(session: Any, name: str, *, role: str, where: str) -> ContractMatch:
     """Find the kind of a swapper or enhancer, in the file ``where``; ModelError where none is known."""
-    fit = fit_of(session, name)
+    fit = match_contract(session, name)
     if fit is None or fit.contract.role != role:
-        raise not_understood(session, role=role, where=where)
+        raise unsupported_network_error(session, role=role, where=where)
     return fit
 
 
-def not_understood(session: Any, *, role: str, where: str) -> ModelError:
+def unsupported_network_error(session: Any, *, role: str, where: str) -> ModelError:
     """The error of a network that keeps no contract of a role."""
     inputs = "; ".join(f"{item.name} {item.shape} {item.type}" for item in session.get_inputs())
     kinds = ", ".join(row.kind for row in CONTRACTS if row.role == role) or "crossface"

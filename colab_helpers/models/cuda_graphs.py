@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from colab_helpers.language import tr
-from colab_helpers.models.pool import first_line, is_out_of_memory
+from colab_helpers.models.session_pool import first_line, is_out_of_memory
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 # As a share of the largest value. Replayed are the same kernels: more than the noise of their order of adding
@@ -36,7 +36,7 @@ _running = {"calls": 0, "captures": 0}
 
 
 @contextmanager
-def _alone(kind: str) -> Iterator[None]:
+def _exclusive(kind: str) -> Iterator[None]:
     """Wait for what must not run beside a call (``calls``) or a capture (``captures``), then keep it away."""
     with _changed:
         _changed.wait_for(lambda: not _running["captures"] and (kind == "calls" or not _running["calls"]))
@@ -50,7 +50,7 @@ def _alone(kind: str) -> Iterator[None]:
 
 
 @dataclass(eq=False)
-class Places:
+class DeviceBuffers:
     """A session, and the places on its device that it reads from and writes to whenever it is run there."""
 
     session: Any  # ONNX Runtime's
@@ -68,13 +68,13 @@ class Places:
             self._binding.bind_ortvalue_output(name, held)
 
     @classmethod
-    def of(cls, session: Any, device: str, **given: Any) -> Places:
+    def of(cls, session: Any, device: str, **given: Any) -> DeviceBuffers:
         """Make places for all that a session of fixed shapes takes and gives, but for those ``given``."""
         ins, outs = (
             {
                 item.name: given[item.name]
                 if item.name in given
-                else _place(item.shape, _TYPES[item.type], device)
+                else _allocate_buffer(item.shape, _TYPES[item.type], device)
                 for item in items
             }
             for items in (session.get_inputs(), session.get_outputs())
@@ -99,7 +99,7 @@ class Places:
         return array if array.flags.owndata else array.copy()
 
 
-def _place(shape: Sequence[int], kind: Any, device: str) -> Any:
+def _allocate_buffer(shape: Sequence[int], kind: Any, device: str) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, device, 0)
 
 
@@ -121,18 +121,20 @@ class GpuSession:
         device: str = "cuda",
     ) -> None:
         # Its thread ends when this object is gone: the executor's own threads watch for that.
-        self._turns = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._device = device
         self._example = example
-        self._places: Places | None = None
+        self._device_buffers: DeviceBuffers | None = None
         self.captured = False  # whether calls are replayed as a CUDA graph
         self._session: Any = None
         if capture:
             try:
-                with _alone("captures"):
+                with _exclusive("captures"):
                     self._session = create(True)
                     feed = example(self._session)
-                    self._places = self._turns.submit(copy_context().run, self._capture, feed).result()
+                    self._device_buffers = self._executor.submit(
+                        copy_context().run, self._capture, feed
+                    ).result()
                 self.captured = True
                 return
             except Exception as error:
@@ -140,7 +142,7 @@ class GpuSession:
                     raise
                 on_problem(first_line(error))
         self._session = None  # its memory is wanted for the next one
-        with _alone("calls"):
+        with _exclusive("calls"):
             self._session = create(False)
         try:
             self.run(self._names(), example(self._session))  # has its workspaces made
@@ -152,7 +154,7 @@ class GpuSession:
         self,
         names: Sequence[str],
         feed: Arrays,
-        within: Callable[[Places], Any] | None = None,
+        within: Callable[[DeviceBuffers], Any] | None = None,
         kind: Literal["calls", "captures"] = "calls",
     ) -> Any:
         """What ``InferenceSession.run`` does; calls of the example's shape, for all outputs, are replayed.
@@ -160,7 +162,7 @@ class GpuSession:
         With ``within`` that is called in its turn, with the network at its places, and what it returns is
         returned; one of ``captures`` has the GPU to itself.
         """
-        return self._turns.submit(self._run, list(names), feed, within, kind).result()
+        return self._executor.submit(self._run, list(names), feed, within, kind).result()
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else is asked of a session: its inputs, outputs, metadata, providers."""
@@ -171,25 +173,27 @@ class GpuSession:
     def _names(self) -> list[str]:
         return [output.name for output in self._session.get_outputs()]
 
-    def _run(self, names: list[str], feed: Arrays, within: Callable[[Places], Any] | None, kind: str) -> Any:
-        with _alone(kind):
+    def _run(
+        self, names: list[str], feed: Arrays, within: Callable[[DeviceBuffers], Any] | None, kind: str
+    ) -> Any:
+        with _exclusive(kind):
             if within is not None:
-                if self._places is None:
+                if self._device_buffers is None:
                     inputs = self._example(self._session)
-                    self._places = self._placed(inputs, self._plain(self._names(), inputs))
-                return within(self._places)
-            if self.captured and self._places is not None and self._places.takes(names, feed):
-                self._places.run(feed)
-                return [self._places.read(name) for name in names]
+                    self._device_buffers = self._bind_buffers(inputs, self._plain(self._names(), inputs))
+                return within(self._device_buffers)
+            if self.captured and self._device_buffers is not None and self._device_buffers.takes(names, feed):
+                self._device_buffers.run(feed)
+                return [self._device_buffers.read(name) for name in names]
             return self._plain(names, feed)
 
-    def _placed(self, inputs: Arrays, outputs: Sequence[npt.NDArray[Any]]) -> Places:
+    def _bind_buffers(self, inputs: Arrays, outputs: Sequence[npt.NDArray[Any]]) -> DeviceBuffers:
         named = zip(self._names(), outputs, strict=True)
         ins, outs = (
-            {name: _place(array.shape, array.dtype, self._device) for name, array in arrays}
+            {name: _allocate_buffer(array.shape, array.dtype, self._device) for name, array in arrays}
             for arrays in (inputs.items(), named)
         )
-        return Places(self._session, ins, outs, self._device)
+        return DeviceBuffers(self._session, ins, outs, self._device)
 
     def _plain(self, names: list[str], feed: Arrays) -> list[npt.NDArray[Any]]:
         """A call that is neither captured nor replayed."""
@@ -198,14 +202,14 @@ class GpuSession:
         outputs: list[npt.NDArray[Any]] = self._session.run(names, feed, options)
         return outputs
 
-    def _capture(self, feed: Arrays) -> Places:
+    def _capture(self, feed: Arrays) -> DeviceBuffers:
         """Capture the network on empty inputs, and make sure that a replay reads what it is given.
 
         RuntimeError where ONNX Runtime cannot capture it, or a replay gives other results.
         """
         names = self._names()
         expected = self._plain(names, feed)
-        places = self._placed(feed, expected)
+        places = self._bind_buffers(feed, expected)
         places.run({name: np.zeros_like(array) for name, array in feed.items()})
         places.run(feed)
         for name, wanted in zip(names, expected, strict=True):

@@ -23,7 +23,7 @@ from requests import exceptions as failures
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import ModelEntry, Source
-from colab_helpers.models.inventory import size_of
+from colab_helpers.models.inventory import file_size
 
 HUGGING_FACE = "https://huggingface.co/"
 _BLOCK = 1 << 18
@@ -34,12 +34,12 @@ class MirrorError(Exception):
     """An address that did not give the file; the text says why, and the next one may be tried."""
 
 
-class Temporary(Exception):  # noqa: N818
+class TemporaryError(Exception):
     """Something that may go well the next time."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class DownloadLimits:
     """How long to wait and how often to try; seconds and bytes."""
 
     connect_timeout: float = 10.0
@@ -59,9 +59,9 @@ class FetchOptions:
     offline: bool = False  # never touch the network; copies from disk are still made
     token: str | None = None  # of Hugging Face, where strangers may be kept waiting
     shared_cache: Path | None = None  # a folder that outlives this machine: copied from, and to
-    limits: Limits = field(default_factory=Limits)
+    limits: DownloadLimits = field(default_factory=DownloadLimits)
 
-    def cached(self, model: ModelEntry) -> Path | None:
+    def cache_path(self, model: ModelEntry) -> Path | None:
         """Where a model lies in the shared cache."""
         return self.shared_cache / model.path if self.shared_cache else None
 
@@ -80,13 +80,13 @@ def download(
     """
     limits, failed, furthest = options.limits, 0, 0
     while True:
-        start = size_of(part)
+        start = file_size(part)
         try:
             if start < source.bytes:
                 _continue(url, part, source.bytes, options, arrived)
             return _verified(part, source, resumed=start > 0)
-        except Temporary as problem:
-            there = size_of(part)
+        except TemporaryError as problem:
+            there = file_size(part)
             # Only going further than ever before counts, or starting over and over would never end.
             advanced = there >= furthest + limits.progress
             failed, furthest = (1, there) if advanced else (failed + 1, furthest)
@@ -98,7 +98,7 @@ def download(
 
 def _continue(url: str, part: Path, size: int, options: FetchOptions, arrived: Callable[[int], None]) -> None:
     """Append what is still missing, or all where the server knows no ranges."""
-    there = size_of(part)
+    there = file_size(part)
     try:
         with _ask(url, there, options) as response:
             there = _begins_at(response, part, there, size)
@@ -112,14 +112,14 @@ def _continue(url: str, part: Path, size: int, options: FetchOptions, arrived: C
                         raise MirrorError(tr("gives more than the {total} bytes it should", total=size))
                     arrived(there)
     except (failures.ConnectionError, failures.ReadTimeout) as error:
-        raise Temporary(tr("no connection ({reason})", reason=_innermost(error))) from error
+        raise TemporaryError(tr("no connection ({reason})", reason=_innermost(error))) from error
     except (failures.RequestException, ValueError) as error:
         raise MirrorError(tr("cannot be asked ({reason})", reason=_innermost(error))) from error
     except (urllib3.exceptions.HTTPError, http.client.HTTPException):
         pass  # it broke, as where it ends too soon
     if there < size:
         text = mark("the connection broke after {there} of {total} bytes")
-        raise Temporary(tr(text, there=there, total=size))
+        raise TemporaryError(tr(text, there=there, total=size))
 
 
 def _ask(url: str, start: int, options: FetchOptions) -> requests.Response:
@@ -143,11 +143,11 @@ def _begins_at(response: requests.Response, part: Path, start: int, size: int) -
     code, headers = response.status_code, response.headers
     if code not in (200, 206, 416):
         reason = tr("HTTP {code} ({reason})", code=code, reason=response.reason)
-        raise Temporary(reason) if code in _WORTH_RETRYING else MirrorError(reason)
+        raise TemporaryError(reason) if code in _WORTH_RETRYING else MirrorError(reason)
     ranged = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     if code != 200 and (ranged is None or int(ranged[1]) != start):
         part.unlink(missing_ok=True)  # it has less than what had arrived, or answers something else
-        raise Temporary(tr("answers with another range"))
+        raise TemporaryError(tr("answers with another range"))
     told = ranged[2] if code == 206 and ranged is not None else headers.get("Content-Length", "")
     # Refused before half a gigabyte is spent on what cannot be right.
     if told.isdigit() and int(told) != size:
@@ -163,7 +163,7 @@ def _verified(part: Path, source: Source, *, resumed: bool) -> str:
     text = mark("gives wrong bytes (sha256 {sha256}, expected {expected})")
     problem = tr(text, sha256=sha256, expected=tr(" or ").join(source.sha256) or f"crc32 {source.crc32}")
     # The fault may lie in what was there before this try: start over once before blaming the address.
-    raise Temporary(problem) if resumed else MirrorError(problem)
+    raise TemporaryError(problem) if resumed else MirrorError(problem)
 
 
 def _innermost(error: BaseException) -> str:

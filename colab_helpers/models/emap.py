@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
-from colab_helpers.models.catalog import broken_model
+from colab_helpers.models.catalog import broken_model_error
 
 if TYPE_CHECKING:  # slow to import, and seldom needed
     import onnx
@@ -48,9 +48,9 @@ def load_model(path: Path) -> onnx.ModelProto:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # protobuf's own, from a package that only the ui may import from
-        raise broken_model(path, str(error)) from error
+        raise broken_model_error(path, str(error)) from error
     if not model.graph.node:  # to protobuf, an empty file is an empty model
-        raise broken_model(path, tr("it has no nodes"))
+        raise broken_model_error(path, tr("it has no nodes"))
     return model
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 from filelock import FileLock
 from pydantic import BaseModel
 
-from colab_helpers.errors import LicenceError, ModelError, OutputError, telling
+from colab_helpers.errors import LicenceError, ModelError, OutputError, wrap_os_error
 from colab_helpers.files import same_file
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
@@ -28,10 +28,10 @@ from colab_helpers.models.catalog import ModelEntry
 from colab_helpers.models.download import FetchOptions, MirrorError, download
 from colab_helpers.models.inventory import (
     ModelFile,
-    Record,
-    accepted_at,
-    examine,
-    look_at,
+    ModelRecord,
+    acceptance_time,
+    inspect_file,
+    inspect_model,
     now,
     part_path,
     put_in_place,
@@ -80,16 +80,18 @@ class PreloadedFile(BaseModel, extra="forbid", frozen=True):
     name: str
     path: Path
     source: FileSource  # how it came this time; ``copied`` from the shared cache
-    record: Record
+    record: ModelRecord
     notes: tuple[str, ...] = ()  # what else happened
 
     @classmethod
-    def of(cls, item: ModelFile, record: Record, source: FileSource, notes: Sequence[str]) -> PreloadedFile:
+    def of(
+        cls, item: ModelFile, record: ModelRecord, source: FileSource, notes: Sequence[str]
+    ) -> PreloadedFile:
         """Describe a file by its record, and by how it came this time."""
         return cls(name=item.model.name, path=item.path, source=source, record=record, notes=tuple(notes))
 
 
-class _NotHad(Exception):  # noqa: N818
+class _UnavailableError(Exception):
     """A file that could not be had; the text has one line for each thing that was tried."""
 
 
@@ -112,15 +114,15 @@ def fetch(
         OutputError: The disk has not enough room, or cannot be written.
     """
     entries = {model.path: model for model in models}.values()
-    files = [look_at(root, entry, verify=verify, accept=options.accept_licences) for entry in entries]
+    files = [inspect_model(root, entry, verify=verify, accept=options.accept_licences) for entry in entries]
     missing = [item for item in files if item.record is None]
     _require_accepted(missing, options)
     _check_disk(root, missing)
-    tell, brought, problems = _teller(files, missing, on_progress or (lambda _: None)), {}, []
+    tell, brought, problems = _progress_reporter(files, missing, on_progress or (lambda _: None)), {}, []
     for done, item in enumerate(missing):
         try:
             brought[item.path] = _obtain(root, item, options, partial(tell, done))
-        except _NotHad as problem:
+        except _UnavailableError as problem:
             problems.append(str(problem))
         tell(done + 1, 0)
     _raise_problems(problems, offline=options.offline)
@@ -130,7 +132,7 @@ def fetch(
     ]
 
 
-def _teller(
+def _progress_reporter(
     files: Sequence[ModelFile], missing: Sequence[ModelFile], callback: ProgressCallback
 ) -> Callable[[int, int], None]:
     """Return what is told how many missing files are done, and bytes of the next; it never goes back."""
@@ -153,33 +155,33 @@ def _obtain(
     """Obtain a file while no other process does."""
     model, path, locks = planned.model, planned.path, root / ".locks"
     remedy = mark("free space, check the permissions, or choose another models folder")
-    with telling(OutputError, mark("cannot be written ({reason})"), path, remedy):
+    with wrap_os_error(OutputError, mark("cannot be written ({reason})"), path, remedy):
         locks.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / f"{model.path.replace('/', '_')}.lock"):
             # Another process may have brought it while this one waited. Wrong bytes may have been found only
             # by hashing, so what is there now has to be hashed, too.
             verify = planned.state == "damaged"
-            item = look_at(root, model, verify=verify, accept=options.accept_licences)
+            item = inspect_model(root, model, verify=verify, accept=options.accept_licences)
             if item.record is not None:
                 return PreloadedFile.of(item, item.record, "present", item.notes)
-            return _brought(root, item, options, arrived)
+            return _fetch_file(root, item, options, arrived)
 
 
-def _brought(
+def _fetch_file(
     root: Path, item: ModelFile, options: FetchOptions, arrived: Callable[[int], None]
 ) -> PreloadedFile:
     """Bring a file from the shared cache or a mirror, and record it."""
     model, path, notes = item.model, item.path, list[str]()
-    accepted, copied = _acceptance(item, options), _copied(item, options, notes)
-    part, url, sha256 = copied or _downloaded(item, options, notes, arrived)
+    accepted, copied = _acceptance(item, options), _copy_from_cache(item, options, notes)
+    part, url, sha256 = copied or _download_from_mirrors(item, options, notes, arrived)
     if (kept := put_in_place(root, part, path)) is not None:
         text = mark("{path}: was replaced; what lay there before is kept as {kept}")
         notes.append(tr(text, path=model.path, kept=kept))
     for digest in ("", *(source.digest for source in model.sources)):  # what others left unfinished, too
         part_path(path, digest).unlink(missing_ok=True)
     there = path.stat()
-    record = Record(
+    record = ModelRecord(
         sha256=sha256,
         bytes=there.st_size,
         mtime_ns=there.st_mtime_ns,
@@ -193,7 +195,7 @@ def _brought(
     return PreloadedFile.of(item, record, "copied" if copied else "downloaded", notes)
 
 
-def _downloaded(
+def _download_from_mirrors(
     item: ModelFile, options: FetchOptions, notes: Sequence[str], arrived: Callable[[int], None]
 ) -> tuple[Path, str, str]:
     """Fetch from the mirrors in their order; return the verified part, its address and SHA-256."""
@@ -210,43 +212,45 @@ def _downloaded(
                 return part, url, download(url, part, source, options, arrived)
             except MirrorError as refused:
                 tried.append(f"{url}: {refused}")
-    raise _NotHad("\n    ".join([f"  {model.path}", *tried]))
+    raise _UnavailableError("\n    ".join([f"  {model.path}", *tried]))
 
 
 # --- the shared cache ---------------------------------------------------------------------------------
 
 
-def _copied(item: ModelFile, options: FetchOptions, notes: list[str]) -> tuple[Path, str, str] | None:
+def _copy_from_cache(
+    item: ModelFile, options: FetchOptions, notes: list[str]
+) -> tuple[Path, str, str] | None:
     """Copy from the shared cache what is right there; return the part, where it is from, its SHA-256."""
-    cached, part = options.cached(item.model), part_path(item.path)
-    if cached is None or not cached.is_file() or same_file(cached, item.path):
+    cache_path, part = options.cache_path(item.model), part_path(item.path)
+    if cache_path is None or not cache_path.is_file() or same_file(cache_path, item.path):
         return None
     try:
-        shutil.copyfile(cached, part)
-        copy = examine(item.model, part)
+        shutil.copyfile(cache_path, part)
+        copy = inspect_file(item.model, part)
     except OSError as error:  # or this disk: fetching tells
-        notes.append(tr("{path} could not be read ({reason})", path=cached, reason=error.strerror))
+        notes.append(tr("{path} could not be read ({reason})", path=cache_path, reason=error.strerror))
         return None
-    unchanged = recorded_hash(cached) in (None, copy.sha256)
+    unchanged = recorded_hash(cache_path) in (None, copy.sha256)
     if copy.state == "present" or (copy.state == "unknown" and unchanged):
         notes += copy.notes
-        return part, str(cached), copy.sha256
+        return part, str(cache_path), copy.sha256
     part.unlink()
-    notes.append(tr("the copy in the shared cache is damaged and was not used: {path}", path=cached))
+    notes.append(tr("the copy in the shared cache is damaged and was not used: {path}", path=cache_path))
     return None
 
 
-def _share(item: ModelFile, record: Record, options: FetchOptions, notes: list[str]) -> None:
+def _share(item: ModelFile, record: ModelRecord, options: FetchOptions, notes: list[str]) -> None:
     """Copy a fetched file to the shared cache. The model is usable all the same if that fails."""
-    cached, cache = options.cached(item.model), options.shared_cache
-    if cached is None or cache is None:
+    cache_path, cache = options.cache_path(item.model), options.shared_cache
+    if cache_path is None or cache is None:
         return
-    part = part_path(cached)
+    part = part_path(cache_path)
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
+        cache_path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(item.path, part)
-        put_in_place(cache, part, cached)
-        write_record(cached, record.model_copy(update={"mtime_ns": cached.stat().st_mtime_ns}))
+        put_in_place(cache, part, cache_path)
+        write_record(cache_path, record.model_copy(update={"mtime_ns": cache_path.stat().st_mtime_ns}))
     except OSError as error:
         text = mark("{path} could not be copied to the shared cache ({reason})")
         notes.append(tr(text, path=item.model.path, reason=error.strerror))
@@ -259,7 +263,7 @@ def _acceptance(item: ModelFile, options: FetchOptions) -> str | None:
     """When the licence of a model was accepted: earlier, beside its file or in the cache, or now."""
     if not item.model.licence.non_commercial:
         return None
-    earlier = accepted_at(item.model, item.path, options.cached(item.model))
+    earlier = acceptance_time(item.model, item.path, options.cache_path(item.model))
     return earlier or (now() if options.accept_licences else None)
 
 
@@ -270,9 +274,9 @@ def _require_accepted(missing: Iterable[ModelFile], options: FetchOptions) -> No
     """
     refused = []
     for item in missing:
-        cached = options.cached(item.model)
+        cache_path = options.cache_path(item.model)
         # Offline it may just be reported as missing.
-        within_reach = not options.offline or (cached is not None and cached.is_file())
+        within_reach = not options.offline or (cache_path is not None and cache_path.is_file())
         if item.model.licence.non_commercial and within_reach and not _acceptance(item, options):
             refused.append(item.model)
     if refused:

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from colab_helpers.errors import ModelError
-from colab_helpers.language import VARIABLE, language, tr
-from colab_helpers.models.parity import SAME, Verdict, compare, sample_inputs, value_range
+from colab_helpers.language import LANGUAGE_ENV, language, tr
+from colab_helpers.models.parity import EXACT_TOLERANCE, Verdict, compare, sample_inputs, value_range
 from colab_helpers.models.session import Runtime
 
 # The settings of versions 1.2 to 1.4, as gfpgan's own GFPGANer gives them for the "clean" network.
@@ -82,7 +82,7 @@ def _run(weights: Path, out: Path, architecture: Mapping[str, object]) -> Verdic
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
         [sys.executable, "-m", __name__, str(weights), str(out), json.dumps(dict(architecture))],
-        env={**os.environ, "PYTHONPATH": paths, VARIABLE: language()},
+        env={**os.environ, "PYTHONPATH": paths, LANGUAGE_ENV: language()},
         capture_output=True,
         text=True,
         check=False,
@@ -161,7 +161,7 @@ def _export(weights: Path, out: Path, architecture: Mapping[str, Any]) -> Verdic
         samples = sample_inputs(candidate.session, 2)["input"]
         expected = [model(torch.from_numpy(sample[None])).numpy() for sample in samples]
     found = candidate.run_stack(samples)
-    return compare(np.concatenate(expected), found, SAME, value_range(candidate.session))
+    return compare(np.concatenate(expected), found, EXACT_TOLERANCE, value_range(candidate.session))
 
 
 if __name__ == "__main__":

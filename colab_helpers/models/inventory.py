@@ -16,11 +16,11 @@ from typing import Literal
 from pydantic import BaseModel
 
 from colab_helpers.errors import ModelError
-from colab_helpers.files import found, publish, sha256_of, state_of, write_atomically
+from colab_helpers.files import load_or_none, publish, sha256_of, size_and_mtime, write_atomically
 from colab_helpers.language import mark, tr
-from colab_helpers.models.catalog import ModelEntry, broken_model, load_catalog, needed_models
-from colab_helpers.models.pool import first_line, is_out_of_memory
+from colab_helpers.models.catalog import ModelEntry, broken_model_error, load_catalog, required_models
 from colab_helpers.models.session import create_session, is_standin
+from colab_helpers.models.session_pool import first_line, is_out_of_memory
 from colab_helpers.settings import Settings
 
 FileState = Literal["present", "unknown", "damaged", "missing"]
@@ -35,17 +35,17 @@ class ModelFile:
     state: FileState = "missing"  # ``present`` and ``unknown`` are used as they are
     sha256: str = ""
     problem: ModelError | None = None  # what is wrong with a damaged one, and what to do
-    record: Record | None = None  # of one that is used
+    record: ModelRecord | None = None  # of one that is used
     notes: tuple[str, ...] = ()
 
     @property
     def resumable(self) -> int:
         """Bytes an interrupted fetch left."""
         parts = (part_path(self.path, source.digest) for source in self.model.sources)
-        return max(map(size_of, parts), default=0)
+        return max(map(file_size, parts), default=0)
 
 
-def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool = False) -> ModelFile:
+def inspect_file(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool = False) -> ModelFile:
     """Find out what a model file is; one that is neither published nor recorded is loaded once.
 
     With ``verify`` it is hashed even if size and time are those recorded. With ``loads`` it is known to be a
@@ -82,21 +82,21 @@ def _load_problem(path: Path) -> ModelError | None:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        return broken_model(path, first_line(error))
+        return broken_model_error(path, first_line(error))
     return None
 
 
-def look_at(
+def inspect_model(
     root: Path, model: ModelEntry, *, verify: bool = False, accept: bool = False, loads: bool = False
 ) -> ModelFile:
-    """Find out what is there of one model, see ``examine``, and record it; moves nothing.
+    """Find out what is there of one model, see ``inspect_file``, and record it; moves nothing.
 
     With ``accept`` the user accepts its licence; that is recorded if it is there.
     """
     path = root / model.path
     if not path.is_file():
         return ModelFile(model, path)
-    item = examine(model, path, verify=verify, loads=loads)
+    item = inspect_file(model, path, verify=verify, loads=loads)
     if item.state == "damaged":
         return item
     record, notes = _renewed_record(model, path, item.sha256, accept=accept), item.notes
@@ -108,13 +108,13 @@ def look_at(
     return replace(item, record=record, notes=notes)
 
 
-def _renewed_record(model: ModelEntry, path: Path, sha256: str, *, accept: bool) -> Record:
+def _renewed_record(model: ModelEntry, path: Path, sha256: str, *, accept: bool) -> ModelRecord:
     """The record of a file as it is now; what is known about its origin and its licence is kept."""
     there, earlier = path.stat(), read_record(path)
-    accepted = accepted_at(model, path)
+    accepted = acceptance_time(model, path)
     if accepted is None and accept and model.licence.non_commercial:
         accepted = now()
-    return Record(
+    return ModelRecord(
         sha256=sha256,
         bytes=there.st_size,
         mtime_ns=there.st_mtime_ns,
@@ -124,28 +124,32 @@ def _renewed_record(model: ModelEntry, path: Path, sha256: str, *, accept: bool)
     )
 
 
-def accepted_at(entry: ModelEntry, *places: Path | None) -> str | None:
+def acceptance_time(entry: ModelEntry, *places: Path | None) -> str | None:
     """When the licence of a model was accepted, as the record beside one of some files says."""
     records = (read_record(place) for place in places if place is not None)
-    times = (found.licence_accepted_at for found in records if found and found.licence == entry.licence_id)
+    times = (
+        load_or_none.licence_accepted_at
+        for load_or_none in records
+        if load_or_none and load_or_none.licence == entry.licence_id
+    )
     return next(filter(None, times), None)
 
 
 def origin_notes(settings: Settings, root: Path) -> list[str]:
     """What a run says about the origin of the model files it loads; each file is hashed once."""
     try:
-        entries = needed_models(settings, load_catalog(), root=root)
+        entries = required_models(settings, load_catalog(), root=root)
     except ModelError:  # missing: opening it says what to do
         return []
     there = [entry for entry in entries if (root / entry.path).is_file()]
     real = [entry for entry in there if not is_standin(root / entry.path)]
-    return [note for entry in real for note in look_at(root, entry, loads=True).notes]
+    return [note for entry in real for note in inspect_model(root, entry, loads=True).notes]
 
 
 # --- records, and a file's way into place ---------------------------------------------------------------
 
 
-class Record(BaseModel, extra="ignore", frozen=True):
+class ModelRecord(BaseModel, extra="ignore", frozen=True):
     """What was verified about a file; kept in ``<file>.json``.
 
     As long as size and modification time are those of the record, the file counts as verified and half a
@@ -162,7 +166,7 @@ class Record(BaseModel, extra="ignore", frozen=True):
 
     def still_describes(self, path: Path) -> bool:
         """Whether size and modification time of a file are the recorded ones."""
-        return state_of(path) == (self.bytes, self.mtime_ns)
+        return size_and_mtime(path) == (self.bytes, self.mtime_ns)
 
 
 def record_path(path: Path) -> Path:
@@ -176,14 +180,14 @@ def part_path(path: Path, sha256: str = "") -> Path:
     return path.with_name(f".{path.name}.{sha256[:12]}.part" if sha256 else f".{path.name}.part")
 
 
-def size_of(path: Path) -> int:
+def file_size(path: Path) -> int:
     """Return the bytes of a file; 0 if it is not there."""
-    return (state_of(path) or (0,))[0]
+    return (size_and_mtime(path) or (0,))[0]
 
 
-def read_record(path: Path) -> Record | None:
+def read_record(path: Path) -> ModelRecord | None:
     """The record of a file; None if there is none, or none that can be read (then it is hashed anew)."""
-    return found(Record, record_path(path))
+    return load_or_none(ModelRecord, record_path(path))
 
 
 def recorded_hash(path: Path) -> str | None:
@@ -192,7 +196,7 @@ def recorded_hash(path: Path) -> str | None:
     return record.sha256 if record is not None and record.still_describes(path) else None
 
 
-def write_record(path: Path, record: Record) -> None:
+def write_record(path: Path, record: ModelRecord) -> None:
     """Write the record of a file, all of it or nothing, unless it is there already; OSError if it cannot."""
     if record != read_record(path):
         write_json(record_path(path), record.model_dump())

@@ -11,14 +11,14 @@ from pydantic import BaseModel
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import mark, tr
-from colab_helpers.models.contracts import NUMBERS, fit_of
+from colab_helpers.models.contracts import NUMBERS, match_contract
 
 FloatArray = npt.NDArray[np.float32]
 
-SAME = (0.1, 1.0)
+EXACT_TOLERANCE = (0.1, 1.0)
 """Grey levels of 255 that outputs may lie apart, on average and at most, after the same arithmetic in another
 order (TensorFloat-32 on GPUs included): nothing 8 bits could show."""
-NEARLY_SAME = (1.0, 4.0)
+HALF_TOLERANCE = (1.0, 4.0)
 """The same for half precision."""
 
 Reason = Literal["", "differs", "proves nothing", "fails", "slower"]
@@ -82,7 +82,7 @@ def compare(
 
 def value_range(session: Any, name: str = "") -> float:
     """Width of the range of a network's pictures; 2, from -1 to 1, where its kind is not known."""
-    fit = fit_of(session, name)
+    fit = match_contract(session, name)
     return 1.0 - fit.contract.black if fit else 2.0
 
 

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
-from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
+from colab_helpers.models.catalog import ModelEntry, load_catalog, required_models
 from colab_helpers.models.download import FetchOptions
 from colab_helpers.models.fetching import PreloadedFile, ProgressCallback, fetch
-from colab_helpers.models.half import changing_models, choose
+from colab_helpers.models.model_conversion import choose, face_processor_models
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.settings import Settings
 
@@ -55,7 +55,7 @@ def preload(
     """
     root = models_root(models_dir)
     options = replace(options, token=options.token or os.environ.get(TOKEN))
-    entries = needed_models(settings, load_catalog(), root=root)
+    entries = required_models(settings, load_catalog(), root=root)
     _refuse_standins(root, entries)
     files = fetch(root, entries, options, verify=verify, on_progress=on_progress)
     notes = [note for item in files for note in item.notes]
@@ -68,7 +68,7 @@ def _prepared_for_gpu(settings: Settings, root: Path) -> list[str]:
     if settings.execution_provider == "cpu":
         return []
     runtime = Runtime("auto")  # a GPU that does not work is the doctor's subject, no reason to fetch nothing
-    names = changing_models(settings).values() if runtime.provider == "cuda" else ()
+    names = face_processor_models(settings).values() if runtime.provider == "cuda" else ()
     made = (choose(root, name, half=settings.half_precision, runtime=runtime, make=True) for name in names)
     return [*runtime.notes, *(note for choice in made for note in choice.notes)]
 

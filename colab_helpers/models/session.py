@@ -25,11 +25,11 @@ import onnxruntime
 from colab_helpers.errors import OutOfMemoryError, ProviderError
 from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import Machine, shared_by, this_machine
-from colab_helpers.models.catalog import broken_model, missing_model
-from colab_helpers.models.cuda_graphs import GpuSession, Places
+from colab_helpers.machine import Machine, this_machine, workers_per_machine
+from colab_helpers.models.catalog import broken_model_error, missing_model_error
+from colab_helpers.models.cuda_graphs import DeviceBuffers, GpuSession
 from colab_helpers.models.parity import sample_inputs
-from colab_helpers.models.pool import SessionPool, first_line, is_out_of_memory
+from colab_helpers.models.session_pool import SessionPool, first_line, is_out_of_memory
 
 # Recent builds collect telemetry, also on Linux; nothing of a run is to leave the machine.
 onnxruntime.disable_telemetry_events()
@@ -81,7 +81,7 @@ class Network:
             rows = [self.run(*(value[k : k + 1] for value in inputs))[output] for k in range(len(inputs[0]))]
         return np.concatenate(rows) if len(rows) > 1 else rows[0]
 
-    def run_within(self, work: Callable[[Places], T], *, capturing: bool = False) -> T:
+    def run_on_device(self, work: Callable[[DeviceBuffers], T], *, capturing: bool = False) -> T:
         """Have work done where the network lies, see ``GpuSession.run``; OutOfMemoryError likewise."""
         with self._memory_watched():
             done: T = self.session.run((), {}, work, "captures" if capturing else "calls")
@@ -133,7 +133,7 @@ class Runtime:
             ProviderError: It was to run on CUDA but does not.
         """
         if not path.is_file():
-            raise missing_model(path)
+            raise missing_model_error(path)
         name = name or path.stem
         create = partial(self._create, path, name, edge)
         session = self.pool.session(path, create, name=name) if self.pool else create()
@@ -186,7 +186,7 @@ class Runtime:
         except Exception as error:
             if self.pool and is_out_of_memory(error):
                 raise  # the pool makes room and tries again
-            raise broken_model(path, first_line(error)) from error
+            raise broken_model_error(path, first_line(error)) from error
         if not runs_on(session, self.provider):
             raise ProviderError(
                 tr("the model was to run on CUDA, but ONNX Runtime put it on the CPU"),
@@ -231,7 +231,7 @@ def create_session(
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings speak of the unused emap initializer on every load
-    options.intra_op_num_threads = threads or max(1, this_machine().cpus // shared_by())
+    options.intra_op_num_threads = threads or max(1, this_machine().cpus // workers_per_machine())
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Idle threads would otherwise spin, on cores that decoder and encoder need.

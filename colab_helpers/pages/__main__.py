@@ -10,14 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from colab_helpers.itself import all_loaded, end_process, own_process
+from colab_helpers.startup import begin_startup, exit_immediately, finish_startup
 
 if __name__ == "__main__":
-    own_process()
+    begin_startup()
 
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import absolute
-from colab_helpers.language import ASKED, printable, spoken, tr
+from colab_helpers.language import LANGUAGE_CHOICES, printable, tr, use_language
 from colab_helpers.pages.report import write_page
 
 
@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m colab_helpers.pages", description=__doc__)
     parser.add_argument("folder", type=Path, help="output folder of a batch")
     parser.add_argument("--report", type=Path, help="its report (default: report.json in the folder)")
-    parser.add_argument("--language", choices=ASKED, default="auto", help="of the page")
+    parser.add_argument("--language", choices=LANGUAGE_CHOICES, default="auto", help="of the page")
     options = parser.parse_args(argv)
-    with spoken(options.language):
+    with use_language(options.language):
         try:
             page = write_page(absolute(options.folder), options.report and absolute(options.report))
         except ColabHelpersError as error:
@@ -39,5 +39,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    all_loaded()
-    end_process(main())
+    finish_startup()
+    exit_immediately(main())

@@ -7,47 +7,49 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.batch.members import WorkerStatus
-from colab_helpers.batch.report import KEPT, STATE_WORDS, FileReport, State
+from colab_helpers.batch.report import KEPT, STATE_WORDS, FileReport, FileStatus
 from colab_helpers.batch.status import BatchStatus
+from colab_helpers.batch.worker_handles import WorkerStatus
 from colab_helpers.language import mark, tr
-from colab_helpers.pages.figures import (
-    FIGURES,
+from colab_helpers.pages.metrics import (
+    METRICS,
     WINDOW,
-    Figure,
-    at_work,
-    lines_of,
+    Metric,
+    active_timeline,
+    chart_lines,
+    limit_warning,
     queues,
-    strained,
     warnings,
 )
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import ALARM, BLUE, Points, sparkline
 from colab_helpers.pages.units import clock_text, number, progress_text
-from colab_helpers.progress import MAKING
+from colab_helpers.progress import PROCESSING
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.samples import Sample
 
-MOST_FILES = 12
+MAX_FILES = 12
 """Files that are named; the others are counted."""
-MOST_WORKERS = 16
+MAX_WORKERS = 16
 """Workers that are named; so many fit beside the charts."""
-MOST_NOTES = 8
+MAX_NOTES = 8
 """Notes on the whole run that are shown, the newest."""
-OLD_NEWS = 10.0
+STALE_SECONDS = 10.0
 """Seconds without news from which they stand out; a run writes its status every two."""
 
 NO_GPU = mark("There is no GPU on the machine that is watched: everything runs on its CPU.")
 NO_SAMPLES = mark("Nothing has been measured yet.")
 LOST = mark("ended without a word")
-GO_ON = mark("run the same batch again, into the same folder: it goes on with what is finished")
-RETRY = mark("correct what is said of the failed files and run the same batch again: what is done stays")
+RESUME_REMEDY = mark("run the same batch again, into the same folder: it goes on with what is finished")
+RETRY_REMEDY = mark(
+    "correct what is said of the failed files and run the same batch again: what is done stays"
+)
 
 # Share of the work from which on its speed tells something.
 _EARLY = 0.02
 _MOODS = {"running": "busy", "done": "good", "failed": "bad", "lost": "bad", "cancelled": "warn"}
 # What needs a look comes first.
-_ORDER: tuple[State, ...] = ("running", "failed", "cancelled", "skipped", "queued", "done")
+_ORDER: tuple[FileStatus, ...] = ("running", "failed", "cancelled", "skipped", "queued", "done")
 
 
 def live_html(
@@ -98,7 +100,7 @@ def live_text(
     lines += [told["overall"][1]] if told["overall"] else []
     lines += [told["running_text"], *told["state_lines"]]
     if shown:
-        texts = [figure.text(shown[-1]) for figure in (*FIGURES, *queues(shown[-1:]))]
+        texts = [figure.text(shown[-1]) for figure in (*METRICS, *queues(shown[-1:]))]
         lines.append(", ".join(filter(None, texts)))
     lines += [*told["remarks"], told["why"], *(tr("warning: {text}", text=text) for text in told["alarms"])]
     for (name, _), (work, _), (fps, _), (load, _), (vram, _) in told["workers"]:
@@ -119,7 +121,7 @@ def live_text(
 def _told(samples: Sequence[Sample], status: BatchStatus | None, now: float, lost: bool) -> dict[str, Any]:
     """What page and words say alike."""
     named, rest = _named(status)
-    more = status.crew - MOST_WORKERS if status and not lost else 0
+    more = status.crew - MAX_WORKERS if status and not lost else 0
     running = status.running if status and not (lost or status.crew) else None
     return {
         "overall": None if lost else _overall(status),
@@ -130,12 +132,12 @@ def _told(samples: Sequence[Sample], status: BatchStatus | None, now: float, los
         "alarms": warnings(samples),
         "remarks": _remarks(samples, status),
         "workers": [
-            _cells(worker) for worker in (status.workers[:MOST_WORKERS] if status and not lost else ())
+            _cells(worker) for worker in (status.workers[:MAX_WORKERS] if status and not lost else ())
         ],
         "more": tr("and {number} more", number=more) if more > 0 else "",
         "rows": [_row(file, lost) for file in named],
         "rest": rest,
-        "notes": status.remarks[-MOST_NOTES:] if status else [],
+        "notes": status.remarks[-MAX_NOTES:] if status else [],
     }
 
 
@@ -170,18 +172,18 @@ def _elsewhere(samples: Sequence[Sample], status: BatchStatus | None) -> bool:
 
 
 def _tiles(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    course = at_work(samples)
-    found = [(figure, lines_of(figure, course)) for figure in (*FIGURES, *queues(samples))]
+    course = active_timeline(samples)
+    found = [(figure, chart_lines(figure, course)) for figure in (*METRICS, *queues(samples))]
     known = [(figure, lines) for figure, lines in found if any(value is not None for _, value in lines[0])]
     return [_tile(figure, samples[-1], lines) for figure, lines in known]
 
 
-def _tile(figure: Figure, newest: Sample, lines: Sequence[Points]) -> dict[str, Any]:
+def _tile(figure: Metric, newest: Sample, lines: Sequence[Points]) -> dict[str, Any]:
     total, share = figure.total(newest) if figure.total else None, figure.share(newest)
     limit = figure.limit
     if limit is not None and figure.total:
         limit = limit / 100 * total if total else None
-    is_strained = bool(strained(figure, newest))
+    is_strained = bool(limit_warning(figure, newest))
     aside = tr("warning") if is_strained else ""
     if len(lines) > 1:
         aside = tr("{number} GPUs", number=len(lines))
@@ -215,7 +217,7 @@ def _headline(status: BatchStatus, now: float, lost: bool) -> tuple[str, str]:
     )
     if running:
         text += tr(", last news {ago}", ago=_ago(now - status.updated, lost))
-    remedy = GO_ON if lost else RETRY if status.state == "failed" else ""
+    remedy = RESUME_REMEDY if lost else RETRY_REMEDY if status.state == "failed" else ""
     if remedy:
         text += tr(". What to do: {remedy}", remedy=tr(remedy))
     return tr(LOST) if lost else tr(STATE_WORDS[status.state]), text
@@ -224,7 +226,7 @@ def _headline(status: BatchStatus, now: float, lost: bool) -> tuple[str, str]:
 def _ago(seconds: float, lost: bool) -> str:
     """How long ago; news from the future, by a clock that is ahead, are new."""
     span = f"{max(0.0, seconds):.0f} s" if seconds < 120 else clock_text(seconds)
-    if seconds >= OLD_NEWS and not lost:
+    if seconds >= STALE_SECONDS and not lost:
         return tr("{span} ago (it hangs, or its news are late)", span=span)
     return tr("{span} ago", span=span)
 
@@ -275,10 +277,10 @@ def _named(status: BatchStatus | None) -> tuple[list[FileReport], str]:
     # What was done last tells most of all that is done.
     groups["done"].reverse()
     files = [file for group in groups.values() for file in group]
-    count = Counter(file.status for file in files[MOST_FILES:])
+    count = Counter(file.status for file in files[MAX_FILES:])
     others = ", ".join(f"{count[state]} {_word(state, lost=False)}" for state in _ORDER if count[state])
     rest = tr("and {count} more: {others}", count=sum(count.values()), others=others) if count else ""
-    return files[:MOST_FILES], rest
+    return files[:MAX_FILES], rest
 
 
 def _cells(worker: WorkerStatus) -> list[tuple[str, str]]:
@@ -286,14 +288,14 @@ def _cells(worker: WorkerStatus) -> list[tuple[str, str]]:
     file, segment = worker.file, worker.segment
     if segment is not None:
         file = tr("segment {number} of {file}", number=segment, file=file)
-    stage = tr(worker.stage) if worker.stage not in ("", MAKING) else ""
+    stage = tr(worker.stage) if worker.stage not in ("", PROCESSING) else ""
     loads = ("" if load is None else f"{load:.0f} %" for load in (worker.gpu_load, worker.gpu_percent))
     figures = [number(worker.fps) if worker.fps else "", *loads]
     work = ", ".join(filter(None, (file, stage, worker.pause)))
     return [(worker.name, ""), (work, "long"), *((text, "figure") for text in figures)]
 
 
-def _word(state: State, lost: bool) -> str:
+def _word(state: FileStatus, lost: bool) -> str:
     return tr("stopped") if lost and state == "running" else tr(STATE_WORDS[state])
 
 

@@ -20,19 +20,19 @@ from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.language import tr
+from colab_helpers.media.demuxing import demux_packets, open_source
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import is_image
-from colab_helpers.media.opening import demuxed, open_source
 from colab_helpers.media.probe import VideoInfo, probe
 
-ROOM = 1_500_000
+MAX_PLAYER_BYTES = 1_500_000
 """Bytes of video in one page at most: Jupyter drops what comes faster than some megabytes in seconds."""
-MOST_PLAYERS = 6
+MAX_PLAYERS = 6
 CLIP_SECONDS = 4.0
 # Where in a video to look for a telling frame if nothing is known of it, as shares of its length.
 _MOMENTS = (0.5, 0.25, 0.75, 0.1, 0.9)
 # A portrait shows so many times as much as the face's box, and is so many pixels high.
-_AROUND, _PORTRAIT_HEIGHT = 1.5, 72
+_PORTRAIT_MARGIN, _PORTRAIT_HEIGHT = 1.5, 72
 # Time stamps of the two files may differ by a container's rounding (Matroska counts milliseconds).
 _SAME_TIME = 0.002
 _CLIP_EDGE = 480
@@ -150,7 +150,11 @@ def portrait_of(path: Path, seconds: float, box: Sequence[float]) -> str:
     info = probe(path)
     image, _ = _stored_frame(info, seconds, earliest=seconds)
     left, top, right, bottom = box
-    x, y, half = (left + right) / 2, (top + bottom) / 2, _AROUND * max(right - left, bottom - top) / 2
+    x, y, half = (
+        (left + right) / 2,
+        (top + bottom) / 2,
+        _PORTRAIT_MARGIN * max(right - left, bottom - top) / 2,
+    )
     rows = slice(max(0, round(y - half)), max(0, round(y + half)))
     part = image[rows, max(0, round(x - half)) : max(0, round(x + half))]
     if not part.size:
@@ -182,7 +186,7 @@ def _stored_frame(info: VideoInfo, seconds: float, *, earliest: float) -> tuple[
 
 
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    return (frame for packet in demuxed(container, stream) for frame in packet.decode())
+    return (frame for packet in demux_packets(container, stream) for frame in packet.decode())
 
 
 def _first_frame_from(frames: Iterator[av.VideoFrame], wanted: float, earliest: float) -> av.VideoFrame:
@@ -196,12 +200,12 @@ def _first_frame_from(frames: Iterator[av.VideoFrame], wanted: float, earliest: 
     return frame
 
 
-def players_of(results: Sequence[Path], *, room: int = ROOM) -> tuple[list[Player], list[str]]:
+def players_of(results: Sequence[Path], *, room: int = MAX_PLAYER_BYTES) -> tuple[list[Player], list[str]]:
     """Make players of the first videos among some results, within ``room`` bytes; name those left out."""
     videos = [path for path in results if not is_image(path) and path.suffix.lower() != ".gif"]
-    players, left_out = [], [path.name for path in videos[MOST_PLAYERS:]]
-    for path in videos[:MOST_PLAYERS]:
-        share = room // min(len(videos), MOST_PLAYERS)
+    players, left_out = [], [path.name for path in videos[MAX_PLAYERS:]]
+    for path in videos[:MAX_PLAYERS]:
+        share = room // min(len(videos), MAX_PLAYERS)
         try:
             content, told = _content(path, share)
         except (MediaError, OSError) as error:

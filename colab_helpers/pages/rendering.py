@@ -36,7 +36,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(tr=tr, state_words=STATE_WORDS, svg=svg, action_text=action_text)
-    made.globals.update(person_name=person_name, strip_of=strip_of, spans_text=spans_text)
+    made.globals.update(person_name=person_name, presence_bar=presence_bar, spans_text=spans_text)
     made.filters.update(
         number=units.number,
         clock=units.clock_text,
@@ -56,7 +56,7 @@ def person_name(person: PersonReport, place: int) -> str:
     return tr("Person {number}", number=place + 1) if person.present_spans else tr("Others")
 
 
-def strip_of(person: PersonReport, frames: int, name: str) -> Markup:
+def presence_bar(person: PersonReport, frames: int, name: str) -> Markup:
     """Draw when somebody is there, and when they were missed; nothing of a crowd."""
     if not person.present_spans:
         return Markup()

@@ -11,7 +11,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
     REPORT_NAME,
@@ -20,12 +19,13 @@ from colab_helpers.batch.report import (
     FileReport,
     changed_people,
     html_path,
-    own_file,
+    is_own_file,
     write_text,
 )
+from colab_helpers.batch.write_policy import WritePolicy
 from colab_helpers.files import load
 from colab_helpers.language import first_of, tr
-from colab_helpers.pages.figures import FIGURES, at_work, lines_of
+from colab_helpers.pages.metrics import METRICS, active_timeline, chart_lines
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of, portraits_of
 from colab_helpers.pages.rendering import render, spans_text
 from colab_helpers.pages.svg import line_chart
@@ -33,14 +33,14 @@ from colab_helpers.pages.units import content_text, mark_text, notes_of, number,
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, read_samples
 from colab_helpers.settings import Settings, field_help
 
-MOST_PICTURES, MOST_ROWS = 24, 6
+MAX_PICTURES, MAX_ROWS = 24, 6
 """Files that are shown with pictures in a page of its own, and in a notebook."""
 PICTURE_SECONDS = 60.0
 """How long pictures may be looked for: in long videos finding a frame takes seconds."""
 OPEN_FILES = 8
 """Up to so many files, each is shown opened."""
-_MOST_SAMPLES = 10_000
-_MOST_NAMES, _MOST_SPANS, _MOST_MAKERS = 5, 12, 16
+_MAX_SAMPLES = 10_000
+_MAX_NAMES, _MAX_SPANS, _MAX_MAKERS = 5, 12, 16
 # Sound comes in frames of its own and may be some hundredths of a second longer than the picture.
 _SOUND_DIFFERENCE = 0.1
 
@@ -63,8 +63,8 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
         foreign_remedy=tr("use the version of the package that ran the batch"),
     ).within(folder)
     page = html_path(path)
-    Writable(overwrite=bool(found.settings.get("overwrite")), made=own_file).clear(page)
-    write_text(page, report_html(found, read_samples(folder / SAMPLES_NAME, most=_MOST_SAMPLES)))
+    WritePolicy(overwrite=bool(found.settings.get("overwrite")), made=is_own_file).ensure_writable(page)
+    write_text(page, report_html(found, read_samples(folder / SAMPLES_NAME, most=_MAX_SAMPLES)))
     return page
 
 
@@ -84,7 +84,7 @@ def report_html(report: BatchReport, samples: Sequence[Sample]) -> str:
         last=_date(samples[-1].time) if samples else None,
         written=_date(time()),
         charts=charts_of(samples),
-        **_pictured(report.files, MOST_PICTURES),
+        **_pictured(report.files, MAX_PICTURES),
         opened=len(report.files) <= OPEN_FILES,
         missed=missed_text,
         makers=makers_of,
@@ -95,10 +95,12 @@ def report_html(report: BatchReport, samples: Sequence[Sample]) -> str:
     )
 
 
-def results_html(report: BatchReport, folder: Path, *, keeping: str = "", with_players: bool = True) -> str:
+def results_html(
+    report: BatchReport, folder: Path, *, retention_note: str = "", with_players: bool = True
+) -> str:
     """Render the results of a run for a notebook: what became of every file, pictures, and videos to play.
 
-    ``keeping`` is a sentence on how long they stay in the folder; ``with_players`` tells whether somebody
+    ``retention_note`` is a sentence on how long they stay in the folder; ``with_players`` tells whether somebody
     looks: else players would only make the notebook large.
     """
     players, left_out = players_of(results_of(report)) if with_players else ([], [])
@@ -109,11 +111,11 @@ def results_html(report: BatchReport, folder: Path, *, keeping: str = "", with_p
         mark=mark_text,
         state=summary_text(report),
         notes=notes_of(report),
-        **_pictured(report.files, MOST_ROWS),
+        **_pictured(report.files, MAX_ROWS),
         players=players,
         left_out=left_out,
         places=[place for name in (HTML_REPORT_NAME, REPORT_NAME) if (place := folder / name).is_file()],
-        keeping=keeping,
+        retention_note=retention_note,
     )
 
 
@@ -153,12 +155,12 @@ def _pictured(files: Sequence[FileReport], most: int) -> dict[str, Any]:
 
 def charts_of(samples: Sequence[Sample]) -> list[tuple[Markup, list[str]]]:
     """Draw every chart that has something to show, and sum up each of its figures."""
-    course, charts = at_work(samples), []
-    for title in dict.fromkeys(figure.chart or figure.title for figure in FIGURES):
+    course, charts = active_timeline(samples), []
+    for title in dict.fromkeys(figure.chart or figure.title for figure in METRICS):
         lines, told = {}, []
-        figures = [figure for figure in FIGURES if (figure.chart or figure.title) == title]
+        figures = [figure for figure in METRICS if (figure.chart or figure.title) == title]
         for figure in figures:
-            points = lines_of(figure, course)[0]
+            points = chart_lines(figure, course)[0]
             known = [value for _, value in points if value is not None]
             if known:
                 lines[figure.heading] = points
@@ -235,7 +237,7 @@ def _file_warnings(report: BatchReport) -> list[str]:
 
 
 def _names(files: Sequence[FileReport]) -> str:
-    return first_of([Path(file.target).name for file in files], _MOST_NAMES)
+    return first_of([Path(file.target).name for file in files], _MAX_NAMES)
 
 
 def _date(seconds: float) -> str:
@@ -249,13 +251,13 @@ def makers_of(file: FileReport) -> list[str]:
     lines = []
     for name, spans in file.made_by.items():
         numbers = [str(first) if first + 1 == end else f"{first}–{end - 1}" for first, end in spans]
-        lines.append(f"{name or tr('one worker alone')}: {first_of(numbers, _MOST_SPANS)}")
-    more = len(lines) - _MOST_MAKERS
-    return [*lines[:_MOST_MAKERS], *([tr("and {number} more", number=more)] if more > 0 else [])]
+        lines.append(f"{name or tr('one worker alone')}: {first_of(numbers, _MAX_SPANS)}")
+    more = len(lines) - _MAX_MAKERS
+    return [*lines[:_MAX_MAKERS], *([tr("and {number} more", number=more)] if more > 0 else [])]
 
 
 def missed_text(file: FileReport) -> str:
     """Name the stretches without a changed face in frames and times; only the first few of many."""
-    text = spans_text(file.quality.missed_spans if file.quality else [], file, _MOST_SPANS)
+    text = spans_text(file.quality.missed_spans if file.quality else [], file, _MAX_SPANS)
     note = tr("frames counted from 0, times approximate")
     return f"{text} ({note})" if text else ""

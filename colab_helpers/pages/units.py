@@ -8,7 +8,7 @@ from pathlib import Path
 from colab_helpers.batch.report import STATE_WORDS, BatchReport, FileReport
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.machine import GIB
-from colab_helpers.progress import MAKING, Progress
+from colab_helpers.progress import PROCESSING, Progress
 
 STANDIN_NOTE = mark(
     "Made with the demo's stand-in networks, which know only the demo's rendered people. "
@@ -67,7 +67,7 @@ def progress_text(progress: Progress) -> str:
     frames = f"{progress.frame}/{progress.frames}" if progress.frames else str(progress.frame)
     rate = tr("{frames} frames, {fps:.1f} frames/s", frames=frames, fps=progress.fps)
     eta = tr(", ETA {eta}", eta=clock_text(progress.eta)) if progress.eta is not None else ""
-    stage = f", {tr(progress.stage)}" if progress.stage != MAKING else ""
+    stage = f", {tr(progress.stage)}" if progress.stage != PROCESSING else ""
     return f"{file_text(progress)}: {rate}{eta}{stage}, {machine_text(progress)}"
 
 

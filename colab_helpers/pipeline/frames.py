@@ -13,17 +13,18 @@ import numpy as np
 
 from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.anonymize import Anonymizer
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.changer import FaceChanger
+from colab_helpers.faces.crop_denoiser import CropDenoiser
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FrameFaces
-from colab_helpers.faces.masks import RawCover, cover_of
-from colab_helpers.faces.people import Sought
+from colab_helpers.faces.masks import RawVisibility, smooth_visibility
+from colab_helpers.faces.person_clustering import PersonFilter
 from colab_helpers.faces.quality import (
     Brightness,
-    Counts,
-    Measured,
+    FrameStats,
     Portrait,
+    TrackStats,
     add_span,
     brightness,
     likeness,
@@ -31,7 +32,6 @@ from colab_helpers.faces.quality import (
     worth,
 )
 from colab_helpers.faces.selection import FacesDigest, Selection, needs_embeddings, reference_embedding
-from colab_helpers.faces.steady import Steadier
 from colab_helpers.faces.types import ByteImage, Face, FaceJob, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.media.picture import BgrPicture, Picture
@@ -41,12 +41,12 @@ QUEUE_SHARE = 0.2
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
-Watch = Callable[[ByteImage, FloatArray], None]
-"""See ``FaceJob.watch``."""
+CropCallback = Callable[[ByteImage, FloatArray], None]
+"""See ``FaceJob.on_swapped``."""
 
 
 @dataclass(eq=False)
-class Shown:
+class MeasuredFace:
     """One face of a frame, and what was measured of it."""
 
     face: Face
@@ -62,7 +62,7 @@ class Shown:
 
 
 @dataclass(eq=False)
-class Work(Generic[Item, AnyPicture]):
+class FrameJob(Generic[Item, AnyPicture]):
     """A frame on its way, with the faces of it that are to be changed."""
 
     index: int  # its number
@@ -74,23 +74,25 @@ class Work(Generic[Item, AnyPicture]):
     repeats: bool = False
     pts: int = 0  # its timestamp, in ticks; ``seconds`` its time after the first frame
     seconds: float = 0.0
-    chosen: Sequence[Face] = ()  # faces that are changed if they are not hidden; see ``Following.works``
-    shown: Sequence[Shown] = ()  # all faces, and what was measured of them; empty where the picture repeats
-    # What the swapper is shown of ``faces``, by track, where it was prepared; see ``FrameChanger.steadied``.
+    chosen: Sequence[Face] = ()  # faces that are changed if they are not hidden; see ``FaceTracking.works``
+    shown: Sequence[
+        MeasuredFace
+    ] = ()  # all faces, and what was measured of them; empty where the picture repeats
+    # What the swapper is shown of ``faces``, by track, where it was prepared; see ``FrameChanger.with_denoised_crops``.
     crops: Mapping[int | None, ByteImage] = field(default_factory=dict)
     # What networks see in front of ``faces``, by track; ``near`` the same of the frames around.
-    covers: Mapping[int | None, RawCover] = field(default_factory=dict)
-    near: Sequence[Mapping[int | None, RawCover]] = ()
+    visibilities: Mapping[int | None, RawVisibility] = field(default_factory=dict)
+    near: Sequence[Mapping[int | None, RawVisibility]] = ()
     seen: FrameFaces = field(init=False)  # what the networks found in it
 
     def __post_init__(self) -> None:
         self.seen = FrameFaces(self.index, self.pts, picture=self.picture)
 
-    def job(self, face: Face, watch: Watch | None = None) -> FaceJob:
+    def job(self, face: Face, on_swapped: CropCallback | None = None) -> FaceJob:
         """Return what is to be done to one of ``faces``."""
-        around = [covers.get(face.track) for covers in self.near]
-        cover = cover_of(self.covers.get(face.track), around)
-        return FaceJob(self.picture, face, cover, self.crops.get(face.track), watch)
+        around = [visibilities.get(face.track) for visibilities in self.near]
+        visibility = smooth_visibility(self.visibilities.get(face.track), around)
+        return FaceJob(self.picture, face, visibility, self.crops.get(face.track), on_swapped)
 
 
 class FrameChanger:
@@ -109,7 +111,7 @@ class FrameChanger:
         upright: Callable[[ByteImage], ByteImage] = lambda picture: picture,
     ) -> None:
         self._engine, self._selection, self._every, self._upright = engine, selection, every, upright
-        self._changers = {one.digest: engine.changer(one) for one in selection.cast.treatments}
+        self._changers = {one.digest: engine.changer(one) for one in selection.assignment.treatments}
 
     def _of(self, face: Face) -> tuple[str, FaceChanger | Anonymizer]:
         """What changes a face, and the digest of its treatment."""
@@ -123,15 +125,15 @@ class FrameChanger:
 
     @property
     def uses_networks(self) -> bool:
-        """Whether any face is looked at before it is changed; see `raw_covers`."""
+        """Whether any face is looked at before it is changed; see `raw_visibility`."""
         return any(changer.masks.uses_networks for changer in self._changers.values())
 
-    def raw_covers(self, picture: Picture, faces: Sequence[Face]) -> list[RawCover | None]:
+    def raw_visibility(self, picture: Picture, faces: Sequence[Face]) -> list[RawVisibility | None]:
         """Look at the faces of a picture that is not changed yet, each as its treatment says."""
-        found: dict[int, RawCover | None] = {}
+        found: dict[int, RawVisibility | None] = {}
         for digest, changer in self._changers.items():
             places = [n for n, face in enumerate(faces) if self._of(face)[0] == digest]
-            seen = changer.masks.raw_covers(picture, [faces[n] for n in places])
+            seen = changer.masks.raw_visibility(picture, [faces[n] for n in places])
             found |= dict(zip(places, seen, strict=True))
         return [found[n] for n in range(len(faces))]
 
@@ -140,21 +142,21 @@ class FrameChanger:
         for digest, changer in self._changers.items():
             changer.change([job for job in jobs if self._of(job.face)[0] == digest])
 
-    def steadied(
-        self, works: Generator[Work[Item, AnyPicture], None, None], *, length: int
-    ) -> Generator[Work[Item, AnyPicture], None, None]:
+    def with_denoised_crops(
+        self, works: Generator[FrameJob[Item, AnyPicture], None, None], *, length: int
+    ) -> Generator[FrameJob[Item, AnyPicture], None, None]:
         """Prepare the work on frames that come in order; a run may begin with every ``length``-th of them."""
-        steadier = Steadier(self.crop)
+        steadier = CropDenoiser(self.crop)
         with closing(works):
             for work in works:
                 work.crops = steadier.crops(work.picture, work.faces, first=work.index % length == 0)
                 yield work
 
-    def change(self, work: Work[Item, AnyPicture]) -> None:
+    def change(self, work: FrameJob[Item, AnyPicture]) -> None:
         """Change the faces of a frame, and measure nothing."""
         self._do([work.job(face) for face in work.faces])
 
-    def changed(self, group: list[Work[Item, AnyPicture]]) -> list[Work[Item, AnyPicture]]:
+    def changed(self, group: list[FrameJob[Item, AnyPicture]]) -> list[FrameJob[Item, AnyPicture]]:
         """Change the faces of some frames, and measure all that are seen there."""
         pairs = [(work, shown) for work in group for shown in work.shown]
         for work, shown in pairs:
@@ -173,21 +175,21 @@ class FrameChanger:
             if source is not None and shown.cosines:
                 shown.cosines.append(self._likeness(work.picture, shown.face, source))
         for work in group:  # as large as a small frame for every few faces, and done with
-            work.crops, work.covers, work.near = {}, {}, ()
+            work.crops, work.visibilities, work.near = {}, {}, ()
         return group
 
-    def _watch(self, work: Work[Item, AnyPicture], shown: Shown) -> Watch | None:
+    def _watch(self, work: FrameJob[Item, AnyPicture], shown: MeasuredFace) -> CropCallback | None:
         """What notes how alike a swapped face is to the source, by itself and pasted; None in most frames."""
         source = self._source(shown.face)
         if source is None or work.index % self._every:
             return None
 
-        def watch(crop: ByteImage, template: FloatArray) -> None:
+        def on_swapped(crop: ByteImage, template: FloatArray) -> None:
             alone = Face(np.array([0, 0, *crop.shape[1::-1]], np.float32), template, 1.0)
             shown.cosines.append(self._likeness(BgrPicture(crop), alone, source))
             shown.cosines.append(self._likeness(work.picture, shown.face, source))
 
-        return watch
+        return on_swapped
 
     def _source(self, face: Face) -> FloatArray | None:
         treatment = self._selection.treatment(face.track)
@@ -198,15 +200,19 @@ class FrameChanger:
 
 
 def with_reference(
-    engine: Engine, cast: Cast, pictures: Iterable[Picture], *, number: int, where: str
-) -> Cast:
+    engine: Engine, assignment: Assignment, pictures: Iterable[Picture], *, number: int, where: str
+) -> Assignment:
     """Read the person to follow off one picture, where the settings ask for one, and nothing else does.
 
     The ``number``-th of all pictures shows the person; none is looked at where nobody is followed.
     NoFaceError where there is no such picture, or it does not show that person; ``where`` names the file.
     """
-    if cast.mapped or cast.sought is not None or not needs_embeddings(engine.settings):
-        return cast
+    if (
+        assignment.has_people_map
+        or assignment.person_filter is not None
+        or not needs_embeddings(engine.settings)
+    ):
+        return assignment
     picture = next(islice(pictures, number, None), None)
     if picture is None:
         raise NoFaceError(
@@ -215,19 +221,21 @@ def with_reference(
             remedy=tr("choose an earlier frame"),
         )
     faces = engine.analyser.embed(picture, engine.analyser.search(picture))
-    return replace(cast, sought=Sought(reference_embedding(faces, engine.settings, where=where)))
+    return replace(
+        assignment, person_filter=PersonFilter(reference_embedding(faces, engine.settings, where=where))
+    )
 
 
-class Tally:
+class StatsCollector:
     """Adds up what was measured, frame after frame; ``selection`` says what is done to each face."""
 
     def __init__(self, selection: Selection) -> None:
         self.frames = 0
         self.faces, self._selection = FacesDigest(selection), selection
-        self._measured = Measured()
-        self._last: dict[int | None, Shown] = {}
+        self._measured = FrameStats()
+        self._last: dict[int | None, MeasuredFace] = {}
 
-    def add(self, work: Work[Item, AnyPicture]) -> None:
+    def add(self, work: FrameJob[Item, AnyPicture]) -> None:
         """Count a frame that has been written."""
         self.frames += 1
         self.faces.add(work.chosen)
@@ -246,12 +254,12 @@ class Tally:
         if step is not None:
             measured.flicker, measured.pairs = measured.flicker + step[0], measured.pairs + 1
 
-    def _count(self, work: Work[Item, AnyPicture], shown: Shown) -> None:
+    def _count(self, work: FrameJob[Item, AnyPicture], shown: MeasuredFace) -> None:
         """Count one face of a frame."""
         face = shown.face
         assert face.track is not None
         tracks = self._measured.tracks
-        counts = tracks[face.track] if face.track in tracks else tracks.setdefault(face.track, Counts())
+        counts = tracks[face.track] if face.track in tracks else tracks.setdefault(face.track, TrackStats())
         counts.seen += 1
         if counts.portrait is None or shown.worth > counts.portrait.worth:
             box = [round(float(edge), 1) for edge in face.box]
@@ -271,7 +279,7 @@ class Tally:
             counts.flicker, counts.own = counts.flicker + step[0], counts.own + step[1]
             counts.pairs += 1
 
-    def _step(self, track: int | None, shown: Shown) -> tuple[float, float] | None:
+    def _step(self, track: int | None, shown: MeasuredFace) -> tuple[float, float] | None:
         """Squared step from the frame before: of what the change added, and of the target's own brightness.
 
         None where that shows another face, or none; ``track`` is None of the largest face.
@@ -284,12 +292,12 @@ class Tally:
         own = shown.before.level - last.before.level
         return (shown.after.level - last.after.level - own) ** 2, own**2
 
-    def take(self) -> Measured:
+    def take(self) -> FrameStats:
         """Return what was measured since this was last asked; what comes next is measured by itself.
 
         So that a run which is taken up between two segments counts as one that goes on.
         """
-        measured, self._measured = self._measured, Measured()
+        measured, self._measured = self._measured, FrameStats()
         self._last.clear()
         measured.sum_up_crowd()
         return measured

@@ -12,25 +12,25 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.faces.person_counts import Person, people_of
-from colab_helpers.faces.quality import Counts, Measured
+from colab_helpers.faces.person_stats import PersonStats, summarize_people
+from colab_helpers.faces.quality import FrameStats, TrackStats
 from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import ByteImage, Face
-from colab_helpers.files import Seal, unsealed, write_whole
+from colab_helpers.files import Seal, copy_atomically, no_seal
 from colab_helpers.language import mark, tr
 from colab_helpers.media.animation import ANIMATION_KINDS, Animation, AnimationWriter
 from colab_helpers.media.images import MAX_PIXELS, Still, encode_still, read_still
 from colab_helpers.media.inputs import IMAGE_KINDS
 from colab_helpers.media.label import Label
 from colab_helpers.media.picture import BgrPicture
-from colab_helpers.pipeline.covering import with_covers
-from colab_helpers.pipeline.following import Following
-from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, with_reference
+from colab_helpers.pipeline.face_tracking import FaceTracking
+from colab_helpers.pipeline.frames import FrameChanger, FrameJob, StatsCollector, with_reference
 from colab_helpers.pipeline.outcome import FileResult, Marks, label_for
+from colab_helpers.pipeline.visibility import with_visibility
 from colab_helpers.stages import in_groups, map_ordered
 
 FrameCallback = Callable[[int, int, Still, set[str]], None]
@@ -42,13 +42,13 @@ Put = Callable[[Path, BinaryIO, Seal], None]
 
 def process_image(
     engine: Engine,
-    cast: Cast,
+    assignment: Assignment,
     image: ByteImage,
     alpha: ByteImage | None = None,
     *,
     single: bool = True,
     label: Label | None = None,
-) -> tuple[ByteImage, ByteImage | None, Measured, tuple[Person, ...]]:
+) -> tuple[ByteImage, ByteImage | None, FrameStats, tuple[PersonStats, ...]]:
     """Return a new image with faces changed, its transparency, what was done, and who of those known is seen.
 
     The image is ``(H, W, 3)`` uint8 BGR, and larger where the settings have it enlarged; where ``alpha``
@@ -57,17 +57,20 @@ def process_image(
     made opaque there.
     """
     picture = BgrPicture(image.copy(), alpha)
-    cast, analyser = with_reference(engine, cast, [picture], number=0, where="image"), engine.analyser
+    assignment, analyser = (
+        with_reference(engine, assignment, [picture], number=0, where="image"),
+        engine.analyser,
+    )
     faces = analyser.search(picture) if single else analyser.detect(picture)
-    if cast.mapped or cast.sought is not None or engine.settings.asks_attributes:
+    if assignment.has_people_map or assignment.person_filter is not None or engine.settings.asks_attributes:
         faces = analyser.describe(picture, faces)
-    selection = Selection(engine.settings, cast)
+    selection = Selection(engine.settings, assignment)
     changer, chosen = FrameChanger(engine, selection), selection.in_picture(faces)
-    for work in with_covers([Work(0, None, picture, chosen)], changer, workers=1):
+    for work in with_visibility([FrameJob(0, None, picture, chosen)], changer, workers=1):
         changer.change(work)
-    measured = Measured(actions=selection.actions(chosen))
+    measured = FrameStats(actions=selection.actions(chosen))
     measured.add_frame(0, len(chosen))
-    image, people = picture.image, _people(faces, chosen, selection) if cast.mapped else ()
+    image, people = picture.image, _people(faces, chosen, selection) if assignment.has_people_map else ()
     if engine.frame_enhancer is not None:
         image, alpha = engine.frame_enhancer.enlarge_picture(image, alpha)
     if label is not None and measured.by_ai:
@@ -75,24 +78,24 @@ def process_image(
     return image, alpha, measured, people
 
 
-def _people(faces: Sequence[Face], chosen: Sequence[Face], selection: Selection) -> tuple[Person, ...]:
+def _people(faces: Sequence[Face], chosen: Sequence[Face], selection: Selection) -> tuple[PersonStats, ...]:
     """Who is seen in a single picture, each face a track of one frame."""
-    measured, changed, tracks = Measured(), {face.track for face in chosen}, []
+    measured, changed, tracks = FrameStats(), {face.track for face in chosen}, []
     for number, face in enumerate(faces):
         tracks.append(Track(number, 0, 0))
         tracks[-1].add(0, face, 0.0)
-        measured.tracks[number] = Counts(seen=1, changed=number in changed)
-    return people_of(tracks, measured, selection)
+        measured.tracks[number] = TrackStats(seen=1, changed=number in changed)
+    return summarize_people(tracks, measured, selection)
 
 
 def process_picture(
     engine: Engine,
-    cast: Cast,
+    assignment: Assignment,
     target: Path,
     output: Path,
     *,
     on_frame: FrameCallback | None = None,
-    put: Put = write_whole,
+    put: Put = copy_atomically,
     marks: Marks | None = None,
 ) -> FileResult:
     """Change the faces of a picture file; of an animation, those of every frame.
@@ -109,13 +112,13 @@ def process_picture(
     if animation := _moving(target, output):
         size = _made_size(engine, animation.size, target)
         animation, (label, unlabelled) = replace(animation, size=size), label_for(marks, *size)
-        result = _process_animation(engine, cast, animation, output, on_frame, put, marks, label)
+        result = _process_animation(engine, assignment, animation, output, on_frame, put, marks, label)
         return replace(result, notes=(*result.notes, *(unlabelled if result.measured.by_ai else ())))
     still = read_still(target)
     height, width = still.bgr.shape[:2]
     size = _made_size(engine, (width, height), target)
     label, unlabelled = label_for(marks, *size)
-    image, alpha, measured, people = process_image(engine, cast, still.bgr, still.alpha, label=label)
+    image, alpha, measured, people = process_image(engine, assignment, still.bgr, still.alpha, label=label)
     if not measured.faces and not engine.frame_enhancer and _is_copied(target, output, still.kind):
         _put_copy(target, output, put)
         notes = [tr("no face to change was found: the picture is unchanged")]
@@ -131,7 +134,7 @@ def process_picture(
 
 def _process_animation(
     engine: Engine,
-    cast: Cast,
+    assignment: Assignment,
     animation: Animation,
     output: Path,
     on_frame: FrameCallback | None,
@@ -140,11 +143,11 @@ def _process_animation(
     label: Label | None,
 ) -> FileResult:
     started, target, kind = time.monotonic(), animation.path, ANIMATION_KINDS[output.suffix.lower()]
-    following = following_in(engine, animation, cast)
-    if following.selection.needs_all:
-        deque(following.find_all(looked_at(animation, following)), maxlen=0)
-    label = None if label and following.spares_all_from_ai else label
-    tally = Tally(following.selection)
+    following = open_animation_tracking(engine, animation, assignment)
+    if following.selection.needs_all_tracks:
+        deque(following.find_all(detected_jobs(animation, following)), maxlen=0)
+    label = None if label and following.is_free_of_ai else label
+    tally = StatsCollector(following.selection)
     with AnimationWriter(kind, animation, quality=engine.settings.output_image_quality) as writer:
         with closing(_changed_frames(engine, animation, following)) as works:
             for work in works:
@@ -163,7 +166,7 @@ def _process_animation(
             _put_copy(target, output, put)
             notes = [tr("no face to change was found in any frame: the picture is unchanged")]
         elif label is not None and not measured.by_ai:  # which nobody could know before
-            return _process_animation(engine, cast, animation, output, on_frame, put, marks, None)
+            return _process_animation(engine, assignment, animation, output, on_frame, put, marks, None)
         else:
             put(output, writer.finish(), _seal(marks, output, measured))
             notes = [*_faceless(engine, measured, output, animation.size), *animation.losses]
@@ -177,7 +180,7 @@ def _process_animation(
         provider=engine.provider,
         notes=tuple(notes),
         video_seconds=sum(animation.durations) / 1000,
-        people=people_of(following.tracks, measured, following.selection),
+        people=summarize_people(following.tracks, measured, following.selection),
     )
 
 
@@ -201,44 +204,46 @@ def pictures_of(target: Path, output: Path | None = None) -> Iterator[tuple[floa
         shown += lasts
 
 
-def following_in(engine: Engine, animation: Animation, cast: Cast) -> Following:
+def open_animation_tracking(engine: Engine, animation: Animation, assignment: Assignment) -> FaceTracking:
     """Who is followed in an animation."""
-    cast = with_reference(
+    assignment = with_reference(
         engine,
-        cast,
+        assignment,
         (BgrPicture(still.bgr, still.alpha) for still in animation.frames()),
         number=engine.settings.reference_frame_number,
         where=str(animation.path),
     )
-    selection = Selection(engine.settings, cast)
-    return Following(engine.analyser, FaceIndex(None), selection, str(animation.path))
+    selection = Selection(engine.settings, assignment)
+    return FaceTracking(engine.analyser, FaceIndex(None), selection, str(animation.path))
 
 
-def looked_at(animation: Animation, following: Following) -> Generator[Work[Still, BgrPicture], None, None]:
+def detected_jobs(
+    animation: Animation, following: FaceTracking
+) -> Generator[FrameJob[Still, BgrPicture], None, None]:
     """Yield the frames of an animation, looked at where they have to be."""
     shown = 0.0
     for index, (still, lasts) in enumerate(zip(animation.frames(), animation.durations, strict=True)):
         # The picture changes the frame's own pixels.
         picture = BgrPicture(still.bgr, still.alpha)
-        yield following.look(Work(index, still, picture, seconds=shown / 1000))
+        yield following.look(FrameJob(index, still, picture, seconds=shown / 1000))
         shown += lasts
 
 
 def _changed_frames(
-    engine: Engine, animation: Animation, following: Following
-) -> Generator[Work[Still, BgrPicture], None, None]:
+    engine: Engine, animation: Animation, following: FaceTracking
+) -> Generator[FrameJob[Still, BgrPicture], None, None]:
     per_second = len(animation.durations) * 1000 / sum(animation.durations)
     changer = FrameChanger(engine, following.selection, every=max(1, round(per_second)))
     workers = int(engine.settings.execution_threads)
     groups = in_groups(
-        with_covers(following.works(looked_at(animation, following)), changer, workers=workers), 1
+        with_visibility(following.works(detected_jobs(animation, following)), changer, workers=workers), 1
     )
     for group in map_ordered(changer.changed, groups, workers=workers):
         yield from group
 
 
-def _seal(marks: Marks | None, output: Path, measured: Measured) -> Seal:
-    return partial(marks.seal, output=output, actions=measured.actions) if marks else unsealed
+def _seal(marks: Marks | None, output: Path, measured: FrameStats) -> Seal:
+    return partial(marks.seal, output=output, actions=measured.actions) if marks else no_seal
 
 
 def _is_copied(target: Path, output: Path, kind: str) -> bool:
@@ -250,7 +255,7 @@ def _is_copied(target: Path, output: Path, kind: str) -> bool:
 def _put_copy(target: Path, output: Path, put: Put) -> None:
     """Put a copy of the target, byte for byte, where the result goes."""
     with target.open("rb") as content:
-        put(output, content, unsealed)
+        put(output, content, no_seal)
 
 
 def _made_size(engine: Engine, size: tuple[int, int], target: Path) -> tuple[int, int]:
@@ -259,7 +264,7 @@ def _made_size(engine: Engine, size: tuple[int, int], target: Path) -> tuple[int
     return enhancer.size_of(*size, where=str(target), most=MAX_PIXELS) if enhancer else size
 
 
-def _faceless(engine: Engine, measured: Measured, output: Path, size: tuple[int, int]) -> list[str]:
+def _faceless(engine: Engine, measured: FrameStats, output: Path, size: tuple[int, int]) -> list[str]:
     if engine.frame_enhancer:
         only = [] if measured.faces else [tr("no face to change was found: the picture is only enlarged")]
         return [*only, engine.frame_enhancer.note(*size)]

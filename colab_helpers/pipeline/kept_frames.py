@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from colab_helpers.files import shortened, unwritable
+from colab_helpers.files import shorten_name, unwritable_error
 from colab_helpers.media.images import Still, write_still
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame
@@ -43,7 +43,7 @@ class KeptFrames:
             self._path(number).is_file() for number in range(start, stop)
         )
 
-    def hand_out(self, output: Path) -> None:
+    def move_to_output(self, output: Path) -> None:
         """Put them beside the result."""
         if self.settings.keep_frames:
             names = frozenset(path.name for path in self.folder.iterdir())
@@ -55,7 +55,7 @@ class KeptFrames:
 
 def frames_folder(output: Path) -> Path:
     """Return where the kept frames of a result lie: ``clip.mp4_frames`` beside ``clip.mp4``."""
-    return output.with_name(shortened("", output.name, "_frames"))
+    return output.with_name(shorten_name("", output.name, "_frames"))
 
 
 def move_frames(folder: Path, place: Path, names: frozenset[str]) -> None:
@@ -73,4 +73,4 @@ def move_frames(folder: Path, place: Path, names: frozenset[str]) -> None:
         folder.rmdir()
     except (OSError, shutil.Error) as error:
         cause = error if isinstance(error, OSError) and error.strerror else OSError(5, str(error))
-        raise unwritable(place, cause) from error
+        raise unwritable_error(place, cause) from error

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.faces.person_counts import Person
-from colab_helpers.faces.quality import Measured
-from colab_helpers.files import unwritable
+from colab_helpers.faces.person_stats import PersonStats
+from colab_helpers.faces.quality import FrameStats
+from colab_helpers.files import unwritable_error
 from colab_helpers.language import mark, tr
 from colab_helpers.media.label import Label
 from colab_helpers.media.segments import Segment
@@ -25,7 +25,7 @@ class FileResult:
 
     frames_in: int  # frames read; ``frames_out`` frames written
     frames_out: int
-    measured: Measured  # faces changed, and how well they came out; ``people`` the same for each person
+    measured: FrameStats  # faces changed, and how well they came out; ``people`` the same for each person
     seconds: float  # wall time
     encoder: str | None  # encoder of the result; None for an image, and for a file that is copied
     provider: Provider  # where the networks ran
@@ -38,7 +38,7 @@ class FileResult:
     times_kept: bool | None = None
     segments: int = 0  # how many the result was joined from; 0 for a GIF or picture
     segments_kept: int = 0  # how many of them an earlier run had finished
-    people: tuple[Person, ...] = ()
+    people: tuple[PersonStats, ...] = ()
 
     @property
     def faces_swapped(self) -> int:
@@ -57,7 +57,7 @@ class FinishedSegment:
 
     segment: Segment  # the file
     length: int  # frames that every segment but the last one was to have
-    measured: Measured  # what was counted over its frames
+    measured: FrameStats  # what was counted over its frames
     encoder: str  # what it was encoded with; segments of different encoders do not join
     provider: str  # where the networks ran
     faces: str  # digest of the faces that were changed, and where; see ``faces.selection.FacesDigest``
@@ -66,7 +66,7 @@ class FinishedSegment:
 
 
 class Marks(Protocol):
-    """Says in a result's file what was done to its target; ``actions`` are those of ``Measured``.
+    """Says in a result's file what was done to its target; ``actions`` are those of ``FrameStats``.
 
     ``label`` is burnt into pictures, if there is one, where AI changed any face of the file.
     """
@@ -125,6 +125,6 @@ def temporary_store(output: Path) -> Iterator[SegmentStore]:
         output.parent.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".segments-", dir=output.parent)
     except OSError as error:
-        raise unwritable(output, error) from error
+        raise unwritable_error(output, error) from error
     with place as folder:
         yield SegmentStore(Path(folder))

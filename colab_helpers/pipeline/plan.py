@@ -9,26 +9,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex, Watcher
-from colab_helpers.faces.quality import Measured
-from colab_helpers.media.encoders import EncoderChoice, encoder_for
+from colab_helpers.faces.quality import FrameStats
+from colab_helpers.media.encoders import EncoderChoice, choose_encoder
 from colab_helpers.media.probe import VideoInfo
-from colab_helpers.media.reader import doubt_about
-from colab_helpers.pipeline.following import Following
+from colab_helpers.media.reader import seek_obstacle
+from colab_helpers.pipeline.face_tracking import FaceTracking
 from colab_helpers.pipeline.frames import one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
 from colab_helpers.pipeline.outcome import FinishedSegment, Marks, SegmentStore, label_for
+from colab_helpers.pipeline.passthrough import is_copy_acceptable, passthrough_stats
 from colab_helpers.pipeline.report_progress import ProgressReporter
-from colab_helpers.pipeline.unchanged import is_asked, untouched
 from colab_helpers.pipeline.video_stages import (
     CONSTANT_RATE,
     PictureCallback,
-    Reading,
+    VideoContext,
     VideoRun,
-    follow_faces,
-    watch,
+    feed_watcher,
+    track_faces,
 )
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.settings import Settings
@@ -39,14 +39,18 @@ class VideoPlan:
     """A video of which parts are made, in any order and by anybody, and joined; see `plan`."""
 
     video: VideoRun
-    faces: Following
+    faces: FaceTracking
     store: SegmentStore
     images: KeptFrames
     marks: Marks | None
-    remarks: tuple[str, ...]  # on a label that has no room
+    label_notes: tuple[str, ...]  # on a label that has no room
     started: float
-    untouched: Measured | None = None  # what was counted of a video in which nobody is changed: it is copied
-    passes_over: bool = True  # whether frames may be passed over, not written, as long as that may come of it
+    passthrough_stats: FrameStats | None = (
+        None  # what was counted of a video in which nobody is changed: it is copied
+    )
+    skips_frames: bool = (
+        True  # whether frames may be passed over, not written, as long as that may come of it
+    )
     # Segments that are finished already, by number.
     finished: dict[int, FinishedSegment] = field(default_factory=dict, init=False)
     # Frames of the target, once it was read to its end; ``notes`` say what was repaired then.
@@ -54,10 +58,10 @@ class VideoPlan:
     notes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        if self.untouched is None:
+        if self.passthrough_stats is None:
             self.finished = self._usable({part.segment.number: part for part in self.store.finished()})
         if enhancer := self.video.engine.frame_enhancer:
-            enhancer.go_on(part.provider for part in self.finished.values())
+            enhancer.resume_tile_size(part.provider for part in self.finished.values())
 
     @property
     def segments(self) -> int | None:
@@ -69,8 +73,8 @@ class VideoPlan:
     def is_divisible(self) -> bool:
         """Whether its segments may be made apart from one another, and there are several."""
         # At a constant rate, which of the target's frames comes next follows from all before it.
-        apart = self.video.settings.keep_fps and self.faces.sound and not doubt_about(self.video.info)
-        return apart and self.untouched is None and (self.segments or 0) > 1
+        apart = self.video.settings.keep_fps and self.faces.is_intact and not seek_obstacle(self.video.info)
+        return apart and self.passthrough_stats is None and (self.segments or 0) > 1
 
     def unlabelled(self) -> VideoPlan:
         """The same without a label, which does not go with its segments so far."""
@@ -79,14 +83,14 @@ class VideoPlan:
     @property
     def may_be_copy(self) -> bool:
         """Whether the target itself will be the result unless somebody comes who is changed."""
-        faces, open_yet = self.faces, self.untouched is None and not self.faces.index.complete
-        asked = self.passes_over and open_yet and not self.finished and is_asked(self.video)
+        faces, open_yet = self.faces, self.passthrough_stats is None and not self.faces.index.complete
+        asked = self.skips_frames and open_yet and not self.finished and is_copy_acceptable(self.video)
         return asked and not any(map(faces.selection.of, faces.known_faces()))
 
-    def without_passing(self) -> VideoPlan:
+    def without_skipping(self) -> VideoPlan:
         """The same from the first frame on, as somebody is changed; what was found stays."""
-        self.faces.index.settle()
-        return replace(self, faces=replace(self.faces), passes_over=False)
+        self.faces.index.drop_undecided()
+        return replace(self, faces=replace(self.faces), skips_frames=False)
 
     def _usable(self, given: Mapping[int, FinishedSegment]) -> dict[int, FinishedSegment]:
         """Return those segments that fit this run: any of them whose frames the index decides."""
@@ -130,7 +134,7 @@ class PlanOptions(TypedDict, total=False):
 
 def plan(
     engine: Engine,
-    cast: Cast,
+    assignment: Assignment,
     info: VideoInfo,
     output: Path,
     store: SegmentStore,
@@ -148,7 +152,7 @@ def plan(
 
     Args:
         engine: The loaded networks.
-        cast: What is done to whom.
+        assignment: What is done to whom.
         info: What `probe` said of the video.
         output: The result.
         store: Keeps its segments, and what is known of its faces.
@@ -167,27 +171,27 @@ def plan(
     settings = engine.settings
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, info.path.name, file_index, file_count, frames)
-    made = Reading(engine, cast, info, progress).result
+    made = VideoContext(engine, assignment, info, progress).result
     label, unlabelled = label_for(marks, *(made.width, made.height)[:: -1 if info.rotation % 180 else 1])
     choice, index = _encoder(made, settings, encoder), store.face_index()
-    video = VideoRun(engine, cast, info, progress, output, choice, on_picture, label)
+    video = VideoRun(engine, assignment, info, progress, output, choice, on_picture, label)
     started = time.monotonic()
     faces = _followed(video, index, watcher, all_first=all_first)
-    nobody = untouched(video, faces)
-    if nobody is None and label is not None and faces.spares_all_from_ai:
+    nobody = passthrough_stats(video, faces)
+    if nobody is None and label is not None and faces.is_free_of_ai:
         video = replace(video, label=None)
     images = KeptFrames(store.folder / "frames", settings, marks)
     return VideoPlan(video, faces, store, images, marks, unlabelled, started, nobody)
 
 
-def _followed(video: VideoRun, index: FaceIndex, watcher: Watcher | None, *, all_first: bool) -> Following:
+def _followed(video: VideoRun, index: FaceIndex, watcher: Watcher | None, *, all_first: bool) -> FaceTracking:
     with one_opencv_thread():
         if watcher is not None:
-            watch(video, index, watcher)
-        return follow_faces(video, index, all_first=all_first)
+            feed_watcher(video, index, watcher)
+        return track_faces(video, index, all_first=all_first)
 
 
 def _encoder(info: VideoInfo, settings: Settings, begun: str) -> EncoderChoice:
     preset = None if settings.output_video_preset == "auto" else settings.output_video_preset
     asked: Any = begun or settings.output_video_encoder
-    return encoder_for(info, wanted=asked, quality=settings.output_video_quality, preset=preset)
+    return choose_encoder(info, wanted=asked, quality=settings.output_video_quality, preset=preset)

@@ -7,7 +7,7 @@ from collections.abc import Sized
 
 from colab_helpers.faces.engine import Engine
 from colab_helpers.language import mark
-from colab_helpers.progress import FINDING, MAKING, Progress, ProgressCallback
+from colab_helpers.progress import FINDING, PROCESSING, Progress, ProgressCallback
 from colab_helpers.resources.sampler import gpu_load, gpu_memory_percent, ram_percent
 
 PROGRESS_INTERVAL = 0.25
@@ -48,7 +48,7 @@ class ProgressReporter:
         if last or now - self._last >= PROGRESS_INTERVAL:
             self._rate = (written - self._before) / max(now - self._begun, 1e-6) or self._rate
             frames, rate = self.frames, self._rate
-            self._report(now, MAKING, max(0, frames - self._done) / rate if frames and rate else None)
+            self._report(now, PROCESSING, max(0, frames - self._done) / rate if frames and rate else None)
 
     def finding(self, found: int) -> None:
         """Tell that faces are searched for before anything is changed; in ``found`` frames they are known."""

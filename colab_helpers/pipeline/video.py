@@ -10,22 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.person_counts import people_of
-from colab_helpers.faces.quality import Measured
-from colab_helpers.faces.tracks import LAG
-from colab_helpers.files import unsealed
+from colab_helpers.faces.person_stats import summarize_people
+from colab_helpers.faces.quality import FrameStats
+from colab_helpers.faces.tracks import DECISION_LAG
+from colab_helpers.files import no_seal
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.join import JoinedVideo, check_output, join_segments
 from colab_helpers.media.probe import probe
 from colab_helpers.media.segments import Segment, SegmentWriter
-from colab_helpers.pipeline.frames import Tally, one_opencv_thread
+from colab_helpers.pipeline.frames import StatsCollector, one_opencv_thread
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
+from colab_helpers.pipeline.passthrough import copied, passthrough_stats
 from colab_helpers.pipeline.plan import PlanOptions, VideoPlan, plan
-from colab_helpers.pipeline.unchanged import copied, untouched
-from colab_helpers.pipeline.video_stages import SmallerTilesError, VideoWork, changed_frames, open_reader
+from colab_helpers.pipeline.video_stages import SmallerTilesError, VideoFrameJob, changed_frames, open_reader
 from colab_helpers.resources.allocator import return_free_memory
 
 _FIELDS = mark(
@@ -36,7 +36,7 @@ _COPIED = mark("no face to change was found in any frame: the file is copied as 
 
 def process_video(
     engine: Engine,
-    cast: Cast,
+    assignment: Assignment,
     target: Path,
     output: Path,
     *,
@@ -53,37 +53,37 @@ def process_video(
     check_output(output, info, audio=not engine.settings.skip_audio)
     with nullcontext(store) if store else temporary_store(output) as place:
         while True:
-            work = plan(engine, cast, info, output, place, **how)
+            work = plan(engine, assignment, info, output, place, **how)
             try:
-                return completed(work)
+                return complete_video(work)
             except SmallerTilesError:  # it goes on as a run that is taken up
                 work.faces.index.flush()
 
 
-def completed(work: VideoPlan) -> FileResult:
+def complete_video(work: VideoPlan) -> FileResult:
     """Make what is missing of a video, in order, and join all."""
-    if work.untouched is not None:
-        return _told(work, copied(work.video, work.faces, work.untouched))
+    if work.passthrough_stats is not None:
+        return _finalize_result(work, copied(work.video, work.faces, work.passthrough_stats))
     made = dict(work.finished)
     for number, stop in work.missing():
-        parts = make_segments(work, number, stop, passing=work.may_be_copy)
+        parts = make_segments(work, number, stop, skipping=work.may_be_copy)
         made |= {part.segment.number: part for part in parts}
-    return join(work, made) or completed(work.unlabelled() if made else work.without_passing())
+    return join(work, made) or complete_video(work.unlabelled() if made else work.without_skipping())
 
 
 def make_segments(
-    work: VideoPlan, number: int, stop: int | None = None, *, passing: bool = False
+    work: VideoPlan, number: int, stop: int | None = None, *, skipping: bool = False
 ) -> Generator[FinishedSegment, None, None]:
     """Make segments one after another, up to before ``stop`` or to the end, and yield each once it is kept.
 
     They are those of any other run: of the frames before nothing counts but what the index knows. Where
-    frames may be passed over there are none, unless somebody is changed in the first; see `_passed_over`.
+    frames may be passed over there are none, unless somebody is changed in the first; see `_skip_unchanged`.
     """
     video, faces, done = work.video, work.faces, list[FinishedSegment]()
-    start, tally = number * video.length, Tally(faces.selection)
+    start, tally = number * video.length, StatsCollector(faces.selection)
     end = None if stop is None or stop == work.segments else stop * video.length
-    if passing:  # from where nobody is known to be changed
-        start = max(0, faces.begin - LAG)
+    if skipping:  # from where nobody is known to be changed
+        start = max(0, faces.begin - DECISION_LAG)
 
     def finish(segment: Segment) -> None:
         return_free_memory()  # it lies between records that stay: a long video would hold ever more of it
@@ -112,7 +112,7 @@ def make_segments(
             time_base=video.time_base,
         ) as writer:
             frames = changed_frames(video, faces, reader, start, end)
-            frames = _passed_over(work, frames) if passing else frames
+            frames = _skip_unchanged(work, frames) if skipping else frames
             with closing(_written(work, frames, writer, tally, start)) as written:
                 for _ in written:
                     while done:
@@ -130,18 +130,18 @@ class SegmentMaker:
     _next: int = field(default=-1, init=False)
     _parts: Generator[FinishedSegment, None, None] | None = field(default=None, init=False)
 
-    def make(self, number: int, *, goes_on: bool) -> FinishedSegment:
-        """Make a segment; ``goes_on`` says that the one behind it is likely to be asked for next."""
+    def make(self, number: int, *, has_successor: bool) -> FinishedSegment:
+        """Make a segment; ``has_successor`` says that the one behind it is likely to be asked for next."""
         if self._parts is None or number != self._next:
             self.close()
-            self._parts = make_segments(self.work, number, None if goes_on else number + 1)
+            self._parts = make_segments(self.work, number, None if has_successor else number + 1)
         try:
             part = next(self._parts)
         except SmallerTilesError:
             self.close()
-            return self.make(number, goes_on=goes_on)
+            return self.make(number, has_successor=has_successor)
         self._next = number + 1
-        if not goes_on:
+        if not has_successor:
             self.close()
         return part
 
@@ -152,9 +152,9 @@ class SegmentMaker:
             self._parts = None
 
 
-def _passed_over(
-    work: VideoPlan, frames: Generator[VideoWork, None, None]
-) -> Generator[VideoWork, None, None]:
+def _skip_unchanged(
+    work: VideoPlan, frames: Generator[VideoFrameJob, None, None]
+) -> Generator[VideoFrameJob, None, None]:
     """Yield all frames where somebody is changed in the first of the video; else none, up to one who is.
 
     Encoding what is thrown away if nobody comes would cost several times what reading it again does.
@@ -175,9 +175,9 @@ def _passed_over(
 
 def _written(
     work: VideoPlan,
-    frames: Generator[VideoWork, None, None],
+    frames: Generator[VideoFrameJob, None, None],
     writer: SegmentWriter,
-    tally: Tally,
+    tally: StatsCollector,
     start: int,
 ) -> Generator[int, None, None]:
     """Write all frames from the ``start``-th of the result on, once they are changed; count them."""
@@ -206,21 +206,24 @@ def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | N
     """
     video, faces, parts = work.video, work.faces, [made[number] for number in sorted(made)]
     # As if it had been known before: a result does not depend on what an earlier run found.
-    if not any(part.measured.faces for part in parts) and (nobody := untouched(video, faces)) is not None:
-        return _told(work, copied(video, faces, nobody))
+    if (
+        not any(part.measured.faces for part in parts)
+        and (nobody := passthrough_stats(video, faces)) is not None
+    ):
+        return _finalize_result(work, copied(video, faces, nobody))
     if not parts:  # frames were passed over up to one in which somebody is changed
         return None
-    measured = Measured()
+    measured = FrameStats()
     for part in parts:
         measured.add(part.measured)
     # Which nobody could know before; a run that is interrupted now knows it by the index when it goes on.
     if video.label is not None and not measured.by_ai:
         return None
     return_free_memory()  # frames' and tensors': signing takes its own
-    joined = _joined(work, parts, measured)
-    work.images.hand_out(video.output)
+    joined = _join_parts(work, parts, measured)
+    work.images.move_to_output(video.output)
     frames = joined.frames if video.settings.keep_fps else work.frames_read or video.info.frames
-    return _told(
+    return _finalize_result(
         work,
         FileResult(
             frames_in=frames or joined.frames,
@@ -240,12 +243,12 @@ def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | N
             times_kept=all(part.times_kept for part in parts),
             segments=len(parts),
             segments_kept=len(work.finished),
-            people=people_of(faces.tracks, measured, faces.selection),
+            people=summarize_people(faces.tracks, measured, faces.selection),
         ),
     )
 
 
-def _told(work: VideoPlan, result: FileResult) -> FileResult:
+def _finalize_result(work: VideoPlan, result: FileResult) -> FileResult:
     """Say of a result what holds for all of it."""
     video = work.video
     result = replace(result, seconds=time.monotonic() - work.started)
@@ -257,11 +260,11 @@ def _told(work: VideoPlan, result: FileResult) -> FileResult:
     if enhancer := video.engine.frame_enhancer:
         notes += (enhancer.note(video.result.width, video.result.height),)
         notes += (tr(_FIELDS),) if video.info.interlaced else ()
-    notes += work.remarks if result.measured.by_ai else ()
+    notes += work.label_notes if result.measured.by_ai else ()
     return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
 
 
-def _joined(work: VideoPlan, parts: Sequence[FinishedSegment], measured: Measured) -> JoinedVideo:
+def _join_parts(work: VideoPlan, parts: Sequence[FinishedSegment], measured: FrameStats) -> JoinedVideo:
     video, marks = work.video, work.marks
     return join_segments(
         [part.segment for part in parts],
@@ -272,7 +275,7 @@ def _joined(work: VideoPlan, parts: Sequence[FinishedSegment], measured: Measure
         audio=not video.settings.skip_audio,
         on_frame=video.progress.joining,
         comment=marks.comment(measured.actions) if marks else "",
-        seal=partial(marks.seal, output=video.output, actions=measured.actions) if marks else unsealed,
+        seal=partial(marks.seal, output=video.output, actions=measured.actions) if marks else no_seal,
     )
 
 
@@ -287,7 +290,7 @@ def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:
     return [tr("the networks ran on {where}: pictures may differ by a rounding", where=where)]
 
 
-def _face_notes(measured: Measured, engine: Engine) -> list[str]:
+def _face_notes(measured: FrameStats, engine: Engine) -> list[str]:
     if not measured.faces and engine.frame_enhancer:
         return [tr("no face to change was found in any frame: the picture is only enlarged")]
     if not measured.faces:

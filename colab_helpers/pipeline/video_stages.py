@@ -12,7 +12,7 @@ from pathlib import Path
 
 import av
 
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex, Watcher
 from colab_helpers.faces.selection import Selection, needs_embeddings
@@ -24,15 +24,15 @@ from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame, FrameReader, read_frames
 from colab_helpers.media.retime import constant_rate
-from colab_helpers.pipeline.covering import AROUND, with_covers
-from colab_helpers.pipeline.following import LOOK_AHEAD, Following
+from colab_helpers.pipeline.face_tracking import LOOK_AHEAD, FaceTracking
 from colab_helpers.pipeline.frames import (
     QUEUE_SHARE,
     FrameChanger,
-    Work,
+    FrameJob,
     with_reference,
 )
 from colab_helpers.pipeline.report_progress import ProgressReporter
+from colab_helpers.pipeline.visibility import VISIBILITY_WINDOW, with_visibility
 from colab_helpers.settings import Settings
 from colab_helpers.stages import in_groups, map_ordered, run_ahead
 
@@ -40,15 +40,15 @@ CONSTANT_RATE = Fraction(30)
 """Frames per second of a result whose settings do not keep the target's timing (as in roop)."""
 
 PictureCallback = Callable[[VideoPicture], None]
-VideoWork = Work[Frame, VideoPicture]
+VideoFrameJob = FrameJob[Frame, VideoPicture]
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class VideoContext:
     """A video whose faces are found, and what follows from it."""
 
     engine: Engine
-    cast: Cast
+    assignment: Assignment
     info: VideoInfo
     progress: ProgressReporter
 
@@ -86,7 +86,7 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
-class VideoRun(Reading):
+class VideoRun(VideoContext):
     """A video whose faces are changed; see `process_video`."""
 
     output: Path
@@ -115,51 +115,53 @@ def segment_length(settings: Settings, info: VideoInfo) -> int:
     return max(2, round(settings.segment_seconds * result_rate(settings, info)))
 
 
-def follow_faces(video: Reading, index: FaceIndex, *, all_first: bool = False) -> Following:
+def track_faces(video: VideoContext, index: FaceIndex, *, all_first: bool = False) -> FaceTracking:
     """Who is followed, and changed; where that depends on the whole video, all its faces are found first."""
     settings = video.settings
-    faces = following_of(video.engine, video.info, index, video.cast)
+    faces = open_video_tracking(video.engine, video.info, index, video.assignment)
     room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
     if index.complete:
         faces.decide()
-    if index.complete or not (all_first or faces.selection.needs_all or room < LOOK_AHEAD):
+    if index.complete or not (all_first or faces.selection.needs_all_tracks or room < LOOK_AHEAD):
         return faces
     with _open_reader(video, faces.begin, faces) as reader, closing(_looked(video, faces, reader)) as works:
         for frame in faces.find_all(works):
             video.progress.finding(frame + 1)
-        faces.sound = reader.sound
+        faces.is_intact = reader.is_intact
     return faces
 
 
-def following_of(engine: Engine, info: VideoInfo, index: FaceIndex, cast: Cast) -> Following:
+def open_video_tracking(
+    engine: Engine, info: VideoInfo, index: FaceIndex, assignment: Assignment
+) -> FaceTracking:
     """Who is followed in a video: those of a cast, else by the settings of a run."""
     if needs_embeddings(engine.settings):
         with read_frames(info) as reader:
-            cast = with_reference(
+            assignment = with_reference(
                 engine,
-                cast,
-                (VideoPicture(frame.video, rotation=info.heads_up) for frame in reader),
+                assignment,
+                (VideoPicture(frame.video, rotation=info.upright_rotation) for frame in reader),
                 number=engine.settings.reference_frame_number,
                 where=str(info.path),
             )
-    return Following(engine.analyser, index, Selection(engine.settings, cast), str(info.path))
+    return FaceTracking(engine.analyser, index, Selection(engine.settings, assignment), str(info.path))
 
 
-def watch(video: Reading, index: FaceIndex, watcher: Watcher) -> None:
+def feed_watcher(video: VideoContext, index: FaceIndex, watcher: Watcher) -> None:
     """Show a watcher every frame: now those known that it has not seen, the others as they are found."""
     begin = watcher.frames
     if begin < len(index):
         with closing(frames_from(video, begin, index.pts(begin - 1) if begin else None)) as frames:
-            works = works_of(frames, video.info)
+            works = frame_jobs(frames, video.info)
             for row, work in zip(islice(index, begin, None), works, strict=False):
                 row.picture = work.picture
                 watcher.see(row, float(row.pts * video.time_base))
                 video.progress.finding(row.frame + 1)
         watcher.keep()
-    index.watched(watcher, video.time_base)
+    index.attach_watcher(watcher, video.time_base)
 
 
-def frames_from(video: Reading, begin: int, before: int | None) -> Generator[Frame, None, None]:
+def frames_from(video: VideoContext, begin: int, before: int | None) -> Generator[Frame, None, None]:
     """Yield the result's frames from one on; ``before`` is the timestamp of the frame before it."""
     if video.settings.keep_fps:
         with read_frames(video.info, start=begin, previous_pts=before) as reader:
@@ -169,18 +171,18 @@ def frames_from(video: Reading, begin: int, before: int | None) -> Generator[Fra
             yield from islice(constant_rate(reader, rate=CONSTANT_RATE), begin, None)
 
 
-def open_reader(video: VideoRun, faces: Following, start: int) -> FrameReader:
+def open_reader(video: VideoRun, faces: FaceTracking, start: int) -> FrameReader:
     """Read the video from shortly before a segment's first frame, or from where faces have to be found."""
     return _open_reader(video, _first_read(faces, start), faces)
 
 
-def _first_read(faces: Following, start: int) -> int:
+def _first_read(faces: FaceTracking, start: int) -> int:
     """The first frame that is read in order to change those from ``start`` on."""
-    first = max(0, start - AROUND)
+    first = max(0, start - VISIBILITY_WINDOW)
     return first if faces.index.complete else min(first, faces.begin)
 
 
-def _open_reader(video: Reading, begin: int, faces: Following) -> FrameReader:
+def _open_reader(video: VideoContext, begin: int, faces: FaceTracking) -> FrameReader:
     # At a constant rate, which of the target's frames comes next follows from all before it.
     if not begin or not video.settings.keep_fps:
         return read_frames(video.info)
@@ -188,8 +190,8 @@ def _open_reader(video: Reading, begin: int, faces: Following) -> FrameReader:
 
 
 def changed_frames(
-    video: VideoRun, faces: Following, reader: FrameReader, start: int, stop: int | None
-) -> Generator[VideoWork, None, None]:
+    video: VideoRun, faces: FaceTracking, reader: FrameReader, start: int, stop: int | None
+) -> Generator[VideoFrameJob, None, None]:
     """The stages between reader and writer, as one generator of the frames of some segments."""
     settings = video.settings
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
@@ -197,19 +199,19 @@ def changed_frames(
     changer = FrameChanger(video.engine, faces.selection, every=every, upright=upright)
     # One waits between two stages: more do not make a run faster, as the slowest fills them all.
     ahead = partial(run_ahead, depth=1, gauges=video.progress.gauges)
-    works = faces.works(_looked(video, faces, reader, start), stop=stop and stop + AROUND)
+    works = faces.works(_looked(video, faces, reader, start), stop=stop and stop + VISIBILITY_WINDOW)
     if settings.keep_fps:  # at a constant rate some frames share one picture, which is changed in place
-        works = changer.steadied(works, length=video.length)
+        works = changer.with_denoised_crops(works, length=video.length)
     found = ahead(works, name="find faces")
-    seen = with_covers(found, changer, workers=threads)
+    seen = with_visibility(found, changer, workers=threads)
     groups = map_ordered(changer.changed, in_groups(seen, batch), workers=threads)
     with closing(ahead(groups, name="change faces")) as changed:
         yield from _finished(video, (work for group in changed for work in group), start, stop)
 
 
 def _finished(
-    video: VideoRun, works: Iterator[VideoWork], start: int, stop: int | None
-) -> Generator[VideoWork, None, None]:
+    video: VideoRun, works: Iterator[VideoFrameJob], start: int, stop: int | None
+) -> Generator[VideoFrameJob, None, None]:
     """Yield the frames of some segments as they are written: enlarged where that is asked for, and labelled.
 
     It is done where frames are written: no large one waits, and a stop is heard between two tiles.
@@ -232,7 +234,7 @@ def _finished(
             if enhancer.edge != edge:
                 raise SmallerTilesError
             work.item = replace(work.item, video=large)
-            work.picture = VideoPicture(large, rotation=video.info.heads_up)
+            work.picture = VideoPicture(large, rotation=video.info.upright_rotation)
         if label and labelled and fresh:
             label.draw(work.picture, video.info)
         if work.index >= start:
@@ -240,13 +242,13 @@ def _finished(
 
 
 def _looked(
-    video: Reading, faces: Following, reader: FrameReader, start: int = 0
-) -> Generator[VideoWork, None, None]:
+    video: VideoContext, faces: FaceTracking, reader: FrameReader, start: int = 0
+) -> Generator[VideoFrameJob, None, None]:
     """Frames that were looked at where they have to be, decoded in a thread of its own."""
     frames: Iterator[Frame] = reader
     if not video.settings.keep_fps:
         frames = _from(constant_rate(reader, rate=CONSTANT_RATE), _first_read(faces, start))
-    decoded = run_ahead(works_of(frames, video.info), 1, name="decode", gauges=video.progress.gauges)
+    decoded = run_ahead(frame_jobs(frames, video.info), 1, name="decode", gauges=video.progress.gauges)
     return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
 
 
@@ -263,11 +265,11 @@ def _from(frames: Iterator[Frame], begin: int) -> Iterator[Frame]:
     yield from frames
 
 
-def works_of(frames: Iterator[Frame], info: VideoInfo) -> Generator[VideoWork, None, None]:
+def frame_jobs(frames: Iterator[Frame], info: VideoInfo) -> Generator[VideoFrameJob, None, None]:
     """Yield frames with their pictures; those that repeat the one before are marked."""
     before = None
     for frame in frames:
-        picture = VideoPicture(frame.video, rotation=info.heads_up)
+        picture = VideoPicture(frame.video, rotation=info.upright_rotation)
         repeats, seconds = frame.video is before, float(frame.time - info.start)
-        yield Work(frame.index, frame, picture, repeats=repeats, pts=frame.pts, seconds=seconds)
+        yield FrameJob(frame.index, frame, picture, repeats=repeats, pts=frame.pts, seconds=seconds)
         before = frame.video

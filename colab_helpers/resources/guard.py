@@ -12,11 +12,11 @@ from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.resources.sampler import ram_percent
 from colab_helpers.resources.samples import WARNING_PERCENT
 
-ENOUGH_PERCENT = 50.0
-LONGEST_WAIT = 120.0
+RESUME_PERCENT = 50.0
+MAX_WAIT_SECONDS = 120.0
 """Seconds after which work goes on although RAM is still short: others may hold it for good."""
 
-_LOOK_EVERY = 1.0
+_POLL_INTERVAL = 1.0
 
 
 @dataclass
@@ -36,7 +36,7 @@ class MemoryGuard:
     def check(self, *, wait: bool) -> str | None:
         """Look once; when RAM is short, give back what this process holds for nothing, and tell so.
 
-        With ``wait``, wait for RAM to fall to ``ENOUGH_PERCENT``, ``LONGEST_WAIT`` seconds at most.
+        With ``wait``, wait for RAM to fall to ``RESUME_PERCENT``, ``MAX_WAIT_SECONDS`` seconds at most.
         """
         before = self.read()
         self.short = False
@@ -48,8 +48,8 @@ class MemoryGuard:
         return_free_memory()
         started = self.clock()
         now = self.read()
-        while wait and now > ENOUGH_PERCENT and self.clock() - started < LONGEST_WAIT:
-            self.sleep(_LOOK_EVERY)
+        while wait and now > RESUME_PERCENT and self.clock() - started < MAX_WAIT_SECONDS:
+            self.sleep(_POLL_INTERVAL)
             now = self.read()
         waited = self.clock() - started
         self.short = now > WARNING_PERCENT

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import psutil
 
-from colab_helpers.files import ends_a_line, no_link, to_json
+from colab_helpers.files import ends_with_newline, open_nofollow, to_json
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress
 from colab_helpers.resources.sampler import gpu_sample, other_gpus, ram_used
@@ -22,7 +22,7 @@ from colab_helpers.resources.samples import Sample
 INTERVAL = 2.0
 """Seconds between two samples."""
 # A folder on a network that hangs must not hold up the end of a run.
-_LONGEST_GOODBYE = 5.0
+_MAX_JOIN_SECONDS = 5.0
 
 
 class Recorder:
@@ -81,7 +81,7 @@ class Recorder:
         """Take the last sample and end; returns after five seconds at the latest. May be called twice."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(_LONGEST_GOODBYE)
+            self._thread.join(_MAX_JOIN_SECONDS)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -99,7 +99,7 @@ class Recorder:
             _append_line(self._path, to_json(sample, exclude_none=True).encode())
 
     def _take(self) -> Sample:
-        memory, load = memory_of(self.pid), psutil.cpu_percent()
+        memory, load = memory_by_process(self.pid), psutil.cpu_percent()
         state = self._state()
         run: dict[str, Any] = {"stage": state}
         if isinstance(state, Progress):
@@ -129,11 +129,11 @@ def _append_line(path: Path, line: bytes) -> None:
     The file is opened anew each time: a folder may go and come back while the run goes on, and Drive uploads
     a file only once it is closed.
     """
-    with open(path, "ab+", opener=no_link) as file:
-        file.write((b"" if ends_a_line(file) else b"\n") + line + b"\n")
+    with open(path, "ab+", opener=open_nofollow) as file:
+        file.write((b"" if ends_with_newline(file) else b"\n") + line + b"\n")
 
 
-def memory_of(pid: int) -> dict[int, int]:
+def memory_by_process(pid: int) -> dict[int, int]:
     """Resident bytes of a process and its children, by number; those that have ended are left out."""
     found = {}
     with suppress(psutil.Error):

@@ -49,7 +49,7 @@ def process_memory() -> int:
 def gpu_memory() -> tuple[int, int] | None:
     """VRAM of the first GPU in bytes, in use (by all programs) and in all; None without one that answers."""
     handle = open_gpu()
-    memory = None if handle is None else _told(handle, "MemoryInfo")
+    memory = None if handle is None else _query_nvml(handle, "MemoryInfo")
     return None if memory is None else (int(memory.used), int(memory.total))
 
 
@@ -62,14 +62,14 @@ def gpu_memory_percent() -> float | None:
 def gpu_load() -> float | None:
     """How busy the first GPU is, in percent; None without one, or where its driver does not tell."""
     handle = open_gpu()
-    rates = None if handle is None else _told(handle, "UtilizationRates")
+    rates = None if handle is None else _query_nvml(handle, "UtilizationRates")
     return None if rates is None else float(rates.gpu)
 
 
 def gpu_name() -> str:
     """What the GPU in use is called among those of the machine; empty where that is not known."""
     handle = open_gpu()
-    index = None if handle is None else _told(handle, "Index")
+    index = None if handle is None else _query_nvml(handle, "Index")
     return "" if index is None else f"GPU {index}"
 
 
@@ -93,7 +93,7 @@ def gpu_sample(processes: Collection[int], named: Collection[str] = ()) -> GpuSa
         return None
     import pynvml
 
-    ask = partial(_told, handle)
+    ask = partial(_query_nvml, handle)
     encoder, decoder, power = map(ask, ("EncoderUtilization", "DecoderUtilization", "PowerUsage"))
     return GpuSample(
         **_load(handle),
@@ -112,11 +112,11 @@ def other_gpus(named: Collection[str] = ()) -> list[GpuSample]:
 
 def _in_use(named: Collection[str]) -> list[Any]:
     """NVML's handles of the GPUs with these identifiers; of all that CUDA sees, where those have none."""
-    return [handle for handle in open_gpus() if named and _told(handle, "UUID") in named] or open_gpus()
+    return [handle for handle in open_gpus() if named and _query_nvml(handle, "UUID") in named] or open_gpus()
 
 
 def _load(handle: Any) -> dict[str, Any]:
-    rates, memory = _told(handle, "UtilizationRates"), _told(handle, "MemoryInfo")
+    rates, memory = _query_nvml(handle, "UtilizationRates"), _query_nvml(handle, "MemoryInfo")
     return {
         "utilisation": None if rates is None else rates.gpu,
         "memory_used": None if memory is None else memory.used,
@@ -124,7 +124,7 @@ def _load(handle: Any) -> dict[str, Any]:
     }
 
 
-def _told(handle: Any, what: str, *args: Any) -> Any:
+def _query_nvml(handle: Any, what: str, *args: Any) -> Any:
     """Ask NVML; None where a card does not tell: each answers other questions, a lost one answers none."""
     import pynvml
 

@@ -70,7 +70,7 @@ class Sample(_Model):
         return 100.0 * self.ram_used / self.ram_total if self.ram_total else 0.0
 
 
-def samples_in(path: Path, *, last: int | None = None) -> Iterator[Sample]:
+def iter_samples(path: Path, *, last: int | None = None) -> Iterator[Sample]:
     """Read the samples of a file in its order, or those in its ``last`` bytes; none where it cannot be read.
 
     Lines that are no sample are passed over, also one that is not whole yet.
@@ -94,7 +94,7 @@ def recent_samples(path: Path, since: float = 0.0) -> list[Sample]:
 
     In as much memory after hours as before.
     """
-    return [sample for sample in samples_in(path, last=_RECENT) if sample.time >= since]
+    return [sample for sample in iter_samples(path, last=_RECENT) if sample.time >= since]
 
 
 def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
@@ -102,7 +102,7 @@ def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
 
     ``most`` (2 or more) thins evenly, keeping the first and the last, in memory that depends on it alone.
     """
-    return list(samples_in(path)) if most is None else _thinned(samples_in(path), most)
+    return list(iter_samples(path)) if most is None else _thinned(iter_samples(path), most)
 
 
 def _thinned(samples: Iterator[Sample], most: int) -> list[Sample]:

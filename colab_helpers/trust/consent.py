@@ -16,8 +16,8 @@ import yaml
 from colab_helpers.errors import ConsentError
 from colab_helpers.files import absolute, from_json, sha256_of
 from colab_helpers.language import mark, tr
-from colab_helpers.media.inputs import existing_file
-from colab_helpers.trust.records import GROUNDS, Consent, Named, grounds
+from colab_helpers.media.inputs import require_file
+from colab_helpers.trust.records import GROUNDS, Consent, ConsentedPerson, grounds
 
 _BY_THEMSELVES = ("self", "synthetic")  # nobody else has to say so
 
@@ -27,11 +27,11 @@ DEMO_CONSENT = "Only the rendered people of the demo are shown: synthetic."
 DEMO_MANIFEST = "demo.json"
 """File in a demo folder that lists its sources and targets with their SHA-256."""
 
-_MOST_BYTES = 64 << 10
+_MAX_BYTES = 64 << 10
 _SAYS_NOTHING = mark("the statement of consent {text!r} does not say who is shown and why")
 
 
-def consent_of(text: str) -> Consent:
+def parse_consent(text: str) -> Consent:
     """Read what was given: a sentence, the path of a YAML file, or what `Consent.text` made of either.
 
     ConsentError where the file cannot be read, or something in it is missing or wrong; the line is told.
@@ -41,14 +41,14 @@ def consent_of(text: str) -> Consent:
             given = from_json(Consent, text)
             if given.statement.strip() and all(map(_is_whole, given.people)):
                 return given
-        raise ConsentError(tr(_SAYS_NOTHING, text=text), remedy=_how())
+        raise ConsentError(tr(_SAYS_NOTHING, text=text), remedy=_consent_remedy())
     if text.strip().lower().endswith((".yaml", ".yml")):
         return _File(absolute(text.strip())).read()
     return Consent(statement=" ".join(text.split()))
 
 
 def require_consent(text: str, files: Iterable[Path | None], people: Collection[str] = ()) -> Consent:
-    """Check the statement of consent, as `consent_of` reads it, before any work.
+    """Check the statement of consent, as `parse_consent` reads it, before any work.
 
     ``files`` are every source and target of the run, None for one that is no file; ``people`` who is put in,
     as far as names are known: a file has to name them.
@@ -58,23 +58,24 @@ def require_consent(text: str, files: Iterable[Path | None], people: Collection[
             not name everybody.
         MissingFileError: It is the demo's, and one of them is not there.
     """
-    given = consent_of(text)
+    given = parse_consent(text)
     if given.people:
         if missing := given.unnamed(people):
             raise ConsentError(
                 tr("nobody says on what ground {names} may be shown", names=", ".join(missing)),
                 where=text.strip() if not text.startswith("{") else "",
-                remedy=_how_in_a_file(),
+                remedy=_consent_file_remedy(),
             )
         return given
     if not given.statement:
         raise ConsentError(
-            tr("no statement of consent was given, and nothing is processed without one"), remedy=_how()
+            tr("no statement of consent was given, and nothing is processed without one"),
+            remedy=_consent_remedy(),
         )
     said = given.statement.lower()
     known = "|".join(map(re.escape, (*GROUNDS, *grounds())))
     if len(said.split()) < 3 and not re.search(rf"\b({known})\b", said):
-        raise ConsentError(tr(_SAYS_NOTHING, text=given.statement), remedy=_how())
+        raise ConsentError(tr(_SAYS_NOTHING, text=given.statement), remedy=_consent_remedy())
     if given.statement == DEMO_CONSENT:
         _require_demo(files)
     return given
@@ -92,9 +93,9 @@ class _File:
             if not stat.S_ISREG(self._path.stat().st_mode):  # reading a pipe might wait for ever
                 raise OSError(tr("this is a folder, pipe or device, not a file"))
             with self._path.open("rb") as file:
-                data = file.read(_MOST_BYTES + 1)
-            if len(data) > _MOST_BYTES:
-                raise self._wrong(None, tr("it is larger than {size} kB", size=_MOST_BYTES >> 10))
+                data = file.read(_MAX_BYTES + 1)
+            if len(data) > _MAX_BYTES:
+                raise self._wrong(None, tr("it is larger than {size} kB", size=_MAX_BYTES >> 10))
             top = self._fields(yaml.compose(data.decode(), yaml.SafeLoader), ("statement", "people"))
         except ConsentError:  # a ValueError, too
             raise
@@ -110,7 +111,7 @@ class _File:
         said = self._word(top["statement"]) if "statement" in top else ""
         return Consent(statement=said or "; ".join(one.told for one in named), people=tuple(named))
 
-    def _named(self, name: str, node: yaml.Node) -> Named:
+    def _named(self, name: str, node: yaml.Node) -> ConsentedPerson:
         brief = isinstance(node, yaml.ScalarNode)
         fields = {"ground": node} if brief else self._fields(node, ("ground", "given_by", "document"))
         words = {key: self._word(value) for key, value in fields.items()}
@@ -120,7 +121,7 @@ class _File:
             told = mark("the ground of {name} is missing, or none of: {grounds}")
             told = tr(told, name=name, grounds=", ".join(grounds()))
             raise self._wrong((fields.get("ground") or node).start_mark, told)
-        named = Named.model_validate({"name": name, "ground": ground, **words})
+        named = ConsentedPerson.model_validate({"name": name, "ground": ground, **words})
         if not _is_whole(named):
             told = mark("{name}: given_by has to say who gave the {ground}, and when")
             told = tr(told, name=name, ground=tr(ground))
@@ -149,10 +150,10 @@ class _File:
 
     def _wrong(self, at: Any, what: str) -> ConsentError:
         told = tr("line {line}: {what}", line=at.line + 1, what=what) if at else what
-        return ConsentError(told, where=str(self._path), remedy=_how_in_a_file())
+        return ConsentError(told, where=str(self._path), remedy=_consent_file_remedy())
 
 
-def _is_whole(named: Named) -> bool:
+def _is_whole(named: ConsentedPerson) -> bool:
     """Whether it is said who gave the ground, where that is somebody else."""
     return bool(named.name.strip() and (named.ground in _BY_THEMSELVES or named.given_by.strip()))
 
@@ -162,15 +163,15 @@ def _require_demo(files: Iterable[Path | None]) -> None:
         if path is not None and is_demo_file(path):
             continue
         if path is not None and not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for long names
-            existing_file(path)  # a name that was mistyped is that, not somebody else
+            require_file(path)  # a name that was mistyped is that, not somebody else
         raise ConsentError(
             tr("the demo's statement of consent covers its rendered people only"),
             where=str(path or ""),
-            remedy=_how(),
+            remedy=_consent_remedy(),
         )
 
 
-def _how() -> str:
+def _consent_remedy() -> str:
     return tr(
         "say who is shown and on what ground, for example "
         'consent="Ana Ruiz (source) and Jon Lee (video): written consent, 2026-10-01"; '
@@ -179,7 +180,7 @@ def _how() -> str:
     )
 
 
-def _how_in_a_file() -> str:
+def _consent_file_remedy() -> str:
     return tr(
         "write of each person a line such as '  Ana Ruiz: {{ground: written consent, given_by: Ana Ruiz "
         "2026-10-01}}' below 'people:'; grounds are: {grounds}; see docs/responsible-use.md",

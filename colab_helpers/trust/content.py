@@ -2,8 +2,8 @@
 
 Looked at is one frame a second and the first of each shot, as the face index is made. Refused is a target
 
-* of whose frames looked at more than ``SHARE`` hit, the rule of FaceFusion 3; in a picture, the only one;
-* of which `STRETCH` frames looked at in a row have ``IN_STRETCH`` that hit: a scene in a long film;
+* of whose frames looked at more than ``MAX_HIT_SHARE`` hit, the rule of FaceFusion 3; in a picture, the only one;
+* of which `WINDOW_FRAMES` frames looked at in a row have ``WINDOW_HITS`` that hit: a scene in a long film;
 * with a face, in it or put in, that seems younger than ``APPARENT_AGE`` in a frame that is only doubtful:
   half of a threshold is enough there.
 
@@ -28,25 +28,25 @@ from pydantic import BaseModel, NonNegativeInt
 
 from colab_helpers.errors import ContentError, OutputError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.finder import CUT_LEVELS
 from colab_helpers.faces.index import FrameFaces
-from colab_helpers.files import found, sha256_of, to_json, write_whole
+from colab_helpers.faces.sparse_detector import CUT_LEVELS
+from colab_helpers.files import copy_atomically, load_or_none, sha256_of, to_json
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import Picture
-from colab_helpers.models.catalog import missing_model
+from colab_helpers.models.catalog import missing_model_error
 from colab_helpers.models.contracts import ContentContract, content_contracts
 from colab_helpers.trust.records import ContentDecision
 
-SHARE = 0.1
-STRETCH, IN_STRETCH = 20, 10
+MAX_HIT_SHARE = 0.1
+WINDOW_FRAMES, WINDOW_HITS = 20, 10
 APPARENT_AGE = 25.0
 """Years: of age, and seven more as a margin. The network's maker publishes no error, and users report
 children taken for adults (insightface, issue 2604)."""
-EVERY, AFTER_CUT = 1.0, 0.2
+CHECK_INTERVAL, CHECK_INTERVAL_AFTER_CUT = 1.0, 0.2
 """Seconds from one frame that is looked at to the next, and to one that begins a shot."""
-LEAST_SHOWN = 0.1
+MIN_FRAME_SECONDS = 0.1
 """Seconds that a picture of an animation counts at least: who shows one may be slower than its file says."""
-_MOST_TIMES = 20
+_MAX_TIMES = 20
 CONTENT_NAME = "content.json"
 
 
@@ -102,7 +102,7 @@ class ContentCheck:
         contracts = content_contracts(engine.settings.content_check)
         self._asked = [(one, engine.content[one.name]) for one in contracts]
         self._networks = {name: digest(network.path) for name, network in engine.content.items()}
-        asked = [key, self._networks, contracts, EVERY, AFTER_CUT, STRETCH]
+        asked = [key, self._networks, contracts, CHECK_INTERVAL, CHECK_INTERVAL_AFTER_CUT, WINDOW_FRAMES]
         self._seen = self._kept(hashlib.sha256(json.dumps(asked).encode()).hexdigest())
 
     def begin(self) -> None:
@@ -110,7 +110,7 @@ class ContentCheck:
         self._judge(final=self._seen.ended)
 
     def _kept(self, key: str) -> _Seen:
-        kept = found(_Seen, self._place) if self._place is not None else None
+        kept = load_or_none(_Seen, self._place) if self._place is not None else None
         return kept if kept is not None and kept.key == key else _Seen(key=key)
 
     @property
@@ -125,7 +125,9 @@ class ContentCheck:
             if row.frame < seen.frames:
                 return
             # A clock that goes back hides nothing.
-            if seen.first is None or not 0 <= seconds - seen.last < (AFTER_CUT if row.cut else EVERY):
+            if seen.first is None or not 0 <= seconds - seen.last < (
+                CHECK_INTERVAL_AFTER_CUT if row.cut else CHECK_INTERVAL
+            ):
                 assert row.picture is not None
                 first = seconds if seen.first is None else seen.first
                 self._look(row.picture, seconds - first)
@@ -138,7 +140,7 @@ class ContentCheck:
         if (place := self._place) is not None:
             with self._lock, suppress(OutputError):
                 seen = io.BytesIO(to_json(self._seen).encode())
-                self._attempt(lambda: write_whole(place, seen))
+                self._attempt(lambda: copy_atomically(place, seen))
 
     def end(self) -> None:
         """Decide, once all was seen; ContentError where the target is refused."""
@@ -168,7 +170,10 @@ class ContentCheck:
         )
 
     def _look(self, picture: Picture, seconds: float) -> None:
-        scores = {one.name: one.score(network.run(fitted(picture, one))[0]) for one, network in self._asked}
+        scores = {
+            one.name: one.score(network.run(classifier_input(picture, one))[0])
+            for one, network in self._asked
+        }
         # Not above, so that what is no number does not pass.
         over = [not scores[one.name] <= one.threshold for one, _ in self._asked]
         hit = sum(over) >= min(2, len(over))
@@ -179,10 +184,10 @@ class ContentCheck:
         seen.samples += 1
         seen.hits += hit
         seen.doubts += doubt
-        seen.recent = [*seen.recent[1 - STRETCH :], hit]
+        seen.recent = [*seen.recent[1 - WINDOW_FRAMES :], hit]
         seen.scores = {n: round(max(score, seen.scores.get(n, score)), 4) for n, score in scores.items()}
         for times, counts in ((seen.hit_at, hit), (seen.doubt_at, doubt)):
-            if counts and len(times) < _MOST_TIMES:
+            if counts and len(times) < _MAX_TIMES:
                 times.append(round(seconds, 3))
         seen.age = min([*ages, *([] if seen.age is None else [seen.age])], default=None)
 
@@ -199,7 +204,7 @@ class ContentCheck:
                 "a face that seems {age:.0f} years old (below {limit:.0f}) and doubtful content: {times}"
             )
             return tr(text, age=young, limit=APPARENT_AGE, times=self._times(seen.doubt_at, 0.5)), False
-        if sum(seen.recent) >= IN_STRETCH or (final and seen.hits > SHARE * seen.samples):
+        if sum(seen.recent) >= WINDOW_HITS or (final and seen.hits > MAX_HIT_SHARE * seen.samples):
             text = mark("sexual content in {hits} of {samples} frames that were looked at: {times}")
             return tr(text, hits=seen.hits, samples=seen.samples, times=self._times(seen.hit_at, 1.0)), True
         return None
@@ -227,7 +232,7 @@ class ContentCheck:
 def require_networks(engine: Engine) -> None:
     """Make sure, before any work, that content can be checked; ModelError where a network is missing."""
     if engine.missing is not None:
-        raise missing_model(engine.missing)
+        raise missing_model_error(engine.missing)
 
 
 def check_pictures(check: ContentCheck, pictures: Iterable[tuple[float, Picture]]) -> None:
@@ -237,13 +242,13 @@ def check_pictures(check: ContentCheck, pictures: Iterable[tuple[float, Picture]
         grid = picture.grid()
         cut = last is not None and cv2.norm(grid, last, cv2.NORM_L1) > CUT_LEVELS * grid.size
         # Rounded, so that ten of a tenth are a second.
-        shown = round(shown + max(seconds - before, LEAST_SHOWN if number else 0.0), 3)
+        shown = round(shown + max(seconds - before, MIN_FRAME_SECONDS if number else 0.0), 3)
         check.see(FrameFaces(number, 0, cut=cut, picture=picture), shown)
         before, last = seconds, grid
     check.end()
 
 
-def fitted(picture: Picture, contract: ContentContract) -> npt.NDArray[np.float32]:
+def classifier_input(picture: Picture, contract: ContentContract) -> npt.NDArray[np.float32]:
     """Return what a classifier is shown: ``(1, 3, S, S)``, the picture in the middle of black."""
     size, small = contract.size, picture.detector_view(contract.size).image
     height, width = small.shape[:2]

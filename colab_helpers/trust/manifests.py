@@ -58,7 +58,7 @@ class Claim:
 
     definition: dict[str, Any]  # what `c2pa.Builder` takes
     by: Credentials  # whose certificate is used
-    made_from: bytes = b""  # the target, as `archived`
+    ingredient: bytes = b""  # the target, as `ingredient_archive`
 
     def signed(self, *bound: dict[str, Any]) -> bytes:
         """Return the manifest of a file that is hashed already: the library is shown none.
@@ -69,8 +69,8 @@ class Claim:
         definition = self.definition | {"assertions": [*self.definition["assertions"], *bound]}
         return self._signed(definition, _OTHER, io.BytesIO(b"\0"), io.BytesIO(), embed=False)
 
-    def embed(self, path: Path, signed: Path, beat: Callable[[], None]) -> None:
-        """Write a copy of a file that holds its manifest; ``beat``, called with each piece, may give up.
+    def embed(self, path: Path, signed: Path, heartbeat: Callable[[], None]) -> None:
+        """Write a copy of a file that holds its manifest; ``heartbeat``, called with each piece, may give up.
 
         OSError where a file cannot be read or written; C2paError, ValueError where it is none that can hold
         one.
@@ -82,7 +82,7 @@ class Claim:
                 return
             # Signed twice: how much room it takes does not depend on the hash.
             room = len(manifest_box(self.signed(movie_binding(bytes(32)))))
-            begin, digest = copy_with_room(read, written, room, beat)
+            begin, digest = copy_with_gap(read, written, room, heartbeat)
             box = manifest_box(self.signed(movie_binding(digest)))
             if len(box) != room:
                 raise ValueError(f"{len(box)} bytes of manifest, not {room}")
@@ -97,13 +97,13 @@ class Claim:
         with Builder(definition, context=context()) as builder, self.by.signer() as signer:
             if not embed:
                 builder.set_no_embed()
-            if self.made_from:
-                builder.add_ingredient_from_archive(io.BytesIO(self.made_from))
+            if self.ingredient:
+                builder.add_ingredient_from_archive(io.BytesIO(self.ingredient))
             manifest: bytes = builder.sign(signer, kind, read, written)
             return manifest
 
 
-def archived(target: Path, beside: Path | None) -> bytes:
+def ingredient_archive(target: Path, beside: Path | None) -> bytes:
     """Return what manifests say of a target, with what its own says, in it or ``beside`` it.
 
     Its head is read, and all of it where it has a manifest; OSError where it cannot be.
@@ -178,8 +178,8 @@ def movie_binding(digest: bytes) -> dict[str, Any]:
     return {"label": "c2pa.hash.bmff.v3", "data": data}
 
 
-def copy_with_room(
-    source: BinaryIO, target: BinaryIO, room: int, beat: Callable[[], None]
+def copy_with_gap(
+    source: BinaryIO, target: BinaryIO, room: int, heartbeat: Callable[[], None]
 ) -> tuple[int, bytes]:
     """Copy a movie that is not in fragments, with so many bytes of room behind its first box.
 
@@ -198,7 +198,7 @@ def copy_with_room(
             if bound:
                 digest.update(piece)
             target.write(piece)
-            beat()
+            heartbeat()
     return boxes[0].stop, digest.digest()
 
 

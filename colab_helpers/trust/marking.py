@@ -16,19 +16,19 @@ from typing import Any
 
 from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.files import hidden_name, sha256_of, unwritable, write_whole
-from colab_helpers.itself import VERSION
+from colab_helpers.files import copy_atomically, hidden_name, sha256_of, unwritable_error
 from colab_helpers.language import printable, tr
 from colab_helpers.media.label import Label
 from colab_helpers.settings import Settings
+from colab_helpers.startup import VERSION
 from colab_helpers.trust.content import ContentCheck
-from colab_helpers.trust.manifests import Claim, archived, file_binding, sidecar
+from colab_helpers.trust.manifests import Claim, file_binding, ingredient_archive, sidecar
 from colab_helpers.trust.records import Consent
-from colab_helpers.trust.signing import LOCAL, LOCAL_SIGNER, Credentials, credentials
+from colab_helpers.trust.signing import LOCAL, LOCAL_SIGNER, Credentials, load_credentials
 
-COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+COMPOSITE_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
-CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+GENERATED_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for a picture that a trained network made as a whole."""
 _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
 SOFTWARE = {"name": "colab_helpers", "version": VERSION}
@@ -60,7 +60,7 @@ class Marks:
     label: Label | None = None  # what is burnt into its pictures, if anything
     disclosure: str = ""  # how else those who see it are told
     enlarged_by: str = ""  # name of the network that enlarges its pictures, if any does
-    beat: Callable[[], None] = lambda: None  # called every few megabytes; may raise to give up
+    heartbeat: Callable[[], None] = lambda: None  # called every few megabytes; may raise to give up
     marked: bool = field(default=False, init=False)  # whether a result was marked
     # SHA-256 of its manifest where that is in a file of its own.
     manifest: str | None = field(default=None, init=False)
@@ -81,12 +81,12 @@ class Marks:
         sources: Sequence[str],
         content: ContentCheck,
         digest: str,
-        beat: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> Marks:
         """Return what marks the result that an engine's networks make of a target, read at ``read``."""
         changers = {"swap": engine.swapper, "enhance": engine.enhancer}
         return cls(
-            signed_by=credentials(engine.settings.signing_certificate),
+            signed_by=load_credentials(engine.settings.signing_certificate),
             target=read,
             target_manifest=sidecar(target),
             label=Label.of(engine.settings),
@@ -101,7 +101,7 @@ class Marks:
             sources=sources,
             content=content,
             digest=digest,
-            beat=beat,
+            heartbeat=heartbeat,
         )
 
     def disclosed(self, actions: Collection[str]) -> dict[str, str]:
@@ -111,7 +111,7 @@ class Marks:
 
     def comment(self, actions: Collection[str]) -> str:
         """Return what a video's own comment says; empty where no face was changed."""
-        kind = f", {COMPOSITE}" if _by_ai(actions) else ""
+        kind = f", {COMPOSITE_SOURCE_TYPE}" if _by_ai(actions) else ""
         return f"{self._told(actions)} (colab_helpers {VERSION}{kind})" if actions else ""
 
     def parts(self, actions: Collection[str]) -> dict[str, bytes]:
@@ -130,16 +130,16 @@ class Marks:
         beside, signed, definition = sidecar(output), hidden_name(partial), self._manifest(output, actions)
         try:
             signed.unlink(missing_ok=True)  # a link would be followed
-            claim = Claim(definition, self.signed_by, archived(self.target, self.target_manifest))
+            claim = Claim(definition, self.signed_by, ingredient_archive(self.target, self.target_manifest))
             if beside:
-                data = claim.signed(file_binding(sha256_of(partial, on_chunk=self.beat)))
-                write_whole(beside, io.BytesIO(data))
+                data = claim.signed(file_binding(sha256_of(partial, on_chunk=self.heartbeat)))
+                copy_atomically(beside, io.BytesIO(data))
                 self.manifest = hashlib.sha256(data).hexdigest()
             else:
-                claim.embed(partial, signed, self.beat)
+                claim.embed(partial, signed, self.heartbeat)
                 signed.replace(partial)
         except (OSError, C2paError.Io) as error:
-            raise unwritable(output, error) from error
+            raise unwritable_error(output, error) from error
         except (C2paError, ValueError) as error:
             raise MediaError(
                 tr("the result cannot be marked ({reason})", reason=error),
@@ -151,7 +151,7 @@ class Marks:
         self.marked = True
 
     def _manifest(self, output: Path, actions: Collection[str]) -> dict[str, Any]:
-        digest = self.digest or sha256_of(self.target, on_chunk=self.beat)
+        digest = self.digest or sha256_of(self.target, on_chunk=self.heartbeat)
         opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["target"], DIGEST: digest}}
         edited: dict[str, Any] = {
             "action": "c2pa.edited",
@@ -161,12 +161,12 @@ class Marks:
         if used := _by_ai(actions):
             names = [name for action in used for name in self.networks.get(action, ())]
             told = {f"{_OWN}{name}": text for name, text in self.disclosed(actions).items() if text}
-            edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: names, **told}}
+            edited |= {"digitalSourceType": COMPOSITE_SOURCE_TYPE, "parameters": {NETWORKS: names, **told}}
         stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
         done = [opened, edited if actions else stored]
         if self.enlarged_by:
             resized: dict[str, Any] = {"action": "c2pa.resized", "softwareAgent": SOFTWARE}
-            by_ai = {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: [self.enlarged_by]}}
+            by_ai = {"digitalSourceType": COMPOSITE_SOURCE_TYPE, "parameters": {NETWORKS: [self.enlarged_by]}}
             done.append(resized | by_ai)
         definition = _definition(printable(output.name), done)
         definition["assertions"] += self._stated()
@@ -185,18 +185,18 @@ class Marks:
         return [{"label": label, "data": data} for label, data in stated.items()]
 
 
-def check_marks(settings: Settings) -> None:
+def check_marking(settings: Settings) -> None:
     """Make sure, before any work, that results can be labelled and signed; SettingsError if they cannot."""
     Label.of(settings)
-    checked_credentials(settings.signing_certificate)
+    load_checked_credentials(settings.signing_certificate)
 
 
-def checked_credentials(path: str) -> Credentials:
+def load_checked_credentials(path: str) -> Credentials:
     """Return whose certificate is used; one that was not made here has signed something before any work.
 
-    SettingsError where it cannot sign what this package writes; see also `signing.credentials`.
+    SettingsError where it cannot sign what this package writes; see also `signing.load_credentials`.
     """
-    found = credentials(path)
+    found = load_credentials(path)
     if found.local and found.name == LOCAL_SIGNER:
         return found
     from c2pa import C2paError
@@ -223,16 +223,16 @@ def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
     return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": stated}
 
 
-def seal_created(partial: Path, *, told: str, network: str) -> None:
+def seal_generated(partial: Path, *, told: str, network: str) -> None:
     """Sign a PNG that a network made as a whole, under its hidden name, by this machine's certificate."""
-    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": CREATED}
+    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": GENERATED_SOURCE_TYPE}
     definition = _definition("portrait", [made | {"description": told, "parameters": {NETWORKS: [network]}}])
     signed = hidden_name(partial)
-    Claim(definition, credentials(LOCAL)).embed(partial, signed, lambda: None)
+    Claim(definition, load_credentials(LOCAL)).embed(partial, signed, lambda: None)
     signed.replace(partial)
 
 
-def xmp_of(told: str, source_type: str = COMPOSITE) -> bytes:
+def xmp_of(told: str, source_type: str = COMPOSITE_SOURCE_TYPE) -> bytes:
     """Return a picture's XMP packet (IPTC Photo Metadata 2023.2)."""
     from xml.sax.saxutils import quoteattr  # slow: it brings urllib and http along
 

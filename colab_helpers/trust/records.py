@@ -24,7 +24,7 @@ def grounds() -> tuple[str, ...]:
     return tuple(map(tr, GROUNDS))
 
 
-class Named(BaseModel, extra="forbid", frozen=True):
+class ConsentedPerson(BaseModel, extra="forbid", frozen=True):
     """Somebody who is shown, as source or in a target."""
 
     name: str
@@ -43,7 +43,7 @@ class Consent(BaseModel, extra="forbid", frozen=True):
     """What was stated: a sentence, and each person where a file names them. Empty where none is needed."""
 
     statement: str = ""
-    people: tuple[Named, ...] = ()
+    people: tuple[ConsentedPerson, ...] = ()
 
     @property
     def text(self) -> str:

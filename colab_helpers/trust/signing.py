@@ -41,7 +41,7 @@ class Credentials:
         return Signer.from_info(C2paSignerInfo(C2paSigningAlg[self.algorithm], self.chain, self.key, None))
 
 
-def credentials(path: str) -> Credentials:
+def load_credentials(path: str) -> Credentials:
     """Return those of a PEM file with a certificate chain and its key, or, for `LOCAL`, of this machine.
 
     Raises:

@@ -18,20 +18,20 @@ from cryptography.x509 import load_pem_x509_certificates
 
 from colab_helpers.errors import ColabHelpersError, MediaError, SettingsError
 from colab_helpers.language import mark, one_line, printable, tr
+from colab_helpers.media.demuxing import open_source
 from colab_helpers.media.images import opened
-from colab_helpers.media.inputs import existing_file, is_image, is_video
-from colab_helpers.media.opening import open_source
+from colab_helpers.media.inputs import is_image, is_video, require_file
 from colab_helpers.trust.manifests import MIME, SETTINGS, sidecar
 from colab_helpers.trust.marking import DIGEST, DISCLOSURE, LABEL, NETWORKS
 from colab_helpers.trust.signing import local_anchor
 
-State = Literal["valid", "unmarked", "invalid"]
-STATES: dict[State, str] = {
+MarkState = Literal["valid", "unmarked", "invalid"]
+STATES: dict[MarkState, str] = {
     "valid": mark("marked, and unchanged since it was signed"),
     "unmarked": mark("not marked"),
     "invalid": mark("the mark does not hold: file or mark were changed since"),
 }
-EXIT_CODES: dict[State, int] = {"valid": 0, "unmarked": 1, "invalid": 2}
+EXIT_CODES: dict[MarkState, int] = {"valid": 0, "unmarked": 1, "invalid": 2}
 _SOURCE_TYPE = re.compile(r"digitalsourcetype/(\w+)")
 
 
@@ -40,7 +40,7 @@ class Verification:
     """What one file says of itself."""
 
     path: Path
-    state: State  # whether it has a manifest, and whether that fits its bytes
+    state: MarkState  # whether it has a manifest, and whether that fits its bytes
     trusted: bool  # whether somebody who is known vouches for the signer
     # What it says, a sentence each; what anybody may have written into it stays on its line.
     lines: tuple[str, ...]
@@ -54,7 +54,7 @@ class Verification:
         return "\n  ".join([one_line(printable(f"{self.path.name}: {tr(STATES[self.state])}")), *self.lines])
 
 
-def media_among(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+def split_media(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Return what of some paths may be marked, and what is passed over.
 
     Folders stand for what is in them where nothing but folders is named: ``results/*`` also names those that
@@ -71,7 +71,7 @@ def verify(path: Path, *, anchors: bytes) -> Verification:
 
     MissingFileError, MediaError where there is no such file, or it cannot be read.
     """
-    path = existing_file(path)
+    path = require_file(path)
     kind = _SOURCE_TYPE.search(_metadata(path))
     plain = tr("its metadata says: {kind}", kind=kind[1]) if kind else tr("its metadata says nothing of it")
     try:
@@ -88,23 +88,23 @@ def verify(path: Path, *, anchors: bytes) -> Verification:
         return Verification(path, "unmarked", False, (lost, plain))
     said = store["validation_state"]
     failed = [one.get("explanation") or one["code"] for one in _failures(store)]
-    state: State = "valid" if said in ("Valid", "Trusted") else "invalid"
+    state: MarkState = "valid" if said in ("Valid", "Trusted") else "invalid"
     try:
-        told = [*_told(store), _signer(store, trusted=said == "Trusted")]
+        told = [*_describe_actions(store), _signer(store, trusted=said == "Trusted")]
     except (AttributeError, LookupError, TypeError):  # anybody may sign anything
         told = [tr("what its manifest says is not in a form that is read here")]
     lines = (*failed, *told, plain)
     return Verification(path, state, said == "Trusted", lines)
 
 
-def anchors_of(path: Path | None) -> bytes:
+def load_anchors(path: Path | None) -> bytes:
     """Return the certificates of a PEM file that vouch for signers, and the one made on this machine.
 
     MissingFileError, SettingsError where the file cannot be read, or holds none.
     """
     if path is None:
         return local_anchor()
-    content = existing_file(path).read_bytes()
+    content = require_file(path).read_bytes()
     try:
         given = load_pem_x509_certificates(content)
     except ValueError as error:
@@ -142,7 +142,7 @@ def _failures(store: dict[str, Any]) -> list[dict[str, str]]:
     return [one for one in found if one["code"] != "signingCredential.untrusted"]
 
 
-def _told(store: dict[str, Any]) -> list[str]:
+def _describe_actions(store: dict[str, Any]) -> list[str]:
     """Say what was done, in the order in which it was."""
     manifest = store["manifests"][store["active_manifest"]]
     sources = manifest.get("ingredients", [])

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.files import manifest_beside, unwritable
+from colab_helpers.files import manifest_beside, unwritable_error
 from colab_helpers.language import tr
 from colab_helpers.pages.report import failure_text, results_of
 from colab_helpers.pages.units import results_text
 from colab_helpers.request import BatchRequest
-from colab_helpers.ui.choice import Choice, Run, RunView, prepared
-from colab_helpers.ui.host import open_page, this_host
+from colab_helpers.ui.form_state import FormState, Run, RunView, prepare_request
+from colab_helpers.ui.host import open_html_area, this_host
 from colab_helpers.ui.progress import ProgressLine
 
 
@@ -29,7 +29,7 @@ class StoppedError(BatchError):
     """A batch was stopped before all files were done."""
 
 
-def run_batch_swap(choice: Choice | BatchRequest) -> Run | None:
+def run_batch_swap(form_state: FormState | BatchRequest) -> Run | None:
     """Swap faces in a batch, as chosen in the panel that ``show_panel`` has shown, or the rendered demo's.
 
     A batch that the panel's button has begun is watched. Returned is the run, with its report; None where it
@@ -39,18 +39,18 @@ def run_batch_swap(choice: Choice | BatchRequest) -> Run | None:
         ConsentError: No usable statement of consent; nothing was done.
         ColabHelpersError: The run could not be started.
     """
-    choice = Choice(choice) if isinstance(choice, BatchRequest) else choice
-    asked, runs = choice.request(), choice.runs
+    form_state = FormState(form_state) if isinstance(form_state, BatchRequest) else form_state
+    asked, runs = form_state.request(), form_state.runs
     host = this_host(headless=asked.headless)
-    if choice.has_panel and not host.has_cells:
+    if form_state.has_panel and not host.has_cells:
         return None
-    choice.networks.close()
-    run = runs.begin(prepared(asked, host), host)
+    form_state.networks.close()
+    run = runs.begin(prepare_request(asked, host), host)
     run.in_cell = True
     runs.look()
     try:
         with ProgressLine(headless=host.headless) as line:
-            paint = None if host.headless else open_page()
+            paint = None if host.headless else open_html_area()
             if paint is None:
                 run.work(on_progress=line, on_status=line.status)
             else:
@@ -80,7 +80,7 @@ def show_results(run: Run | None) -> None:
     marked = (file for file in report.files if file.status == "done" and file.manifest)
     made += [manifest_beside(Path(str(file.output))) for file in marked]
     if run.request.download and made:
-        run.host.download(made[0] if len(made) == 1 else packed(made))
+        run.host.download(made[0] if len(made) == 1 else pack_results(made))
     if report.ok:
         return
     raise (StoppedError if report.stopped else BatchError)(
@@ -92,7 +92,7 @@ def show_results(run: Run | None) -> None:
     )
 
 
-def packed(paths: Sequence[Path]) -> Path:
+def pack_results(paths: Sequence[Path]) -> Path:
     """Pack results as one zip in a folder of its own; stored as they are: videos do not get smaller."""
     # Not beside the results, where a file of that name may be the user's.
     path = Path(tempfile.mkdtemp(prefix="colab_helpers-")) / "results.zip"
@@ -102,5 +102,5 @@ def packed(paths: Sequence[Path]) -> Path:
                 archive.write(each, each.name)
     except OSError as error:
         shutil.rmtree(path.parent, ignore_errors=True)
-        raise unwritable(path, error) from error
+        raise unwritable_error(path, error) from error
     return path

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import Field
 
 from colab_helpers.errors import UsageError
-from colab_helpers.files import parsed
-from colab_helpers.language import ASKED, spoken, tr
-from colab_helpers.request import REQUESTS, Place, Request
+from colab_helpers.files import parse_json
+from colab_helpers.language import LANGUAGE_CHOICES, tr, use_language
+from colab_helpers.request import REQUESTS, OptionalPath, Request
 
 DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT = "doctor.json", "preload.json", "monitor.json"
 """Names of what the notebooks setup, preload and monitor leave in their output folder."""
@@ -29,8 +29,12 @@ class PortraitsRequest(Request):
     count: int | None = Field(4, ge=1, le=999, description="How many, beside those who are there.")
     size: int = Field(1024, ge=512, le=1024, multiple_of=256, description="Edge of the pictures in pixels.")
     seed: int = Field(0, description="Another seed gives other people.")
-    library: Place = Field(None, description="Folder of people they go to; empty for one beside the runs.")
-    models_dir: Place = Field(None, description="Folder of the model files; empty for the usual place.")
+    library: OptionalPath = Field(
+        None, description="Folder of people they go to; empty for one beside the runs."
+    )
+    models_dir: OptionalPath = Field(
+        None, description="Folder of the model files; empty for the usual place."
+    )
     offline: bool = Field(False, description="Never touch the network.")
 
 
@@ -41,7 +45,7 @@ def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
     """Return the request that a notebook builds, and the values of its form, in the form's order."""
     remedy = tr("name a file of notebooks/")
     try:
-        found = parsed(path.read_bytes())["cells"]
+        found = parse_json(path.read_bytes())["cells"]
         sources = ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
     except OSError as error:
         raise UsageError(tr("there is no such notebook"), where=str(path), remedy=remedy) from error
@@ -84,7 +88,7 @@ def fill_in(
                 remedy=tr("choose from {names}", names=", ".join(form)),
             )
     language = given.get("language", form.get("language"))
-    with spoken(next((known for known in ASKED if known == language), "auto")):
+    with use_language(next((known for known in LANGUAGE_CHOICES if known == language), "auto")):
         request = model(**{**form, **given})
         request.check()
     return request, request.model_dump(mode="json", include=set(given))

@@ -31,9 +31,9 @@ from colab_helpers import errors
 from colab_helpers.batch.lock import FolderBusyError
 from colab_helpers.batch.report import REPORT_NAME, html_path
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.files import absolute, state_of
-from colab_helpers.language import spoken, tr
-from colab_helpers.machine import require_places
+from colab_helpers.files import absolute, size_and_mtime
+from colab_helpers.language import tr, use_language
+from colab_helpers.machine import require_reachable
 from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, fill_in, read_form
 
 KERNEL = "python3"
@@ -78,11 +78,11 @@ def check_kernel() -> None:
         )
 
 
-class CellsLeftError(Exception):
+class CellsSkippedError(Exception):
     """Cells that have not begun are left alone."""
 
 
-class Stops:
+class InterruptRelay:
     """Signals to stop, on their way to the cell at work.
 
     A kernel drops an interrupt while it is idle, and when it has been sent a cell it may not have begun it:
@@ -107,7 +107,7 @@ class Stops:
         """Note that a cell is sent to the kernel; after a stop none is."""
         self._kernel = None
         if self.count:
-            raise CellsLeftError
+            raise CellsSkippedError
 
     def on_message(self, message: Mapping[str, Any], kernel: Any) -> None:
         """Take everything the kernel says of the cell at work."""
@@ -122,9 +122,9 @@ class Stops:
 
 
 @contextmanager
-def stops_passed_on() -> Iterator[Stops]:
+def relay_interrupts() -> Iterator[InterruptRelay]:
     """Have Ctrl-C and SIGTERM reach the notebook's cell instead of this process."""
-    stops = Stops()
+    stops = InterruptRelay()
     # A job in the background of a shell ignores Ctrl-C, which is meant for the one in front.
     wanted = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stops.on_signal) for number in wanted}
@@ -135,7 +135,7 @@ def stops_passed_on() -> Iterator[Stops]:
             signal.signal(number, handler)
 
 
-def _engine(stops: Stops) -> str:
+def _engine(stops: InterruptRelay) -> str:
     """Register papermill's own engine, with stops, and return its name."""
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
@@ -156,11 +156,11 @@ def _engine(stops: Stops) -> str:
     return "colab_helpers"
 
 
-def run_notebook(notebook: Path, output: Path, values: Mapping[str, Any], stops: Stops) -> int:
+def run_notebook(notebook: Path, output: Path, values: Mapping[str, Any], stops: InterruptRelay) -> int:
     """Execute a notebook with values for its parameters, keep the executed copy, and return the exit code."""
     output.parent.mkdir(parents=True, exist_ok=True)
     code = EXIT_STOPPED
-    with suppress(CellsLeftError, KeyboardInterrupt):
+    with suppress(CellsSkippedError, KeyboardInterrupt):
         code = _execute(notebook, output, values, _engine(stops))
     if not stops.count:
         return code
@@ -207,7 +207,7 @@ Reports = dict[Path, tuple[int, int]]
 def reports_in(folder: Path) -> Reports:
     """Return the reports in a folder, with what tells one that is written again from the one before."""
     paths = [folder / name for name in (REPORT_NAME, DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT)]
-    return {path: state for path in paths if (state := state_of(path))}
+    return {path: state for path in paths if (state := size_and_mtime(path))}
 
 
 def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
@@ -220,7 +220,7 @@ def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
             lines.append(tr("{succeeded} of {total} files in {seconds:.1f} s", **told))
             made = [file["output"] for file in report["files"] if file["status"] == "done"]
             lines += [tr("result:   {path}", path=output) for output in made]
-            if state_of(page := html_path(path)):
+            if size_and_mtime(page := html_path(path)):
                 lines.append(tr("report:   {path}", path=page))
         lines.append(tr("report:   {path}", path=path))
     return [*lines, tr("notebook: {output}", output=output)] if output.exists() else lines
@@ -247,13 +247,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run from a shell; returns the exit code."""
     arguments = parse_arguments(argv)
     notebook, output = arguments.notebook, arguments.output
-    with stops_passed_on() as stops:
+    with relay_interrupts() as stops:
         try:
             model, form = read_form(notebook)
             usual = {"headless": True, "output_dir": output.parent}
             chosen = {name: value for name, value in usual.items() if name in form}
             request, values = fill_in(model, form, [*chosen.items(), *map(tuple, arguments.pairs)])
-            require_places([notebook, output, *request.places])
+            require_reachable([notebook, output, *request.places])
             check_kernel()
         except ColabHelpersError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = request.output_dir or output.parent
         before = reports_in(folder)
         # What is printed at the end is printed by this process.
-        with spoken(request.language):
+        with use_language(request.language):
             code = run_notebook(notebook, output, values, stops)
             print("\n".join(["", *describe_results(output, folder, before)]), flush=True)
         return code

@@ -25,11 +25,11 @@ from colab_helpers.machine import (
     is_remote,
     is_unmounted_drive,
     mounted_drive,
-    require_places,
+    require_reachable,
 )
 
 COLAB_RUNS = Path("/content/runs")
-RUNS = "COLAB_HELPERS_RUNS"
+RUNS_ENV = "COLAB_HELPERS_RUNS"
 """Environment variable that names the folder for runs."""
 
 
@@ -53,8 +53,8 @@ class Host:
 
         ``COLAB_HELPERS_RUNS``; or ``runs`` in the checkout, and for a wheel in the working folder.
         """
-        if os.environ.get(RUNS):
-            return absolute(os.environ[RUNS])
+        if os.environ.get(RUNS_ENV):
+            return absolute(os.environ[RUNS_ENV])
         return self._usual_runs()
 
     def _usual_runs(self) -> Path:
@@ -69,17 +69,17 @@ class Host:
             folder, number = first.with_name(f"{first.name}-{number}"), number + 1
         return folder
 
-    def keeping(self, folder: Path) -> str:
+    def retention_note(self, folder: Path) -> str:
         """Say how to keep what lies in a folder; nothing where it stays anyway."""
         return ""
 
-    def reach(self, *paths: Path) -> None:
+    def ensure_reachable(self, *paths: Path) -> None:
         """Open places that have to be opened first, such as Google Drive, and refuse those out of reach.
 
         Raises:
             UsageError: A place cannot be reached, or opening it takes somebody at a browser.
         """
-        require_places(paths)
+        require_reachable(paths)
 
     def secret(self, name: str) -> str | None:
         """Return a password or token that the user keeps outside the notebook; None where there is none."""
@@ -119,7 +119,7 @@ class Host:
         ipython: Any = importlib.import_module("IPython.display")
         ipython.publish_display_data({"text/html": printable(html), "text/plain": printable(text)})
 
-    def repeat(self, action: Callable[[], bool], seconds: float) -> None:
+    def call_repeatedly(self, action: Callable[[], bool], seconds: float) -> None:
         """Call something again and again between cells, in the kernel's main thread, until it says False.
 
         What is painted from another thread may be lost.
@@ -149,14 +149,14 @@ class ColabHost(Host):
         drive = mounted_drive()
         return drive / "colab_helpers" / "runs" if drive else COLAB_RUNS
 
-    def reach(self, *paths: Path) -> None:
+    def ensure_reachable(self, *paths: Path) -> None:
         """Mount Google Drive when one of the paths lies on it, unless it is mounted elsewhere."""
         missing = [path for path in paths if is_unmounted_drive(path)]
         if missing and mounted_drive() is None:
             self._mount(missing[0])
-        super().reach(*paths)
+        super().ensure_reachable(*paths)
 
-    def keeping(self, folder: Path) -> str:
+    def retention_note(self, folder: Path) -> str:
         """Say where results stay, or that the VM's disk ends with the session."""
         if drive_of(folder) and not is_unmounted_drive(folder):
             return tr("The results are on Google Drive and stay there.")
@@ -168,12 +168,12 @@ class ColabHost(Host):
             drive=DRIVES[0] / "MyDrive",
         )
 
-    def _need_somebody(self, what: str, *, remedy: str, where: str = "") -> None:
+    def _require_user(self, what: str, *, remedy: str, where: str = "") -> None:
         if self.headless:
             raise UsageError(what, where=where, remedy=remedy)
 
     def _mount(self, path: Path) -> None:
-        self._need_somebody(
+        self._require_user(
             tr("Google Drive is not mounted, and a headless session has nobody to allow it"),
             where=str(path),
             remedy=tr("mount Drive in the session first, or use files under /content"),
@@ -207,7 +207,7 @@ class ColabHost(Host):
     def upload(self, folder: Path) -> list[Path]:
         """Ask in the cell's output."""
         remedy = tr("write the paths of the files")
-        self._need_somebody(tr("a headless session has nobody to choose files"), remedy=remedy)
+        self._require_user(tr("a headless session has nobody to choose files"), remedy=remedy)
         from google.colab import files
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,7 @@ class ColabHost(Host):
     def download(self, path: Path) -> None:
         """Have the browser save it."""
         what = tr("a headless session has no browser to save a file")
-        self._need_somebody(what, where=str(path), remedy=tr("copy it"))
+        self._require_user(what, where=str(path), remedy=tr("copy it"))
         from google.colab import files
 
         files.download(str(path))
@@ -248,7 +248,7 @@ def _kernel() -> Any:
     return getattr(ipython.get_ipython() if ipython else None, "kernel", None)
 
 
-def open_page() -> Callable[[str], None] | None:
+def open_html_area() -> Callable[[str], None] | None:
     """Make a place below the notebook's cell whose HTML can be replaced.
 
     Returns:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import cv2
 from markupsafe import Markup, escape
 
-from colab_helpers.batch.thumbnails import fitted
+from colab_helpers.batch.thumbnails import shrink_to_fit
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.images import to_data_url
 from colab_helpers.pages.svg import BAD, GOOD, WARN
@@ -58,7 +58,7 @@ def thumbnail(
     image: ByteImage, faces: Sequence[Face], width: int, height: int, *, first_counts: bool = False
 ) -> ByteImage:
     """Return a small copy with the faces' boxes in green; in orange where only the first one counts."""
-    small = fitted(image, height=height, width=width).copy()
+    small = shrink_to_fit(image, height=height, width=width).copy()
     scale = small.shape[1] / image.shape[1]
     for number, face in reversed(list(enumerate(faces))):
         left, top, right, bottom = (round(float(value) * scale) for value in face.box)
@@ -67,6 +67,6 @@ def thumbnail(
     return small
 
 
-def words(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """Say what went wrong, for a person."""
     return str(error) or type(error).__name__

@@ -19,40 +19,40 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from colab_helpers.batch.report import write_text
+from colab_helpers.batch.run_watcher import StallTimer
 from colab_helpers.batch.status import BatchStatus, read_status
-from colab_helpers.batch.stop import SILENCE, STATUS_NAME
-from colab_helpers.batch.watch import Unchanged
+from colab_helpers.batch.stop import HEARTBEAT_TIMEOUT, STATUS_NAME
 from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.errors import MissingFileError
-from colab_helpers.files import found, to_json
-from colab_helpers.language import mark, speak, tr
+from colab_helpers.files import load_or_none, to_json
+from colab_helpers.language import mark, set_language, tr
 from colab_helpers.machine import GIB, this_machine
-from colab_helpers.pages.live import GO_ON, RETRY, live_html, live_text
+from colab_helpers.pages.live import RESUME_REMEDY, RETRY_REMEDY, live_html, live_text
 from colab_helpers.pages.units import clock_text, number
 from colab_helpers.request import MonitorRequest
 from colab_helpers.resources.recorder import INTERVAL, Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, recent_samples
 from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT
-from colab_helpers.ui.host import Host, has_front_end, open_page, this_host
+from colab_helpers.ui.host import Host, has_front_end, open_html_area, this_host
 from colab_helpers.ui.markup import paragraph
 from colab_helpers.ui.progress import TEXT_INTERVAL
 from colab_helpers.ui.setup import prepare_folder
 
 HEADLESS_SECONDS = 10.0
 """How long this machine is watched where nobody watches and nothing else is said."""
-UNSEEN_SECONDS = 60.0
+UNATTENDED_SECONDS = 60.0
 """The same where it is not said that nobody watches, but no front end runs the cells (plain papermill)."""
-FAR_SILENCE = 180.0
+REMOTE_TIMEOUT = 180.0
 """Seconds without news after which a run on another machine counts as dead: Drive may be minutes late."""
 FASTEST = 1.0
 """Least seconds between two looks."""
 PAGE_SECONDS = 3.0
 """Where nobody runs cells: how long the first look takes."""
-FIRST_LOOK = 5.0
+STALE_GRACE_SECONDS = 5.0
 """Seconds that a folder gets to show newer news before a run elsewhere is called dead by old ones."""
 
 State = Literal["running", "done", "failed", "cancelled", "lost", "no run"]
-End = Literal["end of run", "time", "interrupt"]
+EndReason = Literal["end of run", "time", "interrupt"]
 _STATES: dict[State, str] = {
     "running": mark("it is still running"),
     "done": mark("it is done"),
@@ -67,7 +67,7 @@ class MonitorSummary(BaseModel, extra="forbid", populate_by_name=True):
 
     schema_version: Literal[1] = Field(1, alias="schema")
     state: State = Field(description="How the run stood at the end; lost: it died without a word.")
-    ended_by: End = Field(description="Why the watching ended.")
+    ended_by: EndReason = Field(description="Why the watching ended.")
     folder: str = Field("", description="Output folder of the run; empty where only a machine was watched.")
     host: str = Field(description="The machine that was watched.")
     seconds: float = Field(description="How long was watched.")
@@ -105,10 +105,10 @@ def watch(request: MonitorRequest) -> MonitorResult:
         MissingFileError: No batch has begun in the folder.
         ColabHelpersError: A folder cannot be reached, read or written.
     """
-    speak(request.language)
+    set_language(request.language)
     headless, pause = request.headless, max(FASTEST, request.refresh)
     host = this_host(headless=headless)
-    host.reach(*request.places)
+    host.ensure_reachable(*request.places)
     begun = time.monotonic()
     with ExitStack() as stack:
         source, show = stack.enter_context(_opened(request.folder, pause)), _screen(headless=headless)
@@ -132,7 +132,7 @@ def _usual_limit(host: Host) -> float:
     if host.headless:
         return HEADLESS_SECONDS
     # A page made of all cells has nobody before it while they run, and goes on looking afterwards.
-    return UNSEEN_SECONDS if host.has_cells and not has_front_end() else math.inf
+    return UNATTENDED_SECONDS if host.has_cells and not has_front_end() else math.inf
 
 
 def show_result(result: MonitorResult) -> None:
@@ -145,7 +145,7 @@ def show_result(result: MonitorResult) -> None:
 # --- what is watched ----------------------------------------------------------------------------------
 
 
-class _Watched:
+class _MonitorFeed:
     """A run, by what it writes into its output folder; or this machine, by samples of our own.
 
     Attributes:
@@ -162,7 +162,7 @@ class _Watched:
         self.facts, self.remedy = _doctor_facts(folder) if folder else (_machine_facts(), "")
         self.host = self.status.host if self.status else socket.gethostname()
         self.samples, self.count, self._file = list[Sample](), 0, samples
-        self._news, self._first = Unchanged(), time.monotonic()
+        self._news, self._first = StallTimer(), time.monotonic()
         self._old = max(0.0, self.now - self.status.updated) if self.status else 0.0
 
     @property
@@ -175,7 +175,7 @@ class _Watched:
         now, since = time.time(), 0.0
         if self.folder and self.status:
             # Drive may be away for a while, or show half a file: no news, nothing worse.
-            self.status = found(BatchStatus, self.folder / STATUS_NAME) or self.status
+            self.status = load_or_none(BatchStatus, self.folder / STATUS_NAME) or self.status
             quiet, since = self._quiet(self.status), self.status.started
             now = self.status.updated + quiet
             self.lost = self.status.state == "running" and self._is_dead(self.status, quiet)
@@ -193,8 +193,8 @@ class _Watched:
     def _is_dead(self, status: BatchStatus, quiet: float) -> bool:
         if self.host == socket.gethostname():
             # A worker that died is started again within seconds.
-            return not status.alive() and quiet >= SILENCE
-        return quiet >= FAR_SILENCE and time.monotonic() - self._first >= FIRST_LOOK
+            return not status.alive() and quiet >= HEARTBEAT_TIMEOUT
+        return quiet >= REMOTE_TIMEOUT and time.monotonic() - self._first >= STALE_GRACE_SECONDS
 
 
 def _first_status(folder: Path) -> BatchStatus:
@@ -222,7 +222,7 @@ def _machine_facts() -> list[str]:
 
 def _doctor_facts(folder: Path) -> tuple[list[str], str]:
     """Return what the doctor's report beside the results says, and what to do about what failed."""
-    diagnosis = found(Diagnosis, folder / DOCTOR_REPORT)
+    diagnosis = load_or_none(Diagnosis, folder / DOCTOR_REPORT)
     if diagnosis is None:
         return [], ""
     told = [check for check in diagnosis.checks if check.name.split()[0] in ("gpu", "cuda", "model")]
@@ -230,19 +230,19 @@ def _doctor_facts(folder: Path) -> tuple[list[str], str]:
     return [f"{check.name}: {check.detail} ({DOCTOR_REPORT})" for check in told], remedy
 
 
-Show = Callable[[_Watched, bool], None]
+Show = Callable[[_MonitorFeed, bool], None]
 """Shows what is watched; whether it is for the last time."""
 
 
 @contextmanager
-def _opened(folder: Path | None, pause: float) -> Iterator[_Watched]:
+def _opened(folder: Path | None, pause: float) -> Iterator[_MonitorFeed]:
     if folder is not None:
-        yield _Watched(folder / SAMPLES_NAME, folder)
+        yield _MonitorFeed(folder / SAMPLES_NAME, folder)
         return
     with tempfile.TemporaryDirectory(prefix="monitor-") as name:
         path = Path(name) / SAMPLES_NAME
         with Recorder(path, Path.cwd(), interval=max(INTERVAL, pause)):
-            yield _Watched(path)
+            yield _MonitorFeed(path)
 
 
 # --- watching -----------------------------------------------------------------------------------------
@@ -250,9 +250,9 @@ def _opened(folder: Path | None, pause: float) -> Iterator[_Watched]:
 
 def _screen(*, headless: bool) -> Show:
     """Return what shows how it stands: on one page in a notebook, elsewhere in lines of text."""
-    page, printed = None if headless else open_page(), -math.inf
+    page, printed = None if headless else open_html_area(), -math.inf
 
-    def show(source: _Watched, last: bool) -> None:
+    def show(source: _MonitorFeed, last: bool) -> None:
         nonlocal printed
         samples, status = source.samples, source.status
         seen: dict[str, Any] = {"now": source.now, "lost": source.lost, "facts": source.facts}
@@ -265,7 +265,7 @@ def _screen(*, headless: bool) -> Show:
     return show
 
 
-def _step(source: _Watched, show: Show, until: float) -> bool:
+def _step(source: _MonitorFeed, show: Show, until: float) -> bool:
     """Look and show; return whether there is more to see, and time for it."""
     source.look()
     goes_on = not source.over and time.monotonic() < until
@@ -273,7 +273,7 @@ def _step(source: _Watched, show: Show, until: float) -> bool:
     return goes_on
 
 
-def _follow(source: _Watched, show: Show, until: float, pause: float) -> End:
+def _follow(source: _MonitorFeed, show: Show, until: float, pause: float) -> EndReason:
     """Look and show until there is nothing more to see, time is up, or somebody interrupts."""
     try:
         while _step(source, show, until):
@@ -285,7 +285,9 @@ def _follow(source: _Watched, show: Show, until: float, pause: float) -> End:
     return "end of run" if source.over else "time"
 
 
-def _go_on(host: Host, source: _Watched, show: Show, until: float, pause: float, opened: ExitStack) -> None:
+def _go_on(
+    host: Host, source: _MonitorFeed, show: Show, until: float, pause: float, opened: ExitStack
+) -> None:
     """Look and show between cells, until there is nothing more to see or time is up."""
 
     def look() -> bool:
@@ -294,14 +296,14 @@ def _go_on(host: Host, source: _Watched, show: Show, until: float, pause: float,
             opened.close()
         return goes_on
 
-    host.repeat(look, pause)
+    host.call_repeatedly(look, pause)
 
 
-def _summary(source: _Watched, ended_by: End, seconds: float) -> MonitorSummary:
+def _summary(source: _MonitorFeed, ended_by: EndReason, seconds: float) -> MonitorSummary:
     status = source.status
     state: State = "no run" if status is None else "lost" if source.lost else status.state
     files = status.files if status else []
-    advice = {"lost": tr(GO_ON), "failed": tr(RETRY)}.get(state, "")
+    advice = {"lost": tr(RESUME_REMEDY), "failed": tr(RETRY_REMEDY)}.get(state, "")
     return MonitorSummary(
         state=state,
         ended_by=ended_by,

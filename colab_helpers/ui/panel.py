@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from colab_helpers.batch.job import consent_for
-from colab_helpers.batch.library import with_photos
+from colab_helpers.batch.library import expand_photo_folders
 from colab_helpers.demo import DEMO_FOLDER, copy_demo
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.language import mark, speak, tr
+from colab_helpers.language import mark, set_language, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.records import grounds
-from colab_helpers.ui.choice import Choice, results_folder
+from colab_helpers.ui.form_state import FormState, results_folder
 from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
-from colab_helpers.ui.markup import GREEN, RED, paragraph, words
+from colab_helpers.ui.markup import GREEN, RED, error_message, paragraph
 from colab_helpers.ui.people import PeopleTab
 from colab_helpers.ui.photos import UPLOADS, PhotosTab
 from colab_helpers.ui.preview import PreviewTab
@@ -26,7 +26,7 @@ from colab_helpers.ui.widgets import Widgets
 _TITLES = (mark("Photos"), mark("Videos"), mark("People"), mark("Preview"), mark("Run"))
 
 
-def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
+def show_panel(request: BatchRequest, earlier: object = None) -> FormState:
     """Show the panel, filled with the answers of the notebook's form; it takes over from an ``earlier`` one.
 
     Headless, outside notebooks and without ipywidgets nothing is shown, and the answers stand as they are.
@@ -36,19 +36,21 @@ def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
     Raises:
         UsageError: No file of the browser's computer can be had, or none was chosen.
     """
-    speak(request.language)
+    set_language(request.language)
     host = this_host(headless=request.headless)
     if request.upload:
         photos, videos = _uploaded(host)
-        request = request.replaced(sources=[*request.sources, *photos], targets=[*request.targets, *videos])
+        request = request.with_values(
+            sources=[*request.sources, *photos], targets=[*request.targets, *videos]
+        )
     # ipywidgets keeps every widget alive, and an earlier panel would keep its networks.
-    choice = Choice(request, earlier if isinstance(earlier, Choice) else None)
+    form_state = FormState(request, earlier if isinstance(earlier, FormState) else None)
     library = None if request.headless else widget_library()
     if library is not None:
-        panel = Panel(library, host, choice)
+        panel = Panel(library, host, form_state)
         show_widget(panel.box)
         panel.fill()
-    return choice
+    return form_state
 
 
 def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -67,10 +69,10 @@ def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
 class Panel:
     """Consent and settings, and below them the tabs, all in ``box``; ``library`` is ipywidgets, 7 or 8."""
 
-    def __init__(self, library: Any, host: Host, choice: Choice) -> None:
-        self._host, self.choice = host, choice
-        choice.has_panel = True
-        widgets = Widgets(library, choice)
+    def __init__(self, library: Any, host: Host, form_state: FormState) -> None:
+        self._host, self.form_state = host, form_state
+        form_state.has_panel = True
+        widgets = Widgets(library, form_state)
         self.consent = widgets.input(
             "Textarea",
             "consent",
@@ -88,10 +90,10 @@ class Panel:
             "Text", "models_dir", label=tr("Models folder"), placeholder=tr("the usual place")
         )
         self.consent_hint, self.status = widgets.html(), widgets.html()
-        self.settings = SettingsBox(widgets, choice)
-        self.photos, self.videos = PhotosTab(widgets, choice, host), VideosTab(widgets, choice, host)
-        self.preview, self.run = PreviewTab(widgets, choice, host), RunTab(widgets, choice, host)
-        self.people = PeopleTab(widgets, choice, host, find=self._find, changed=self.preview.mark_stale)
+        self.settings = SettingsBox(widgets, form_state)
+        self.photos, self.videos = PhotosTab(widgets, form_state, host), VideosTab(widgets, form_state, host)
+        self.preview, self.run = PreviewTab(widgets, form_state, host), RunTab(widgets, form_state, host)
+        self.people = PeopleTab(widgets, form_state, host, find=self._find, changed=self.preview.mark_stale)
         tabs = (self.photos, self.videos, self.people, self.preview, self.run)
         self.tabs = library.Tab(children=[tab.box for tab in tabs])
         for number, title in enumerate(_TITLES):
@@ -106,12 +108,12 @@ class Panel:
 
     def fill(self) -> None:
         """Show everything; makes the demo where it is needed."""
-        choice = self.choice
-        if not choice.sources and not choice.listed_targets:
+        form_state = self.form_state
+        if not form_state.sources and not form_state.listed_targets:
             self._take_demo()
-        self._reach()
+        self._ensure_reachable()
         self._refresh()
-        choice.observe(self._changed)
+        form_state.observe(self._changed)
         self.run.take_over()
 
     def _opened(self, title: str) -> None:
@@ -124,12 +126,12 @@ class Panel:
     def _find(self) -> None:
         """Have everybody found by a run, or say why there is none."""
         self.run.start(people="only")
-        if not self.choice.runs.waiter:
+        if not self.form_state.runs.running_from:
             self.people.message.value = self.run.message.value
 
     def _take_demo(self) -> None:
         try:
-            self.choice.demo = copy_demo(self._host.runs / DEMO_FOLDER)
+            self.form_state.demo = copy_demo(self._host.runs / DEMO_FOLDER)
             self.status.value = paragraph(
                 tr(
                     "No sources and targets are named: the demo with rendered people and its own small "
@@ -137,22 +139,22 @@ class Panel:
                 )
             )
         except (ColabHelpersError, OSError) as error:
-            self.status.value = paragraph(words(error), RED)
+            self.status.value = paragraph(error_message(error), RED)
 
-    def _reach(self) -> None:
+    def _ensure_reachable(self) -> None:
         """Open what the answers name and what has to be opened first, such as Google Drive."""
-        request = self.choice.request(overrides={})
+        request = self.form_state.request(overrides={})
         try:
-            self._host.reach(results_folder(request, self._host), *request.places)
+            self._host.ensure_reachable(results_folder(request, self._host), *request.places)
         except ColabHelpersError as error:
-            self.status.value = paragraph(words(error), RED)
+            self.status.value = paragraph(error_message(error), RED)
 
     def _changed(self, change: Any) -> None:
         """Bring everything in step with what was chosen anew."""
         if change["name"] == "consent":
             self._show_consent()
             return
-        if self.choice.demo is not None and (self.choice.sources or self.choice.listed_targets):
+        if self.form_state.demo is not None and (self.form_state.sources or self.form_state.listed_targets):
             self.status.value = ""
         self._refresh()
 
@@ -165,13 +167,13 @@ class Panel:
 
     def _show_consent(self) -> None:
         """Say whether the statement would do, in the words of whoever checks it."""
-        request = self.choice.request(overrides={})
+        request = self.form_state.request(overrides={})
         try:
-            request, _ = with_photos(request)
-            request = request.replaced(output_dir=results_folder(request, self._host))
+            request, _ = expand_photo_folders(request)
+            request = request.with_values(output_dir=results_folder(request, self._host))
             consent_for(request, [*request.photo_paths, *self.videos.files])
         except ColabHelpersError as error:
-            self.consent_hint.value = paragraph(words(error), RED)
+            self.consent_hint.value = paragraph(error_message(error), RED)
             return
         self.consent_hint.value = paragraph(
             tr("Noted in the report. Grounds are: {names}.", names=", ".join(grounds())), GREEN

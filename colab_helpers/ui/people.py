@@ -9,19 +9,19 @@ from typing import Any
 from markupsafe import Markup
 
 from colab_helpers.batch import people_edits as edits
-from colab_helpers.batch.library import names_in
-from colab_helpers.batch.people_map import MAP_NAME, RESERVED, Row
+from colab_helpers.batch.library import library_names
+from colab_helpers.batch.people_map import MAP_NAME, RESERVED, PersonSummary
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.files import state_of
+from colab_helpers.files import size_and_mtime
 from colab_helpers.language import printable, tr
 from colab_helpers.pages.sheet import crops_of, facts_of, remarks_of
-from colab_helpers.ui.choice import Choice, results_folder
+from colab_helpers.ui.form_state import FormState, results_folder
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, RED, bullets, paragraph, words
+from colab_helpers.ui.markup import AMBER, RED, bullets, error_message, paragraph
 from colab_helpers.ui.widgets import Widgets
 
-MOST_PEOPLE = 24
+MAX_PEOPLE_ROWS = 24
 """More cards than anybody goes through; whoever is seen less is changed in the map itself."""
 _CROPS, _EDGE = 3, 84
 _STYLE = f"height:{_EDGE}px;margin:0 4px 4px 0;border-radius:4px"
@@ -38,13 +38,13 @@ class PeopleTab:
     def __init__(
         self,
         widgets: Widgets,
-        choice: Choice,
+        form_state: FormState,
         host: Host,
         *,
         find: Callable[[], None],
         changed: Callable[[], None],
     ) -> None:
-        self._widgets, self._choice, self._host, self._changed = widgets, choice, host, changed
+        self._widgets, self._form_state, self._host, self._changed = widgets, form_state, host, changed
         self._shown: object = None
         self._cards: dict[str, tuple[object, Any]] = {}
         hint = tr("Look at all videos; nothing is changed")
@@ -60,19 +60,24 @@ class PeopleTab:
         self.cards = widgets.row(align="flex-start")
         finding = widgets.row(*([self.find_button] if host.has_buttons else []), self.mode)
         self.box = widgets.column(finding, self.message, self.others, self.cards)
-        choice.runs.observe(lambda _: self.refresh(), "waiter")
+        form_state.runs.observe(lambda _: self.refresh(), "waiter")
 
     def refresh(self) -> None:
         """Show everybody as the output folder has them now."""
-        at_work, folder = bool(self._choice.runs.waiter), self._folder
+        at_work, folder = bool(self._form_state.runs.running_from), self._folder
         try:
-            library = tuple(names_in(self._choice.request(overrides={}).library))
-            state = (folder, library, at_work, *(state_of(folder / name) for name in edits.RECORDS))
+            library = tuple(library_names(self._form_state.request(overrides={}).library))
+            state = (
+                folder,
+                library,
+                at_work,
+                *(size_and_mtime(folder / name) for name in edits.PEOPLE_FILES),
+            )
             if state == self._shown:
                 return
-            rows, default = edits.people_of(folder), edits.default_of(folder)
+            rows, default = edits.list_people(folder), edits.default_of(folder)
         except ColabHelpersError as error:
-            self._shown, self.message.value = None, paragraph(words(error), RED)
+            self._shown, self.message.value = None, paragraph(error_message(error), RED)
             self.cards.children = self.others.children = ()
             return
         self._shown = state
@@ -81,14 +86,14 @@ class PeopleTab:
 
     @property
     def _folder(self) -> Path:
-        return results_folder(self._choice.request(overrides={}), self._host)
+        return results_folder(self._form_state.request(overrides={}), self._host)
 
-    def _say(self, rows: Sequence[Row], at_work: bool) -> None:
+    def _say(self, rows: Sequence[PersonSummary], at_work: bool) -> None:
         told = tr("What you choose is kept in {path}.", path=self._folder / MAP_NAME)
         if not rows:
             told = tr("Nobody yet: have a run find everybody, which changes nothing.")
-        if len(rows) > MOST_PEOPLE:
-            told += " " + tr("{count} who are seen less are not shown.", count=len(rows) - MOST_PEOPLE)
+        if len(rows) > MAX_PEOPLE_ROWS:
+            told += " " + tr("{count} who are seen less are not shown.", count=len(rows) - MAX_PEOPLE_ROWS)
         if at_work:
             told += " " + tr("A run is at work, see there; what is changed now counts in the next one.")
         self.message.value = paragraph(told)
@@ -101,31 +106,35 @@ class PeopleTab:
             self._cards.clear()  # they show what was refused
             self._shown = None
             self.refresh()
-            self.message.value = paragraph(words(error), RED)
+            self.message.value = paragraph(error_message(error), RED)
             return
         self.refresh()
         self._changed()
 
     # --- cards ------------------------------------------------------------------------------------------
 
-    def _show(self, rows: Sequence[Row], default: tuple[str, ...], library: tuple[str, ...]) -> None:
+    def _show(
+        self, rows: Sequence[PersonSummary], default: tuple[str, ...], library: tuple[str, ...]
+    ) -> None:
         """Make the cards of those who changed; ipywidgets keeps every widget alive."""
         before, self._cards = self._cards, {}
         names = [row.name for row in rows]
-        for row in sorted(rows, key=lambda row: -row.seconds)[:MOST_PEOPLE]:
+        for row in sorted(rows, key=lambda row: -row.seconds)[:MAX_PEOPLE_ROWS]:
             key, (old, card) = (row, names, library), before.get(row.name, (None, None))
             self._cards[row.name] = key, card if old == key else self._card(row, names, library)
         self.cards.children = [card for _, card in self._cards.values()]
-        others = self._sources(default, library, lambda words: self._edit(edits.set_default, words))
+        others = self._sources(
+            default, library, lambda error_message: self._edit(edits.set_default, error_message)
+        )
         label = self._widgets.html(paragraph(tr("Whoever is seen besides:")))
         self.others.children = (label, others) if rows else ()
 
-    def _card(self, row: Row, names: Sequence[str], library: tuple[str, ...]) -> Any:
+    def _card(self, row: PersonSummary, names: Sequence[str], library: tuple[str, ...]) -> Any:
         make, name = self._widgets.library, row.name
 
-        def set_source(words: tuple[str, ...]) -> None:
-            place = self._choice.request(overrides={}).library
-            self._edit(edits.set_source, name, words, place)
+        def set_source(error_message: tuple[str, ...]) -> None:
+            place = self._form_state.request(overrides={}).library
+            self._edit(edits.set_source, name, error_message, place)
 
         called = make.Text(value=name, continuous_update=False, layout=_NARROW)
         called.observe(lambda change: self._edit(edits.rename, name, change["new"]), "value")
@@ -154,7 +163,7 @@ class PeopleTab:
         made.observe(lambda change: act(change["new"]), "value")
         return made
 
-    def _page(self, row: Row) -> Markup:
+    def _page(self, row: PersonSummary) -> Markup:
         shown = Markup()
         for image in crops_of(self._folder, row, _CROPS):
             url = data_url(image, height=_EDGE)

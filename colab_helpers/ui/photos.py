@@ -11,23 +11,23 @@ from typing import Any
 from markupsafe import Markup
 
 from colab_helpers.batch.job import Source
-from colab_helpers.batch.library import is_photo, names_in, photos_at, photos_of
+from colab_helpers.batch.library import expand_photos, find_photos, is_photo, library_names
+from colab_helpers.batch.object_store import fetch
 from colab_helpers.batch.plan import skipped_files
-from colab_helpers.batch.store import fetch
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.faces.photos import PhotoReport, strangers
-from colab_helpers.files import absolute, numbered, state_of, write_atomically
+from colab_helpers.faces.photos import PhotoReport, find_outliers
+from colab_helpers.files import absolute, numbered, size_and_mtime, write_atomically
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.request import in_library
 from colab_helpers.settings import Settings
-from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.form_state import FormState
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, GREEN, RED, bullets, paragraph, picture, thumbnail, words
-from colab_helpers.ui.preview_networks import finding_key
+from colab_helpers.ui.markup import AMBER, GREEN, RED, bullets, error_message, paragraph, picture, thumbnail
+from colab_helpers.ui.preview_networks import detection_key
 from colab_helpers.ui.widgets import Widgets
 
-MOST_CARDS = 24
+MAX_CARDS = 24
 """More photos than anybody compares by eye are used, too, but not shown."""
 STRANGER = mark("This looks like somebody else than most of the other photos do.")
 UPLOADS = "uploads"
@@ -38,7 +38,7 @@ _CARD_LAYOUT = {"width": "246px", "padding": "6px", "margin": "4px", "border": "
 
 
 @dataclass(frozen=True, eq=False)
-class SeenPhoto:
+class ExaminedPhoto:
     """A photo as it was looked at; where it could not be examined ``reason`` says why."""
 
     path: str
@@ -50,9 +50,9 @@ class SeenPhoto:
 class PhotosTab:
     """Photos of the person who is put in."""
 
-    def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
-        self._widgets, self._choice, self._host = widgets, choice, host
-        self._seen: dict[object, SeenPhoto] = {}
+    def __init__(self, widgets: Widgets, form_state: FormState, host: Host) -> None:
+        self._widgets, self._form_state, self._host = widgets, form_state, host
+        self._seen: dict[object, ExaminedPhoto] = {}
         hint = "/path/to/photo.jpg"
         self.path = widgets.input("Text", label=tr("Photo or folder"), width="60%", placeholder=hint)
         self.library = widgets.input(
@@ -72,12 +72,12 @@ class PhotosTab:
     def refresh(self) -> None:
         """Show the photos chosen now."""
         self._try(self._show_names)
-        sources, finding = self._choice.request(overrides={}).sources, self._choice.finding()
+        sources, finding = self._form_state.request(overrides={}).sources, self._form_state.finding()
         shown = [(photo, source) for source in sources for photo in _photos_in(source)]
-        seen = [self._look_at(path, finding) for path, _ in shown[:MOST_CARDS]]
+        seen = [self._scan_target(path, finding) for path, _ in shown[:MAX_CARDS]]
         known = [(photo.path, photo.report.embedding) for photo in seen if photo.report is not None]
         embedded = [(path, embedding) for path, embedding in known if embedding is not None]
-        odd = strangers([embedding for _, embedding in embedded])
+        odd = find_outliers([embedding for _, embedding in embedded])
         others = {path for (path, _), is_one in zip(embedded, odd, strict=True) if is_one}
         self.cards.children = [
             self._card(photo, source, stranger=photo.path in others)
@@ -88,14 +88,14 @@ class PhotosTab:
     def _show_names(self) -> None:
         """Offer the people of the library that is named now."""
         self.person.layout.display = "none"
-        if names := names_in(self._library()):
+        if names := library_names(self._library()):
             self.person.layout.display = ""
             options = [(tr("Add somebody of the library"), ""), *((printable(name), name) for name in names)]
             if options != list(self.person.options):
                 self.person.options = options
 
     def _library(self) -> Path | None:
-        return self._choice.request(overrides={}).library
+        return self._form_state.request(overrides={}).library
 
     # --- adding -----------------------------------------------------------------------------------------
 
@@ -104,13 +104,13 @@ class PhotosTab:
         try:
             action()
         except (ColabHelpersError, OSError) as error:
-            self.message.value = paragraph(words(error), RED)
+            self.message.value = paragraph(error_message(error), RED)
 
     def _add(self, paths: Iterable[str]) -> None:
-        self._choice.sources = tuple(dict.fromkeys([*self._choice.sources, *paths]))
+        self._form_state.sources = tuple(dict.fromkeys([*self._form_state.sources, *paths]))
 
     def _remove(self, path: str) -> None:
-        self._choice.sources = tuple(other for other in self._choice.sources if other != path)
+        self._form_state.sources = tuple(other for other in self._form_state.sources if other != path)
 
     def _add_written(self) -> None:
         written = self.path.value.strip()
@@ -119,7 +119,7 @@ class PhotosTab:
                 tr("nothing is written there"), remedy=tr("write the path of a photo or of a folder")
             )
         folder = in_library(written, self._library())
-        self._add([folder] if folder else photos_at(written))
+        self._add([folder] if folder else find_photos(written))
         self.path.value = ""
         left_out = skipped_files([absolute(folder or written)], wanted=is_photo)
         if left_out:
@@ -137,42 +137,42 @@ class PhotosTab:
         for name, data in uploaded_files(self.upload.value):
             read_image(data)  # raises where it is no picture
             folder.mkdir(parents=True, exist_ok=True)
-            paths.append(str(kept_upload(folder / Path(name).name, data)))
+            paths.append(str(save_upload(folder / Path(name).name, data)))
         self._add(paths)
 
     # --- cards ------------------------------------------------------------------------------------------
 
-    def _look_at(self, path: str, finding: tuple[Settings, Path | None]) -> SeenPhoto:
+    def _scan_target(self, path: str, finding: tuple[Settings, Path | None]) -> ExaminedPhoto:
         """Tell what a photo shows, or why that is not known."""
-        key, small = (path, state_of(path), finding_key(*finding)), Markup()
+        key, small = (path, size_and_mtime(path), detection_key(*finding)), Markup()
         if key not in self._seen:
             try:
                 fetch(Path(path))
                 image = read_image(path if path.startswith("data:") else Path(path))
                 small = _picture(image, ())
-                report = self._choice.networks.examine(*finding, image)
+                report = self._form_state.networks.examine(*finding, image)
             except (ColabHelpersError, OSError) as error:
                 # Not remembered: the next look may find the file, or the models.
-                return SeenPhoto(path, small, None, words(error))
-            self._seen[key] = SeenPhoto(path, _picture(image, report.faces), report)
+                return ExaminedPhoto(path, small, None, error_message(error))
+            self._seen[key] = ExaminedPhoto(path, _picture(image, report.faces), report)
         return self._seen[key]
 
-    def _card(self, photo: SeenPhoto, source: str, *, stranger: bool) -> Any:
+    def _card(self, photo: ExaminedPhoto, source: str, *, stranger: bool) -> Any:
         page = self._widgets.html(card_html(photo, stranger=stranger), width="230px")
         parts = [page]
-        if source in self._choice.sources:  # not the demo's
+        if source in self._form_state.sources:  # not the demo's
             whole = tr("Remove {name}", name=printable(Path(source).name))
             label = tr("Remove") if source == photo.path else whole
             parts.append(self._widgets.button(label, lambda: self._remove(source)))
         return self._widgets.column(*parts, layout=_CARD_LAYOUT)
 
-    def _summary_html(self, shown: int, seen: Sequence[SeenPhoto], others: set[str]) -> Markup:
+    def _summary_html(self, shown: int, seen: Sequence[ExaminedPhoto], others: set[str]) -> Markup:
         if not shown:
             return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
         faceless = sum(photo.report is not None and not photo.report.faces for photo in seen)
         used, hidden = shown - faceless - len(others), shown - len(seen)
         facts = {
-            tr("The demo is used: one of its rendered portraits is put in."): not self._choice.sources,
+            tr("The demo is used: one of its rendered portraits is put in."): not self._form_state.sources,
             tr("{count} photos of one person are averaged.", count=used): used > 1,
             tr("{count} of them are not shown.", count=hidden): hidden,
         }
@@ -182,12 +182,12 @@ class PhotosTab:
 def _photos_in(source: str) -> list[str]:
     """The photos of a folder; what is none, or holds none, as it is."""
     try:
-        return [photo.image for photo in photos_of([Source.of(source)])]
+        return [photo.image for photo in expand_photos([Source.of(source)])]
     except ColabHelpersError:
         return [source]
 
 
-def card_html(photo: SeenPhoto, *, stranger: bool = False) -> Markup:
+def card_html(photo: ExaminedPhoto, *, stranger: bool = False) -> Markup:
     """Return a photo with its faces marked, and what there is to say about it."""
     name = tr("(picture as data)") if photo.path.startswith("data:") else printable(Path(photo.path).name)
     head = photo.thumbnail + Markup('<br><b style="overflow-wrap:anywhere">{}</b>').format(name)
@@ -206,7 +206,7 @@ def _picture(image: Any, faces: Sequence[Any]) -> Markup:
     return picture(small, alt=tr("photo"))
 
 
-def kept_upload(path: Path, data: bytes) -> Path:
+def save_upload(path: Path, data: bytes) -> Path:
     """Keep an upload under its name, with a number where a file of other bytes has that name.
 
     A run that is taken up again may read the file of that name.

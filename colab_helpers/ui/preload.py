@@ -12,15 +12,15 @@ from pydantic import BaseModel
 
 from colab_helpers.batch.report import write_text
 from colab_helpers.diagnosis import Diagnosis
-from colab_helpers.diagnosis.doctor import QUESTIONS, examine
+from colab_helpers.diagnosis.doctor import CHECKS, run_checks
 from colab_helpers.diagnosis.findings import Subject
 from colab_helpers.errors import ColabHelpersError, LicenceError, ModelError
 from colab_helpers.files import to_json
-from colab_helpers.language import mark, speak, tr
-from colab_helpers.models.catalog import Licence, ModelEntry, load_catalog, needed_models
+from colab_helpers.language import mark, set_language, tr
+from colab_helpers.models.catalog import Licence, ModelEntry, load_catalog, required_models
 from colab_helpers.models.download import FetchOptions
-from colab_helpers.models.half import convert, wants_half
-from colab_helpers.models.inventory import look_at
+from colab_helpers.models.inventory import inspect_model
+from colab_helpers.models.model_conversion import convert, wants_half
 from colab_helpers.models.preload import TOKEN, PreloadReport, preload
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.pages.units import size
@@ -94,7 +94,7 @@ class PreloadResult(BaseModel, extra="forbid", frozen=True):
 
 
 @dataclass(frozen=True)
-class Needed:
+class PreloadPlan:
     """What a form asks for: the models of its preset, in their folder."""
 
     request: PreloadRequest
@@ -105,26 +105,26 @@ class Needed:
 
     def models(self) -> tuple[NeededModel, ...]:
         """Return every model and its state on the disk now."""
-        return described(self.entries, self.root)
+        return describe_models(self.entries, self.root)
 
 
-def show_models(request: PreloadRequest) -> Needed:
+def show_models(request: PreloadRequest) -> PreloadPlan:
     """Show which models a preset needs, with licence, size and state; fetches nothing.
 
     Raises:
         ColabHelpersError: Wrong settings, an unknown model, or a folder that cannot be reached or written.
     """
-    speak(request.language)
+    set_language(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
     folder = prepare_folder(host, request, PRELOAD_REPORT)
     root = models_root(models_folder(request, folder))
-    needed = Needed(request, root, folder, host, needed_models(settings, load_catalog(), root=root))
+    needed = PreloadPlan(request, root, folder, host, required_models(settings, load_catalog(), root=root))
     models = needed.models()
     host.show(models_html(models, root), models_text(models, root))
     return needed
 
 
-def fetch_models(needed: Needed) -> PreloadResult:
+def fetch_models(needed: PreloadPlan) -> PreloadResult:
     """Fetch and verify what is missing, convert if asked, and run every network once.
 
     Stand-ins are complete as they are: nothing is fetched for them. ``preload.json`` in the output folder
@@ -146,11 +146,11 @@ def fetch_models(needed: Needed) -> PreloadResult:
         raise
 
 
-def _save(result: PreloadResult, needed: Needed) -> None:
+def _save(result: PreloadResult, needed: PreloadPlan) -> None:
     write_text(needed.folder / PRELOAD_REPORT, to_json(result, indent=2) + "\n")
 
 
-def _fetched(needed: Needed) -> PreloadResult:
+def _fetched(needed: PreloadPlan) -> PreloadResult:
     fetched, cache = None, needed.request.shared_cache
     if any(model.state != "stand-in" for model in needed.models()):
         fetched = _preload(needed)
@@ -161,12 +161,12 @@ def _fetched(needed: Needed) -> PreloadResult:
         )
         notes = [*notes, told]
     subject = Subject.here(needed.request.settings, models_dir=needed.root, folder=needed.folder)
-    diagnosis = examine(subject, {name: QUESTIONS[name] for name in ("gpu", "models")})
+    diagnosis = run_checks(subject, {name: CHECKS[name] for name in ("gpu", "models")})
     made = {"fetched": fetched, "converted": converted, "notes": tuple(notes), "diagnosis": diagnosis}
     return PreloadResult(ok=diagnosis.ok, root=needed.root, models=needed.models(), **made)
 
 
-def _preload(needed: Needed) -> PreloadReport:
+def _preload(needed: PreloadPlan) -> PreloadReport:
     request, token = needed.request, needed.host.secret(TOKEN)
     given = {name: getattr(request, name) for name in ("accept_licences", "offline", "shared_cache")}
     with FetchLine(headless=needed.host.headless) as line:
@@ -181,7 +181,7 @@ def _preload(needed: Needed) -> PreloadReport:
             raise LicenceError(error.what, where=str(needed.root), remedy=remedy) from error
 
 
-def _converted(needed: Needed) -> tuple[tuple[Path, ...], list[str]]:
+def _converted(needed: PreloadPlan) -> tuple[tuple[Path, ...], list[str]]:
     runtime = Runtime(needed.request.settings.execution_provider)
     half = wants_half(needed.request.settings.half_precision, runtime.provider)
     files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
@@ -190,7 +190,7 @@ def _converted(needed: Needed) -> tuple[tuple[Path, ...], list[str]]:
     return made, [*runtime.notes, *(note for result in results for note in result.notes)]
 
 
-def show_preload(needed: Needed, result: PreloadResult) -> None:
+def show_preload(needed: PreloadPlan, result: PreloadResult) -> None:
     """Show what was fetched and converted, and what came of running each network.
 
     Raises:
@@ -210,7 +210,7 @@ def show_preload(needed: Needed, result: PreloadResult) -> None:
         show_diagnosis(needed.host, result.diagnosis, PreloadError, report)
 
 
-def described(entries: Iterable[ModelEntry], root: Path) -> tuple[NeededModel, ...]:
+def describe_models(entries: Iterable[ModelEntry], root: Path) -> tuple[NeededModel, ...]:
     """Look at models in their folder; a stand-in has the demo's licence, whatever its name."""
     found = []
     for entry in entries:
@@ -226,7 +226,7 @@ def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
     path = root / entry.path
     if path.is_file() and is_standin(path):
         return "stand-in", ""
-    item = look_at(root, entry)
+    item = inspect_model(root, entry)
     if item.state == "present":
         return "there", ""
     if (problem := item.problem) is None:

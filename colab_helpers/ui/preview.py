@@ -9,17 +9,17 @@ from pathlib import Path
 from markupsafe import Markup
 
 from colab_helpers.batch.report import REPORT_NAME, BatchReport
-from colab_helpers.batch.thumbnails import fitted
+from colab_helpers.batch.thumbnails import shrink_to_fit
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.files import found
+from colab_helpers.files import load_or_none
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
-from colab_helpers.pages.rendering import person_name, strip_of
-from colab_helpers.ui.choice import Choice, results_folder
+from colab_helpers.pages.rendering import person_name, presence_bar
+from colab_helpers.ui.form_state import FormState, results_folder
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, words
-from colab_helpers.ui.preview_networks import Preview, frames_of
+from colab_helpers.ui.markup import AMBER, RED, error_message, paragraph, picture
+from colab_helpers.ui.preview_networks import Preview, frame_count
 from colab_helpers.ui.widgets import Widgets
 
 NOTHING = mark("(no target)")
@@ -39,8 +39,8 @@ class PreviewTab:
         shown: What is shown; None where there is nothing, or it failed.
     """
 
-    def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
-        self._choice, self._host = choice, host
+    def __init__(self, widgets: Widgets, form_state: FormState, host: Host) -> None:
+        self._form_state, self._host = form_state, host
         self._targets: list[Path] = []
         self._is_open, self._is_stale = False, True
         self.shown: Preview | None = None
@@ -79,9 +79,9 @@ class PreviewTab:
         """Give the slider as many places as the target has frames, and begin in the middle."""
         path, frames = self._chosen(), 1
         try:
-            frames = 1 if path is None or is_image(path) else frames_of(probe(path))
+            frames = 1 if path is None or is_image(path) else frame_count(probe(path))
         except ColabHelpersError as error:
-            self.message.value = paragraph(words(error), RED)
+            self.message.value = paragraph(error_message(error), RED)
         with self.frame.hold_trait_notifications():  # one change, not two
             self.frame.max, self.frame.value = max(frames - 1, 1), (frames - 1) // 2
         self.frame.disabled = frames == 1
@@ -108,11 +108,11 @@ class PreviewTab:
 
     def _work(self, path: Path) -> None:
         try:
-            request = self._choice.request()
+            request = self._form_state.request()
             folder = results_folder(request, self._host)
-            shown = self._choice.networks.preview(request, folder, path, self.frame.value)
+            shown = self._form_state.networks.preview(request, folder, path, self.frame.value)
         except (ColabHelpersError, OSError) as error:
-            self.message.value = paragraph(words(error), RED)
+            self.message.value = paragraph(error_message(error), RED)
             return
         self.shown = shown
         told = tr("{faces} face(s) changed, in {seconds:.1f} s.", faces=shown.faces, seconds=shown.seconds)
@@ -134,20 +134,20 @@ class PreviewTab:
     def _strips(self, path: Path) -> Iterator[Markup]:
         """Draw below the slider when each person is there and was missed, as the report of a run says."""
         with suppress(ColabHelpersError, OSError, ValueError):
-            folder = results_folder(self._choice.request(overrides={}), self._host)
-            report = found(BatchReport, folder / REPORT_NAME)
+            folder = results_folder(self._form_state.request(overrides={}), self._host)
+            report = load_or_none(BatchReport, folder / REPORT_NAME)
             file = next((file for file in (report.files if report else ()) if file.target == str(path)), None)
             if file is None or file.quality is None or file.frames_out != self.frame.max + 1:
                 return
             for place, person in enumerate(file.quality.people):
                 name = person_name(person, place)
-                drawn = strip_of(person, file.frames_out, name)
+                drawn = presence_bar(person, file.frames_out, name)
                 yield Markup(_STRIP).format(name, drawn) if drawn else Markup()
 
     def _draw_pair(self) -> None:
         cells, pair = [], (self.shown.before, self.shown.after) if self.shown else ()
         for title, image in zip((tr("before"), tr("after")), pair, strict=False):
-            shown = picture(fitted(image, height=_HEIGHT, width=_WIDTH), alt=title)
+            shown = picture(shrink_to_fit(image, height=_HEIGHT, width=_WIDTH), alt=title)
             cells.append(f'<div style="flex:1 1 320px">{title}<br>{shown}</div>')
         row = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'
         self.pair.value = row if cells else ""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from colab_helpers.batch.report import BatchReport
-from colab_helpers.batch.stop import ask_to_stop
+from colab_helpers.batch.stop import request_stop
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
 from colab_helpers.pages.report import failure_text
-from colab_helpers.ui.choice import REFRESH, Choice, Run, RunView, prepared, results_folder
+from colab_helpers.ui.form_state import REFRESH, FormState, Run, RunView, prepare_request, results_folder
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, RED, paragraph, words
+from colab_helpers.ui.markup import AMBER, RED, error_message, paragraph
 from colab_helpers.ui.widgets import Widgets
 
-_LOOK_EVERY = REFRESH / 2
+_POLL_INTERVAL = REFRESH / 2
 
 
 class RunTab:
@@ -24,8 +24,8 @@ class RunTab:
     kernel's main thread, between cells.
     """
 
-    def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
-        self._widgets, self._choice, self._host = widgets, choice, host
+    def __init__(self, widgets: Widgets, form_state: FormState, host: Host) -> None:
+        self._widgets, self._form_state, self._host = widgets, form_state, host
         self._stop_wanted = False
         self._painter: RunView | None = None
         self._shown: BatchReport | None = None
@@ -40,13 +40,13 @@ class RunTab:
         nothing = tr("Nothing has been made yet: the results of a run appear here when it ends.")
         self.results = widgets.column(widgets.html(paragraph(nothing)))
         self.box = widgets.column(self.plan, buttons, self.message, self.results, self.view)
-        choice.runs.observe(lambda _: self._changed(), "waiter")
+        form_state.runs.observe(lambda _: self._changed(), "waiter")
         self._changed()
 
     def refresh(self, count: int) -> None:
         """Say what would be done now, with so many files."""
-        request = self._choice.request(overrides={})
-        changed = sum(bool(line.strip()) for line in self._choice.overrides.splitlines())
+        request = self._form_state.request(overrides={})
+        changed = sum(bool(line.strip()) for line in self._form_state.overrides.splitlines())
         more = tr(" with {count} setting(s) changed", count=changed) if changed else ""
         told = tr(
             "{count} file(s), preset {preset}; results go to {folder}.",
@@ -58,53 +58,55 @@ class RunTab:
 
     def start(self, **changes: Any) -> None:
         """Begin the batch that is chosen, or go on with it; with ``changes`` to its request."""
-        if self._choice.runs.waiter:
+        if self._form_state.runs.running_from:
             return
         self.view.value = self.message.value = ""
         # Its memory is the run's.
-        self._choice.networks.close()
+        self._form_state.networks.close()
         try:
-            self._choice.runs.start(prepared(self._choice.request(**changes), self._host), self._host)
+            self._form_state.runs.start(
+                prepare_request(self._form_state.request(**changes), self._host), self._host
+            )
         except (ColabHelpersError, OSError) as error:
-            self.message.value = paragraph(words(error), RED)
+            self.message.value = paragraph(error_message(error), RED)
             return
         self.take_over()
 
     def take_over(self) -> None:
         """Show the batch that is at work, if a button has begun it."""
-        run = self._choice.runs.latest
-        if run is None or self._choice.runs.waiter != "button":
+        run = self._form_state.runs.latest
+        if run is None or self._form_state.runs.running_from != "button":
             return
         self._stop_wanted = False
         self._painter = RunView(run.folder, self._paint)
-        self._host.repeat(self.look, _LOOK_EVERY)
+        self._host.call_repeatedly(self.look, _POLL_INTERVAL)
 
     def stop(self) -> None:
         """Ask the batch to stop; what is finished is kept."""
         self._stop_wanted = self.stop_button.disabled = True
         self.message.value = paragraph(tr("Stopping: the piece at work is put away first ..."), AMBER)
-        self._ask(self._choice.runs.latest)
+        self._ask(self._form_state.runs.latest)
 
     def _ask(self, run: Run | None) -> None:
         """Ask once; a worker that is only beginning cannot be asked yet: the next look tries again."""
         if run is None or not self._stop_wanted:
             return
         try:
-            self._stop_wanted = not ask_to_stop(run.folder)
+            self._stop_wanted = not request_stop(run.folder)
         except ColabHelpersError as error:
             self._stop_wanted = False
-            self.message.value = paragraph(words(error), RED)
+            self.message.value = paragraph(error_message(error), RED)
 
     def look(self) -> bool:
         """Show how the batch stands now; return whether to look again."""
-        run = self._choice.runs.latest
-        if run is None or self._choice.is_closed:
+        run = self._form_state.runs.latest
+        if run is None or self._form_state.is_closed:
             return False
         goes_on = run.is_watched
         self._ask(run)
         if run.status is not None and self._painter is not None:
             self._painter(run.status)
-        self._choice.runs.look()
+        self._form_state.runs.look()
         return goes_on
 
     def _paint(self, html: str) -> None:
@@ -112,12 +114,12 @@ class RunTab:
 
     def _changed(self) -> None:
         """Show that a batch has begun or ended, by button or by cell."""
-        runs = self._choice.runs
-        self.start_button.disabled = bool(runs.waiter)
-        self.stop_button.disabled = runs.waiter != "button"
-        if runs.waiter == "cell":
+        runs = self._form_state.runs
+        self.start_button.disabled = bool(runs.running_from)
+        self.stop_button.disabled = runs.running_from != "button"
+        if runs.running_from == "cell":
             self.message.value = paragraph(tr('The cell "3. Run" is at work: see below it.'))
-        elif runs.waiter == "button":
+        elif runs.running_from == "button":
             self.message.value = paragraph(tr("At work. Nothing is lost if this page is closed."))
         elif runs.latest is not None:
             self._show_end(runs.latest)
@@ -125,7 +127,7 @@ class RunTab:
     def _show_end(self, run: Run) -> None:
         report = run.report
         if report is None:
-            self.message.value = paragraph(words(run.error), RED) if run.error else ""
+            self.message.value = paragraph(error_message(run.error), RED) if run.error else ""
             return
         self.message.value = _ending(report)
         if report is self._shown:

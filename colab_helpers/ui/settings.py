@@ -13,8 +13,8 @@ from colab_helpers.language import mark, tr
 from colab_helpers.machine import home
 from colab_helpers.presets import PresetFile, all_presets, load_presets
 from colab_helpers.settings import Settings, field_help
-from colab_helpers.ui.choice import Choice
-from colab_helpers.ui.markup import RED, paragraph, table, words
+from colab_helpers.ui.form_state import FormState
+from colab_helpers.ui.markup import RED, error_message, paragraph, table
 from colab_helpers.ui.widgets import Widgets
 
 NO_PROFILE = mark("(as it comes)")
@@ -23,10 +23,10 @@ NO_PROFILE = mark("(as it comes)")
 class SettingsBox:
     """Preset, profile of the machine, and any single setting as a line of text."""
 
-    def __init__(self, widgets: Widgets, choice: Choice) -> None:
-        self._choice = choice
+    def __init__(self, widgets: Widgets, form_state: FormState) -> None:
+        self._form_state = form_state
         self._presets, damage = _all_presets()
-        preset, profile = _split(choice.preset, self._presets)
+        preset, profile = _split(form_state.preset, self._presets)
         none = tr(NO_PROFILE)
         self.preset = widgets.input(
             "Dropdown",
@@ -68,14 +68,14 @@ class SettingsBox:
     def _chosen(self, _: object) -> None:
         profile = self.profile.value
         chosen = str(self.preset.value)
-        self._choice.preset = chosen if profile == tr(NO_PROFILE) else f"{chosen}+{profile}"
+        self._form_state.preset = chosen if profile == tr(NO_PROFILE) else f"{chosen}+{profile}"
 
     def refresh(self) -> None:
         """Bring what is said in step with what is chosen."""
         try:
-            chosen = [self._presets.get(name.strip()) for name in self._choice.preset.split("+")]
+            chosen = [self._presets.get(name.strip()) for name in self._form_state.preset.split("+")]
             self.description.value = paragraph(" ".join(tr(preset.description) for preset in chosen))
-            self.help.value = help_html(self._choice.request().settings)
+            self.help.value = help_html(self._form_state.request().settings)
             self.complaint.value = ""
         except ColabHelpersError as error:
             told = tr("The run would refuse these settings: {what}.", what=error.what.rstrip("."))
@@ -107,7 +107,7 @@ def _all_presets() -> tuple[PresetFile, str]:
     try:
         return all_presets(home()), ""
     except SettingsError as error:
-        return load_presets(), words(error)
+        return load_presets(), error_message(error)
 
 
 def _split(preset: str, presets: PresetFile) -> tuple[str, str]:

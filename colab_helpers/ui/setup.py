@@ -7,13 +7,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from colab_helpers.batch.overwriting import Writable
-from colab_helpers.batch.report import own_file, write_text
+from colab_helpers.batch.report import is_own_file, write_text
+from colab_helpers.batch.write_policy import WritePolicy
 from colab_helpers.demo import DEMO_FOLDER, copy_models
 from colab_helpers.diagnosis import Diagnosis, diagnose
-from colab_helpers.errors import ColabHelpersError, OutputError, telling
+from colab_helpers.errors import ColabHelpersError, OutputError, wrap_os_error
 from colab_helpers.files import to_json
-from colab_helpers.language import mark, speak, tr
+from colab_helpers.language import mark, set_language, tr
 from colab_helpers.machine import mounted_drive
 from colab_helpers.request import Request, SettingsRequest, SetupRequest
 from colab_helpers.ui.form import DOCTOR_REPORT
@@ -31,7 +31,7 @@ class SetupError(ColabHelpersError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Setup:
+class SetupResult:
     """What was found, and where it is written down."""
 
     diagnosis: Diagnosis
@@ -39,31 +39,31 @@ class Setup:
     host: Host
 
 
-def run_setup(request: SetupRequest) -> Setup:
+def run_setup(request: SetupRequest) -> SetupResult:
     """Examine this machine for runs with these settings; ``doctor.json`` in the output folder holds it all.
 
     Raises:
         ColabHelpersError: Wrong settings, or a folder that cannot be reached or written.
     """
-    speak(request.language)
+    set_language(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
     folder = prepare_folder(host, request, DOCTOR_REPORT)
     models = models_folder(request, folder)
     diagnosis = diagnose(settings, models_dir=models, folder=folder, drive=mounted_drive())
     report = folder / DOCTOR_REPORT
     write_text(report, to_json(diagnosis, indent=2) + "\n")
-    return Setup(diagnosis, report, host)
+    return SetupResult(diagnosis, report, host)
 
 
 def prepare_folder(host: Host, request: Request, report: str) -> Path:
     """Make the folder of a notebook's report, reach what the form names, and return the folder."""
     folder = request.output_dir or host.new_run_folder()
-    host.reach(folder, *request.places)
+    host.ensure_reachable(folder, *request.places)
     what, remedy = mark("the folder cannot be made ({reason})"), mark("name another folder in output_dir")
-    with telling(OutputError, what, folder, remedy):
+    with wrap_os_error(OutputError, what, folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
     overwrite = isinstance(request, SettingsRequest) and request.settings.overwrite
-    Writable(overwrite=overwrite, made=own_file).clear(folder / report)
+    WritePolicy(overwrite=overwrite, made=is_own_file).ensure_writable(folder / report)
     return folder
 
 
@@ -74,7 +74,7 @@ def models_folder(request: SetupRequest, folder: Path) -> Path | None:
     return copy_models(folder / DEMO_FOLDER / "models")
 
 
-def show_setup(setup: Setup) -> None:
+def show_setup(setup: SetupResult) -> None:
     """Show the doctor's table.
 
     Raises:

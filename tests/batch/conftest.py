@@ -11,7 +11,7 @@ from colab_helpers.batch.report import BatchReport
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.media.picture import VideoPicture
 from tests.batch.films import SETTINGS, write_films
-from tests.helpers.processes import CPU, Shell, at_start
+from tests.helpers.processes import CPU, BatchCommand, run_at_worker_start
 
 
 @pytest.fixture
@@ -28,18 +28,18 @@ def batch(photo: Path, tmp_path: Path, constant_models: Path, consent: str) -> C
 @pytest.fixture
 def no_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Workers make no page either."""
-    at_start(monkeypatch, tmp_path, "")
+    run_at_worker_start(monkeypatch, tmp_path, "")
 
 
 @pytest.fixture
 def shell(
     targets: Path, photo: Path, constant_models: Path, consent: str, tmp_path: Path
-) -> Iterator[Callable[..., Shell]]:
+) -> Iterator[Callable[..., BatchCommand]]:
     """Makes command lines of batches of the module's targets; no process of theirs stays behind."""
     made = []
 
-    def make_shell(out: str = "out", *options: str) -> Shell:
-        made.append(Shell(targets, photo, constant_models, consent, tmp_path / out, *options))
+    def make_shell(out: str = "out", *options: str) -> BatchCommand:
+        made.append(BatchCommand(targets, photo, constant_models, consent, tmp_path / out, *options))
         return made[-1]
 
     yield make_shell

@@ -27,11 +27,11 @@ from colab_helpers.batch.report import KEPT as KEPT_NOTE
 from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
-from colab_helpers.media.inputs import existing_file, is_image
+from colab_helpers.media.inputs import is_image, require_file
 from colab_helpers.trust.manifests import sidecar
 from colab_helpers.trust.verify import verify
 from tests.conftest import CONSENT
-from tests.helpers.processes import CPU, KEPT, Shell
+from tests.helpers.processes import CPU, KEPT, BatchCommand
 from tests.media.make import (
     Sound,
     Spec,
@@ -403,7 +403,7 @@ def test_nothing_is_left_but_the_results(outcome) -> None:
 
 def test_the_shell_says_the_same_and_ends_with_one(outcome, constant_models) -> None:
     before = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}
-    shell = Shell(
+    shell = BatchCommand(
         outcome.folder, outcome.photo, constant_models, CONSENT, outcome.out, "--segment-seconds", "20"
     )
     code, text = shell.run()
@@ -421,7 +421,7 @@ def test_the_shell_says_the_same_and_ends_with_one(outcome, constant_models) -> 
 
 def test_a_file_one_may_not_read_or_whose_name_no_system_takes_is_named(tmp_path, monkeypatch) -> None:
     with pytest.raises(MediaError, match=r"cannot be read .File name too long.*What to do"):
-        existing_file(tmp_path / ("x" * 300))
+        require_file(tmp_path / ("x" * 300))
     path = make(tmp_path / "secret.mp4", Spec(frames=2))
 
     def refuse(*_given: Any, **_named: Any) -> Any:
@@ -429,7 +429,7 @@ def test_a_file_one_may_not_read_or_whose_name_no_system_takes_is_named(tmp_path
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(MediaError, match=r"secret\.mp4.*Permission denied.*What to do: check your rights"):
-        existing_file(path)
+        require_file(path)
 
 
 def test_copies_of_one_target_each_have_their_own_result(batch, tmp_path) -> None:

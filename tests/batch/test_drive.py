@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from colab_helpers.batch import drive
-from colab_helpers.batch.drive import WORK_NAME, Patience, WorkPlaces, copy_in, copy_out, is_remote
+from colab_helpers.batch.drive import WORK_NAME, RetryPolicy, WorkDirs, copy_in, copy_out, is_remote
 from colab_helpers.batch.report import BatchReport
-from colab_helpers.batch.stop import STATUS_NAME, STOP_NAME, Stop
+from colab_helpers.batch.stop import STATUS_NAME, STOP_NAME, StopToken
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.pipeline import report_progress
@@ -30,9 +30,9 @@ from tests.helpers.processes import (
     Content,
     contents,
     draw_photo,
-    entries,
-    litter,
-    repeated,
+    journal_entries,
+    leftover_files,
+    repeated_segments,
     run_here,
     stop_at,
 )
@@ -67,15 +67,13 @@ def test_whether_a_folder_is_remote_is_told_by_the_innermost_mount(folder, monke
 
 def test_places_are_found_again_and_are_another_folders_own(tmp_path, monkeypatch) -> None:
     out, local = tmp_path / "out", tmp_path / "local"
-    first = WorkPlaces.of(out, local)
+    first = WorkDirs.of(out, local)
     monkeypatch.chdir(tmp_path)
     assert (
-        first.local
-        == WorkPlaces.of(Path("out"), local).local
-        != WorkPlaces.of(tmp_path / "other", local).local
+        first.local == WorkDirs.of(Path("out"), local).local != WorkDirs.of(tmp_path / "other", local).local
     )
     assert (first.mirror, local in first.local.parents) == (out / WORK_NAME, True)
-    assert WorkPlaces.of(out) == WorkPlaces(out / WORK_NAME, None)
+    assert WorkDirs.of(out) == WorkDirs(out / WORK_NAME, None)
 
 
 @pytest.fixture
@@ -90,7 +88,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_work_in_a_folder_that_all_share_is_for_its_user_alone(temporary, tmp_path) -> None:
-    found = WorkPlaces.of(tmp_path / "out")
+    found = WorkDirs.of(tmp_path / "out")
     own = found.local.parent
     assert own.parent == temporary
     for _ in range(2):
@@ -102,7 +100,7 @@ def test_work_in_a_folder_that_all_share_is_for_its_user_alone(temporary, tmp_pa
 
 @pytest.mark.parametrize("whose", ["another's", "a link", "a file"])
 def test_a_folder_that_somebody_else_has_made_is_refused(temporary, tmp_path, monkeypatch, whose) -> None:
-    found = WorkPlaces.of(tmp_path / "out")
+    found = WorkDirs.of(tmp_path / "out")
     own = found.local.parent
     if whose == "another's":
         own.mkdir()
@@ -120,7 +118,7 @@ def test_a_folder_that_somebody_else_has_made_is_refused(temporary, tmp_path, mo
 
 
 def test_tidying_up_keeps_unfinished_work_the_users_files_and_the_job_of_one_that_waits(tmp_path) -> None:
-    found = WorkPlaces.of(tmp_path / "out", tmp_path / "local")
+    found = WorkDirs.of(tmp_path / "out", tmp_path / "local")
     assert found.mirror is not None
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         pass
@@ -131,14 +129,14 @@ def test_tidying_up_keeps_unfinished_work_the_users_files_and_the_job_of_one_tha
     waiting = found.local / f"job-theirs-{os.getpid()}.json"
     waiting.write_text("")
     (tmp_path / "local" / "mine.txt").write_text("mine")
-    found.tidy("mine")
+    found.clean_up("mine")
     assert (found.local / "key").is_dir()
     assert (found.mirror / "key").is_dir()
     for place in (found.local, found.mirror):
         (place / "key").rmdir()
-    found.tidy("mine")
+    found.clean_up("mine")
     assert (waiting.exists(), found.mirror.exists()) == (True, False)
-    found.tidy("theirs")
+    found.clean_up("theirs")
     assert not found.local.exists()
     assert (tmp_path / "local" / "mine.txt").read_text() == "mine"
 
@@ -147,7 +145,7 @@ def test_who_asks_to_stop_is_heard_before_work_not_between_it_and_its_note() -> 
     def gives_up(_what: str | None) -> None:
         raise KeyboardInterrupt
 
-    assert Patience(1.0, tell=gives_up).attempt(lambda: "done") == "done"
+    assert RetryPolicy(1.0, tell=gives_up).attempt(lambda: "done") == "done"
 
 
 @pytest.mark.parametrize("longest", [0, 60])
@@ -160,9 +158,9 @@ def test_patience_ends_after_the_longest_wait_with_the_last_error(longest) -> No
     def full() -> None:
         raise OutputError("No space left on device", where="x.mp4", remedy="free some")
 
-    patience = Patience(longest, tell=told.append, sleep=sleep, clock=lambda: now[0])
+    retry = RetryPolicy(longest, tell=told.append, sleep=sleep, clock=lambda: now[0])
     with pytest.raises(OutputError, match="No space left"):
-        patience.attempt(full)
+        retry.attempt(full)
     assert longest <= now[0] <= longest + 5 * bool(longest)
     assert all("waiting for room or access: x.mp4: No space left" in what for what in told)
 
@@ -171,7 +169,7 @@ def test_patience_ends_after_the_longest_wait_with_the_last_error(longest) -> No
 
     waited = now[0]
     with pytest.raises(MissingFileError):  # it is for the place alone
-        patience.attempt(gone)
+        retry.attempt(gone)
     assert now[0] == waited
 
 
@@ -187,7 +185,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_copy_out_is_whole_and_told_by_its_hash(source, tmp_path) -> None:
     beats: list[int] = []
     target = tmp_path / "drive" / "deep" / ("ä" * 125 + ".mp4")  # as long as names can be
-    digest = copy_out(source, target, beat=lambda: beats.append(1))
+    digest = copy_out(source, target, heartbeat=lambda: beats.append(1))
     assert digest == sha256_of(source) == sha256_of(target)
     assert len(beats) >= 10
     copy_in(target, tmp_path / "local" / target.name)
@@ -263,14 +261,14 @@ def test_a_copy_that_fails_leaves_nothing_and_the_old_file_and_says_which_side(
         target.write_bytes(data)
     beats: list[int] = []
 
-    def beat() -> None:
+    def heartbeat() -> None:
         beats.append(1)
         if fault == "stopped" and len(beats) == 4:
             raise KeyboardInterrupt
 
     disturb(monkeypatch, fault, source)
     with pytest.raises(KeyboardInterrupt if fault == "stopped" else OutputError, match=words) as caught:
-        copy(source, target, beat=beat)
+        copy(source, target, heartbeat=heartbeat)
     monkeypatch.undo()
     assert [path.read_bytes() for path in target.parent.iterdir()] == old
     if fault != "stopped":
@@ -284,9 +282,9 @@ def test_a_copy_in_is_not_made_twice(source, tmp_path, monkeypatch) -> None:
     copies: list[Path] = []
     genuine = drive.copy_bytes
 
-    def copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
+    def copy(source: Path, target: Path, heartbeat: Callable[[], None]) -> str:
         copies.append(target)
-        return genuine(source, target, beat)
+        return genuine(source, target, heartbeat)
 
     monkeypatch.setattr(drive, "copy_bytes", copy)
     digest = copy_in(source, target)
@@ -332,7 +330,7 @@ class Away:
 
     def __init__(self, folder: Path, targets: Path, models: Path) -> None:
         self.out, self.work = folder / "out", folder / "local"
-        self.local = WorkPlaces.of(self.out, self.work).local
+        self.local = WorkDirs.of(self.out, self.work).local
         self.photo, self.targets, self.models = draw_photo(folder), targets, models
 
     def run(self, **given: Any) -> BatchReport:
@@ -345,9 +343,9 @@ class Away:
         """Everything is there and nothing else, and so many segments were done again."""
         assert report.ok, [file.error for file in report.files]
         assert contents(self.out) == plain
-        assert litter(self.out, *NAMES) == set()
+        assert leftover_files(self.out, *NAMES) == set()
         assert not self.local.exists()
-        assert len(repeated(self.out)) == again
+        assert len(repeated_segments(self.out)) == again
 
 
 @pytest.fixture
@@ -403,9 +401,9 @@ class Drive:
         self.copies: list[str] = []
         self.genuine = drive.copy_bytes
         monkeypatch.setattr(drive, "copy_bytes", self.copy)
-        monkeypatch.setattr(Stop, "sleep", lambda _stop, seconds, _tick: self.sleep(seconds))
+        monkeypatch.setattr(StopToken, "sleep", lambda _stop, seconds, _tick: self.sleep(seconds))
 
-    def copy(self, source: Path, target: Path, beat: Callable[[], None]) -> str:
+    def copy(self, source: Path, target: Path, heartbeat: Callable[[], None]) -> str:
         if self.away.out in target.parents and target.suffix.endswith(self.suffix):
             self.after -= 1
             if self.after < 0 and self.times > 0:
@@ -413,7 +411,7 @@ class Drive:
                 target.write_bytes(b"half of it")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.copies.append(target.name)
-        return self.genuine(source, target, beat)
+        return self.genuine(source, target, heartbeat)
 
     def sleep(self, _seconds: float) -> None:
         self.pauses.append(json.loads((self.away.local / STATUS_NAME).read_text())["pause"])
@@ -456,17 +454,17 @@ def test_a_drive_that_stays_full_fails_the_file_and_later_runs_go_on(
     drive.times = 0
     if machine_gone:
         shutil.rmtree(away.work)
-    encoded = len(list(entries(away.out, "segment")))
+    encoded = len(list(journal_entries(away.out, "segment")))
     report = away.run(overrides={"output_wait": 0.0})
     assert [file.segments_kept for file in report.files] == kept
-    assert len(list(entries(away.out, "segment"))) == encoded + sum(SEGMENTS.values()) - sum(kept)
+    assert len(list(journal_entries(away.out, "segment"))) == encoded + sum(SEGMENTS.values()) - sum(kept)
     away.assert_done(report, plain)
 
 
 def test_waiting_ends_when_somebody_asks_to_stop(away, plain, monkeypatch) -> None:
     drive = Drive(away, monkeypatch)
     drive.times = 10**6
-    monkeypatch.setattr(Stop, "sleep", lambda _stop, _seconds, _tick: ask(drive))
+    monkeypatch.setattr(StopToken, "sleep", lambda _stop, _seconds, _tick: ask(drive))
 
     def ask(drive: Drive) -> None:
         drive.sleep(0.0)
@@ -491,4 +489,4 @@ def test_kept_frames_reach_the_drive_too(away, plain) -> None:
     assert contents(away.out) == plain
     assert len(list((away.out / "a.mp4_frames").iterdir())) == 12
     assert len(list((away.out / "b.mp4_frames").iterdir())) == 18
-    assert litter(away.out, *NAMES) == {"a.mp4_frames", "b.mp4_frames"}
+    assert leftover_files(away.out, *NAMES) == {"a.mp4_frames", "b.mp4_frames"}

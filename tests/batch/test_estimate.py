@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
+from colab_helpers.batch.estimate import Estimate, shortest_first, workload_of
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.status import StatusWriter
@@ -23,7 +23,7 @@ def test_the_shortest_come_first_then_what_cannot_be_read(tmp_path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     cv2.imwrite(str(tmp_path / "still.png"), np.zeros((64, 64, 3), np.uint8))
     names = ["text.mp4", "long.mp4", "large.mp4", "short.mp4", "still.png"]
-    order = shortest_first([load_of(tmp_path / name) for name in names])
+    order = shortest_first([workload_of(tmp_path / name) for name in names])
     assert [names[n] for n in order] == ["still.png", "short.mp4", "large.mp4", "long.mp4", "text.mp4"]
 
 
@@ -36,34 +36,34 @@ def status(tmp_path: Path) -> StatusWriter:
 def test_of_what_has_no_load_or_another_number_of_frames(status) -> None:
     moving = Estimate([(0, 0), None, None, None], range(4), status)  # an animated picture
     status.progress(a_progress(50, 100, fps=50.0))
-    moving.look()
+    moving.update()
     assert status.status.remarks == []
     # 60 frames a second become 30: half of the work is done, not a quarter.
     half = Estimate([(200, 10), (200, 10), None, None], range(4), status, clock=lambda: began)
     began = status.status.started
     status.progress(a_progress(50, 100, fps=0.1))
-    half.look()
+    half.update()
     assert status.status.remarks == ["at this rate 1 of 4 file(s) fit the 10 minutes of the session"]
 
 
 def test_what_fits_is_told_from_the_first_frames_on(status) -> None:
     now = [status.status.started]
     estimate = Estimate([(100, 10), None, (200, 10), (300, 10)], range(4), status, clock=lambda: now[0])
-    estimate.look()
+    estimate.update()
     assert status.status.remarks == []
     status.progress(a_progress(50, 100, fps=50 / 60))
     now[0] += 60
-    estimate.look()  # 500 a minute: 500 + 2000 more are done after six minutes, 3000 after twelve
+    estimate.update()  # 500 a minute: 500 + 2000 more are done after six minutes, 3000 after twelve
     assert status.status.remarks == ["at this rate 3 of 4 file(s) fit the 10 minutes of the session"]
     status.progress(a_progress(90, 100, fps=90 / 75))
-    estimate.look()  # 720 a minute
+    estimate.update()  # 720 a minute
     assert status.status.remarks == ["at this rate 4 of 4 file(s) fit the 10 minutes of the session"]
     for index, state in ((0, "done"), (1, "failed")):
         status.file(index, FileReport(target="x", status=state))
     status.progress(a_progress(100, 200, file_index=2, fps=100 / 300))
     now[0] += 315
     for _ in range(2):
-        estimate.look()
+        estimate.update()
     assert status.status.remarks == [
         "the session ends in about 4 minute(s): what is not done then is taken up by the next run",
         "at this rate 2 of 4 file(s) fit the 10 minutes of the session",

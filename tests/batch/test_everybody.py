@@ -12,17 +12,23 @@ import pytest
 
 from benchmarks.main_job import images
 from colab_helpers.api import run_batch
-from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.known_people import KnownPeople
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
+from colab_helpers.batch.resume import KEPT
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.media.images import Still, encode_still
-from colab_helpers.trust.marking import CREATED, xmp_of
+from colab_helpers.trust.marking import GENERATED_SOURCE_TYPE, xmp_of
 from tests.batch.films import CASTS, NAMES, SETTINGS, changed, truth_of
 from tests.batch.test_people import FOUND_FIRST, KILL, groups_of
 from tests.conftest import CONSENT
-from tests.helpers.processes import Shell, at_start, contents, ended, repeated
+from tests.helpers.processes import (
+    BatchCommand,
+    contents,
+    repeated_segments,
+    run_at_worker_start,
+    wait_for_exit,
+)
 from tests.people.actors import portrait
 
 pytestmark = pytest.mark.xdist_group("right_person")
@@ -35,7 +41,9 @@ def add_to(library: Path, who: str, name: str = "") -> None:
     """Put somebody into a library as the verb portraits does."""
     photo = library / (name or who) / "portrait.png"
     photo.parent.mkdir(parents=True)
-    photo.write_bytes(encode_still(Still(portrait(who), parts={"xmp": xmp_of("", CREATED)}), photo))
+    photo.write_bytes(
+        encode_still(Still(portrait(who), parts={"xmp": xmp_of("", GENERATED_SOURCE_TYPE)}), photo)
+    )
     (library / f"{name or who}.consent.yaml").write_text(f"people: {{{name or who}: {{ground: synthetic}}}}")
 
 
@@ -111,15 +119,15 @@ def test_killed_and_taken_up_again_everybody_has_the_same_portrait(
     usual = {"consent": CONSENT, "models_dir": standins, "in_process": True, "settings": FOUND_FIRST}
     whole = tmp_path / "whole"
     assert run_batch([], [targets], whole, people="everybody", library=library, **usual).ok
-    at_start(monkeypatch, tmp_path, KILL)
+    run_at_worker_start(monkeypatch, tmp_path, KILL)
     (tmp_path / "kills").write_text("KnownPeople.save:4 StatusWriter.progress:20")
     monkeypatch.setenv("KILLS", str(tmp_path / "kills"))
     options = ["--frame-processors", "face_swapper", "--output-video-quality", "4", "--people", "everybody"]
-    shell = Shell(
+    shell = BatchCommand(
         targets, films / "hanna.jpg", standins, consent, tmp_path / "out", *options, "--library", str(library)
     )
     try:
-        ended(shell.start())
+        wait_for_exit(shell.start())
     finally:
         shell.clean()
     assert (tmp_path / "kills").read_text() == "", "not every worker was killed"
@@ -130,7 +138,7 @@ def test_killed_and_taken_up_again_everybody_has_the_same_portrait(
     assert given[0] == given[1]
     assert all(given[0].values())
     assert contents(shell.out) == contents(whole)
-    assert repeated(shell.out) == {}
+    assert repeated_segments(shell.out) == {}
 
 
 def test_before_any_work_it_is_said_how_to_make_what_is_missing(run, films, library, tmp_path) -> None:

@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 import pytest
 
+from colab_helpers.batch.batch_runner import BatchRunner
 from colab_helpers.batch.drive import WORK_NAME
 from colab_helpers.batch.report import JOURNAL_NAME, BatchReport
-from colab_helpers.batch.run_batch import Batch
 from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine
@@ -36,13 +36,13 @@ from colab_helpers.pipeline import report_progress
 from tests.helpers.networks import with_enlarger
 from tests.helpers.processes import (
     Content,
-    at_start,
     contents,
     draw_photo,
-    entries,
-    litter,
+    journal_entries,
+    leftover_files,
     number_of,
-    repeated,
+    repeated_segments,
+    run_at_worker_start,
     run_here,
     stop_at,
 )
@@ -116,7 +116,7 @@ def kept(report: BatchReport) -> int:
 def assert_as_undisturbed(report: BatchReport, out: Path, plain: dict[str, Content]) -> None:
     assert report.ok, report.files[0].error
     assert contents(out) == plain
-    assert litter(out, "a.mp4") == set()
+    assert leftover_files(out, "a.mp4") == set()
 
 
 class Faults:
@@ -238,7 +238,7 @@ def test_a_disk_that_is_full_at_any_write(batch, tmp_path, short, lasting, away,
         assert_as_undisturbed(report, out, plain)
         where = f"{number}: {faults.calls[number : number + 1]}"
         if noted:  # of a result that could not be noted the segments are gone
-            assert repeated(out) == {}, where
+            assert repeated_segments(out) == {}, where
             assert "kept from an earlier run" in report.files[0].fallbacks or kept(report) == len(done), where
         if not faults.reached:
             break
@@ -251,7 +251,7 @@ def test_a_disk_that_is_full_at_any_write(batch, tmp_path, short, lasting, away,
 def all_entries(out: Path) -> Iterator[dict[str, Any]]:
     if (out / JOURNAL_NAME).exists():
         for event in ("segment", "done"):
-            yield from entries(out, event)
+            yield from journal_entries(out, event)
 
 
 def attempt(run: Callable[[], BatchReport], out: Path) -> str:
@@ -303,23 +303,23 @@ def test_a_disk_that_is_full_while_a_video_is_written(
     """A limit on the size of files fails the encoder's own writes: those of segments, or of the result."""
     target, plain = large
     out = tmp_path / "out"
-    sizes = [entry["part"]["segment"]["bytes"] for entry in entries(plain, "segment")]
+    sizes = [entry["part"]["segment"]["bytes"] for entry in journal_entries(plain, "segment")]
     # Journal, status and report are smaller than any segment, and the result is larger than each.
     assert max(sizes) > 30_000
     with monkeypatch.context() as patching:
-        at_start(patching, tmp_path, FULL_DISK)
+        run_at_worker_start(patching, tmp_path, FULL_DISK)
         patching.setenv("LIMIT", str(max(sizes) * 6 // 10 if place == "segment" else max(sizes) + 1000))
         report = run_here(source, target, out, constant_models, in_process=False, **LARGE)
     error = report.files[0].error or ""
     assert "cannot be written (File too large)" in error
     assert "What to do: choose a disk that takes larger files" in error
     assert not list(out.glob("*.mp4")) + list(out.glob(".*.mp4")) + list(out.rglob(".*.nut"))
-    finished = len(list(entries(out, "segment")))
+    finished = len(list(journal_entries(out, "segment")))
     assert finished == (3 if place == "result" else 0)
     report = run_here(source, target, out, constant_models, **LARGE)
     assert report.files[0].segments_kept == finished
     assert_as_undisturbed(report, out, contents(plain))
-    assert repeated(out) == {}
+    assert repeated_segments(out) == {}
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
@@ -329,7 +329,7 @@ def test_a_folder_one_may_not_write_to_is_told_before_any_work(batch, tmp_path, 
 
     with pytest.MonkeyPatch.context() as patching:
         Faults(tmp_path / "out", 0, lasting=True, code=code, everyone=True).install(patching)
-        patching.setattr(Batch, "run", refuse)
+        patching.setattr(BatchRunner, "run", refuse)
         with pytest.raises(
             OutputError, match=rf"{os.strerror(code)}.*What to do: (choose another folder|free)"
         ):
@@ -363,10 +363,10 @@ def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
 
 @pytest.mark.parametrize("at_all", [False, True])
 def test_a_target_that_cannot_be_read_fails_with_the_cause(batch, target, tmp_path, plain, at_all) -> None:
-    genuine_watch, genuine_open = TruncationCheck.watch, Path.open
+    genuine_watch, genuine_open = TruncationCheck.read_packets, Path.open
     lost = errno.EIO, os.strerror(errno.EIO)
 
-    def watch(self: Any, container: Any) -> Iterator[Any]:
+    def read_packets(self: Any, container: Any) -> Iterator[Any]:
         yield from islice(genuine_watch(self, container), 7)
         raise av.error.OSError(*lost)
 
@@ -379,7 +379,7 @@ def test_a_target_that_cannot_be_read_fails_with_the_cause(batch, target, tmp_pa
         if at_all:
             patching.setattr(Path, "open", opened)
         else:
-            patching.setattr(TruncationCheck, "watch", watch)
+            patching.setattr(TruncationCheck, "read_packets", read_packets)
         report = batch()
     error, how = report.files[0].error or "", "the file cannot" if at_all else "only 7 of 11 frames could"
     assert report.files[0].status == "failed"
@@ -387,7 +387,7 @@ def test_a_target_that_cannot_be_read_fails_with_the_cause(batch, target, tmp_pa
     assert f"{how} be read (Input/output error)" in error
     assert "What to do" in error
     # A disk may have failed for a moment: what is finished waits for the next run.
-    assert litter(tmp_path / "out") <= {WORK_NAME}
+    assert leftover_files(tmp_path / "out") <= {WORK_NAME}
     assert_as_undisturbed(batch(), tmp_path / "out", plain)
 
 
@@ -457,7 +457,9 @@ def test_a_damaged_segment_is_done_again_and_no_other(
     report = batch()
     assert kept(report) == 2
     assert_as_undisturbed(report, out, plain)
-    counts = {n: sum(number_of(entry) == n for entry in entries(out, "segment")) for n in range(SEGMENTS)}
+    counts = {
+        n: sum(number_of(entry) == n for entry in journal_entries(out, "segment")) for n in range(SEGMENTS)
+    }
     assert counts == {n: 2 if n == number else 1 for n in range(SEGMENTS)}
 
 

@@ -14,10 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colab_helpers.batch import keys
-from colab_helpers.batch.journal import Claimed, Failed, FileDone, Journal, SegmentDone, Started, read_journal
+from colab_helpers.batch.journal import (
+    FileDone,
+    FileFailed,
+    Journal,
+    OutputsClaimed,
+    SegmentDone,
+    WorkStarted,
+    read_journal,
+)
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import MissingFileError, OutputError
-from colab_helpers.faces.quality import Measured
+from colab_helpers.faces.quality import FrameStats
 from colab_helpers.media.segments import Segment
 from colab_helpers.pipeline import FinishedSegment
 from colab_helpers.settings import Settings
@@ -26,7 +34,7 @@ from colab_helpers.settings import Settings
 def segment(number: int, key: str = "a", *, sha256: str = "0", **values) -> SegmentDone:
     times = {"first_pts": 100 * number, "last_pts": 100 * number + 90, "end_pts": 100 * number + 100}
     file = Segment(Path("x.mkv"), number, start=10 * number, frames=10, bytes=7, sha256=sha256, **times)
-    facts = {"length": 10, "measured": Measured(faces=10), "encoder": "libx264", "provider": "cpu"}
+    facts = {"length": 10, "measured": FrameStats(faces=10), "encoder": "libx264", "provider": "cpu"}
     return SegmentDone(key=key, part=FinishedSegment(file, **{**facts, "faces": "digest", **values}))
 
 
@@ -52,9 +60,9 @@ def test_one_in_which_nothing_is_noted_is_not_left_behind(tmp_path) -> None:
 def test_entries_come_back_in_order(tmp_path) -> None:
     path = tmp_path / "work" / "journal.jsonl"
     written = [
-        Started(key="a", run="r", target="t.mp4", pid=3),
+        WorkStarted(key="a", run="r", target="t.mp4", pid=3),
         segment(0),
-        segment(1, measured=Measured(spans=[(10, 12)]), notes=("ü\n",)),
+        segment(1, measured=FrameStats(spans=[(10, 12)]), notes=("ü\n",)),
         done(),
     ]
     write(path, *written[:2])
@@ -69,8 +77,8 @@ def test_entries_come_back_in_order(tmp_path) -> None:
 
 def test_a_manifest_beside_a_result_is_known_after_a_later_attempt_failed(tmp_path) -> None:
     report = FileReport(target="t.mkv", output="o.mkv", status="done", manifest="2")
-    claimed = Claimed(key="a", names=("o.mkv", "o.mkv.c2pa"))
-    failed = Failed(key="a", run="r", report=report)
+    claimed = OutputsClaimed(key="a", names=("o.mkv", "o.mkv.c2pa"))
+    failed = FileFailed(key="a", run="r", report=report)
     write(tmp_path / "j", claimed, FileDone(key="a", sha256="1", report=report), claimed, failed)
     assert read_journal(tmp_path / "j").made == {"o.mkv": {"1"}, "o.mkv.c2pa": {"2"}}
 
@@ -91,7 +99,7 @@ def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path) -> None:
 
 def test_interruptions_count_until_there_is_progress(tmp_path) -> None:
     path = tmp_path / "j"
-    start = Started(key="a", run="r", target="t", pid=1)
+    start = WorkStarted(key="a", run="r", target="t", pid=1)
     write(path, start, start.model_copy(update={"key": "b"}), start)
     assert read_journal(path).interruptions("a", "r") == 2
     write(path, segment(0), start)
@@ -99,17 +107,17 @@ def test_interruptions_count_until_there_is_progress(tmp_path) -> None:
     write(path, start.model_copy(update={"run": "s"}))
     assert read_journal(path).interruptions("a", "r") == 0
     assert read_journal(path).interruptions("a", "s") == 1
-    write(path, Failed(key="a", run="s", report=done().report))
+    write(path, FileFailed(key="a", run="s", report=done().report))
     assert read_journal(path).interruptions("a", "s") == 0
 
 
 def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path) -> None:
     path = tmp_path / "j"
-    failed = Failed(key="a", run="r", report=done().report.model_copy(update={"error": "it broke"}))
-    write(path, Started(key="a", run="r", target="t", pid=1), failed)
+    failed = FileFailed(key="a", run="r", report=done().report.model_copy(update={"error": "it broke"}))
+    write(path, WorkStarted(key="a", run="r", target="t", pid=1), failed)
     assert read_journal(path).failure("a", "r").report.error == "it broke"
     assert read_journal(path).failure("a", "s") is None
-    write(path, Started(key="a", run="s", target="t", pid=1))
+    write(path, WorkStarted(key="a", run="s", target="t", pid=1))
     assert read_journal(path).failure("a", "r") is None
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from colab_helpers.batch.report import REPORT_NAME, BatchReport, Quality
 from colab_helpers.trust.verify import verify
-from tests.helpers.processes import Content, contents_undisturbed, made_once, run_here
+from tests.helpers.processes import Content, reference_contents, run_here, shared_clips
 from tests.media.make import Sound, Spec, variable_pts
 
 RATE = Fraction(5)
@@ -32,7 +32,7 @@ _measured: dict[str, Quality | None] = {}
 
 @pytest.fixture(scope="session")
 def targets(shared_dir: Path) -> Path:
-    return made_once(shared_dir / "kill_targets", SPECS)
+    return shared_clips(shared_dir / "kill_targets", SPECS)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def expected(targets: Path, photo: Path, constant_models: Path, tmp_path: Path) 
     if not _expected:
         out = tmp_path / "undisturbed"
         run_here(photo, targets, out, constant_models)
-        _expected.update(contents_undisturbed(out, SPECS))
+        _expected.update(reference_contents(out, SPECS))
         _measured.update(measured(out))
     return _expected
 

@@ -11,7 +11,7 @@ import pytest
 
 from colab_helpers.__main__ import main
 from colab_helpers.batch.job import Source
-from colab_helpers.batch.library import names_in, photos_of
+from colab_helpers.batch.library import expand_photos, library_names
 from colab_helpers.batch.photos import identity_of
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.command_line import SUCCESS, WRONG_USAGE
@@ -47,12 +47,12 @@ def library(tmp_path: Path) -> Path:
 
 
 def test_a_name_a_folder_and_a_path_stand_for_their_photos(library: Path, standins: Path) -> None:
-    assert names_in(library) == ["alma", "empty", "hanna"]
-    assert names_in(None) == []
+    assert library_names(library) == ["alma", "empty", "hanna"]
+    assert library_names(None) == []
     engine = Engine.open(SETTINGS, models_dir=standins)
 
     def shown(*values: str) -> Identity:
-        photos = photos_of((Source.of(value, library) for value in values), library)
+        photos = expand_photos((Source.of(value, library) for value in values), library)
         found = identity_of(engine, photos)
         assert found is not None
         return found
@@ -70,7 +70,7 @@ def test_a_name_a_folder_and_a_path_stand_for_their_photos(library: Path, standi
     with pytest.raises(MissingFileError, match="the folder holds no photo"):
         shown("empty")
     with pytest.raises(MissingFileError, match="cannot be listed"):
-        names_in(library / "none")
+        library_names(library / "none")
 
 
 @pytest.mark.parametrize("written", ["hanna", ["hanna"], "[hanna]"])
@@ -80,7 +80,7 @@ def test_a_request_knows_names_where_it_names_a_library(library: Path, written: 
         assert getattr(BatchRequest(library=library, **{field: written}), field) == (folder,)
         assert getattr(BatchRequest(**{field: written}), field) == (str(Path.cwd() / "hanna"),)
     request = BatchRequest(library=library, sources=written)
-    assert request.replaced(consent="x").sources == (folder,)
+    assert request.with_values(consent="x").sources == (folder,)
     assert BatchRequest(library=library, sources=["..", "hana"]).sources == (
         str(Path.cwd().joinpath("..")),
         str(Path.cwd() / "hana"),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.batch.report import BatchReport
-from tests.conftest import PATIENCE
-from tests.helpers.processes import Shell, at_start, ended, litter
+from tests.conftest import TIMEOUT
+from tests.helpers.processes import BatchCommand, leftover_files, run_at_worker_start, wait_for_exit
 from tests.media.make import Sound, Spec, make
 
 VIDEOS = 65
@@ -31,8 +31,8 @@ def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(tempfile, "tempdir", None)
 
 
-def run(shell: Shell) -> BatchReport:
-    ended(shell.start(), patience=3 * PATIENCE)
+def run(shell: BatchCommand) -> BatchReport:
+    wait_for_exit(shell.start(), timeout=3 * TIMEOUT)
     return BatchReport.model_validate_json((shell.out / "report.json").read_bytes())
 
 
@@ -55,7 +55,7 @@ COUNTING = """
 def test_sixty_five_videos_leave_memory_as_two_do(
     photo, constant_models, consent, tmp_path, own_temp, monkeypatch
 ) -> None:
-    at_start(monkeypatch, tmp_path, COUNTING)
+    run_at_worker_start(monkeypatch, tmp_path, COUNTING)
     monkeypatch.setenv("COUNTED", str(tmp_path / "counted"))
     targets = tmp_path / "in"
     targets.mkdir()
@@ -63,7 +63,7 @@ def test_sixty_five_videos_leave_memory_as_two_do(
     for number in range(2, VIDEOS + 1):
         # A box that players skip: the same video, but another file.
         (targets / f"clip{number}.mp4").write_bytes(first + b"\0\0\0\x0cfree%04d" % number)
-    report = run(Shell(targets, photo, constant_models, consent, tmp_path / "out"))
+    report = run(BatchCommand(targets, photo, constant_models, consent, tmp_path / "out"))
     assert report.summary.succeeded == VIDEOS
     assert report.summary.restarts == 0
     memory = [file.memory_after for file in report.files]
@@ -76,7 +76,7 @@ def test_sixty_five_videos_leave_memory_as_two_do(
         assert counts[-1] <= counts[1], (figure, counts)
     # ONNX Runtime leaves one small file of its own.
     assert {path.name for path in own_temp.iterdir()} <= {".ses"}
-    assert litter(tmp_path / "out", *(path.name for path in targets.iterdir())) == set()
+    assert leftover_files(tmp_path / "out", *(path.name for path in targets.iterdir())) == set()
 
 
 MEASURING = """
@@ -95,13 +95,13 @@ MEASURING = """
 
 
 def test_an_hour_needs_the_memory_of_a_minute(photo, constant_models, consent, tmp_path, monkeypatch) -> None:
-    at_start(monkeypatch, tmp_path, MEASURING)
+    run_at_worker_start(monkeypatch, tmp_path, MEASURING)
     after = {}
     for name, seconds in (("minute", 60), ("hour", 3600)):
         targets = tmp_path / name
         targets.mkdir()
         make(targets / "a.mp4", Spec(size=(192, 128), rate=RATE, frames=int(RATE * seconds)))
-        shell = Shell(
+        shell = BatchCommand(
             targets, photo, constant_models, consent, tmp_path / f"out-{name}", "--segment-seconds", "20",
             "--frame-processors", "face_swapper", "--face-detector-size", "320",
         )  # fmt: skip

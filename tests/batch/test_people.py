@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch.earlier import KEPT
-from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
+from colab_helpers.batch.known_people import PEOPLE_FOLDER_NAME, PEOPLE_RECORD_NAME, KnownPeople
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap, summary
 from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.resume import KEPT
 from colab_helpers.batch.triage import TRIAGE_NAME, Triage
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
@@ -24,12 +24,18 @@ from colab_helpers.pipeline import report_progress
 from colab_helpers.progress import FINDING, Progress
 from tests.batch.films import CASTS, NAMES, SETTINGS, changed, film_of
 from tests.conftest import CONSENT
-from tests.helpers.processes import Shell, at_start, contents, ended, repeated
+from tests.helpers.processes import (
+    BatchCommand,
+    contents,
+    repeated_segments,
+    run_at_worker_start,
+    wait_for_exit,
+)
 from tests.people.actors import portrait
 
 pytestmark = pytest.mark.xdist_group("right_person")
 
-RECORD = Path(FOLDER_NAME) / RECORD_NAME
+RECORD = Path(PEOPLE_FOLDER_NAME) / PEOPLE_RECORD_NAME
 
 
 @pytest.fixture(scope="session")
@@ -224,13 +230,13 @@ def test_killed_at_random_moments_everybody_is_called_the_same(
         shutil.copy2(films / name, targets)
     chance = random.Random(chosen[0])
     kills = " ".join(f"{MOMENTS[n][0]}:{chance.randint(1, MOMENTS[n][1])}" for n in chosen)
-    at_start(monkeypatch, tmp_path, KILL)
+    run_at_worker_start(monkeypatch, tmp_path, KILL)
     (tmp_path / "kills").write_text(kills)
     monkeypatch.setenv("KILLS", str(tmp_path / "kills"))
     options = ["--frame-processors", "face_swapper", "--output-video-quality", "4", "--people", "find"]
-    shell = Shell(targets, films / "hanna.jpg", standins, consent, tmp_path / "out", *options)
+    shell = BatchCommand(targets, films / "hanna.jpg", standins, consent, tmp_path / "out", *options)
     try:
-        ended(shell.start())
+        wait_for_exit(shell.start())
     finally:
         shell.clean()
     assert (tmp_path / "kills").read_text() == "", "not every worker was killed"
@@ -240,4 +246,4 @@ def test_killed_at_random_moments_everybody_is_called_the_same(
                  for out in (shell.out, undisturbed)]  # fmt: skip
         assert texts[0] == texts[1]
     assert contents(shell.out) == contents(undisturbed)
-    assert repeated(shell.out) == {}
+    assert repeated_segments(shell.out) == {}

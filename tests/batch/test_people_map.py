@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 
 from colab_helpers.__main__ import _edit_people
-from colab_helpers.batch.known_people import NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
+from colab_helpers.batch.known_people import (
+    UNKNOWN_PERSON,
+    FaceVisibility,
+    KnownPeople,
+    KnownTarget,
+    KnownTrack,
+)
 from colab_helpers.batch.people_edits import set_default, set_source
-from colab_helpers.batch.people_map import MAP_NAME, PeopleMap, Person, summary
+from colab_helpers.batch.people_map import MAP_NAME, MappedPerson, PeopleMap, summarize_people
 from colab_helpers.errors import UsageError
-from colab_helpers.faces.people import Appearance
+from colab_helpers.faces.person_clustering import TrackSummary
 from colab_helpers.files import to_json
-from tests.faces.test_people import BOX, look, track
+from tests.faces.test_person_clustering import BOX, look, track
 
 WRITTEN = """\
 # mine
@@ -35,14 +41,14 @@ people:
 """
 
 
-def video(name: str, seen: Sequence[Appearance], *unseen: int, rate: float = 25.0) -> SeenIn:
-    tracks = {one.track: SeenTrack.of(one, chosen=False) for one in seen}
-    numbers = dict.fromkeys([*tracks, *unseen], NOBODY)
-    sight = Sight(frames=100, faces=1.0)
-    return SeenIn(target=f"{name}.mp4", sha256=name, rate=rate, sight=sight, tracks=numbers, seen=tracks)
+def video(name: str, seen: Sequence[TrackSummary], *unseen: int, rate: float = 25.0) -> KnownTarget:
+    tracks = {one.track: KnownTrack.of(one, chosen=False) for one in seen}
+    numbers = dict.fromkeys([*tracks, *unseen], UNKNOWN_PERSON)
+    sight = FaceVisibility(frames=100, faces=1.0)
+    return KnownTarget(target=f"{name}.mp4", sha256=name, rate=rate, sight=sight, tracks=numbers, seen=tracks)
 
 
-def known(**videos: Sequence[Appearance]) -> KnownPeople:
+def known(**videos: Sequence[TrackSummary]) -> KnownPeople:
     people = KnownPeople()
     people.found = {name: video(name, seen) for name, seen in videos.items()}
     people.add(videos)
@@ -53,13 +59,13 @@ def tracks(people: KnownPeople) -> dict[str, list[str]]:
     return {key: list(video.tracks.values()) for key, video in people.videos.items()}
 
 
-def cast(name: str, *who: int) -> list[Appearance]:
+def tracks_of(name: str, *who: int) -> list[TrackSummary]:
     looks = [look(one, 0.7, 50 * ord(name[0]) + n) for n, one in enumerate(who)]
     return [track(n, 0, 100 * n, 100 * n + 50, video=name, embedding=one) for n, one in enumerate(looks)]
 
 
 def test_new_videos_join_whoever_is_known_in_whatever_order(tmp_path: Path) -> None:
-    people = known(a=cast("a", 1, 2, 1), b=cast("b", 2, 3))
+    people = known(a=tracks_of("a", 1, 2, 1), b=tracks_of("b", 2, 3))
     assert tracks(people) == {"a": ["p1", "p2", "p1"], "b": ["p2", "p3"]}
     people.save(tmp_path)
     again = KnownPeople.load(tmp_path)
@@ -67,10 +73,12 @@ def test_new_videos_join_whoever_is_known_in_whatever_order(tmp_path: Path) -> N
     again.count()
     assert to_json(again) == to_json(people), "what a run has in memory is what a later one reads"
 
-    again.found = {name: video(name, cast(name, *who)) for name, who in {"d": (4, 1), "c": (5, 3)}.items()}
+    again.found = {
+        name: video(name, tracks_of(name, *who)) for name, who in {"d": (4, 1), "c": (5, 3)}.items()
+    }
     again.add(["c", "d", "not there"])
     assert tracks(again) == tracks(people) | {"c": ["p4", "p3"], "d": ["p5", "p1"]}
-    assert summary(again, None)[0].files == {"a.mp4": 4.08, "d.mp4": 2.04}
+    assert summarize_people(again, None)[0].files == {"a.mp4": 4.08, "d.mp4": 2.04}
     assert not again.found
 
 
@@ -86,18 +94,18 @@ def test_groups_that_are_known_never_come_together() -> None:
 
 
 def test_what_is_doubtful_is_marked_and_the_best_pictures_come_first() -> None:
-    people = known(a=cast("a", 1, 1, 2), b=[track(0, 3, 0, 9, video="b", asked=2)])
+    people = known(a=tracks_of("a", 1, 1, 2), b=[track(0, 3, 0, 9, video="b", asked=2)])
     for n, worth in enumerate((0.2, 0.6, 0.1)):
         one = people.videos["a"].seen[n]
         one.crop, one.worth = f"{n}.jpg", worth
     people.videos["a"].seen[1].dark = people.videos["b"].seen[0].dark = True
     people.count()
-    assert [row.doubtful for row in summary(people, None)] == [False, False, True]
-    assert summary(people, None)[0].crops == ("0.jpg", "1.jpg"), "a dark one only after all others"
+    assert [row.doubtful for row in summarize_people(people, None)] == [False, False, True]
+    assert summarize_people(people, None)[0].crops == ("0.jpg", "1.jpg"), "a dark one only after all others"
     people.videos["a"].seen[1].look = look(9)
     people.videos["a"].seen[1].asked = 2
     people.count()
-    assert summary(people, None)[0].doubtful, "somebody in it looks like somebody else"
+    assert summarize_people(people, None)[0].doubtful, "somebody in it looks like somebody else"
 
 
 def test_whoever_was_hardly_seen_is_nobody_and_a_fragment_is_whoever_was_there() -> None:
@@ -106,24 +114,24 @@ def test_whoever_was_hardly_seen_is_nobody_and_a_fragment_is_whoever_was_there()
     stray = track(2, 8, 80, 81, video="a", asked=1)
     people = KnownPeople(found={"a": video("a", [there, near, stray], 7)})
     people.add(["a"])
-    assert people.videos["a"].tracks == {0: "p1", 1: "p1", 2: NOBODY, 7: NOBODY}
+    assert people.videos["a"].tracks == {0: "p1", 1: "p1", 2: UNKNOWN_PERSON, 7: UNKNOWN_PERSON}
 
 
 def test_a_video_found_again_by_other_means_replaces_what_was_known_of_it() -> None:
-    people = known(a=cast("a", 1, 2))
-    people.found = {"other": video("a", cast("other", 2, 1))}
+    people = known(a=tracks_of("a", 1, 2))
+    people.found = {"other": video("a", tracks_of("other", 2, 1))}
     people.add(["other"])
     assert tracks(people) == {"other": ["p2", "p1"]}
-    assert summary(people, None)[0].files == {"a.mp4": 2.04}
+    assert summarize_people(people, None)[0].files == {"a.mp4": 2.04}
 
 
 def test_what_a_target_was_before_is_forgotten_and_its_name_is_todays() -> None:
-    people = known(a=cast("a", 1, 2), b=cast("b", 3))
-    people.found = {"new": video("a", cast("new", 1)).model_copy(update={"sha256": "other bytes"})}
+    people = known(a=tracks_of("a", 1, 2), b=tracks_of("b", 3))
+    people.found = {"new": video("a", tracks_of("new", 1)).model_copy(update={"sha256": "other bytes"})}
     people.call({"new": "a.mp4", "b": "c.mp4"})
     people.add(["new"])
     assert tracks(people) == {"b": ["p3"], "new": ["p1"]}
-    assert [list(row.files) for row in summary(people, None)] == [["a.mp4"], [], ["c.mp4"]]
+    assert [list(row.files) for row in summarize_people(people, None)] == [["a.mp4"], [], ["c.mp4"]]
 
 
 def test_a_group_of_two_is_split_and_a_group_of_one_is_not() -> None:
@@ -133,15 +141,17 @@ def test_a_group_of_two_is_split_and_a_group_of_one_is_not() -> None:
     with pytest.raises(UsageError, match="there is no p7"):
         people.split("p7")
     half = (look(1) + look(2)) / np.float32(np.sqrt(2))
-    people = known(a=[*cast("a", 1, 1), track(5, 1, 600, 700, video="a", embedding=half)])
+    people = known(a=[*tracks_of("a", 1, 1), track(5, 1, 600, 700, video="a", embedding=half)])
     assert tracks(people) == {"a": ["p1", "p1", "p1"]}
     assert people.split("p1") == ["p1", "p2"]
     assert tracks(people) == {"a": ["p1", "p1", "p2"]} or tracks(people) == {"a": ["p2", "p2", "p1"]}
 
 
 def test_a_map_survives_being_written_and_read(tmp_path: Path) -> None:
-    person = Person(faces=("p1", "p2"), source=("ana",), settings={"enhancer_blend": 40})
-    written = PeopleMap(default=("leave",), people={"Ana María: 1": person, "no": Person(photos=("a.jpg",))})
+    person = MappedPerson(faces=("p1", "p2"), source=("ana",), settings={"enhancer_blend": 40})
+    written = PeopleMap(
+        default=("leave",), people={"Ana María: 1": person, "no": MappedPerson(photos=("a.jpg",))}
+    )
     written.save(tmp_path)
     again = PeopleMap.load(tmp_path)
     assert again is not None
@@ -152,16 +162,16 @@ def test_a_map_survives_being_written_and_read(tmp_path: Path) -> None:
 
 def test_what_a_tool_changes_is_written_anew_and_the_users_text_is_kept(tmp_path: Path) -> None:
     (tmp_path / MAP_NAME).write_text(WRITTEN)
-    given = PeopleMap.of(WRITTEN)
-    given.put("p9", faces="p9", source="leave")
-    given.rename("Ana", "Bea: 2")
-    given.put("Bea: 2", source="blur", settings={"colour_match": True})
-    given.default = ("pixelate",)
-    given.save(tmp_path)
+    people_map = PeopleMap.of(WRITTEN)
+    people_map.put("p9", faces="p9", source="leave")
+    people_map.rename("Ana", "Bea: 2")
+    people_map.put("Bea: 2", source="blur", settings={"colour_match": True})
+    people_map.default = ("pixelate",)
+    people_map.save(tmp_path)
     assert (tmp_path / f"{MAP_NAME}.old").read_text() == WRITTEN
     again = PeopleMap.load(tmp_path)
     assert again is not None
-    assert again.model_dump() == given.model_dump()
+    assert again.model_dump() == people_map.model_dump()
     assert list(again.people) == ["Bea: 2", "p2", "p9"]
     again.put("p9", source="blur")
     again.save(tmp_path)
@@ -169,31 +179,37 @@ def test_what_a_tool_changes_is_written_anew_and_the_users_text_is_kept(tmp_path
 
 
 def test_two_people_are_merged() -> None:
-    given = PeopleMap.of(WRITTEN)
-    given.merge("Ana", "p2")
-    assert {name: one.faces for name, one in given.people.items()} == {"Ana": ("p1", "p2", "p4")}
+    people_map = PeopleMap.of(WRITTEN)
+    people_map.merge("Ana", "p2")
+    assert {name: one.faces for name, one in people_map.people.items()} == {"Ana": ("p1", "p2", "p4")}
     with pytest.raises(UsageError, match="one person already"):
-        given.merge("Ana", "Ana")
+        people_map.merge("Ana", "Ana")
     with pytest.raises(UsageError, match="somebody else is"):
         PeopleMap.of(WRITTEN).rename("Ana", "p2")
 
 
 @pytest.mark.parametrize("text", ["", "people:\n", "people: # none", "people:\r\n  a: {faces: p1}\r\n"])
 def test_somebody_is_entered_into_any_map(text: str) -> None:
-    given = PeopleMap.of(text)
-    given.put("b", faces="p2")
-    assert PeopleMap.of(given.text()).model_dump() == given.model_dump()
+    people_map = PeopleMap.of(text)
+    people_map.put("b", faces="p2")
+    assert PeopleMap.of(people_map.text()).model_dump() == people_map.model_dump()
 
 
 def test_words_stay_words_whatever_yaml_takes_them_for() -> None:
     text = "default: 1e3\npeople:\n  007: {faces: 12:30}\n  yes:\n    photos: [0x10]\n    source: 1.50\n"
-    given = PeopleMap.of(f"record: 01234567\n{text}    settings: {{colour_match: yes, enhancer_blend: 40}}\n")
-    assert (given.record, given.default, list(given.people)) == ("01234567", ("1e3",), ["007", "yes"])
-    assert given.people["007"].faces == ("12:30",)
-    assert (given.people["yes"].photos, given.people["yes"].source) == (("0x10",), ("1.50",))
-    assert given.people["yes"].settings == {"colour_match": True, "enhancer_blend": 40}
-    given.put("007", source="leave")
-    assert PeopleMap.of(given.text()).model_dump() == given.model_dump()
+    people_map = PeopleMap.of(
+        f"record: 01234567\n{text}    settings: {{colour_match: yes, enhancer_blend: 40}}\n"
+    )
+    assert (people_map.record, people_map.default, list(people_map.people)) == (
+        "01234567",
+        ("1e3",),
+        ["007", "yes"],
+    )
+    assert people_map.people["007"].faces == ("12:30",)
+    assert (people_map.people["yes"].photos, people_map.people["yes"].source) == (("0x10",), ("1.50",))
+    assert people_map.people["yes"].settings == {"colour_match": True, "enhancer_blend": 40}
+    people_map.put("007", source="leave")
+    assert PeopleMap.of(people_map.text()).model_dump() == people_map.model_dump()
 
 
 WRONG = {
@@ -223,9 +239,9 @@ def test_what_is_wrong_with_a_map_is_said_with_its_place(text: str, tmp_path: Pa
 
 
 def test_everybody_is_listed_with_what_is_done_to_them() -> None:
-    people = known(a=cast("a", 1, 2), b=cast("b", 3, 2))
-    given = PeopleMap.of("default: leave\npeople:\n  Ana: {faces: [p2, p3], source: ana}\n")
-    rows = summary(people, given)
+    people = known(a=tracks_of("a", 1, 2), b=tracks_of("b", 3, 2))
+    people_map = PeopleMap.of("default: leave\npeople:\n  Ana: {faces: [p2, p3], source: ana}\n")
+    rows = summarize_people(people, people_map)
     assert [(row.name, row.source) for row in rows] == [("Ana", ("ana",)), ("p1", ("leave",))]
     assert rows[0].files == {"a.mp4": 2.04, "b.mp4": 4.08}
     assert rows[0].seconds == pytest.approx(6.12)

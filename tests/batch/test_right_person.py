@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.main_job import images
 from colab_helpers.__main__ import main
-from colab_helpers.batch.earlier import KEPT
+from colab_helpers.batch.resume import KEPT
 from colab_helpers.command_line import SUCCESS
 from colab_helpers.errors import NoFaceError
 from tests.batch.films import CASTS, NAMES, changed

@@ -24,11 +24,11 @@ from colab_helpers.batch.status import (
     end_status,
     read_status,
 )
-from colab_helpers.batch.stop import SILENCE, STATUS_NAME, STOP_NAME
+from colab_helpers.batch.stop import HEARTBEAT_TIMEOUT, STATUS_NAME, STOP_NAME
 from colab_helpers.command_line import SUCCESS
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.progress import Progress
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 from tests.helpers.reports import a_progress
 from tests.media.make import Spec, make
 
@@ -136,51 +136,51 @@ def test_no_status_and_a_foreign_one_are_told(tmp_path) -> None:
 
 def test_a_mounted_drive_gets_news_less_often_than_the_local_disk(tmp_path) -> None:
     now = [0.0]
-    near, far = tmp_path / "near.json", tmp_path / STATUS_NAME
-    writer = StatusWriter(far, tasks(tmp_path), near=near, clock=lambda: now[0])
+    local_path, far = tmp_path / "near.json", tmp_path / STATUS_NAME
+    writer = StatusWriter(far, tasks(tmp_path), local_path=local_path, clock=lambda: now[0])
     writer.progress(progress(1))
-    versions: dict[Path, set[int]] = {near: set(), far: set()}
+    versions: dict[Path, set[int]] = {local_path: set(), far: set()}
     for frame in range(2, 102):
         now[0] += 0.1
         writer.progress(progress(frame))
         for path, seen in versions.items():
             if path.exists():  # a thread brings it to the drive
                 seen.add((json.loads(path.read_text())["progress"] or {"frame": 0})["frame"])
-    assert 18 <= len(versions[near]) <= 21
+    assert 18 <= len(versions[local_path]) <= 21
     assert len(versions[far]) <= 4
     writer.file(0, FileReport(source=[], target="a.mp4", status="done", frames_out=100))
     writer.end()  # waits until the drive has it
     assert read_status(tmp_path).files[0].status == "done"
-    assert far.read_text() == near.read_text()
+    assert far.read_text() == local_path.read_text()
 
 
 def test_a_drive_that_hangs_holds_up_neither_work_nor_heartbeat(tmp_path, monkeypatch) -> None:
-    near, far = tmp_path / "near.json", tmp_path / STATUS_NAME
+    local_path, far = tmp_path / "near.json", tmp_path / STATUS_NAME
     genuine, goes_on, far_writes = room.write_text, threading.Event(), []
 
     def write(path: Path, text: str) -> None:
         if path == far:
             far_writes.append(text)
-            goes_on.wait(PATIENCE)
+            goes_on.wait(TIMEOUT)
         genuine(path, text)
 
     monkeypatch.setattr(room, "write_text", write)
-    monkeypatch.setattr(room, "FAR_WAIT", 0.2)
+    monkeypatch.setattr(room, "REMOTE_STATUS_TIMEOUT", 0.2)
     started = time.monotonic()
-    writer = StatusWriter(far, tasks(tmp_path), near=near, clock=lambda: 0.0)
+    writer = StatusWriter(far, tasks(tmp_path), local_path=local_path, clock=lambda: 0.0)
     for index in (0, 1):
         writer.progress(progress(40, file=index))
-        writer.beat()
+        writer.heartbeat()
         writer.file(index, FileReport(source=[], target="x", status="done", frames_out=100))
     writer.end()
-    assert time.monotonic() - started < PATIENCE / 2
-    told = BatchStatus.model_validate_json(near.read_bytes())
+    assert time.monotonic() - started < TIMEOUT / 2
+    told = BatchStatus.model_validate_json(local_path.read_bytes())
     assert (told.state, [file.status for file in told.files]) == ("done", ["done", "done"])
     assert "the drive hangs" in told.notes[-1]
     assert not far.exists()
     goes_on.set()
     while not (far.exists() and read_status(tmp_path).state == "done"):
-        assert time.monotonic() - started < PATIENCE
+        assert time.monotonic() - started < TIMEOUT
         time.sleep(0.01)
     assert len(far_writes) == 2, "what was overtaken is not written"
 
@@ -214,7 +214,7 @@ def test_a_batch_is_at_work_while_a_process_is_or_somebody_starts_another(
         supervisor_started=here.create_time() + (100 if supervisor == "another" else 0),
         host=socket.gethostname() if host == "here" else host,
         started=0,
-        updated=time.time() - (2 * SILENCE if silent else 0),
+        updated=time.time() - (2 * HEARTBEAT_TIMEOUT if silent else 0),
         files=[],
     )
     (tmp_path / STATUS_NAME).write_text(status.model_dump_json(by_alias=True))
@@ -241,7 +241,7 @@ def test_a_worker_started_again_goes_on_with_the_status_of_its_run(tmp_path) -> 
     first.note("something to know")
     first.status.memory_warnings = 2
     first.tick()
-    first.beat()
+    first.heartbeat()
     second = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="r")
     second.restarted("was killed")
     assert second.status.started == first.status.started
@@ -257,7 +257,7 @@ def test_a_worker_started_again_goes_on_with_the_status_of_its_run(tmp_path) -> 
 
 def test_a_pause_is_told_while_it_lasts(tmp_path) -> None:
     writer = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path))
-    writer.beat()
+    writer.heartbeat()
     assert read_status(tmp_path).ticks == 0, "they come from the work and not from the heart"
     writer.pause("no room")
     assert (read_status(tmp_path).pause, read_status(tmp_path).ticks) == ("no room", 1)
@@ -273,7 +273,7 @@ def test_a_folder_where_another_machine_works_is_refused(batch, tmp_path) -> Non
     path.write_text(json.dumps({**told, "updated": time.time()}))
     with pytest.raises(UsageError, match=r"another machine .*process 7 on elsewhere.*What to do"):
         batch(target)
-    path.write_text(json.dumps({**told, "updated": time.time() - 2 * SILENCE}))
+    path.write_text(json.dumps({**told, "updated": time.time() - 2 * HEARTBEAT_TIMEOUT}))
     assert batch(target).ok
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.batch.stop import STOP_NAME
-from tests.conftest import PATIENCE, until
-from tests.helpers.processes import KEPT, Content, Shell, contents_undisturbed, made_once, run_here
+from tests.conftest import TIMEOUT, until
+from tests.helpers.processes import KEPT, BatchCommand, Content, reference_contents, run_here, shared_clips
 from tests.media.make import Sound, Spec, variable_pts
 
 SPECS = {
@@ -83,7 +83,7 @@ if phase and PAGE in sys.orig_argv:
     hold("page")
 if phase and WORKER in sys.orig_argv:
     hold("start")
-    from colab_helpers.batch import drive, earlier, journal, lock, processes, report, status
+    from colab_helpers.batch import drive, resume, journal, lock, processes, report, status
     from colab_helpers.faces.engine import Engine
     from colab_helpers.pipeline import report_progress
     report_progress.PROGRESS_INTERVAL, set_signal = 0.0, signal.signal
@@ -106,7 +106,7 @@ if phase and WORKER in sys.orig_argv:
     held(drive, "copy_bytes", "copy")
     held(report_progress.ProgressReporter, "frame", "frames")
     held(report_progress.ProgressReporter, "joining", "joining")
-    held(earlier.UnfinishedFile, "keep", "segment")
+    held(resume.UnfinishedFile, "keep", "segment")
     real_append = journal.Journal.append
     def append(self, entry):
         if entry.event == "done":
@@ -120,7 +120,7 @@ if phase and WORKER in sys.orig_argv:
 
 @pytest.fixture(scope="session")
 def targets(shared_dir: Path) -> Path:
-    return made_once(shared_dir / "stop_targets", SPECS)
+    return shared_clips(shared_dir / "stop_targets", SPECS)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def expected(targets: Path, photo: Path, constant_models: Path, tmp_path: Path) 
     if not _expected:
         out = tmp_path / "undisturbed"
         run_here(photo, targets, out, constant_models)
-        _expected.update(contents_undisturbed(out, SPECS))
+        _expected.update(reference_contents(out, SPECS))
     return _expected
 
 
@@ -168,13 +168,13 @@ def test_stopped_wherever_it_may_be(shell, expected) -> None:
     batch.until(lambda status: status["state"] == "running")
     time.sleep(random.Random(0).uniform(0.0, 2.0))
     stop(batch, "SIGINT", watcher=process.pid)
-    text, _ = process.communicate(timeout=PATIENCE)
+    text, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == (0 if batch.status()["state"] == "done" else 130), text
     assert left_behind(batch) == set()
     batch.finish(expected)
 
 
-def stop_once(batch: Shell, place: Path, phase: str, means: str, chance: random.Random) -> None:
+def stop_once(batch: BatchCommand, place: Path, phase: str, means: str, chance: random.Random) -> None:
     """Stop the batch in a phase; look at how it ends, and at what it leaves."""
     process = batch.start()
     until(lambda: (place / "reached").exists() or process.poll() is not None)
@@ -186,7 +186,7 @@ def stop_once(batch: Shell, place: Path, phase: str, means: str, chance: random.
         until(lambda: (place / "heard").exists())
     time.sleep(chance.uniform(0.0, 0.1))
     (place / "go").touch()
-    text, _ = process.communicate(timeout=PATIENCE)
+    text, _ = process.communicate(timeout=TIMEOUT)
     state = batch.status().get("state") or status_of(batch)
     where = f"{phase} by {means}: {state}: {text}"
     assert state == ("done" if phase == "end" else "cancelled"), where
@@ -196,7 +196,7 @@ def stop_once(batch: Shell, place: Path, phase: str, means: str, chance: random.
     assert left_behind(batch) == set(), where
 
 
-def status_of(batch: Shell) -> object:
+def status_of(batch: BatchCommand) -> object:
     """The state beside the results, where the local copy has gone with the work."""
     near, batch.near = batch.near, batch.out
     state = batch.status().get("state")
@@ -204,7 +204,7 @@ def status_of(batch: Shell) -> object:
     return state
 
 
-def stop(batch: Shell, means: str, *, watcher: int) -> None:
+def stop(batch: BatchCommand, means: str, *, watcher: int) -> None:
     """Ask to stop: by the file, or by a signal to the process that watches, or else to the one that works."""
     if means == "file":
         (batch.out / STOP_NAME).touch()
@@ -213,7 +213,7 @@ def stop(batch: Shell, means: str, *, watcher: int) -> None:
         os.kill(pid, signal.Signals[means])
 
 
-def left_behind(batch: Shell) -> set[str]:
+def left_behind(batch: BatchCommand) -> set[str]:
     """What should not be there after a stop: anything but results, records, and unfinished work."""
     here = {path.name for path in batch.out.iterdir()} - KEPT - set(SPECS) - {".work"}
     inside = [path for place in (batch.out, batch.near) for path in place.rglob("*") if path.is_file()]

@@ -22,31 +22,31 @@ import psutil
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import processes, supervisor, watch
+from colab_helpers.batch import processes, run_watcher, supervisor
 from colab_helpers.batch import status as status_room
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.journal import Journal, Started
+from colab_helpers.batch.journal import Journal, WorkStarted
 from colab_helpers.batch.processes import STOPPED
 from colab_helpers.batch.report import JOURNAL_NAME, KEPT
 from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.batch.supervisor import BatchStopped
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.files import write_atomically
-from colab_helpers.language import Asked, spoken
+from colab_helpers.language import LanguageChoice, use_language
 from colab_helpers.request import BatchRequest
-from tests.conftest import PATIENCE, until
+from tests.conftest import TIMEOUT, until
 from tests.helpers.processes import (
     SECONDS,
     UNLABELLED,
-    at_start,
     contents,
-    ended,
-    entries,
     has_signal_pending,
     hold,
     interrupt,
-    litter,
-    repeated,
+    journal_entries,
+    leftover_files,
+    repeated_segments,
+    run_at_worker_start,
+    wait_for_exit,
 )
 from tests.media.make import Sound, Spec, make
 
@@ -64,8 +64,8 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_tidy(out: Path) -> None:
     """No finished segment was done again, and nothing lies beside results and records."""
-    assert repeated(out) == {}
-    assert litter(out, *NAMES) == set()
+    assert repeated_segments(out) == {}
+    assert leftover_files(out, *NAMES) == set()
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_worker_gives_what_the_same_process_gives(batch, tmp_path) -> None:
     assert report.run
     assert [file.segments for file in report.files] == [3, 4, 5]
     assert all(file.times_kept for file in report.files)
-    assert litter(tmp_path / "out", *NAMES) == set()
+    assert leftover_files(tmp_path / "out", *NAMES) == set()
     found = contents(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
     assert batch(in_process=True).ok
@@ -144,30 +144,32 @@ def test_the_systems_out_of_memory_killer(shell, tmp_path, memory_group, monkeyp
     worker = killed.held()
     memory_group(worker.pid)
     worker.resume()
-    text = ended(process)
+    text = wait_for_exit(process)
     assert "was killed, as the system does when memory runs out" in text
-    assert repeated(tmp_path / "out") == {}
+    assert repeated_segments(tmp_path / "out") == {}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["summary"]["restarts"] == 1
     assert not any(KEPT in file["fallbacks"] for file in report["files"])
-    weakened = [file for file in report["files"] if any("max_memory lowered" in n for n in file["fallbacks"])]
-    assert len(weakened) <= 1
-    assert litter(tmp_path / "out", *NAMES) == set()
+    with_less_memory = [
+        file for file in report["files"] if any("max_memory lowered" in n for n in file["fallbacks"])
+    ]
+    assert len(with_less_memory) <= 1
+    assert leftover_files(tmp_path / "out", *NAMES) == set()
 
 
 def test_a_file_that_kills_three_workers_is_given_up_and_the_rest_is_done(
     batch, monkeypatch, tmp_path
 ) -> None:
-    at_start(monkeypatch, tmp_path, DEADLY)
+    run_at_worker_start(monkeypatch, tmp_path, DEADLY)
     report = batch()
     assert [file.status for file in report.files] == ["done", "failed", "done"]
     assert "died 3 times on this file, last: was killed" in (report.files[1].error or "")
     assert "What to do" in (report.files[1].error or "")
     assert report.summary.restarts == 3
-    assert [Path(e["target"]).name for e in entries(tmp_path / "out", "started")] == [
+    assert [Path(e["target"]).name for e in journal_entries(tmp_path / "out", "started")] == [
         "a.mp4", "b.mp4", "b.mp4", "b.mp4", "c.mp4",
     ]  # fmt: skip
-    assert litter(tmp_path / "out", *NAMES) == set()
+    assert leftover_files(tmp_path / "out", *NAMES) == set()
     # Whoever runs it again gives it another chance.
     assert batch(in_process=True).ok
 
@@ -194,9 +196,9 @@ def test_a_worker_that_hangs_is_killed_and_replaced(shell, tmp_path, monkeypatch
     hold(monkeypatch, tmp_path, file=1, frame=1)
     hung = shell("out", "--stall-timeout", "10", "--gpu-memory-wait", "0")
     process = hung.start()
-    text = ended(process)
+    text = wait_for_exit(process)
     assert "made no progress for 10 seconds" in text
-    assert repeated(tmp_path / "out") == {}
+    assert repeated_segments(tmp_path / "out") == {}
     assert hung.workers() == []
 
 
@@ -215,15 +217,15 @@ def test_the_same_batch_asked_for_again_is_only_watched_and_another_refused(
     assert f"process {worker.pid} on" in text
     assert "What to do" in text
     worker.resume()
-    results = [ended(process) for process in (first, second)]
-    assert len({entry["pid"] for entry in entries(tmp_path / "out", "started")}) == 1
+    results = [wait_for_exit(process) for process in (first, second)]
+    assert len({entry["pid"] for entry in journal_entries(tmp_path / "out", "started")}) == 1
     assert "3 of 3 files" in results[1]
 
 
 def test_a_batch_whose_label_is_in_another_language_is_another(tmp_path) -> None:
-    def digest(language: Asked, **settings: object) -> str:
+    def digest(language: LanguageChoice, **settings: object) -> str:
         request = BatchRequest(targets=["a.mp4"], output_dir=tmp_path, overrides=settings)
-        with spoken(language):
+        with use_language(language):
             return Job.of(request, [], [], tmp_path).digest
 
     assert digest("en") != digest("es")
@@ -241,10 +243,10 @@ def test_a_killed_shell_leaves_the_worker_at_work(shell, tmp_path, monkeypatch) 
     assert left.workers() == [worker]
     worker.resume()
     left.until(lambda status: status["state"] == "done")
-    psutil.wait_procs(left.workers(), timeout=PATIENCE)
-    text = ended(left.start())
+    psutil.wait_procs(left.workers(), timeout=TIMEOUT)
+    text = wait_for_exit(left.start())
     assert text.count(KEPT) == 3
-    assert litter(tmp_path / "out", *NAMES) == set()
+    assert leftover_files(tmp_path / "out", *NAMES) == set()
 
 
 DIES_REPORTING = """
@@ -265,7 +267,7 @@ DIES_REPORTING = """
 
 
 def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(shell, tmp_path, monkeypatch) -> None:
-    at_start(monkeypatch, tmp_path, DIES_REPORTING)
+    run_at_worker_start(monkeypatch, tmp_path, DIES_REPORTING)
     batch = shell()
     first = batch.start()
     batch.until(lambda _: (tmp_path / "reporting").exists())
@@ -276,11 +278,11 @@ def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(shell, tmp_
     assert second.stdout is not None
     assert "one is worked on at a time" in second.stdout.readline()  # it watches
     (tmp_path / "go").touch()
-    text = ended(second)
+    text = wait_for_exit(second)
     assert "ended without a word" in text
     assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["succeeded"] == len(NAMES)
     assert batch.status()["state"] == "done"
-    assert litter(tmp_path / "out", *NAMES) == set()
+    assert leftover_files(tmp_path / "out", *NAMES) == set()
 
 
 class Elsewhere:
@@ -326,7 +328,7 @@ SOON_SILENT = """
 def test_a_batch_at_work_on_another_machine_is_watched(batch, tmp_path, monkeypatch, end) -> None:
     assert batch(in_process=True).ok
     theirs = Elsewhere(tmp_path / "out")
-    monkeypatch.setattr(watch, "LOOK_AFAR_EVERY", 0.01)
+    monkeypatch.setattr(run_watcher, "REMOTE_POLL_INTERVAL", 0.01)
     seen: list[Any] = []
 
     def look(status: Any) -> None:
@@ -338,9 +340,11 @@ def test_a_batch_at_work_on_another_machine_is_watched(batch, tmp_path, monkeypa
     machine.start()
     try:
         if end == "silent":
-            monkeypatch.setattr(supervisor, "SILENCE", 3.0)
-            monkeypatch.setattr(status_room, "SILENCE", 3.0)
-            at_start(monkeypatch, tmp_path, SOON_SILENT)  # the worker that takes over judges by the same
+            monkeypatch.setattr(supervisor, "HEARTBEAT_TIMEOUT", 3.0)
+            monkeypatch.setattr(status_room, "HEARTBEAT_TIMEOUT", 3.0)
+            run_at_worker_start(
+                monkeypatch, tmp_path, SOON_SILENT
+            )  # the worker that takes over judges by the same
             report = batch(on_status=look)
             assert report.ok
             assert report.run != "theirs"
@@ -353,11 +357,11 @@ def test_a_batch_at_work_on_another_machine_is_watched(batch, tmp_path, monkeypa
             report = stopped.value.report if stopped else report
             assert (report.run, report.stopped) == ("theirs", end == "cancelled")
     finally:
-        machine.join(PATIENCE)
+        machine.join(TIMEOUT)
     assert {status.run for status in seen[:2]} == {"theirs"}
     assert seen[1].running.frame >= seen[0].running.frame
     assert not (tmp_path / "out" / STOP_NAME).exists()
-    assert litter(tmp_path / "out", *NAMES) == set()
+    assert leftover_files(tmp_path / "out", *NAMES) == set()
 
 
 def test_the_session_is_reckoned_with_and_makes_no_other_batch(batch, tmp_path) -> None:
@@ -366,7 +370,7 @@ def test_the_session_is_reckoned_with_and_makes_no_other_batch(batch, tmp_path) 
         session_minutes=60, shortest_first=True, on_status=lambda status: notes.extend(status.remarks)
     ).ok
     assert any("3 of 3 file(s) fit the 60 minutes" in note for note in notes)
-    assert [Path(e["target"]).name for e in entries(tmp_path / "out", "started")] == list(NAMES)
+    assert [Path(e["target"]).name for e in journal_entries(tmp_path / "out", "started")] == list(NAMES)
     first = json.loads((tmp_path / "out" / "status.json").read_text())["job"]
     assert batch().ok
     assert json.loads((tmp_path / "out" / "status.json").read_text())["job"] == first
@@ -394,8 +398,8 @@ def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path)
 
 
 def test_a_page_that_is_never_done_is_given_up(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(processes, "PAGE_LONGEST", 0.2)
-    monkeypatch.setattr(processes, "PAGE_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(processes, "PAGE_TIMEOUT", 0.2)
+    monkeypatch.setattr(processes, "PAGE_POLL_INTERVAL", 0.05)
     hangs = tmp_path / "hangs"
     hangs.write_text("#!/bin/sh\nexec sleep 600\n")
     hangs.chmod(0o755)
@@ -420,7 +424,7 @@ with asked.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(processes.STO
 
 def test_work_that_hangs_although_it_is_asked_to_stop_is_ended(tmp_path) -> None:
     command = [sys.executable, "-c", HANGS, str(tmp_path / "STOP")]
-    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == STOPPED
+    assert subprocess.run(command, timeout=TIMEOUT, check=False).returncode == STOPPED
 
 
 HANGING_DRIVE = """
@@ -438,7 +442,7 @@ HANGING_DRIVE = """
 def test_a_status_that_the_drive_does_not_take_does_not_kill_a_healthy_worker(
     batch, tmp_path, monkeypatch
 ) -> None:
-    at_start(monkeypatch, tmp_path, HANGING_DRIVE)
+    run_at_worker_start(monkeypatch, tmp_path, HANGING_DRIVE)
     settings = SECONDS.with_overrides(stall_timeout=10.0, gpu_memory_wait=0.0)
     report = batch(work_dir=tmp_path / "local", settings=settings)
     assert report.ok
@@ -454,7 +458,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch) 
         worker.send_signal(number)
     until(lambda: has_signal_pending(worker.pid))
     worker.resume()
-    text = ended(process, 130)
+    text = wait_for_exit(process, 130)
     assert " of 3 files" in text
     assert "a new one goes on" not in text
     assert stopped.workers() == []
@@ -463,13 +467,13 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch) 
     assert (report["files"][0]["status"], report["files"][2]["status"]) == ("done", "skipped")
     status = stopped.status()
     assert (status["state"], status["files"][0]["status"]) == ("cancelled", "done")
-    assert litter(tmp_path / "out", *NAMES) <= {".work"}
+    assert leftover_files(tmp_path / "out", *NAMES) <= {".work"}
     assert not list((tmp_path / "out").rglob(".*.part*"))
-    ended(stopped.start())
-    assert repeated(tmp_path / "out") == {}
+    wait_for_exit(stopped.start())
+    assert repeated_segments(tmp_path / "out") == {}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["files"][1]["segments_kept"] >= 1 or KEPT in report["files"][1]["fallbacks"]
-    assert litter(tmp_path / "out", *NAMES) == set()
+    assert leftover_files(tmp_path / "out", *NAMES) == set()
 
 
 def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path, monkeypatch) -> None:
@@ -481,9 +485,9 @@ def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path, m
     until(lambda: has_signal_pending(worker.pid))
     assert process.poll() is None
     interrupt(process)
-    ended(process, 130)
+    wait_for_exit(process, 130)
     assert stopped.workers() == []
-    ended(stopped.start())
+    wait_for_exit(stopped.start())
     assert_tidy(tmp_path / "out")
 
 
@@ -498,7 +502,7 @@ def test_a_worker_that_has_grown_is_replaced_and_goes_on(batch, monkeypatch, tmp
         return end
 
     monkeypatch.setattr(supervisor.Supervisor, "start_worker", started)
-    at_start(monkeypatch, tmp_path, GROWING)
+    run_at_worker_start(monkeypatch, tmp_path, GROWING)
     pids: set[int] = set()
     report = batch(on_status=lambda status: pids.add(status.pid))
     assert report.ok
@@ -514,22 +518,26 @@ GROWING = """
     from pathlib import Path
     place = Path(__file__).parents[1] / "processes"
     place.write_text((place.read_text() if place.exists() else "") + "x")
-    from colab_helpers.batch import growth
-    growth.GROWTH, growth.GROWTH_BYTES = 0.0, 0
+    from colab_helpers.batch import memory_growth
+    memory_growth.GROWTH, memory_growth.GROWTH_BYTES = 0.0, 0
 """
 
 
 def test_what_other_runs_and_dead_processes_left_does_not_count(batch, tmp_path) -> None:
     assert batch().ok
-    (done, *_) = entries(tmp_path / "out", "done")
+    (done, *_) = journal_entries(tmp_path / "out", "done")
     (tmp_path / "out" / "a.mp4").unlink()
     with Journal(tmp_path / "out" / JOURNAL_NAME) as journal:
         for _ in range(5):
-            journal.append(Started(key=done["key"], run="another", target="a.mp4", pid=1))
+            journal.append(WorkStarted(key=done["key"], run="another", target="a.mp4", pid=1))
     path = tmp_path / "out" / "status.json"
     status = json.loads(path.read_text())
     # Another process has that number now: it began later. Who watched it has said nothing for long.
-    told = {"state": "running", "pid": os.getpid(), "updated": time.time() - 2 * status_room.SILENCE}
+    told = {
+        "state": "running",
+        "pid": os.getpid(),
+        "updated": time.time() - 2 * status_room.HEARTBEAT_TIMEOUT,
+    }
     path.write_text(json.dumps({**status, **told}))
     assert batch().ok
 

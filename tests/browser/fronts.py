@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 Shot = Callable[[Any, str], None]
 """Takes a picture of a page, or of a part of it, under a name."""
-SLOW = PATIENCE * 1000
+SLOW = TIMEOUT * 1000
 """Milliseconds that a whole notebook may take on a busy machine."""
 
 _ERRORS = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from colab_helpers.media.segments import SUFFIX
+from colab_helpers.media.segments import SEGMENT_SUFFIX
 from tests.browser.fronts import SLOW, Lab, Shot, Voila
 
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
@@ -50,7 +50,7 @@ def filled(own: Own, site) -> dict[str, object]:
 
 
 def segments(out: Path) -> list[Path]:
-    return sorted(out.glob(f".work/*/[0-9]*{SUFFIX}"))  # not the one that is being written
+    return sorted(out.glob(f".work/*/[0-9]*{SEGMENT_SUFFIX}"))  # not the one that is being written
 
 
 def drag(front: Lab | Voila, label: str, share: float) -> None:

@@ -15,7 +15,7 @@ if "--node-ip-address={NODE.format(3)}" in sys.orig_argv:
     os.makedirs(os.environ["TMPDIR"], exist_ok=True)
 """
 SLOW = """
-if "colab_helpers.batch.member" in sys.orig_argv:
+if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     import os, time
     from colab_helpers.media.segments import SegmentWriter
     write, together = SegmentWriter.write, os.path.dirname(os.environ["FAKE"]) + "/together"

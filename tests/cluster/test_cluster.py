@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from colab_helpers.batch.known_people import FOLDER_NAME, KnownPeople
+from colab_helpers.batch.known_people import PEOPLE_FOLDER_NAME, KnownPeople
 from colab_helpers.batch.people_edits import set_source
 from colab_helpers.batch.people_map import MAP_NAME
 from colab_helpers.batch.report import BatchReport
@@ -25,21 +25,21 @@ from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.files import from_json
 from colab_helpers.pages.live import live_text
 from tests.batch.films import SETTINGS, changed, write_films
-from tests.batch.test_store import SPECS as STORED
-from tests.batch.test_store import brought, fetched, films, names
-from tests.conftest import CONSENT, PATIENCE, until
+from tests.batch.test_object_store import SPECS as STORED
+from tests.batch.test_object_store import brought, fetched, films, names
+from tests.conftest import CONSENT, TIMEOUT, until
 from tests.helpers.cluster import NODE, address, processes, thousand, watched_memory
 from tests.helpers.processes import (
-    Shell,
+    BatchCommand,
     contents,
     draw_photo,
-    ended,
-    entries,
-    litter,
-    made_once,
+    journal_entries,
+    leftover_files,
     makers,
-    repeated,
+    repeated_segments,
     run_here,
+    shared_clips,
+    wait_for_exit,
 )
 from tests.media.make import Sound, Spec, make, variable_pts
 from tests.people.actors import portrait
@@ -51,7 +51,7 @@ pytestmark = [
     ),
     pytest.mark.xdist_group("cluster"),
 ]
-MAP = {MAP_NAME, FOLDER_NAME}
+MAP = {MAP_NAME, PEOPLE_FOLDER_NAME}
 OPEN_GROUPS = {"preset": "medium", "bf": "3", "g": "7", "x264-params": "open-gop=1"}
 SPECS = {
     "cfr.mp4": Spec(size=(160, 90), frames=64, rate=Fraction(10), sounds=(Sound(),)),
@@ -64,12 +64,14 @@ SPECS = {
 
 
 @pytest.fixture(scope="module")
-def shell(place: Path, constant_models: Path) -> Shell:
+def shell(place: Path, constant_models: Path) -> BatchCommand:
     targets = place / "targets"
     targets.mkdir()
     for name, spec in SPECS.items():
         make(targets / name, spec)
-    return Shell(targets, draw_photo(place), constant_models, CONSENT, place / "out", "--cluster", "auto")
+    return BatchCommand(
+        targets, draw_photo(place), constant_models, CONSENT, place / "out", "--cluster", "auto"
+    )
 
 
 def test_with_tracks_and_a_map_of_people(place: Path, standins: Path, tmp_path: Path) -> None:
@@ -79,10 +81,10 @@ def test_with_tracks_and_a_map_of_people(place: Path, standins: Path, tmp_path: 
     write_films(shown)
     photo, options = shown / "hanna.jpg", ("--frame-processors", "face_swapper")
     one, both = (
-        Shell(shown / "first.mp4", photo, standins, CONSENT, to, *options, *more)
+        BatchCommand(shown / "first.mp4", photo, standins, CONSENT, to, *options, *more)
         for to, more in ((alone, ()), (out, ("--cluster", "auto")))
     )
-    ended(one.start("--people", "only"))
+    wait_for_exit(one.start("--people", "only"))
     analyser, known = FaceAnalyser(SETTINGS, models_dir=standins), KnownPeople.load(alone)
     for who, source in (("alma", str(photo)), ("bruno", "blur")):
         look = analyser.find(portrait(who))[0].embedding
@@ -90,7 +92,7 @@ def test_with_tracks_and_a_map_of_people(place: Path, standins: Path, tmp_path: 
         set_source(alone, name, [source])
     shutil.copytree(alone, out, ignore=lambda *_: {path.name for path in alone.iterdir()} - MAP)
     for run in [one.start(), both.start()]:
-        ended(run)
+        wait_for_exit(run)
     assert changed(shown, out, "first") == {"alma", "bruno"}
     assert contents(out) == contents(alone)
     found = [parts(folder) for folder in (alone, out)]
@@ -100,7 +102,7 @@ def test_with_tracks_and_a_map_of_people(place: Path, standins: Path, tmp_path: 
 
 def parts(out: Path) -> list[dict[str, Any]]:
     """What the journal says of segments, in order."""
-    found = [entry["part"] for entry in entries(out, "segment")]
+    found = [entry["part"] for entry in journal_entries(out, "segment")]
     for part in found:
         part["measured"]["actions"].sort()  # a set
     return sorted(found, key=lambda part: int(part["segment"]["number"]))
@@ -121,11 +123,11 @@ def server(place: Path) -> Iterator[Any]:
 def test_machines_that_share_no_disk_do_a_batch_together(
     server: Any, place: Path, shared_dir: Path, constant_models: Path, tmp_path: Path
 ) -> None:
-    local, photo = made_once(shared_dir / "stored", STORED), draw_photo(tmp_path)
+    local, photo = shared_clips(shared_dir / "stored", STORED), draw_photo(tmp_path)
     server.create_bucket(Bucket="films")
     for path in (*local.iterdir(), photo):
         server.upload_file(str(path), "films", f"clips/{path.name}" if path.name in STORED else "me.png")
-    shell = Shell(
+    shell = BatchCommand(
         "s3://films/clips", "s3://films/me.png", constant_models, CONSENT, "s3://films/out",
         "--cluster", "auto",
     )  # fmt: skip
@@ -133,30 +135,32 @@ def test_machines_that_share_no_disk_do_a_batch_together(
         (place / name).mkdir()
     running = shell.start(env={**os.environ, "TMPDIR": str(place / "shell")})
     assert run_here(photo, local, tmp_path / "alone", constant_models).ok
-    ended(running)
+    wait_for_exit(running)
     shutil.rmtree(place / "together")
     assert [*(place / "other").rglob("s3:/films/clips")], "the other machine has taken part"
     assert brought(place / "shell") == set()
     results = fetched(server, tmp_path / "down")
     assert films(results) == films(tmp_path / "alone")
-    assert repeated(results) == {}
-    assert len({entry["pid"] for entry in entries(results, "started")}) == 2
+    assert repeated_segments(results) == {}
+    assert len({entry["pid"] for entry in journal_entries(results, "started")}) == 2
     assert names(server, "out/.work") == []
 
 
-def test_a_thousand_videos_cost_the_coordinator_little(place: Path, shell: Shell) -> None:
+def test_a_thousand_videos_cost_the_coordinator_little(place: Path, shell: BatchCommand) -> None:
     targets, out = thousand(place), place / "many"
     (place / "fake").touch()
     try:
-        many = Shell(targets, draw_photo(place), shell_models(shell), CONSENT, out, "--cluster", "auto")
+        many = BatchCommand(
+            targets, draw_photo(place), shell_models(shell), CONSENT, out, "--cluster", "auto"
+        )
         with watched_memory(place) as sizes:
-            assert "1000 of 1000 files" in ended(many.start())
+            assert "1000 of 1000 files" in wait_for_exit(many.start())
     finally:
         (place / "fake").unlink()
     most = max(sizes)
     assert 0 < most < 300e6, f"{most / 1e6:.0f} MB"
-    assert {entry["key"] for entry in entries(out, "done")} == {str(number) for number in range(1000)}
-    assert (segments(out), repeated(out)) == (3000, {})
+    assert {entry["key"] for entry in journal_entries(out, "done")} == {str(number) for number in range(1000)}
+    assert (segments(out), repeated_segments(out)) == (3000, {})
     text = "\n".join(live_text([], read_status(out), now=time.time()))
     assert len(text) < 4000, "a page that somebody can read"
 
@@ -168,14 +172,16 @@ def kill(found: list[psutil.Process]) -> None:
 
 
 def segments(out: Path) -> int:
-    return len([*entries(out, "segment")]) if (out / "journal.jsonl").exists() else 0
+    return len([*journal_entries(out, "segment")]) if (out / "journal.jsonl").exists() else 0
 
 
 def more_than(out: Path, before: int) -> Callable[[], bool]:
     return lambda: segments(out) > before
 
 
-def test_whatever_is_killed_nothing_is_lost_or_done_twice(place: Path, shell: Shell, tmp_path: Path) -> None:
+def test_whatever_is_killed_nothing_is_lost_or_done_twice(
+    place: Path, shell: BatchCommand, tmp_path: Path
+) -> None:
     out = shell.out
     first = shell.start()
     until(more_than(out, 1))
@@ -187,7 +193,7 @@ def test_whatever_is_killed_nothing_is_lost_or_done_twice(place: Path, shell: Sh
     until(more_than(out, seen))
     doomed = processes(place, "ray::Worker")[0]
     kill(
-        [each for each in processes(place, "colab_helpers.batch.member") if each.ppid() != doomed.pid]
+        [each for each in processes(place, "colab_helpers.batch.pool_worker") if each.ppid() != doomed.pid]
         + [doomed]
     )
     again = shell.start()  # from a second shell
@@ -198,10 +204,10 @@ def test_whatever_is_killed_nothing_is_lost_or_done_twice(place: Path, shell: Sh
     seen = segments(out)
     until(more_than(out, seen))
     assert again.poll() is None, "it watches on"
-    subprocess.run([sys.executable, "-m", "colab_helpers", "stop", str(out)], check=True, timeout=PATIENCE)
-    ended(again, 130)
+    subprocess.run([sys.executable, "-m", "colab_helpers", "stop", str(out)], check=True, timeout=TIMEOUT)
+    wait_for_exit(again, 130)
     assert shell.status()["state"] == "cancelled"
-    until(lambda: not processes(place, "colab_helpers.batch.member"))
+    until(lambda: not processes(place, "colab_helpers.batch.pool_worker"))
     seen = segments(out)
     assert seen < 18, "it has stopped before its end"
 
@@ -209,18 +215,18 @@ def test_whatever_is_killed_nothing_is_lost_or_done_twice(place: Path, shell: Sh
     until(more_than(out, seen))
     kill(processes(place, "raylet", f"--node_ip_address={NODE.format(3)}"))
     run_here(draw_photo(tmp_path), shell_targets(shell), tmp_path / "alone", shell_models(shell))
-    ended(last)
-    assert repeated(out) == {}, "a finished segment was done again"
-    assert litter(out, *SPECS) == set()
+    wait_for_exit(last)
+    assert repeated_segments(out) == {}, "a finished segment was done again"
+    assert leftover_files(out, *SPECS) == set()
     assert contents(out) == contents(tmp_path / "alone")
-    assert {Path(entry["report"]["target"]).name for entry in entries(out, "done")} == {*SPECS}
+    assert {Path(entry["report"]["target"]).name for entry in journal_entries(out, "done")} == {*SPECS}
     told = from_json(BatchReport, (out / "report.json").read_bytes())
     nodes = {NODE.format(number) for number in (2, 3)}
     assert {name.split()[0] for name in makers(out, told)} <= nodes, "also of what was made before the stop"
-    assert "does not let this machine in" in ended(stranger, 2)
+    assert "does not let this machine in" in wait_for_exit(stranger, 2)
 
 
-def batch_with_another_token(shell: Shell, tmp_path: Path) -> subprocess.Popen[str]:
+def batch_with_another_token(shell: BatchCommand, tmp_path: Path) -> subprocess.Popen[str]:
     home = tmp_path / "home"
     home.mkdir()
     (home / "cluster.token").write_text("0" * 64)
@@ -229,9 +235,9 @@ def batch_with_another_token(shell: Shell, tmp_path: Path) -> subprocess.Popen[s
     return shell.start("--cluster", address(), env=given)
 
 
-def shell_targets(shell: Shell) -> Path:
+def shell_targets(shell: BatchCommand) -> Path:
     return Path(shell.command[shell.command.index("-t") + 1])
 
 
-def shell_models(shell: Shell) -> Path:
+def shell_models(shell: BatchCommand) -> Path:
     return Path(shell.command[shell.command.index("--models-dir") + 1])

@@ -13,7 +13,7 @@ from colab_helpers import errors
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.plan import Task
 from colab_helpers.cluster import nodes
-from colab_helpers.cluster.supervisor import mapped
+from colab_helpers.cluster.supervisor import with_mapped_paths
 from colab_helpers.errors import UsageError
 from colab_helpers.request import BatchRequest
 
@@ -102,18 +102,18 @@ def job(**given: object) -> Job:
 
 
 def test_mounts_may_have_other_names_on_the_cluster() -> None:
-    found = mapped(job(map_paths=["/mnt=/data", "/mnt2/=/more/"]))
+    found = with_mapped_paths(job(map_paths=["/mnt=/data", "/mnt2/=/more/"]))
     assert found.request.sources == ("/data/me/photo.jpg",)
     assert found.folder == Path("/data/out")
     assert [str(task.target) for task in found.tasks] == ["/data/clips/a.mp4", "/more/b.mp4"]
     same = job()
-    assert mapped(same) == same
+    assert with_mapped_paths(same) == same
 
 
 @pytest.mark.parametrize("pair", ["/mnt", "mnt=/data", "/mnt=data", "="])
 def test_what_is_no_pair_of_places_is_refused(pair: str) -> None:
     with pytest.raises(UsageError, match="does not tell two places apart"):
-        mapped(job(map_paths=[pair]))
+        with_mapped_paths(job(map_paths=[pair]))
 
 
 def test_who_asks_for_no_cluster_loads_nothing_of_it() -> None:

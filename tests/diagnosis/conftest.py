@@ -16,7 +16,7 @@ from filelock import FileLock
 from colab_helpers import requirements
 from colab_helpers.__main__ import main
 from colab_helpers.diagnosis import findings
-from colab_helpers.diagnosis.doctor import QUESTIONS, examine
+from colab_helpers.diagnosis.doctor import CHECKS, run_checks
 from colab_helpers.diagnosis.findings import Check
 from colab_helpers.machine import GIB, Gpu, Machine
 from colab_helpers.models import session
@@ -61,7 +61,7 @@ class Doctor:
     def ask(self, *questions: str) -> Answer:
         """Only some of the questions, without the command line."""
         found = findings.Subject.here(load_settings(), models_dir=self.models, folder=Path())
-        result = examine(found, {name: QUESTIONS[name] for name in questions})
+        result = run_checks(found, {name: CHECKS[name] for name in questions})
         return Answer(0 if result.ok else 1, {check.name: check for check in result.checks})
 
 

@@ -13,7 +13,7 @@ from colab_helpers.__main__ import main
 from colab_helpers.command_line import WRONG_USAGE
 from colab_helpers.diagnosis import bench, bench_model
 from colab_helpers.diagnosis.bench_clip import make_clip, transcode
-from colab_helpers.diagnosis.bench_networks import borrow, write_constant_models
+from colab_helpers.diagnosis.bench_networks import link_networks, write_constant_models
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.detector import Detector
 from colab_helpers.models.session import Runtime
@@ -58,8 +58,8 @@ def test_devices_run_the_real_networks_and_encode_by_themselves() -> None:
 
 
 def test_ratios_are_those_of_one_turn() -> None:
-    def took(*walls: float) -> list[bench.Took]:
-        return [bench.Took(wall, 2 * wall, 1e6 * wall) for wall in walls]
+    def took(*walls: float) -> list[bench.ProcessUsage]:
+        return [bench.ProcessUsage(wall, 2 * wall, 1e6 * wall) for wall in walls]
 
     runs = {"PyAV": took(1.0, 3.0, 2.0), "decode": took(0.5, 0.5, 0.5), "swap": took(2.0, 4.0, 2.5)}
     found = bench._figures(runs, "swap", 10)
@@ -117,12 +117,12 @@ def test_networks_of_ones_own_are_borrowed_but_for_a_real_detector(tmp_path: Pat
     own = write_constant_models(tmp_path / "own", box=(1, 2, 30, 40))
     detector = own / "buffalo_l" / "det_10g.onnx"
     (own / "xseg_1.onnx").unlink()
-    borrow(own, made)
+    link_networks(own, made)
     assert {path.name for path in made.rglob("*.onnx") if path.is_symlink()} == {
         "det_10g.onnx", "w600k_r50.onnx", "genderage.onnx", "inswapper_128.onnx", "GFPGANv1.4.onnx",
         "nsfw_2.onnx"}  # fmt: skip
     detector.write_bytes(detector.read_bytes().replace(b"colab_helpers.standin", b"colab_helpers.nothing"))
     made = write_constant_models(tmp_path / "again", box=())
-    borrow(own, made)
+    link_networks(own, made)
     assert not (made / "buffalo_l" / "det_10g.onnx").is_symlink()
     assert (made / "inswapper_128.onnx").is_symlink()

@@ -17,7 +17,7 @@ from colab_helpers import requirements
 from colab_helpers.__main__ import main
 from colab_helpers.command_line import FAILURE, SUCCESS, WRONG_USAGE
 from colab_helpers.diagnosis import Diagnosis, environment, findings
-from colab_helpers.diagnosis.doctor import examine
+from colab_helpers.diagnosis.doctor import run_checks
 from colab_helpers.diagnosis.findings import Check
 from colab_helpers.machine import GIB
 from colab_helpers.media import encoders
@@ -274,7 +274,7 @@ def test_a_question_that_breaks_down_becomes_a_finding(standins: Path) -> None:
         raise ZeroDivisionError("nobody expected it")
 
     found = findings.Subject.here(load_settings(), models_dir=standins, folder=Path())
-    result = examine(found, {"oddity": broken, "python": environment.python})
+    result = run_checks(found, {"oddity": broken, "python": environment.python})
     assert [check.name for check in result.checks] == ["oddity", "python"]
     assert not result.ok
     assert "ZeroDivisionError: nobody expected it" in result.checks[0].detail

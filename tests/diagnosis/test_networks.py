@@ -19,8 +19,8 @@ from colab_helpers.diagnosis.networks import difference
 from colab_helpers.faces import analyser, swapper_enhancer
 from colab_helpers.faces.detector import Detector
 from colab_helpers.files import sha256_of
-from colab_helpers.models.half import convert
-from colab_helpers.models.inventory import Record, write_record
+from colab_helpers.models.inventory import ModelRecord, write_record
+from colab_helpers.models.model_conversion import convert
 from colab_helpers.models.session import Runtime
 from colab_helpers.requirements import Cuda
 from colab_helpers.settings import load_settings
@@ -112,7 +112,7 @@ def test_a_file_that_changed_since_it_was_verified(doctor: Doctor, copied: Path)
     path = write_enhancer(copied / "GFPGANv1.4.onnx", 1.0)
     found = path.stat()
     facts = {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "source": "present", "licence": "own"}
-    record = Record(sha256=sha256_of(path), **facts)
+    record = ModelRecord(sha256=sha256_of(path), **facts)
     write_record(path, record)
     write_enhancer(path, 1.0 + 2**-10)
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # as a failing disk leaves it

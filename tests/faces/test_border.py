@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from colab_helpers.faces.cast import Cast, Treatment
+from colab_helpers.faces.assignment import Assignment, Treatment
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.media.picture import BgrPicture
@@ -38,13 +38,13 @@ def test_a_face_cut_by_the_border_comes_out_as_well_as_an_uncut_one(share: float
         frame, (face,) = scene.render(12)
         truth, inside = scene.render(12, swap_to="hanna")[0], scene.render_all(12).mask > 0.5
         left = round(float(face.box[0] + share * (face.box[2] - face.box[0])))
-        uncut = process_image(engine, Cast.of(source), frame)[0]
+        uncut = process_image(engine, Assignment.of(source), frame)[0]
         uncut, part, truth, inside = (
             np.ascontiguousarray(each[:, left:]) for each in (uncut, frame, truth, inside)
         )
         whole.append(psnr(uncut, truth, inside))
         untouched.append(psnr(part, truth, inside))
-        result, _, measured, _ = process_image(engine, Cast.of(source), part)
+        result, _, measured, _ = process_image(engine, Assignment.of(source), part)
         assert measured.faces == 1
         cut.append(psnr(result, truth, inside))
         # A detector may end its boxes at the border.

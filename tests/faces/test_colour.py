@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from colab_helpers.faces.cast import Treatment
+from colab_helpers.faces.assignment import Treatment
 from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.colour import colour_matched
 from colab_helpers.faces.engine import Engine

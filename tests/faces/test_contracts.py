@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from colab_helpers.errors import ModelError
 from colab_helpers.faces import engine as engine_room
-from colab_helpers.faces.cast import Treatment
+from colab_helpers.faces.assignment import Treatment
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import similarity_transform
@@ -25,7 +25,7 @@ from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import load_settings
-from tests.helpers.gpu import pretend_gpu
+from tests.helpers.gpu import install_fake_gpu
 from tests.people import kinds
 from tests.people.actors import portrait
 from tests.people.kinds import ARCFACE_112_V1, ARCFACE_128, similarity
@@ -221,7 +221,7 @@ def test_on_a_gpu_every_kind_is_captured_and_gives_the_same(
     steps = {"swapper_model": "ghost_1_256", "enhancer_model": "codeformer"}
     plain = opened(models, **steps)
     monkeypatch.setattr(engine_room, "gpu_memory", lambda: (1 << 30, 15 << 30))
-    pretend_gpu(monkeypatch)
+    install_fake_gpu(monkeypatch)
     there = opened(models, execution_provider="cuda", **steps)
     assert [network.name for network in there.networks] == [
         "det_10g", "w600k_r50", "ghost_1_256", "crossface_ghost", "codeformer", "xseg_1"

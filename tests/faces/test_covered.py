@@ -7,7 +7,8 @@ from dataclasses import astuple, replace
 from fractions import Fraction
 from pathlib import Path
 
-from benchmarks.covered import WAYS, Covered, covered, true_faces
+from benchmarks.count_occlusion import WAYS, OcclusionCounts, count_occlusion, true_faces
+
 from colab_helpers.faces.engine import Engine
 from colab_helpers.settings import load_settings
 from tests.people.actors import portrait
@@ -29,18 +30,20 @@ def test_occlusion_keeps_what_the_box_alone_paints_over(standins: Path) -> None:
     scenes = [Kept(40 + k, (640, 360), Fraction(5), 1.0, 1, cover=cover) for k, cover in enumerate(COVERS)]
     found = [true_faces(scene) for scene in scenes]
 
-    def counted(types: tuple[str, ...]) -> list[Covered]:
+    def counted(types: tuple[str, ...]) -> list[OcclusionCounts]:
         settings = load_settings(execution_provider="cpu", face_mask_types=types)
         engine = Engine.open(settings, models_dir=standins)
         source = engine.analyser.find(portrait("hanna"))[0].embedding
         assert source is not None
-        return [covered(engine, source, *clip) for clip in zip(scenes, found, strict=True)]
+        return [count_occlusion(engine, source, *clip) for clip in zip(scenes, found, strict=True)]
 
     boxed, masked = (counted(types) for types in WAYS.values())
     for plain, clean in zip(boxed, masked, strict=True):
         assert clean.cover == plain.cover > 500
         assert clean.shares[0] < 0.3 * plain.shares[0]
-    whole, before = (Covered(*map(sum, zip(*map(astuple, one), strict=True))) for one in (masked, boxed))
+    whole, before = (
+        OcclusionCounts(*map(sum, zip(*map(astuple, one), strict=True))) for one in (masked, boxed)
+    )
     assert before.shares[0] > 0.15
     assert whole.shares[0] <= 0.05
     assert whole.shares[1] >= 0.965

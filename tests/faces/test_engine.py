@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
-from colab_helpers.batch.earlier import model_digest
+from colab_helpers.batch.resume import model_digest
 from colab_helpers.faces import engine
-from colab_helpers.faces.cast import Treatment
+from colab_helpers.faces.assignment import Treatment
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import FFHQ_512
@@ -21,10 +21,10 @@ from colab_helpers.faces.types import Face
 from colab_helpers.files import sha256_of
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.models import inventory
-from colab_helpers.models.half import convert
+from colab_helpers.models.model_conversion import convert
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import Settings, load_settings
-from tests.helpers.gpu import CUDA, PretendedGpu, pretend_gpu
+from tests.helpers.gpu import CUDA, FakeGpu, install_fake_gpu
 from tests.helpers.networks import half_graph, small_inswapper
 
 CPU = Runtime("cpu", threads=1)
@@ -46,9 +46,9 @@ def models(copied: Path) -> Path:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     monkeypatch.setattr(engine, "gpu_memory", lambda: (1 << 30, 15 << 30))
-    return pretend_gpu(monkeypatch)
+    return install_fake_gpu(monkeypatch)
 
 
 def settings(**more: object) -> Settings:
@@ -121,7 +121,7 @@ def test_a_changed_model_is_not_swapped_by_the_old_copy(models: Path) -> None:
     assert swapper_network(opened).path == models / SWAPPER
 
 
-def test_the_first_run_on_a_gpu(models: Path, gpu: PretendedGpu) -> None:
+def test_the_first_run_on_a_gpu(models: Path, gpu: FakeGpu) -> None:
     plain = Engine.open(settings(half_precision=False), models_dir=models)
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     network = swapper_network(opened)
@@ -137,7 +137,7 @@ def test_the_first_run_on_a_gpu(models: Path, gpu: PretendedGpu) -> None:
     assert not any("compared" in note for note in again.notes)
 
 
-def test_what_sessions_on_a_gpu_are_told(models: Path, gpu: PretendedGpu) -> None:
+def test_what_sessions_on_a_gpu_are_told(models: Path, gpu: FakeGpu) -> None:
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     limit = str((15 << 30) - (512 << 20))
     usual = {
@@ -154,7 +154,7 @@ def test_what_sessions_on_a_gpu_are_told(models: Path, gpu: PretendedGpu) -> Non
     assert gpu.options(DETECTOR, CUDA)[-1] == gpu.options(path, CUDA)[-1] == usual
 
 
-def test_a_swapper_of_which_no_copy_can_be_made(models: Path, gpu: PretendedGpu) -> None:
+def test_a_swapper_of_which_no_copy_can_be_made(models: Path, gpu: FakeGpu) -> None:
     (models / "converted").write_text("a file where the folder should be")
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     assert swapper_network(opened).path == models / SWAPPER
@@ -162,7 +162,7 @@ def test_a_swapper_of_which_no_copy_can_be_made(models: Path, gpu: PretendedGpu)
     assert gpu.options(SWAPPER, CUDA)[-1]["cudnn_conv_algo_search"] == "EXHAUSTIVE"
 
 
-def test_a_network_that_is_loaded_again_says_that_its_graph_is_gone(models: Path, gpu: PretendedGpu) -> None:
+def test_a_network_that_is_loaded_again_says_that_its_graph_is_gone(models: Path, gpu: FakeGpu) -> None:
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     network = swapper_network(opened)
     assert network.session.captured
@@ -178,7 +178,7 @@ def test_a_network_that_is_loaded_again_says_that_its_graph_is_gone(models: Path
     ]
 
 
-def test_faces_of_videos_are_done_where_the_networks_run(copied: Path, gpu: PretendedGpu) -> None:
+def test_faces_of_videos_are_done_where_the_networks_run(copied: Path, gpu: FakeGpu) -> None:
     chosen = {"models_dir": copied}
     plain = Engine.open(load_settings(execution_provider="cpu"), **chosen)
     opened = Engine.open(load_settings(execution_provider="cuda"), **chosen)
@@ -201,7 +201,7 @@ def test_faces_of_videos_are_done_where_the_networks_run(copied: Path, gpu: Pret
     np.testing.assert_array_equal(changed(opened), found)
 
 
-def test_stand_ins_work_as_before(copied: Path, gpu: PretendedGpu) -> None:
+def test_stand_ins_work_as_before(copied: Path, gpu: FakeGpu) -> None:
     opened = Engine.open(load_settings(execution_provider="cuda"), models_dir=copied)
     assert [network.name for network in opened.networks] == [
         "det_10g",

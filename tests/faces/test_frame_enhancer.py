@@ -16,11 +16,11 @@ import pytest
 
 from colab_helpers.errors import MediaError, ModelError, OutOfMemoryError
 from colab_helpers.faces.frame_enhancer import EDGES, MARGIN, FrameEnhancer, edge_for
-from colab_helpers.media.blending import grids_of, samples_of
+from colab_helpers.media.blending import plane_layouts, plane_samples
 from colab_helpers.media.formats import WORKING_FORMATS
 from colab_helpers.media.probe import probe
-from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Runtime
+from colab_helpers.models.session_pool import SessionPool
 from colab_helpers.settings import Settings
 from tests.helpers.networks import build, enlarger, node
 from tests.media.make import Spec, make
@@ -130,14 +130,14 @@ def test_on_a_gpu_the_pool_knows_what_a_tile_takes(tmp_path: Path) -> None:
 
 def test_whoever_waits_is_told_before_every_tile_and_may_give_up(opened: Opened) -> None:
     enhancer, told = opened(reach=1), list[int]()
-    enhancer.edge, enhancer.beat = EDGES[-1], lambda: told.append(1)
+    enhancer.edge, enhancer.heartbeat = EDGES[-1], lambda: told.append(1)
     enhancer.enlarge(photo(130, 250))
     assert len(told) == 2 * 3
 
     def stop() -> None:
         raise KeyboardInterrupt
 
-    enhancer.beat = stop
+    enhancer.heartbeat = stop
     with pytest.raises(KeyboardInterrupt):
         enhancer.enlarge(photo(130, 250))
 
@@ -172,8 +172,8 @@ def test_frames_keep_format_colours_and_time(name: str, opened: Opened) -> None:
     # Left and right; between the levels of 8 bits where there are more.
     colours = np.array([(100, 150, 110), (180, 100, 140)]) * unit + (unit > finest) * finest
     channels = ([0], [1, 2]) if layout.interleaved else ([0], [1], [2])
-    for plane, grid, chosen in zip(frame.planes, grids_of(name), channels, strict=True):
-        values = samples_of(plane, grid)
+    for plane, grid, chosen in zip(frame.planes, plane_layouts(name), channels, strict=True):
+        values = plane_samples(plane, grid)
         for half, colour in zip(np.split(values, 2, axis=1), colours, strict=True):
             half[...] = colour[chosen]
     frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc = 9, 1, 9, 16
@@ -182,8 +182,8 @@ def test_frames_keep_format_colours_and_time(name: str, opened: Opened) -> None:
     assert (made.width, made.height, made.format.name, made.pts) == (192, 128, name, 7)
     assert (made.colorspace, made.color_primaries, made.color_trc) == (9, 9, 16)
     assert made.color_range == frame.color_range
-    for plane, grid, chosen in zip(made.planes, grids_of(name), channels, strict=True):
-        values = samples_of(plane, grid).astype(float)
+    for plane, grid, chosen in zip(made.planes, plane_layouts(name), channels, strict=True):
+        values = plane_samples(plane, grid).astype(float)
         for side, colour in zip((values[:, :10], values[:, -10:]), colours, strict=True):
             assert np.abs(side - colour[chosen]).max() <= 2 * finest
             assert np.abs(side.mean((0, 1)) - colour[chosen]).max() <= finest

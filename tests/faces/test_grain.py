@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.grain import Grain
 from colab_helpers.media.picture import BgrPicture, Picture, VideoPicture
@@ -102,10 +102,10 @@ def test_a_large_face_is_as_sharp_as_its_shot_and_nearer_to_the_truth(
     def error(image: npt.NDArray[np.uint8]) -> float:
         return float(np.square(image.astype(np.float64) - truth)[inside].mean())
 
-    result = process_image(engine, Cast.of(source), frame)[0]
+    result = process_image(engine, Assignment.of(source), frame)[0]
     with monkeypatch.context() as patch:
         patch.setattr(Grain, "restore", lambda _self: None)
-        smooth = process_image(engine, Cast.of(source), frame)[0]
+        smooth = process_image(engine, Assignment.of(source), frame)[0]
     assert sharpness(smooth) < 0.4 * sharpness(truth)
     assert 0.7 * sharpness(truth) < sharpness(result) < 1.1 * sharpness(truth)
     assert error(result) < error(smooth)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colab_helpers.faces.index import EVERY, FaceIndex, FrameFaces
+from colab_helpers.faces.index import DETECTION_INTERVAL, FaceIndex, FrameFaces
 from colab_helpers.faces.tracks import embed_missing
 from tests.helpers.faces import face, person
 
@@ -22,9 +22,9 @@ def rows(count: int) -> list[FrameFaces]:
             40 * n + 7,
             change=float(rng.random()),
             cut=n == 9,
-            looked=n % EVERY == 0,
+            looked=n % DETECTION_INTERVAL == 0,
             faces=[replace(face(200.0 + n, who=n), attributes=np.float32([n % 2, n / 3])), face(400.5)]
-            if n % EVERY == 0
+            if n % DETECTION_INTERVAL == 0
             else [],
             view="90" if n > 20 else "plain",
         )
@@ -94,7 +94,7 @@ def test_an_embedding_that_was_asked_for_is_read_as_it_was_used(tmp_path: Path) 
 
 def test_an_unfinished_index_ends_with_a_frame_that_is_looked_at_in_any_case(tmp_path: Path) -> None:
     settled = filled(tmp_path, 38)
-    settled.settle()
+    settled.drop_undecided()
     assert len(settled) == 37
     again = FaceIndex(tmp_path, "key")
     assert (len(again), again.complete) == (29, False)
@@ -132,7 +132,7 @@ def test_an_hour_of_two_faces_takes_less_than_a_fifth_of_a_gigabyte(tmp_path: Pa
     rng = np.random.default_rng(0)
     index = FaceIndex(tmp_path, "key")
     for n in range(500):
-        looked = n % EVERY == 0
+        looked = n % DETECTION_INTERVAL == 0
         faces = [replace(face(rng.random() * 900, who=n + k if n % 24 == 0 else None)) for k in range(2)]
         index.append(FrameFaces(n, n, float(rng.random()), looked=looked, faces=faces if looked else []))
     index.finish()

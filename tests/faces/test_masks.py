@@ -17,7 +17,7 @@ from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import FFHQ_512, arcface_template, similarity_transform
 from colab_helpers.faces.grain import Grain
-from colab_helpers.faces.masks import FaceMasks, RawCover, cover_of, face_mask
+from colab_helpers.faces.masks import FaceMasks, RawVisibility, face_mask, smooth_visibility
 from colab_helpers.faces.occluder import FaceParser, Occluder
 from colab_helpers.media.affine import invert, transform_points
 from colab_helpers.media.picture import BgrPicture
@@ -49,9 +49,9 @@ def network(path: Path, taken: tuple[int | str, ...], answer: npt.NDArray[np.flo
     return Runtime("cpu", threads=1).open(path)
 
 
-def look(cover: int | Grey, grey: int | Grey = 100) -> RawCover:
-    return RawCover(
-        *(np.full((256, 256), one, np.uint8) if isinstance(one, int) else one for one in (cover, grey))
+def look(visibility: int | Grey, grey: int | Grey = 100) -> RawVisibility:
+    return RawVisibility(
+        *(np.full((256, 256), one, np.uint8) if isinstance(one, int) else one for one in (visibility, grey))
     )
 
 
@@ -83,18 +83,18 @@ def test_blur_and_padding_of_the_box() -> None:
 
 
 def test_what_is_in_front_of_a_face_stays_in_each_crop_and_keeps_its_grain() -> None:
-    cover = cover_of(look(hole()))
-    assert cover is not None
-    assert cover[102:154, 122:198].max() == 0, "the edge reaches into what is covered"
-    assert np.median(cover[100, 125:195]) < 64
-    assert cover[:98].min() == 255
+    visibility = smooth_visibility(look(hole()))
+    assert visibility is not None
+    assert visibility[102:154, 122:198].max() == 0, "the edge reaches into what is covered"
+    assert np.median(visibility[100, 125:195]) < 64
+    assert visibility[:98].min() == 255
     masks = FaceMasks()
     there = invert(similarity_transform(FACE.kps, FFHQ_512 / 2))
     inside = transform_points([[124, 104], [196, 152], [160, 128]], there)
     beside = transform_points([[110, 128], [210, 128]], there)
     for size, template in ((128, arcface_template(128)), (512, FFHQ_512)):
         place = similarity_transform(FACE.kps, template)
-        mask = masks.of(size, place, FACE, cover)
+        mask = masks.of(size, place, FACE, visibility)
         points = [
             (transform_points(one, place) * len(mask) / size).round().astype(int) for one in (inside, beside)
         ]
@@ -102,7 +102,7 @@ def test_what_is_in_front_of_a_face_stays_in_each_crop_and_keeps_its_grain() -> 
         assert min(mask[y, x] for x, y in points[1]) > 0.9
     noise = np.random.default_rng(0).normal(0, 6, (320, 320))
     picture = BgrPicture(cv2.merge([(120 + noise).clip(0, 255).astype(np.uint8)] * 3))
-    grain = Grain.of(picture, FACE, cover, masks)
+    grain = Grain.of(picture, FACE, visibility, masks)
     assert grain is not None
     picture.image[:] = 120
     grain.restore()
@@ -112,27 +112,30 @@ def test_what_is_in_front_of_a_face_stays_in_each_crop_and_keeps_its_grain() -> 
 
 
 def test_where_nothing_covers_a_face_the_box_is_all(tmp_path: Path) -> None:
-    assert cover_of(None) is None
-    assert cover_of(look(255), [look(255)] * 4) is None
+    assert smooth_visibility(None) is None
+    assert smooth_visibility(look(255), [look(255)] * 4) is None
     place = similarity_transform(FACE.kps, arcface_template(128))
     assert FaceMasks().of(128, place, FACE, None) is FaceMasks().of(128, place, FACE, None)
     np.testing.assert_array_equal(FaceMasks().of(128, place, FACE, None), face_mask(128))
-    assert FaceMasks().raw_covers(BgrPicture(np.zeros((320, 320, 3), np.uint8)), [FACE, FACE]) == [None, None]
+    assert FaceMasks().raw_visibility(BgrPicture(np.zeros((320, 320, 3), np.uint8)), [FACE, FACE]) == [
+        None,
+        None,
+    ]
 
 
 def test_doubt_of_one_frame_does_not_flicker_but_what_passes_quickly_stays() -> None:
     clear, doubt = look(255), look(hole())
-    assert cover_of(doubt, [clear] * 4) is None
-    settled = cover_of(clear, [doubt] * 4)
+    assert smooth_visibility(doubt, [clear] * 4) is None
+    settled = smooth_visibility(clear, [doubt] * 4)
     assert settled is not None
     assert settled[128, 160] == 0
     passing = look(hole(), hole(30, rest=100))  # the picture shows it, too
-    kept = cover_of(passing, [clear] * 4)
-    np.testing.assert_array_equal(kept, cover_of(doubt))
-    assert cover_of(clear, [passing] * 4) is None
+    kept = smooth_visibility(passing, [clear] * 4)
+    np.testing.assert_array_equal(kept, smooth_visibility(doubt))
+    assert smooth_visibility(clear, [passing] * 4) is None
     # Where there are fewer frames around, its own counts for those that are missing.
-    assert cover_of(doubt, [clear, clear, None, None]) is not None
-    assert cover_of(doubt, [clear, clear, clear]) is None
+    assert smooth_visibility(doubt, [clear, clear, None, None]) is not None
+    assert smooth_visibility(doubt, [clear, clear, clear]) is None
 
 
 @pytest.mark.parametrize("count", range(5))
@@ -173,10 +176,10 @@ def test_regions_are_those_chosen_and_the_open_mouth_can_stay(tmp_path: Path) ->
     parser = FaceParser(network(tmp_path / "own.onnx", BISENET, logits))
     picture = BgrPicture(np.full((320, 320, 3), 90, np.uint8))
 
-    def cover(*regions: Any) -> Grey:
-        (seen,) = FaceMasks(parser=parser, regions=regions).raw_covers(picture, [FACE])
+    def visibility(*regions: Any) -> Grey:
+        (seen,) = FaceMasks(parser=parser, regions=regions).raw_visibility(picture, [FACE])
         assert seen is not None
-        return seen.cover
+        return seen.visibility
 
     mouth, lip, skin, outside = (185, 127), (175, 127), (100, 100), (20, 20)
     for regions, expected in {
@@ -184,11 +187,11 @@ def test_regions_are_those_chosen_and_the_open_mouth_can_stay(tmp_path: Path) ->
         ("skin", "lips"): [0, 255, 255, 0],
         ("mouth",): [255, 0, 0, 0],
     }.items():
-        assert [cover(*regions)[at] for at in (mouth, lip, skin, outside)] == expected
+        assert [visibility(*regions)[at] for at in (mouth, lip, skin, outside)] == expected
     occluder = Occluder(network(tmp_path / "xseg.onnx", XSEG, (hole() / 255).astype(np.float32)[..., None]))
-    both = FaceMasks(occluder=occluder, parser=parser, regions=("skin",)).raw_covers(picture, [FACE])[0]
+    both = FaceMasks(occluder=occluder, parser=parser, regions=("skin",)).raw_visibility(picture, [FACE])[0]
     assert both is not None
-    np.testing.assert_array_equal(both.cover, np.minimum(cover("skin"), hole()))
+    np.testing.assert_array_equal(both.visibility, np.minimum(visibility("skin"), hole()))
 
 
 def test_the_parser_is_fed_rgb_normalised_like_imagenet(tmp_path: Path) -> None:
@@ -259,7 +262,7 @@ def test_a_changer_leaves_what_is_covered_untouched(constant_models: Path) -> No
     image = np.random.default_rng(0).integers(0, 80, (320, 320, 3), np.uint8)
     picture = BgrPicture(image.copy())
     changer: Any = FaceChanger(Inverting(), np.ones(512, np.float32), None)  # type: ignore[arg-type]
-    changer.change([FaceJob(picture, FACE, cover_of(look(hole())))])
+    changer.change([FaceJob(picture, FACE, smooth_visibility(look(hole())))])
     there = invert(similarity_transform(FACE.kps, FFHQ_512 / 2))
     left, top, right, bottom = transform_points([[124, 104], [196, 152]], there).round().astype(int).ravel()
     changed = np.abs(picture.image.astype(int) - image).max(2)

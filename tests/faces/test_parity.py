@@ -16,7 +16,7 @@ from insightface.model_zoo.attribute import Attribute
 from insightface.model_zoo.inswapper import INSwapper
 
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.cast import Treatment
+from colab_helpers.faces.assignment import Treatment
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import arcface_template, similarity_transform

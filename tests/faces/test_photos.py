@@ -17,9 +17,9 @@ from colab_helpers.faces.photos import (
     DARK,
     SMALLEST,
     TURNED,
-    agreed_identity,
     examine,
-    strangers,
+    find_outliers,
+    merge_identity,
     yaw_degrees,
 )
 from colab_helpers.faces.types import FloatArray
@@ -80,7 +80,7 @@ def test_a_dark_photo_is_not_called_blurred(analyser):
 def test_a_burnt_photo(analyser):
     report = examine(analyser, cv2.add(cv2.convertScaleAbs(portrait("bruno"), alpha=1.9), (60, 60, 60, 0)))
     assert any("too bright" in hint for hint in report.hints)
-    assert report.burnt > 0.2
+    assert report.overexposed > 0.2
 
 
 def test_a_small_face(analyser):
@@ -125,8 +125,8 @@ def test_points_that_coincide_count_as_turned_away():
 
 
 def test_one_photo_is_nobodys_stranger(analyser):
-    assert strangers([]) == []
-    assert strangers([examine(analyser, portrait("alma")).embedding]) == [False]
+    assert find_outliers([]) == []
+    assert find_outliers([examine(analyser, portrait("alma")).embedding]) == [False]
 
 
 def unit(*places: int) -> FloatArray:
@@ -154,7 +154,7 @@ BROKEN = MediaError("it is no picture", where="a.png", remedy="name another")
     ],
 )
 def test_photos_that_disagree_or_cannot_be_read_are_left_out(found, used, said):
-    identity = agreed_identity(["a.png", "b.png", "c.png", "d.png"][: len(found)], found)
+    identity = merge_identity(["a.png", "b.png", "c.png", "d.png"][: len(found)], found)
     assert identity.used == used
     expected = np.mean([found[n][0] for n in used], axis=0)
     np.testing.assert_allclose(identity.embedding, expected / np.linalg.norm(expected), atol=1e-6)
@@ -164,7 +164,7 @@ def test_photos_that_disagree_or_cannot_be_read_are_left_out(found, used, said):
 
 def test_of_several_faces_the_one_that_the_other_photos_show_counts():
     found = [[unit(2), unit(3), unit(1)], [unit(1, 2)], [unit(4), unit(1, 3)]]
-    identity = agreed_identity(["a.png", "b.png", "c.png"], found)
+    identity = merge_identity(["a.png", "b.png", "c.png"], found)
     assert identity.used == (0, 1, 2)
     expected = np.mean([unit(1), unit(1, 2), unit(1, 3)], axis=0)
     np.testing.assert_allclose(identity.embedding, expected / np.linalg.norm(expected), atol=1e-6)
@@ -181,7 +181,7 @@ def test_a_poor_photo_moves_a_person_less(standins):
     assert quality[:2] == [1, 1]
     assert 0 < quality[2] < 0.4
     found = {name: engine.embeddings(name, image) for name, image in images.items()}
-    even = agreed_identity(list(images), list(found.values()))
+    even = merge_identity(list(images), list(found.values()))
     weighed = engine.identity([(name, lambda name=name: images[name]) for name in images])
     assert weighed.used == even.used == (0, 1, 2)
     clean = engine.identity([(name, lambda name=name: images[name]) for name in ("a.png", "b.png")])
@@ -200,7 +200,7 @@ def test_a_poor_photo_moves_a_person_less(standins):
 )
 def test_photos_from_which_nobody_can_be_told_are_refused(found, error, words):
     with pytest.raises(error, match=words):
-        agreed_identity(["a.png", "b.png", "c.png"][: len(found)], found)
+        merge_identity(["a.png", "b.png", "c.png"][: len(found)], found)
 
 
 def test_the_odd_one_out(analyser):
@@ -209,7 +209,7 @@ def test_the_odd_one_out(analyser):
     images[2] = blurred(images[2], 1)
     images[3] = scaled(images[3], 400)
     embeddings = [examine(analyser, image).embedding for image in images]
-    assert strangers(embeddings) == [False, True, False, False]
-    assert strangers(embeddings[:3]) == [False, True, False]
-    assert strangers(embeddings[:2]) == [True, True]
-    assert strangers(embeddings[2:]) == [False, False]
+    assert find_outliers(embeddings) == [False, True, False, False]
+    assert find_outliers(embeddings[:3]) == [False, True, False]
+    assert find_outliers(embeddings[:2]) == [True, True]
+    assert find_outliers(embeddings[2:]) == [False, False]

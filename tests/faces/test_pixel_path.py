@@ -20,15 +20,15 @@ from av.video.reformatter import ColorRange
 from colab_helpers.faces import path_choice, pixel_path
 from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.masks import FaceMasks
-from colab_helpers.faces.path_choice import choose_path, judged, tried
+from colab_helpers.faces.path_choice import choose_path, make_verdict, tried
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face
-from colab_helpers.language import spoken
+from colab_helpers.language import use_language
 from colab_helpers.media.picture import BgrPicture, VideoPicture
-from colab_helpers.models import half
-from colab_helpers.models.cuda_graphs import GpuSession, Places
+from colab_helpers.models import model_conversion
+from colab_helpers.models.cuda_graphs import DeviceBuffers, GpuSession
 from colab_helpers.models.parity import Verdict, sample_inputs
 from colab_helpers.models.session import Network, Runtime
 from tests.helpers.networks import build, node
@@ -36,8 +36,8 @@ from tests.people.standins import enhancer
 
 Job = Callable[[VideoPicture], FaceJob]
 LATENT = np.full(512, 0.01, np.float32)
-COVER = np.full((256, 256), 255, np.uint8)
-COVER[:, :110] = np.linspace(0, 255, 110).astype(np.uint8)
+VISIBILITY_SIZE = np.full((256, 256), 255, np.uint8)
+VISIBILITY_SIZE[:, :110] = np.linspace(0, 255, 110).astype(np.uint8)
 
 
 @dataclass
@@ -132,7 +132,7 @@ def both(
     faces: Sequence[Face],
     change: FaceChanger,
     *,
-    cover: ByteImage | None = None,
+    visibility: ByteImage | None = None,
     rotation: int = 0,
 ) -> tuple[list[Any], list[Any], list[Any], int]:
     """Planes before, by OpenCV, in graphs; and how many graphs were made for those."""
@@ -142,10 +142,10 @@ def both(
     for ways in ({}, {path.step: path for path in paths}):
         picture = VideoPicture(copied(made), rotation=rotation)
         before = planes(picture)
-        replace(change, paths=ways).change([FaceJob(picture, one, cover) for one in faces])
+        replace(change, paths=ways).change([FaceJob(picture, one, visibility) for one in faces])
         found.append(planes(picture))
     for part in parts:
-        part.network.session._places = None  # what is kept there goes with it
+        part.network.session._device_buffers = None  # what is kept there goes with it
     return before, found[0], found[1], counted.made
 
 
@@ -214,7 +214,7 @@ def test_a_large_face_is_swapped_in_a_graph() -> None:
 def test_what_limits_the_change(change: FaceChanger) -> None:
     made = frame("yuv420p", 640, 480)
     faces = [replace(FACE, weight=0.6), face(80, 80, 70)]
-    before, one, other, graphs = both(made, faces, change, cover=COVER)
+    before, one, other, graphs = both(made, faces, change, visibility=VISIBILITY_SIZE)
     assert graphs == (change.swapper is not None) + 2 * (change.enhancer is not None)
     assert_near(before, one, other)
     unlimited = both(made, [FACE], replace(change, masks=FaceMasks()))[2]
@@ -269,36 +269,36 @@ def test_a_swap_is_watched_as_ever() -> None:
     made = frame("yuv420p", 640, 480)
     paths = [PixelPath(part, CPU) for part in (SWAPPER, ENHANCER)]
     for ways in ({}, {path.step: path for path in paths}):
-        job = FaceJob(VideoPicture(copied(made)), FACE, watch=lambda crop, _: seen.append(crop))
+        job = FaceJob(VideoPicture(copied(made)), FACE, on_swapped=lambda crop, _: seen.append(crop))
         replace(WHOLE, paths=ways).change([job])
     for path in paths:
-        path.part.network.session._places = None
+        path.part.network.session._device_buffers = None
     expected, found = seen  # the swapped face alone, though it is enhanced as well
     np.testing.assert_array_equal(found, expected)
 
 
 def test_only_the_face_and_its_numbers_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     copied_bytes: list[int] = []
-    run = Places.run
+    run = DeviceBuffers.run
 
-    def counting(self: Places, feed: dict[str, npt.NDArray[Any]]) -> None:
+    def counting(self: DeviceBuffers, feed: dict[str, npt.NDArray[Any]]) -> None:
         copied_bytes.append(sum(array.nbytes for array in feed.values()))
         run(self, feed)
 
-    monkeypatch.setattr(Places, "run", counting)
+    monkeypatch.setattr(DeviceBuffers, "run", counting)
     path = PixelPath(ENHANCER, CPU)
     change = replace(changer(None, ENHANCER), paths={path.step: path})
     for _ in range(2):
         change.change([FaceJob(VideoPicture(frame("yuv420p", 640, 480)), FACE)])
-    ENHANCER.network.session._places = None
+    ENHANCER.network.session._device_buffers = None
     before, network, behind = copied_bytes[3:]  # of the second frame: the mask is there
     assert before == pytest.approx(512 * 512 * 1.5, abs=500)
     assert network == 0
     assert behind < 15_000
 
 
-def places_of(part: Swapper | Enhancer) -> Places:
-    places: Places = part.network.run_within(lambda places: places)
+def places_of(part: Swapper | Enhancer) -> DeviceBuffers:
+    places: DeviceBuffers = part.network.run_on_device(lambda places: places)
     return places
 
 
@@ -322,7 +322,7 @@ def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.Monke
     assert path is None
     assert "ms of the processor there" in problem
     assert not places_of(SWAPPER).kept
-    with spoken("es"):  # what is recorded are numbers
+    with use_language("es"):  # what is recorded are numbers
         assert choose_path(SWAPPER, original, CPU)[1] not in ("", problem)
     for name in ("tried", "PixelPath.prepare"):
         monkeypatch.setattr(f"{path_choice.__name__}.{name}", lambda *_, **__: pytest.fail("it was recorded"))
@@ -333,9 +333,9 @@ def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.Monke
 def test_a_verdict_on_other_graphs_does_not_count(
     original: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    monkeypatch.setattr(path_choice, "tried", lambda _: judged(0, 1, 2, 1))
+    monkeypatch.setattr(path_choice, "tried", lambda _: make_verdict(0, 1, 2, 1))
     assert choose_path(SWAPPER, original, CPU)[0] is not None
-    monkeypatch.setattr(path_choice, "tried", lambda _: judged(0, 9, 2, 1))
+    monkeypatch.setattr(path_choice, "tried", lambda _: make_verdict(0, 9, 2, 1))
     assert choose_path(SWAPPER, original, CPU)[0] is not None
     if other == "version":
         monkeypatch.setattr(path_choice, "VERSION", path_choice.VERSION + 1)
@@ -349,8 +349,8 @@ def test_a_verdict_that_cannot_be_written_holds_for_the_run(
     def denied(*_: Any) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(half, "write_json", denied)
-    monkeypatch.setattr(path_choice, "tried", lambda _: judged(0, 1, 2, 1))
+    monkeypatch.setattr(model_conversion, "write_json", denied)
+    monkeypatch.setattr(path_choice, "tried", lambda _: make_verdict(0, 1, 2, 1))
     path, problem = choose_path(SWAPPER, original, CPU)
     assert path is not None
     assert not problem
@@ -376,7 +376,7 @@ def test_a_way_that_gives_other_pixels_is_not_used(original: Path, monkeypatch: 
 
 
 def test_one_that_cannot_be_made_is_not_used(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    SWAPPER.network.session._places = None
+    SWAPPER.network.session._device_buffers = None
     monkeypatch.setattr(pixel_path, "tail", lambda *_, **__: b"nothing")
     path, problem = choose_path(SWAPPER, original, CPU)
     assert path is None

@@ -7,7 +7,7 @@ import pytest
 
 from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.geometry import face_distance
-from colab_helpers.faces.people import Sought
+from colab_helpers.faces.person_clustering import PersonFilter
 from colab_helpers.faces.selection import (
     needs_embeddings,
     order_faces,
@@ -70,7 +70,7 @@ def test_the_reference_picks_the_nearest_within_the_distance(
     settings = load_settings(many_faces=False, face_selector="reference", similar_face_distance=distance)
     assert needs_embeddings(settings)
     wanted = face(0, 0, 1, angle=angle).embedding
-    chosen = select_faces(FACES, settings, sought=Sought(wanted))
+    chosen = select_faces(FACES, settings, person_filter=PersonFilter(wanted))
     assert len(chosen) == min(1, len(expected))
     assert all(item in expected for item in chosen)
 

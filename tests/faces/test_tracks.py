@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.index import FrameFaces
-from colab_helpers.faces.people import Sought
+from colab_helpers.faces.person_clustering import PersonFilter
 from colab_helpers.faces.selection import Selection
-from colab_helpers.faces.tracks import LAG, LONGEST_HOLE, Tracker
+from colab_helpers.faces.tracks import DECISION_LAG, MAX_GAP_FRAMES, Tracker
 from colab_helpers.faces.types import Face
 from colab_helpers.settings import load_settings
 from tests.helpers.faces import EYES, NOISE, face, person
@@ -69,7 +69,7 @@ def test_a_head_that_jerks_is_where_it_is_detected() -> None:
         assert np.abs(one.kps - face(x).kps).max() < 0.1 * EYES
 
 
-@pytest.mark.parametrize("hole", [1, 4, 8, LONGEST_HOLE])
+@pytest.mark.parametrize("hole", [1, 4, 8, MAX_GAP_FRAMES])
 def test_a_hole_is_filled_where_the_face_must_be(hole: int) -> None:
     rng = np.random.default_rng(2)
     seen = [shaken([face(moving(n))], rng) for n in range(90)]
@@ -84,7 +84,7 @@ def test_a_hole_is_filled_where_the_face_must_be(hole: int) -> None:
 
 
 def test_who_is_away_for_longer_comes_back_as_a_new_track() -> None:
-    away = LONGEST_HOLE + 1
+    away = MAX_GAP_FRAMES + 1
     found = followed([[face(200)]] * 20 + [[]] * away + [[face(200)]] * 20)
     assert [len(faces) for faces in found] == [1] * 20 + [0] * away + [1] * 20
     assert found[0][0].track != found[-1][0].track
@@ -176,7 +176,7 @@ def test_a_frame_is_decided_by_those_around_it_alone() -> None:
     whole = followed(frames)
     for stop in (60, 117, 160):
         part = followed(frames[:stop])
-        for one, other in zip(part[: stop - LAG], whole, strict=False):
+        for one, other in zip(part[: stop - DECISION_LAG], whole, strict=False):
             assert [(f.track, f.weight, f.kps.tobytes()) for f in one] == [
                 (f.track, f.weight, f.kps.tobytes()) for f in other
             ]
@@ -190,7 +190,7 @@ def test_memory_grows_neither_with_a_track_nor_with_their_number() -> None:
             gone = n > 500 and n % 40 > 20
             yield FrameFaces(n, n, looked=True, faces=[] if gone else [face(moving(n), who=n // 40)])
             held = [len(track._seen) for track in tracker.tracks]
-            assert max(held, default=0) < 3 * LAG
+            assert max(held, default=0) < 3 * DECISION_LAG
             assert sum(map(bool, held)) <= 3
 
     assert sum(1 for _ in tracker.follow(rows())) == 2000
@@ -208,7 +208,7 @@ def test_who_is_changed_is_decided_once_for_a_person(order: str, expected: int) 
     rows = [FrameFaces(n, n, looked=True, faces=faces) for n, faces in enumerate(frames)]
     tracker = Tracker(lambda _row: None)
     found = list(tracker.follow(rows))
-    selection = Selection(load_settings(many_faces=False, face_order=order), Cast.of(None))
+    selection = Selection(load_settings(many_faces=False, face_order=order), Assignment.of(None))
     selection.decide(tracker.tracks)
     chosen = [selection.of(faces) for faces in found]
     assert [len(faces) for faces in chosen] == [1] * 100
@@ -221,7 +221,8 @@ def test_the_person_who_is_followed_is_changed_and_nobody_else() -> None:
     rows = [FrameFaces(n, n, looked=True, faces=crossing(n)) for n in range(80)]
     found = list(tracker.follow(rows))
     selection = Selection(
-        load_settings(many_faces=False, face_selector="reference"), Cast.of(None, Sought(person(2)))
+        load_settings(many_faces=False, face_selector="reference"),
+        Assignment.of(None, PersonFilter(person(2))),
     )
     selection.decide(tracker.tracks)
     assert {one.track for faces in found for one in selection.of(faces)} == {1}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.pipeline.image import process_image
@@ -83,12 +83,12 @@ def test_a_turned_photo_is_swapped_as_the_upright_one(standins: Path) -> None:
     settings = load_settings(execution_provider="cpu", frame_processors="face_swapper")
     engine = Engine.open(settings, models_dir=standins)
     source = engine.analyser.find(portrait("hanna"))[0].embedding
-    upright = process_image(engine, Cast.of(source), portrait("bruno"))[0]
+    upright = process_image(engine, Assignment.of(source), portrait("bruno"))[0]
     turned_back, _, measured, _ = process_image(
-        engine, Cast.of(source), np.ascontiguousarray(np.rot90(portrait("bruno")))
+        engine, Assignment.of(source), np.ascontiguousarray(np.rot90(portrait("bruno")))
     )
     assert measured.faces == 1
-    of_a_video = process_image(engine, Cast.of(source), turned_back, single=False)[2]
+    of_a_video = process_image(engine, Assignment.of(source), turned_back, single=False)[2]
     assert of_a_video.faces == 0  # as a video's run finds them
     apart = np.abs(np.rot90(turned_back, -1).astype(int) - upright)
     assert apart.mean() < 1

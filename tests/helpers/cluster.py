@@ -16,18 +16,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import PATIENCE, until
-from tests.helpers.processes import at_start
+from tests.conftest import TIMEOUT, until
+from tests.helpers.processes import run_at_worker_start
 
 NODE = "127.0.0.{}"
 """Address of a node by its number; that of the first is 2."""
 FAKE = """
 import os
-if "colab_helpers.batch.member" in sys.orig_argv and os.path.exists(os.environ["FAKE"]):
+if "colab_helpers.batch.pool_worker" in sys.orig_argv and os.path.exists(os.environ["FAKE"]):
     from pathlib import Path
-    from colab_helpers.batch.hands import Hands
-    from colab_helpers.batch.members import Loaded
-    from colab_helpers.batch.schedule import Prepared
+    from colab_helpers.batch.task_runner import Hands
+    from colab_helpers.batch.worker_handles import Loaded
+    from colab_helpers.batch.scheduler import Prepared
     from colab_helpers.batch.journal import FileDone, SegmentDone
     from colab_helpers.batch.report import FileReport
     from colab_helpers.faces.quality import Measured
@@ -59,7 +59,7 @@ def cluster(*words: str, code: int = 0) -> str:
     """What ``colab_helpers cluster`` says; it ends with that exit code."""
     done = subprocess.run(
         [sys.executable, "-m", "colab_helpers", "cluster", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout
     return done.stdout
@@ -75,7 +75,7 @@ def first_node(code: str = "") -> Iterator[Path]:
         patch.setenv("COLAB_HELPERS_HOME", f"{name}/home")
         patch.setenv("TMPDIR", name)
         patch.setenv("FAKE", f"{name}/fake")
-        at_start(patch, Path(name), code + FAKE)
+        run_at_worker_start(patch, Path(name), code + FAKE)
         with socket.create_server((NODE.format(2), 0)) as free:
             port = free.getsockname()[1]
         try:

@@ -12,7 +12,7 @@ import pytest
 
 from colab_helpers.faces import engine, path_choice
 from colab_helpers.machine import GIB, Gpu, Machine
-from colab_helpers.models import half, session
+from colab_helpers.models import model_conversion, session
 from colab_helpers.models.cuda_graphs import GpuSession
 from colab_helpers.models.parity import Verdict
 
@@ -22,7 +22,7 @@ _Session = onnxruntime.InferenceSession
 
 
 @dataclass
-class PretendedGpu:
+class FakeGpu:
     """What the pretended ONNX Runtime does.
 
     Attributes:
@@ -64,10 +64,10 @@ class _OnTheCpu:
         return getattr(self._real, name)
 
 
-def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
+def install_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """Put a T4 into this machine."""
-    pretended = PretendedGpu()
-    for module in (session, half, engine):
+    pretended = FakeGpu()
+    for module in (session, model_conversion, engine):
         monkeypatch.setattr(module, "this_machine", lambda: T4)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)

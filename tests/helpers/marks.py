@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
-from colab_helpers.files import write_whole
+from colab_helpers.files import copy_atomically
 from colab_helpers.media.inputs import is_image
 from colab_helpers.trust.marking import Marks
-from colab_helpers.trust.signing import LOCAL, credentials
+from colab_helpers.trust.signing import LOCAL, load_credentials
 from tests.media.make import Sound, Spec, make
 
 PEM = serialization.Encoding.PEM
@@ -57,7 +57,7 @@ def made(path: Path) -> Path:
 
 
 def marks(target: Path, **given: Any) -> Marks:
-    usual = {"signed_by": credentials(LOCAL), "networks": {"swap": ["one"], "enhance": ["two"]}}
+    usual = {"signed_by": load_credentials(LOCAL), "networks": {"swap": ["one"], "enhance": ["two"]}}
     return Marks(target=target, **(usual | given))
 
 
@@ -67,7 +67,7 @@ def published(
     """A copy of the target, marked and published as results are."""
     by = by or marks(target)
     with target.open("rb") as content:
-        write_whole(output, content, lambda partial: by.seal(partial, output, actions))
+        copy_atomically(output, content, lambda partial: by.seal(partial, output, actions))
     return output
 
 
@@ -75,7 +75,7 @@ class KilledError(BaseException):
     """Ends what runs, and whatever it would still do to files."""
 
 
-class Killer:
+class FaultInjector:
     """Ends what runs in its block before so many calls that change files; after that nothing changes any."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.realshapes import inswapper
+from benchmarks.real_shapes import inswapper
 
 SIZE = 32
 

@@ -27,7 +27,7 @@ from colab_helpers.api import run_batch
 from colab_helpers.batch.report import JOURNAL_NAME, BatchReport
 from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.settings import load_settings
-from tests.conftest import CONSENT, PATIENCE, until
+from tests.conftest import CONSENT, TIMEOUT, until
 from tests.media.make import Spec, make, packets_of
 
 Content = tuple[list[str], list[Fraction], object]
@@ -62,14 +62,14 @@ def stop_at(frame: int, *, file: int = 0) -> Callable[[Any], None]:
     return stop
 
 
-def ended(process: subprocess.Popen[str], code: int = 0, *, patience: float = PATIENCE) -> str:
+def wait_for_exit(process: subprocess.Popen[str], code: int = 0, *, timeout: float = TIMEOUT) -> str:
     """What a process has printed, once it has ended with that exit code."""
-    text, _ = process.communicate(timeout=patience)
+    text, _ = process.communicate(timeout=timeout)
     assert process.returncode == code, text
     return text
 
 
-class Shell:
+class BatchCommand:
     """Runs one and the same batch from a command line, again and again."""
 
     def __init__(
@@ -98,15 +98,15 @@ class Shell:
     def run(self, *options: str) -> tuple[int, str]:
         """Exit code and everything printed."""
         process = self.start(*options)
-        text, _ = process.communicate(timeout=PATIENCE)
+        text, _ = process.communicate(timeout=TIMEOUT)
         return process.returncode, text
 
     def finish(self, expected: Mapping[str, Content], process: subprocess.Popen[str] | None = None) -> None:
         """Let it end, and compare what there is with what there should be."""
-        ended(process or self.start())
+        wait_for_exit(process or self.start())
         assert contents(self.out) == expected
-        assert repeated(self.out) == {}, "a finished segment was done again"
-        assert litter(self.out, *expected) == set()
+        assert repeated_segments(self.out) == {}, "a finished segment was done again"
+        assert leftover_files(self.out, *expected) == set()
         assert self.workers() == []
 
     def workers(self) -> list[psutil.Process]:
@@ -114,9 +114,9 @@ class Shell:
         found = []
         for process in psutil.process_iter(["cmdline", "status"]):
             words = process.info["cmdline"] or []
-            ended = process.info["status"] == psutil.STATUS_ZOMBIE
+            wait_for_exit = process.info["status"] == psutil.STATUS_ZOMBIE
             job = words[-1 - 2 * ("--cause" in words)] if "colab_helpers.batch.worker" in words else ""
-            if not ended and (str(self.out) in job or str(self.near) in job):
+            if not wait_for_exit and (str(self.out) in job or str(self.near) in job):
                 found.append(process)
         return found
 
@@ -130,7 +130,7 @@ class Shell:
         workers = self.workers()
         for worker in workers:
             worker.kill()
-        psutil.wait_procs(workers, timeout=PATIENCE)
+        psutil.wait_procs(workers, timeout=TIMEOUT)
 
     def clean(self) -> None:
         """Leave no process behind, whatever the test did."""
@@ -167,7 +167,7 @@ if "colab_helpers.batch.worker" in sys.orig_argv:
 """A page is a process of its own, and nobody looks at it."""
 
 
-def at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
+def run_at_worker_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
     """Have every worker process run something before it begins, and make no page."""
     site = tmp_path / "site"
     site.mkdir(exist_ok=True)
@@ -194,7 +194,7 @@ HOLD = """
 
 def hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, file: int, frame: int) -> None:
     """Have the first worker that comes so far stand still there, until it is resumed or killed."""
-    at_start(monkeypatch, tmp_path, HOLD)
+    run_at_worker_start(monkeypatch, tmp_path, HOLD)
     monkeypatch.setenv("HOLD", f"{file} {frame} {tmp_path / 'held'}")
 
 
@@ -236,7 +236,7 @@ def contents(out: Path) -> dict[str, Content]:
     return {path.name: content(path) for path in sorted(out.glob("*.mp4"))}
 
 
-def entries(out: Path, event: str) -> Iterator[dict[str, Any]]:
+def journal_entries(out: Path, event: str) -> Iterator[dict[str, Any]]:
     """The journal's entries of one kind."""
     for line in (out / JOURNAL_NAME).read_bytes().split(b"\n"):
         try:
@@ -252,21 +252,21 @@ def number_of(entry: Mapping[str, Any]) -> int:
     return int(entry["part"]["segment"]["number"])
 
 
-def repeated(out: Path) -> dict[tuple[str, int], int]:
+def repeated_segments(out: Path) -> dict[tuple[str, int], int]:
     """Segments that were noted more than once."""
-    counts = Counter((entry["key"], number_of(entry)) for entry in entries(out, "segment"))
+    counts = Counter((entry["key"], number_of(entry)) for entry in journal_entries(out, "segment"))
     return {which: count for which, count in counts.items() if count > 1}
 
 
 KEPT = {JOURNAL_NAME, STATUS_NAME, "report.json", "report.html", "samples.jsonl", ".faces"}
 
 
-def litter(out: Path, *results: str) -> set[str]:
+def leftover_files(out: Path, *results: str) -> set[str]:
     """What lies in the folder beside results and records."""
     return {path.name for path in out.iterdir()} - KEPT - set(results)
 
 
-def made_once(folder: Path, specs: Mapping[str, Spec]) -> Path:
+def shared_clips(folder: Path, specs: Mapping[str, Spec]) -> Path:
     """A folder of clips, made by the first worker of this test run that asks for it."""
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
@@ -276,7 +276,7 @@ def made_once(folder: Path, specs: Mapping[str, Spec]) -> Path:
     return folder
 
 
-def contents_undisturbed(out: Path, specs: Mapping[str, Spec]) -> dict[str, Content]:
+def reference_contents(out: Path, specs: Mapping[str, Spec]) -> dict[str, Content]:
     """What a run gave that nobody interrupted."""
     found = contents(out)
     assert {name: len(each[0]) for name, each in found.items()} == {n: s.frames for n, s in specs.items()}
@@ -285,9 +285,9 @@ def contents_undisturbed(out: Path, specs: Mapping[str, Spec]) -> dict[str, Cont
 
 def makers(out: Path, report: BatchReport) -> set[str]:
     """Return who made anything, once report and journal agree on who made each segment."""
-    noted = {(entry["key"], number_of(entry)): entry["worker"] for entry in entries(out, "segment")}
+    noted = {(entry["key"], number_of(entry)): entry["worker"] for entry in journal_entries(out, "segment")}
     told = {file.target: file.made_by for file in report.files}
-    for done in entries(out, "done"):
+    for done in journal_entries(out, "done"):
         count, spans = done["report"]["segments"], told[done["report"]["target"]]
         expected = {number: noted[done["key"], number] for number in range(count)}
         made = {n: name for name, found in spans.items() for first, end in found for n in range(first, end)}

@@ -12,10 +12,10 @@ from typing import Any
 from colab_helpers.batch.report import (
     BatchReport,
     FileReport,
+    FileStatus,
     MarkReport,
     ModelReport,
     Quality,
-    State,
     summarize,
 )
 from colab_helpers.batch.status import BatchStatus
@@ -48,7 +48,7 @@ _VOID = {"meta", "img", "br"}
 
 def a_file(target: Path | str, output: Path | str | None = None, **values: Any) -> FileReport:
     """A file that is done where it has an output."""
-    status: State = "done" if output else "failed"
+    status: FileStatus = "done" if output else "failed"
     given = {"source": ["face.png"], "frames_in": 8, "frames_out": 8, "faces_swapped": 8, **values}
     return FileReport(
         target=str(target), output=str(output) if output else None, **{"status": status, **given}

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from colab_helpers import install, requirements
-from colab_helpers.requirements import Cuda, Environment, InstallError, Plan, Project, make_plan
+from colab_helpers.requirements import Cuda, Environment, InstallError, InstallPlan, Project, make_plan
 
 ROOT = Path("/somewhere/project")
 NUMPY, OPENCV, PSUTIL = "numpy>=2.0,<3", "opencv-python-headless>=4.10,<6", "psutil>=5.9.5,<8"
@@ -39,15 +39,15 @@ def environment(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, Plan()),
-        ({"psutil": None, "numpy": "1.26.4"}, Plan(install=(NUMPY, PSUTIL))),
-        ({"insightface": None}, Plan(bare=(requirements.INSIGHTFACE,))),
-        ({"colab_helpers": None}, Plan(editable=ROOT)),
-        ({"colab_helpers": "0.0.9"}, Plan(editable=ROOT)),
-        ({"root": Path("/another/checkout")}, Plan(editable=ROOT)),
+        ({}, InstallPlan()),
+        ({"psutil": None, "numpy": "1.26.4"}, InstallPlan(install=(NUMPY, PSUTIL))),
+        ({"insightface": None}, InstallPlan(no_deps=(requirements.INSIGHTFACE,))),
+        ({"colab_helpers": None}, InstallPlan(editable=ROOT)),
+        ({"colab_helpers": "0.0.9"}, InstallPlan(editable=ROOT)),
+        ({"root": Path("/another/checkout")}, InstallPlan(editable=ROOT)),
         (
             {"shared": True, "psutil": "5.8.0"},
-            Plan(
+            InstallPlan(
                 install=(PSUTIL,),
                 notes=(f"psutil 5.8.0 is too old or too new and will be changed to {PSUTIL}",),
             ),
@@ -60,9 +60,11 @@ def test_only_what_is_missing_or_out_of_range_is_installed(changes, expected):
 
 def test_what_an_extra_brings_that_names_a_runtime_comes_without_dependencies():
     project, extras = PROJECT._replace(extras={"transcripts": ()}), ("transcripts",)
-    assert make_plan(project, environment(), extras) == Plan(bare=(requirements.BARE["transcripts"],))
-    assert make_plan(project, environment(faster_whisper="1.2.1"), extras) == Plan()
-    assert make_plan(project, environment()) == Plan()
+    assert make_plan(project, environment(), extras) == InstallPlan(
+        no_deps=(requirements.NO_DEPS_PACKAGES["transcripts"],)
+    )
+    assert make_plan(project, environment(faster_whisper="1.2.1"), extras) == InstallPlan()
+    assert make_plan(project, environment()) == InstallPlan()
 
 
 def test_extras_count_and_an_unknown_one_is_named():
@@ -110,7 +112,9 @@ def test_a_wrong_or_doubled_runtime_is_repaired(cuda, installed, remove, wanted)
 
 def test_on_colab_nothing_installed_may_move_but_what_must():
     installed = {**COMPLETE, "torch": "2.11.0+cu128", "ipywidgets": "7.7.1", "broken": "not a version"}
-    plan = Plan(install=(PAPERMILL, "onnxruntime-gpu>=1.23,<1.27", PSUTIL), bare=("insightface>=2.0,<3",))
+    plan = InstallPlan(
+        install=(PAPERMILL, "onnxruntime-gpu>=1.23,<1.27", PSUTIL), no_deps=("insightface>=2.0,<3",)
+    )
     assert requirements.constraint_lines(installed, plan) == [
         "ipywidgets==7.7.1",
         "numpy==2.1.3",

@@ -12,7 +12,7 @@ from pathlib import Path
 import packaging
 import pytest
 
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,7 +77,7 @@ class Sandbox:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
 
@@ -110,11 +110,11 @@ def sandbox(tmp_path) -> Sandbox:
 def test_a_second_install_makes_no_package_call(sandbox):
     first = sandbox.call("install", "dev,notebook")
     assert first.returncode == 0, first.stderr
-    with_dependencies, bare = sandbox.calls()
+    with_dependencies, no_deps = sandbox.calls()
     assert {"numpy>=2.0,<3", "papermill<3,>=2.6"} & set(with_dependencies["arguments"])
-    assert bare["arguments"][-2:] == ["--editable", str(sandbox.root)]
-    assert "insightface>=2.0,<3" in bare["arguments"]
-    assert "--no-deps" in bare["arguments"]
+    assert no_deps["arguments"][-2:] == ["--editable", str(sandbox.root)]
+    assert "insightface>=2.0,<3" in no_deps["arguments"]
+    assert "--no-deps" in no_deps["arguments"]
     assert "--no-deps" not in with_dependencies["arguments"]
     assert with_dependencies["pins"] == []  # nobody else uses it
 
@@ -204,7 +204,7 @@ def test_any_shell_opens_the_door(sandbox):
             env={"PATH": "/usr/bin:/bin", "PIP_LOG": str(sandbox.log), "CDPATH": str(elsewhere)},
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from colab_helpers.media.containers import output_suffix
-from colab_helpers.media.encoders import EncoderChoice, WantedEncoder, encoder_for
+from colab_helpers.media.encoders import EncoderChoice, WantedEncoder, choose_encoder
 from colab_helpers.media.formats import pixel_bits
 from colab_helpers.media.join import JoinedVideo, join_segments
 from colab_helpers.media.probe import VideoInfo, probe
@@ -82,7 +82,7 @@ def trip(
 ) -> Trip:
     source = probe(path)
     suffix, note = output_suffix(source, suffix)
-    choice = encoder_for(source, wanted=wanted, quality=quality, preset="ultrafast")
+    choice = choose_encoder(source, wanted=wanted, quality=quality, preset="ultrafast")
     target = path.parent.parent / "out" / f"{path.stem}{suffix}"
     segments, read = write_segments(source, path.parent / f"work-{path.stem}", choice, length=length)
     joined = join_segments(segments, source, target, choice=choice)

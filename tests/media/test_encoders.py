@@ -14,7 +14,7 @@ import pytest
 
 from colab_helpers.errors import EncoderError
 from colab_helpers.media import encoders
-from colab_helpers.media.encoders import EncoderChoice, encoder_for, usable_encoders
+from colab_helpers.media.encoders import EncoderChoice, choose_encoder, usable_encoders
 from colab_helpers.media.formats import ColourTags
 from colab_helpers.media.probe import VideoInfo
 
@@ -29,7 +29,7 @@ PLAIN = VideoInfo(
 def choose(
     wanted: Any = "auto", *, quality: int = 23, preset: str | None = None, **info: Any
 ) -> EncoderChoice:
-    return encoder_for(replace(PLAIN, **info), wanted=wanted, quality=quality, preset=preset)
+    return choose_encoder(replace(PLAIN, **info), wanted=wanted, quality=quality, preset=preset)
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from colab_helpers.errors import MediaError, MissingFileError, OutputError, UsageError
-from colab_helpers.media.copying import StreamCopier
 from colab_helpers.media.encoders import EncoderChoice
 from colab_helpers.media.join import join_segments
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.segments import Segment, check_segment
+from colab_helpers.media.stream_copy import StreamCopier
 from colab_helpers.media.timeline import Timeline
 from tests.media.make import Sound, Spec, make
 from tests.media.roundtrip import LOSSY, OPEN, WHOLE_ROWS, cut

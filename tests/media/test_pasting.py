@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange
 from colab_helpers.faces.geometry import FFHQ_512, arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
 from colab_helpers.media.affine import compose, invert
-from colab_helpers.media.blending import open_box, warp_crop
+from colab_helpers.media.blending import extend_box, warp_crop
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
 from colab_helpers.media.formats import WORKING_FORMATS
 from colab_helpers.media.picture import VideoPicture
@@ -84,7 +84,7 @@ def test_a_pasted_crop_is_what_one_cubic_warp_and_one_mixture_give(fmt: str, pla
     picture, before = VideoPicture(frame), planes(frame)
     picture.paste(crop, matrix, face_mask(min(size, 256)), box=box)
     channels = list(cv2.split(bgr_to_yuv(crop, ColourSpace.of_frame(frame, depth=depth))))
-    opened = open_box(box, WIDTH, HEIGHT)
+    opened = extend_box(box, WIDTH, HEIGHT)
     for old, new, to_luma in zip(before, planes(frame), mapping(picture), strict=True):
         to_plane = compose(invert(to_luma), invert(matrix))
         inside = (opened - np.tile(to_luma[:, 2], 2)) / np.tile(np.diag(to_luma), 2)

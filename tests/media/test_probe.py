@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import MediaError, MissingFileError
-from colab_helpers.media import opening
+from colab_helpers.media import demuxing
 from colab_helpers.media.formats import ColourTags
 from colab_helpers.media.inputs import is_image, is_video
 from colab_helpers.media.probe import probe
@@ -63,7 +63,7 @@ def test_what_has_no_end_is_refused(clip: Clip, monkeypatch: pytest.MonkeyPatch)
         probe(clip("day.mkv", frames=3, **day))
     path = clip("two.mkv", frames=2, sounds=(Sound(),))
     assert probe(path).audio
-    monkeypatch.setattr(opening, "MAX_STREAMS", 1)
+    monkeypatch.setattr(demuxing, "MAX_STREAMS", 1)
     with pytest.raises(MediaError, match="more than 1 streams"):
         probe(clip("more.mkv", frames=2, sounds=(Sound(),)))
 
@@ -72,11 +72,11 @@ def test_what_has_no_end_is_refused(clip: Clip, monkeypatch: pytest.MonkeyPatch)
 def test_pictures_that_grow_are_decoded_up_to_a_limit(
     clip: Clip, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(opening, "MAX_FRAME_PIXELS", most)
+    monkeypatch.setattr(demuxing, "MAX_FRAME_PIXELS", most)
     path = joined(clip("a.ts", size=(96, 64)), clip("b.ts", size=(192, 128)))
     found = set()
-    with opening.open_source(path) as container:
-        for packet in opening.demuxed(container, opening.picture_stream(container, path)):
+    with demuxing.open_source(path) as container:
+        for packet in demuxing.demux_packets(container, demuxing.find_video_stream(container, path)):
             with suppress(av.FFmpegError):
                 found |= {frame.width for frame in packet.decode()}
     assert found == ({96} if most == 96 * 64 else {96, 192})
@@ -159,7 +159,7 @@ def test_all_eight_orientations(clip: Clip, suffix: str, axes: tuple[int, int, i
         (x, y): upright[y, x, 0] for y in range(upright.shape[0]) for x in range(upright.shape[1])
     }
     # The detector's picture is that of a player, or its mirror image; never upside down or on its side.
-    turned = np.rot90(stored, -info.heads_up // 90)
+    turned = np.rot90(stored, -info.upright_rotation // 90)
     assert np.array_equal(turned, upright[:, ::-1] if info.mirrored else upright)
 
 

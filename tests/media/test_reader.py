@@ -171,13 +171,13 @@ def test_a_few_lost_frames_are_a_note_many_an_error(clip: Clip) -> None:
 def test_what_the_decoder_holds_is_handed_on_when_the_file_breaks_off(
     clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = TruncationCheck.watch
+    genuine = TruncationCheck.read_packets
 
-    def watch(self: Any, container: Any) -> Iterator[Any]:
+    def read_packets(self: Any, container: Any) -> Iterator[Any]:
         yield from islice(genuine(self, container), 20)
         raise av.error.InvalidDataError(1, "damaged")
 
-    monkeypatch.setattr(TruncationCheck, "watch", watch)
+    monkeypatch.setattr(TruncationCheck, "read_packets", read_packets)
     info = probe(clip("long.mp4", frames=40, options={"preset": "ultrafast", "crf": "16"}))
     frames: list[Frame] = []
     with read_frames(info) as reader, pytest.raises(MediaError, match=r"20 of 40.*\(damaged\)"):

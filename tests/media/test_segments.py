@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from colab_helpers.errors import EncoderError, MediaError, OutputError
-from colab_helpers.media.encoders import EncoderChoice, encoder_for
+from colab_helpers.media.encoders import EncoderChoice, choose_encoder
 from colab_helpers.media.join import join_segments
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import read_frames
@@ -218,7 +218,7 @@ def test_frames_in_another_time_base(small: Clip, tmp_path: Path) -> None:
 def test_another_machine_may_go_on_where_one_broke_off(small: Clip, tmp_path: Path) -> None:
     """x265 writes down how many threads it had, unless it is told not to."""
     info = probe(small("a.mp4", frames=40))
-    wanted = encoder_for(info, wanted="libx265", quality=23, preset="ultrafast")
+    wanted = choose_encoder(info, wanted="libx265", quality=23, preset="ultrafast")
     segments: list[Segment] = []
     for pools in ("1", "2"):
         params = f"{wanted.options['x265-params']}:pools={pools}:frame-threads={pools}"

@@ -9,11 +9,11 @@ import av
 import pytest
 from av.packet import Packet
 
-from colab_helpers.files import unwritable
+from colab_helpers.files import unwritable_error
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.join import join_segments
 from colab_helpers.media.probe import probe
-from colab_helpers.media.timestamps import RisingTicks
+from colab_helpers.media.timestamps import MonotonicTimestamps
 from tests.media.conftest import Clip
 from tests.media.harm import joined
 from tests.media.make import Sound, decoded, packets_of
@@ -116,7 +116,7 @@ def test_a_restarted_recording_is_resumed_at_the_same_times(clip: Clip, tmp_path
 
 @pytest.mark.parametrize("tick", [Fraction(1, 90000), Fraction(1, 1000), Fraction(1, 48000)])
 def test_times_rise_in_the_ticks_of_the_result(tick: Fraction) -> None:
-    rising = RisingTicks(lambda: tick)
+    rising = MonotonicTimestamps(lambda: tick)
     written = []
     for dts in (0, 10, 10, 5, 11, 3000):
         packet: Packet[Any] = Packet(b"x")
@@ -145,6 +145,6 @@ def test_audio_no_container_takes_is_encoded_anew(clip: Clip, name: str, codec: 
 
 
 def test_a_muxers_refusal_is_no_matter_of_space() -> None:
-    remedy = unwritable(Path("x.mp4"), OSError(22, "Invalid argument")).remedy
+    remedy = unwritable_error(Path("x.mp4"), OSError(22, "Invalid argument")).remedy
     assert "space" not in remedy
     assert ".mkv" in remedy

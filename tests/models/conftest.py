@@ -13,10 +13,10 @@ import pytest
 
 from colab_helpers.models import fetching
 from colab_helpers.models.catalog import Licence, ModelEntry, Source
-from colab_helpers.models.download import FetchOptions, Limits
+from colab_helpers.models.download import DownloadLimits, FetchOptions
 from colab_helpers.models.fetching import PreloadedFile, ProgressCallback
-from colab_helpers.models.inventory import Record, read_record
-from tests.helpers.gpu import PretendedGpu, pretend_gpu
+from colab_helpers.models.inventory import ModelRecord, read_record
+from tests.helpers.gpu import FakeGpu, install_fake_gpu
 from tests.helpers.networks import build, node
 from tests.helpers.server import FaultServer, Route
 
@@ -26,7 +26,7 @@ RESTRICTED = Licence(
 )
 BODY = random.Random(1).randbytes(200_000)
 OTHER = bytes(reversed(BODY))
-QUICK = Limits(backoff=0.005, progress=32_000)
+QUICK = DownloadLimits(backoff=0.005, progress=32_000)
 """Tries again at once, but waits for a server on a busy machine."""
 IMPATIENT = replace(QUICK, read_timeout=0.25)
 """For servers that keep one waiting."""
@@ -44,8 +44,8 @@ def _nothing_of_this_machine(
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
-    return pretend_gpu(monkeypatch)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    return install_fake_gpu(monkeypatch)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def rot(path: Path, body: bytes) -> None:
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def record_of(path: Path) -> Record:
+def record_of(path: Path) -> ModelRecord:
     record = read_record(path)
     assert record is not None
     return record

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from colab_helpers.errors import ModelError
-from colab_helpers.models.catalog import ModelEntry, Source, load_catalog, needed_models, wanted_models
+from colab_helpers.models.catalog import (
+    ModelEntry,
+    Source,
+    load_catalog,
+    required_model_names,
+    required_models,
+)
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings, load_settings
 
@@ -65,28 +71,30 @@ def test_one_name_has_several_hashes() -> None:
 @pytest.mark.parametrize("preset", [*load_presets().presets, *load_presets().profiles])
 def test_every_preset_finds_its_models(preset: str) -> None:
     settings = load_settings(preset)
-    names = [entry.name for entry in needed_models(settings)]
+    names = [entry.name for entry in required_models(settings)]
     assert names[:2] == ["buffalo_l/det_10g", "buffalo_l/w600k_r50"]
     assert ("inswapper_128" in names) == ("face_swapper" in settings.frame_processors)
     assert ("GFPGANv1.4" in names) == ("face_enhancer" in settings.frame_processors)
 
 
 def test_sex_and_age_need_their_network_only_where_they_are_asked_for() -> None:
-    names = [entry.name for entry in needed_models(Settings(face_selector_age_start=18))]
+    names = [entry.name for entry in required_models(Settings(face_selector_age_start=18))]
     assert names[1:3] == ["buffalo_l/w600k_r50", "buffalo_l/genderage"]
-    found = wanted_models(Settings(face_selector_gender="male"))
+    found = required_model_names(Settings(face_selector_gender="male"))
     assert found[2] == ("attributes", names[2])
     assert found.count(found[2]) == 1
 
 
 def test_content_is_checked_whatever_is_done(tmp_path: Path) -> None:
     for values in ({}, {"frame_processors": "face_enhancer"}):
-        entries = needed_models(Settings(**values), root=tmp_path)[-2:]
+        entries = required_models(Settings(**values), root=tmp_path)[-2:]
         assert [(entry.name, entry.role) for entry in entries] == [
             ("nsfw_2", "content"), ("buffalo_l/genderage", "attributes"),
         ]  # fmt: skip
-        assert wanted_models(Settings(**values))[-2:] == [(entry.role, entry.name) for entry in entries]
-    names = [entry.name for entry in needed_models(Settings(content_check="vote"))]
+        assert required_model_names(Settings(**values))[-2:] == [
+            (entry.role, entry.name) for entry in entries
+        ]
+    names = [entry.name for entry in required_models(Settings(content_check="vote"))]
     assert names[-4:] == ["nsfw_2", "nsfw_1", "nsfw_3", "buffalo_l/genderage"]
 
 
@@ -114,7 +122,7 @@ def test_a_crc32_and_the_size_tell_a_file_where_no_sha256_is_published(tmp_path:
 )
 def test_unsuitable_model_is_refused_with_the_suitable_ones(values: dict[str, str], offered: str) -> None:
     with pytest.raises(ModelError, match=f"choose one of {offered}") as caught:
-        needed_models(Settings(**values))
+        required_models(Settings(**values))
     assert str(caught.value).startswith(next(iter(values.values())))
 
 
@@ -122,15 +130,17 @@ def test_a_swapper_brings_the_network_that_prepares_the_source(tmp_path: Path) -
     settings = Settings(swapper_model="ghost_2_256", frame_processors=("face_swapper",))
     (tmp_path / "ghost_2_256.onnx").touch()
     with pytest.raises(ModelError, match=r"crossface_ghost: .*put crossface_ghost\.onnx into"):
-        needed_models(settings, root=tmp_path)
+        required_models(settings, root=tmp_path)
     (tmp_path / "crossface_ghost.onnx").touch()
-    found = {entry.name: entry.role for entry in needed_models(settings, root=tmp_path)[2:-2]}
+    found = {entry.name: entry.role for entry in required_models(settings, root=tmp_path)[2:-2]}
     assert found == {"ghost_2_256": "swapper", "crossface_ghost": "converter"}
 
 
 def test_masks_need_their_networks_where_they_are_asked_for_or_lie_there(tmp_path: Path) -> None:
     def masking(**values: Any) -> list[tuple[str, str]]:
-        return [(entry.name, entry.role) for entry in needed_models(Settings(**values), root=tmp_path)[4:-2]]
+        return [
+            (entry.name, entry.role) for entry in required_models(Settings(**values), root=tmp_path)[4:-2]
+        ]
 
     occluder, parser = ("xseg_1", "occluder"), ("bisenet_resnet_34", "parser")
     assert masking() == []
@@ -142,4 +152,4 @@ def test_masks_need_their_networks_where_they_are_asked_for_or_lie_there(tmp_pat
     assert masking(face_mask_types="box") == []
     (tmp_path / "mine.onnx").touch()
     assert masking(occluder_model="mine") == [("mine", "occluder")]
-    assert needed_models(Settings(occluder_model="mine"), root=tmp_path)[-3].licence_id == "own"
+    assert required_models(Settings(occluder_model="mine"), root=tmp_path)[-3].licence_id == "own"

@@ -10,7 +10,7 @@ from colab_helpers.errors import LicenceError, ModelError, OutputError
 from colab_helpers.models import download, fetching
 from colab_helpers.models.catalog import ModelEntry
 from colab_helpers.models.fetching import DISK_RESERVE, Progress
-from colab_helpers.models.inventory import Record, part_path, write_record
+from colab_helpers.models.inventory import ModelRecord, part_path, write_record
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer, Route
 from tests.models.conftest import (
@@ -141,7 +141,7 @@ def test_damaged_shared_cache_is_noticed_and_repaired(
     if recorded:
         times = path.stat()
         known = {"sha256": sha256(BODY), "bytes": times.st_size, "mtime_ns": times.st_mtime_ns}
-        write_record(path, Record(**known, licence="MIT"))
+        write_record(path, ModelRecord(**known, licence="MIT"))
     rot(path, wrong)
     [fetched] = fetch(tmp_path / "root", entry, shared_cache=cache)
     assert fetched.source == "downloaded"

@@ -9,8 +9,8 @@ import pytest
 
 from colab_helpers.errors import ModelError
 from colab_helpers.models import download
-from colab_helpers.models.download import Limits
-from colab_helpers.models.inventory import look_at, part_path
+from colab_helpers.models.download import DownloadLimits
+from colab_helpers.models.inventory import inspect_model, part_path
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer
 from tests.models.conftest import (
@@ -49,7 +49,7 @@ WAITING = {"no answer once", "stuck half-way", "never answers"}
 """Faults of which only the clock tells."""
 
 
-def limits_for(fault: str) -> Limits:
+def limits_for(fault: str) -> DownloadLimits:
     return IMPATIENT if fault in WAITING else QUICK
 
 
@@ -171,7 +171,7 @@ def part(tmp_path: Path, server: FaultServer) -> Path:
     entry = model(source(server.url("/a")))
     with pytest.raises(ModelError):
         fetch(tmp_path, entry)
-    assert look_at(tmp_path, entry).resumable == HALF
+    assert inspect_model(tmp_path, entry).resumable == HALF
     return part_path(tmp_path / "net.onnx", sha256(BODY))
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from colab_helpers.errors import ModelError, OutputError
 from colab_helpers.models.gfpgan_export import export_gfpgan
-from colab_helpers.models.half import convert
-from colab_helpers.models.parity import SAME
+from colab_helpers.models.model_conversion import convert
+from colab_helpers.models.parity import EXACT_TOLERANCE
 from colab_helpers.models.session import Runtime
 
 MISSING = [name for name in ("torch", "gfpgan") if importlib.util.find_spec(name) is None]
@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "GFPGANv1.4.onnx"
     parity = export_gfpgan(folder / "GFPGANv1.4.pth", out, architecture=SMALL)
-    assert (parity.mean_limit, parity.max_limit) == SAME
+    assert (parity.mean_limit, parity.max_limit) == EXACT_TOLERANCE
     assert parity.max < 0.05
     assert parity.spread > 1
     assert list(tmp_path.iterdir()) == [out]

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.gpu import Bench
-from tests.helpers.gpu import CUDA, T4, pretend_gpu
+from tests.helpers.gpu import CUDA, T4, install_fake_gpu
 
 
 def test_the_dry_run_measures_everything_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +41,6 @@ def test_the_dry_run_measures_everything_on_the_cpu(tmp_path: Path, monkeypatch:
 
 def test_without_a_gpu_that_runs_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "this_machine", lambda: T4)
-    pretend_gpu(monkeypatch).missing.add(CUDA)
+    install_fake_gpu(monkeypatch).missing.add(CUDA)
     with pytest.raises(SystemExit, match="CUDA does not run: ONNX Runtime fell back"):
         gpu.main(["--out", str(tmp_path)])

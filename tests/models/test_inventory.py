@@ -10,7 +10,7 @@ import pytest
 from colab_helpers.errors import ModelError, OutputError
 from colab_helpers.models import fetching, inventory
 from colab_helpers.models.catalog import ModelEntry, load_catalog
-from colab_helpers.models.inventory import look_at, record_path
+from colab_helpers.models.inventory import inspect_model, record_path
 from colab_helpers.models.session import Runtime
 from tests.helpers.server import FaultServer, Route
 from tests.models.conftest import (
@@ -51,8 +51,8 @@ def test_bytes_that_changed_without_being_written_are_found_where_they_are_hashe
     path = put(tmp_path, network(2.0))
     fetch(tmp_path, entry)
     rot(path, network(3.0))  # it loads
-    assert look_at(tmp_path, entry).state == "unknown"
-    assert "although nobody wrote to it" in str(look_at(tmp_path, entry, verify=True).problem)
+    assert inspect_model(tmp_path, entry).state == "unknown"
+    assert "although nobody wrote to it" in str(inspect_model(tmp_path, entry, verify=True).problem)
     [again] = fetch(tmp_path, entry, verify=True)
     assert again.source == "downloaded"
     assert_right(tmp_path)

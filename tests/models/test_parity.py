@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from colab_helpers.language import spoken
-from colab_helpers.models.half import Conversion
-from colab_helpers.models.parity import SAME, Verdict, compare, sample_inputs, value_range
+from colab_helpers.language import use_language
+from colab_helpers.models.model_conversion import Conversion
+from colab_helpers.models.parity import EXACT_TOLERANCE, Verdict, compare, sample_inputs, value_range
 from colab_helpers.models.session import Runtime
 from tests.helpers.networks import build, node, small_inswapper
 from tests.people import kinds
@@ -29,19 +29,19 @@ def saved(folder: Path, model: onnx.ModelProto) -> Path:
 def test_compare() -> None:
     reference = np.random.default_rng(0).random((3, 3, 16, 16), np.float32)
     off = reference + np.float32(2 / 255)
-    same = compare(reference, reference, SAME, 1)
+    same = compare(reference, reference, EXACT_TOLERANCE, 1)
     assert (same.mean, same.max, same.problem) == (0, 0, "")
     assert same.spread == pytest.approx(255 / 3, rel=0.1)
-    assert compare(reference, off, SAME, 1).mean == pytest.approx(2, rel=1e-3)
-    assert "2 grey levels on average" in compare(reference, off, SAME, 1).problem
+    assert compare(reference, off, EXACT_TOLERANCE, 1).mean == pytest.approx(2, rel=1e-3)
+    assert "2 grey levels on average" in compare(reference, off, EXACT_TOLERANCE, 1).problem
     assert not compare(reference, off, (3, 3), 1).problem
     assert compare(reference, reference[::-1].copy(), (255, 255), 1).problem
-    assert compare(reference, reference[:1], SAME, 1).problem
+    assert compare(reference, reference[:1], EXACT_TOLERANCE, 1).problem
     peak = reference.copy()
     peak[0, 0, 0, 0] += 2 / 255
-    assert "2 at most" in compare(reference, peak, SAME, 1).problem
-    assert compare(reference, peak, SAME, 2).problem == ""
-    nothing = compare(reference, reference * np.float32(np.nan), SAME, 1)
+    assert "2 at most" in compare(reference, peak, EXACT_TOLERANCE, 1).problem
+    assert compare(reference, peak, EXACT_TOLERANCE, 2).problem == ""
+    nothing = compare(reference, reference * np.float32(np.nan), EXACT_TOLERANCE, 1)
     fails = Verdict(reason="fails", error="no room")
     written = json.dumps(Conversion(verdicts={"here": nothing, "there": fails}).model_dump())
     again = Conversion.model_validate_json(written).verdicts
@@ -49,7 +49,7 @@ def test_compare() -> None:
     assert Verdict.model_validate_json(nothing.model_dump_json()).problem == nothing.problem
     assert again["there"] == fails
     told = nothing.problem
-    with spoken("es"):  # what is recorded are figures
+    with use_language("es"):  # what is recorded are figures
         assert again["here"].problem not in ("", told)
 
 

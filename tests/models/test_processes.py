@@ -12,7 +12,7 @@ from pathlib import Path
 
 from colab_helpers.models.catalog import ModelEntry
 from colab_helpers.models.inventory import part_path
-from tests.conftest import PATIENCE, until
+from tests.conftest import TIMEOUT, until
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer
 from tests.models.conftest import BODY, assert_right, fetch, model, sha256, source
@@ -75,9 +75,9 @@ def test_two_processes_and_two_threads_fetch_once(tmp_path: Path, server: FaultS
         thread.start()
     time.sleep(0.5)  # all are at it now: one is asking, the others wait
     route.gate.set()
-    told = [process.communicate(timeout=PATIENCE)[0].strip() for process in processes]
+    told = [process.communicate(timeout=TIMEOUT)[0].strip() for process in processes]
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
     assert sorted([*told, *here]) == ["downloaded", "present", "present", "present"]
     assert len(route.requests) == 1
     assert_right(tmp_path)

@@ -11,9 +11,9 @@ import pytest
 
 from colab_helpers.errors import OutOfMemoryError, ProviderError
 from colab_helpers.models import session
-from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Runtime, create_session, wait_without_spinning
-from tests.helpers.gpu import CPU, CUDA, PretendedGpu
+from colab_helpers.models.session_pool import SessionPool
+from tests.helpers.gpu import CPU, CUDA, FakeGpu
 from tests.helpers.networks import net
 
 USUAL = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "EXHAUSTIVE"}
@@ -66,7 +66,7 @@ def test_threads_that_wait_for_the_gpu_sleep(
     assert getattr(driver, "asked", []) == calls
 
 
-def test_what_every_session_is_told(gpu: PretendedGpu, model: Path) -> None:
+def test_what_every_session_is_told(gpu: FakeGpu, model: Path) -> None:
     plain = Runtime("cuda")
     plain.open(model)
     pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40, ceiling=2 << 30)
@@ -88,7 +88,7 @@ def test_onnxruntime_never_tries_again_with_other_options(
 
 
 def test_memory_that_runs_out_while_loading_is_no_reason_for_the_cpu(
-    gpu: PretendedGpu, model: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: FakeGpu, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40)
     runtime = Runtime("cuda", pool=pool)
@@ -105,7 +105,7 @@ def test_memory_that_runs_out_while_loading_is_no_reason_for_the_cpu(
     assert pool.notes == ["net: memory ran out while it was loaded; loaded again alone"]
 
 
-def test_a_gpu_that_onnxruntime_leaves_out_is_no_gpu(gpu: PretendedGpu) -> None:
+def test_a_gpu_that_onnxruntime_leaves_out_is_no_gpu(gpu: FakeGpu) -> None:
     gpu.missing.add(CUDA)
     assert Runtime().provider == "cpu"
     with pytest.raises(ProviderError, match="fell back to the CPU"):

@@ -13,7 +13,7 @@ import pytest
 from colab_helpers.demo import Demo
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
-from colab_helpers.ui import choice
+from colab_helpers.ui import form_state
 from colab_helpers.ui.batch_swap import run_batch_swap, show_results
 
 NOTEBOOK = "batch_swap"
@@ -28,7 +28,7 @@ def values(demo: Path) -> dict[str, object]:
     return {"sources": [source], "targets": clips, "models_dir": str(demo / "models")}
 
 
-def report_of(folder: Path) -> dict:
+def build_report(folder: Path) -> dict:
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
@@ -49,7 +49,7 @@ def frame_count(path: Path) -> int:
 
 def test_a_run_on_demo_files(run, values, demo, tmp_path, capfd):
     assert run(tmp_path, **values, preset="speed", overrides={"output_video_quality": 20}) == 0
-    report = report_of(tmp_path)
+    report = build_report(tmp_path)
     assert report["summary"]["succeeded"] == 1
     assert report["consent"] == {"statement": DEMO_CONSENT, "people": []}
     assert report["settings"]["output_video_quality"] == 20
@@ -99,8 +99,8 @@ def test_plain_papermill_reaches_every_value_of_both_cells(papermill, demo, tmp_
     assert done.returncode == 0, done.stderr
     unknown = re.findall(r"unknown parameter: (\w+)", done.stderr)
     assert {*unknown} == {"gpus", "cluster", "gpus_per_worker", "priority", "map_paths"}, "in a cell before"
-    assert report_of(tmp_path / "2024")["settings"]["gpus"] == ""
-    report = report_of(tmp_path / "2024")
+    assert build_report(tmp_path / "2024")["settings"]["gpus"] == ""
+    report = build_report(tmp_path / "2024")
     assert report["consent"]["statement"] == CONSENT
     assert report["settings"]["output_video_quality"] == 20
     assert (report["settings"]["visible_label"], report["files"][0]["mark"]["disclosure"]) == (
@@ -113,7 +113,7 @@ def test_a_failing_file_is_reported_and_ends_the_run_with_1(run, values, tmp_pat
     bad, folder = tmp_path / "text.mp4", tmp_path / "run"
     bad.write_text("not a video")
     assert run(folder, **{**values, "targets": [str(bad), *values["targets"]], "consent": CONSENT}) == 1
-    assert [file["status"] for file in report_of(folder)["files"]] == ["failed", "done"]
+    assert [file["status"] for file in build_report(folder)["files"]] == ["failed", "done"]
     assert not (folder / "text.mp4").exists()
     assert frame_count(folder / "clip1.mp4") == 10
     page = shown(folder)["text/html"]
@@ -129,7 +129,7 @@ def test_an_empty_form_runs_the_demo(demo, tmp_path, monkeypatch, capsys):
         made.append(folder)
         return Demo(demo / "source" / "alma.png", (demo / "targets" / "clip1.mp4",), demo / "models")
 
-    monkeypatch.setattr(choice, "copy_demo", small)
+    monkeypatch.setattr(form_state, "copy_demo", small)
     done = run_batch_swap(BatchRequest(output_dir=tmp_path, consent=DEMO_CONSENT, headless=True))
     assert made == [tmp_path / "demo"]
     assert done.report.ok

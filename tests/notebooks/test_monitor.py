@@ -18,12 +18,12 @@ from colab_helpers.batch.status import BatchStatus, StatusWriter, read_status
 from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.diagnosis import Check, Diagnosis
 from colab_helpers.errors import MissingFileError, UsageError
-from colab_helpers.pages.live import GO_ON, RETRY
+from colab_helpers.pages.live import RESUME_REMEDY, RETRY_REMEDY
 from colab_helpers.request import MonitorRequest
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample
 from colab_helpers.ui import monitor
 from colab_helpers.ui.monitor import MonitorSummary, show_result, watch
-from tests.conftest import PATIENCE, until
+from tests.conftest import TIMEOUT, until
 from tests.helpers.reports import a_progress
 from tests.helpers.reports import bare_sample as sample
 
@@ -80,7 +80,7 @@ def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
         if number <= 10:
             append(folder, sample(time.time(), frame=10 * number, ram_used=40 + number))
             writer.progress(a_progress(10 * number, 100))
-            writer.beat()
+            writer.heartbeat()
             return
         writer.file(0, FileReport(target="/in/a.mp4", status="done", frames_out=100))
         writer.file(1, FileReport(target="/in/b.mp4", status="failed", error="no face was found"))
@@ -90,9 +90,9 @@ def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
     result = look(folder)
     found = result.summary
     assert (found.state, found.ended_by, found.samples) == ("failed", "end of run", 10)
-    assert found.seconds < PATIENCE
+    assert found.seconds < TIMEOUT
     assert found.failures == {"b.mp4": "no face was found"}
-    assert found.advice == RETRY
+    assert found.advice == RETRY_REMEDY
     assert found.host == socket.gethostname()
     assert MonitorSummary.model_validate_json(result.report.read_bytes()) == found
     printed = capsys.readouterr().out
@@ -103,14 +103,14 @@ def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
     line, remedy = capsys.readouterr().out.splitlines()
     assert line.startswith(f"Watched the run in {folder} for ")
     assert line.endswith("10 samples: it ended, but not all files succeeded")
-    assert remedy == f"What to do: {RETRY}."
+    assert remedy == f"What to do: {RETRY_REMEDY}."
 
 
 @pytest.mark.parametrize(
     ("host", "age", "state"),
     [
         ("", 0.0, "running"),  # a worker that died just now may be started again
-        ("", monitor.SILENCE + PATIENCE, "lost"),
+        ("", monitor.HEARTBEAT_TIMEOUT + TIMEOUT, "lost"),
         ("elsewhere", 120.0, "running"),
         ("elsewhere", 181.0, "lost"),
     ],
@@ -118,14 +118,14 @@ def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
 def test_a_run_is_judged_by_its_process_and_elsewhere_by_its_last_news(
     folder, writer, monkeypatch, capsys, host, age, state
 ):
-    monkeypatch.setattr(monitor, "FIRST_LOOK", 0.05)
-    monkeypatch.setattr(monitor, "SILENCE", PATIENCE)  # this machine may be busy
+    monkeypatch.setattr(monitor, "STALE_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(monitor, "HEARTBEAT_TIMEOUT", TIMEOUT)  # this machine may be busy
     monkeypatch.setattr(monitor, "TEXT_INTERVAL", 5.0)
     writer.progress(a_progress(10, 100))
     host = host or socket.gethostname()
     rewrite(folder, host=host, pid=NO_PROCESS, updated=time.time() - age)
     found = look(folder, seconds=0.3).summary
-    assert (found.state, found.host, found.advice) == (state, host, GO_ON if state == "lost" else "")
+    assert (found.state, found.host, found.advice) == (state, host, RESUME_REMEDY if state == "lost" else "")
     assert found.ended_by == ("end of run" if state == "lost" else "time")
     heads = [line for line in capsys.readouterr().out.splitlines() if " of 2 files ended (" in line]
     assert len(heads) <= 2  # one at the beginning, one at the end
@@ -134,7 +134,7 @@ def test_a_run_is_judged_by_its_process_and_elsewhere_by_its_last_news(
 
 def test_a_clock_that_is_behind_makes_no_run_dead(folder, writer, capsys, monkeypatch):
     """Its times are hours old, but they go on."""
-    monkeypatch.setattr(monitor, "FIRST_LOOK", 0.1)
+    monkeypatch.setattr(monitor, "STALE_GRACE_SECONDS", 0.1)
     behind = [time.time() - 7200]
     rewrite(folder, host="elsewhere", pid=NO_PROCESS, started=behind[0] - 50, updated=behind[0])
     real_sleep, left = time.sleep, iter(range(10))
@@ -156,10 +156,10 @@ def test_a_clock_that_is_behind_makes_no_run_dead(folder, writer, capsys, monkey
 
 
 def test_a_clock_that_is_ahead_hides_no_death(folder, writer, monkeypatch):
-    monkeypatch.setattr(monitor, "FIRST_LOOK", 0.05)
-    monkeypatch.setattr(monitor, "FAR_SILENCE", 0.1)
+    monkeypatch.setattr(monitor, "STALE_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(monitor, "REMOTE_TIMEOUT", 0.1)
     rewrite(folder, host="elsewhere", pid=NO_PROCESS, updated=time.time() + 7200)
-    assert look(folder, seconds=PATIENCE).summary.state == "lost"
+    assert look(folder, seconds=TIMEOUT).summary.state == "lost"
 
 
 def test_a_status_that_cannot_be_read_for_a_while_is_no_news(folder, writer, monkeypatch):
@@ -185,7 +185,7 @@ def test_a_folder_without_a_run(folder):
 def panel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a notebook's panel was given, one page after the other."""
     pages: list[str] = []
-    monkeypatch.setattr(monitor, "open_page", lambda: pages.append)
+    monkeypatch.setattr(monitor, "open_html_area", lambda: pages.append)
     return pages
 
 
@@ -245,11 +245,11 @@ def test_what_the_doctor_found_stands_beside_the_charts_and_its_remedy_at_the_en
 def test_plain_papermill_looks_for_a_while_and_reports(tmp_path):
     """Nothing in the form says that nobody watches."""
     notebook = nbformat.read(NOTEBOOKS / "monitor.ipynb", as_version=4)
-    assert monitor.UNSEEN_SECONDS == 60
+    assert monitor.UNATTENDED_SECONDS == 60
     shorter = "from colab_helpers.ui import monitor\nmonitor.UNSEEN_SECONDS = 2"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(shorter))
     nbformat.write(notebook, tmp_path / "in.ipynb")
-    names, limit = [str(tmp_path / name) for name in ("in.ipynb", "out.ipynb")], int(PATIENCE)
+    names, limit = [str(tmp_path / name) for name in ("in.ipynb", "out.ipynb")], int(TIMEOUT)
     done = papermill.execute_notebook(*names, progress_bar=False, execution_timeout=limit)
     shown = done.cells[-4].outputs[0]["data"]["text/plain"]
     assert shown.startswith("Watched this machine for 0:0")

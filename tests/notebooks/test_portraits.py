@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from colab_helpers import errors
-from colab_helpers.batch.library import made_up
+from colab_helpers.batch.library import synthetic_people
 from colab_helpers.demo import copy_demo
 from colab_helpers.errors import UsageError
 from colab_helpers.media.images import read_image
 from colab_helpers.portraits import PACKAGES
-from colab_helpers.prompts import improved
+from colab_helpers.prompts import improve_prompt
 from colab_helpers.ui import headless, portraits
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.portraits import PortraitsRequest, paint_portraits, show_portraits, show_prompt
@@ -30,7 +30,7 @@ def test_without_the_extra_it_says_the_one_command(papermill, run, tmp_path, cap
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out.ipynb").read_text(encoding="utf-8")
     assert COMMAND in text
-    assert improved("una mujer", "portrait") in text
+    assert improve_prompt("una mujer", "portrait") in text
     assert "Traceback" not in text
     assert run(tmp_path / "headless", size="512", library=tmp_path / "people") == headless.EXIT_USAGE
     assert f"run '{COMMAND}'" in capfd.readouterr().err
@@ -41,7 +41,7 @@ def test_people_are_made_kept_and_shown(tmp_path: Path, monkeypatch, capsys) -> 
     demo, library = copy_demo(tmp_path / "demo"), tmp_path / "people"
     paint, shown = Painter(demo.source), list[str]()
     monkeypatch.setattr(errors, "find_spec", lambda name: name)
-    monkeypatch.setattr(portraits, "lightning", lambda root, **_: paint(root))
+    monkeypatch.setattr(portraits, "open_sdxl_lightning", lambda root, **_: paint(root))
     monkeypatch.setattr(Host, "show", lambda self, html, text, **_: shown.extend([html, text]))
     given = {"library": library, "models_dir": demo.models, "size": "512", "count": "2", "seed": 5}
     asked = show_prompt(PortraitsRequest(prompt="a man with a <beard>", **given))
@@ -54,7 +54,7 @@ def test_people_are_made_kept_and_shown(tmp_path: Path, monkeypatch, capsys) -> 
     show_portraits(asked, made)
     assert shown[-2].count("data:image/jpeg;base64,") == 2
     assert "people = everybody" in shown[-1]
-    assert made_up(library) == ["crowd-1", "crowd-2"]
+    assert synthetic_people(library) == ["crowd-1", "crowd-2"]
     assert np.array_equal(read_image(made[0].photo), paint.paint("", 8, 512))
     with pytest.raises(UsageError, match="adults alone"):
         show_prompt(PortraitsRequest(prompt="a boy", **given))

@@ -15,15 +15,15 @@ from colab_helpers.diagnosis import networks
 from colab_helpers.diagnosis.findings import finding
 from colab_helpers.errors import LicenceError
 from colab_helpers.files import sha256_of
-from colab_helpers.language import spoken
+from colab_helpers.language import use_language
 from colab_helpers.models import catalog
 from colab_helpers.models import preload as models_preload
 from colab_helpers.models.catalog import Licence, Source, load_catalog
 from colab_helpers.request import PreloadRequest
 from colab_helpers.ui import headless, preload
 from colab_helpers.ui.preload import (
-    Needed,
     PreloadError,
+    PreloadPlan,
     PreloadResult,
     fetch_models,
     models_html,
@@ -58,7 +58,7 @@ def states(result: PreloadResult) -> list[str]:
     return [model.state for model in result.models]
 
 
-def needed(folder: Path, **values: object) -> Needed:
+def needed(folder: Path, **values: object) -> PreloadPlan:
     options = {"models_dir": str(folder / "models"), "output_dir": str(folder / "run"), "headless": True}
     return show_models(PreloadRequest(**{**options, **values}))
 
@@ -85,7 +85,7 @@ def test_an_empty_form_shows_and_runs_the_demos_networks(run, tmp_path, capfd):
     assert "stand-in inswapper_128 (swapper, " in printed
     assert "Nothing is missing. The demo's stand-in networks" in printed
     assert f"report:   {tmp_path / 'preload.json'}" in printed
-    with spoken("es"):  # a longer word stands apart from the name, too
+    with use_language("es"):  # a longer word stands apart from the name, too
         assert "sustituta inswapper_128 (swapper, " in models_text(result.models, tmp_path)
 
 

@@ -16,7 +16,7 @@ import colab_helpers
 from colab_helpers.__main__ import VERBS
 from colab_helpers.batch.report import FileReport, Summary
 from colab_helpers.command_line import build_parser
-from colab_helpers.language import LANGUAGES, spoken
+from colab_helpers.language import LANGUAGES, use_language
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui.headless import read_form
 
@@ -54,7 +54,7 @@ def test_the_tables_are_up_to_date(spoken_here):
     pages = PAGES[spoken_here]
     for name, page in (("notebooks", "README"), ("presets", "settings"), ("settings", "settings")):
         assert pages[page].count(f"<!-- {name} -->") == pages[page].count(f"<!-- /{name} -->") == 1
-    with spoken(spoken_here):
+    with use_language(spoken_here):
         for text in pages.values():
             assert tables().updated(text) == text, "run: python docs/tables.py"
 

@@ -10,25 +10,25 @@ import pytest
 
 from colab_helpers.diagnosis import Check, Diagnosis
 from colab_helpers.errors import UsageError
-from colab_helpers.language import spoken, tr
+from colab_helpers.language import tr, use_language
 from colab_helpers.request import MonitorRequest, PreloadRequest, SetupRequest
 from colab_helpers.ui import headless, setup
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.monitor import watch
 from colab_helpers.ui.preload import show_models
-from colab_helpers.ui.setup import Setup, SetupError, run_setup, show_setup
+from colab_helpers.ui.setup import SetupError, SetupResult, run_setup, show_setup
 
 NOTEBOOK = "setup"
 SPANISH = Path(__file__).resolve().parents[2] / "notebooks" / "es" / "setup.ipynb"
 
 
-def report_of(folder: Path) -> Diagnosis:
+def build_report(folder: Path) -> Diagnosis:
     return Diagnosis.model_validate_json((folder / "doctor.json").read_bytes())
 
 
 def test_an_empty_form_examines_the_demos_networks(run, tmp_path, capfd):
     assert run(tmp_path) == 0
-    found = report_of(tmp_path)
+    found = build_report(tmp_path)
     assert found.ok
     models = [check for check in found.checks if check.name.startswith("model ")]
     assert len(models) == 7
@@ -45,8 +45,8 @@ def test_an_empty_form_examines_the_demos_networks(run, tmp_path, capfd):
 def test_the_spanish_notebook_speaks_spanish(tmp_path, capfd):
     assert headless.main([str(SPANISH), str(tmp_path / "setup.ipynb")]) == 0
     printed = capfd.readouterr().out
-    with spoken("es"):
-        assert report_of(tmp_path).summary() in printed
+    with use_language("es"):
+        assert build_report(tmp_path).summary() in printed
         assert tr("report:   {path}", path=tmp_path / "doctor.json") in printed
     assert "report:" not in printed
 
@@ -81,7 +81,7 @@ def test_where_there_is_a_front_end_the_table_is_html(tmp_path, capsys):
     bad = Check(name="disk & folder", status="fail", detail="<none>", remedy="free 2 > 1")
     good = Check(name="python", status="pass", detail="3.12")
     with pytest.raises(SetupError, match="1 finding"):
-        show_setup(Setup(Diagnosis.of([good, bad]), tmp_path / "doctor.json", Page()))
+        show_setup(SetupResult(Diagnosis.of([good, bad]), tmp_path / "doctor.json", Page()))
     (page,) = Page.shown
     assert capsys.readouterr().out == ""
     assert page.count("<tr>") == 3

@@ -7,26 +7,26 @@ from typing import Any
 
 import pytest
 
-from colab_helpers.batch.members import READY, WorkerStatus
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport
 from colab_helpers.batch.status import BatchStatus, StatusWriter, read_status
+from colab_helpers.batch.worker_handles import READY, WorkerStatus
 from colab_helpers.machine import GIB
-from colab_helpers.pages.figures import FIGURES, at_work, warnings
 from colab_helpers.pages.live import (
-    GO_ON,
-    MOST_FILES,
-    MOST_WORKERS,
+    MAX_FILES,
+    MAX_WORKERS,
     NO_GPU,
     NO_SAMPLES,
+    RESUME_REMEDY,
     live_html,
     live_text,
     time_left,
 )
+from colab_helpers.pages.metrics import METRICS, active_timeline, warnings
 from colab_helpers.pages.svg import ALARM, BLUE
-from colab_helpers.progress import FINDING, MAKING
+from colab_helpers.progress import FINDING, PROCESSING
 from colab_helpers.resources.samples import GpuSample, Sample
-from colab_helpers.ui.choice import REFRESH, RunView
+from colab_helpers.ui.form_state import REFRESH, RunView
 from tests.helpers.reports import GPU, START, Page, a_progress, a_status, sample
 
 NASTY = """<a href="x">&'.mp4"""
@@ -73,7 +73,7 @@ def test_every_figure_has_its_chart_with_the_newest_value() -> None:
         ("After find faces", "6 waiting"),
         ("After change faces", "0 waiting"),
     ]
-    assert len(told(page)) == len(FIGURES) + 3
+    assert len(told(page)) == len(METRICS) + 3
     assert "VRAM of 15 GiB, 40 %" in page.text
     (line,) = live_text([sample()], None, now=START)[:1]
     for part in ("GPU 91 %", "VRAM 6 of 15 GiB (40 %)", "Disk free 50 GB", "After decode 8 waiting"):
@@ -143,7 +143,7 @@ def test_a_pause_takes_no_time_and_leaves_a_gap(distances, gaps, length) -> None
     times = [START]
     for distance in distances:
         times.append(times[-1] + distance)
-    course = at_work([sample(time=time) for time in times])
+    course = active_timeline([sample(time=time) for time in times])
     assert sum(found is None for _, found in course) == gaps
     assert course[-1][0] == length
     assert [time for time, _ in course] == sorted(time for time, _ in course)
@@ -203,7 +203,7 @@ def test_of_many_files_the_rest_is_counted() -> None:
     # The next in line first, then what was done last.
     expected = [f"{n}.mp4" for n in (60, 61, 62, 63, 64, 59, 58, 57, 56, 55, 54, 53)]
     assert [row[1] for row in page.rows[1:]] == expected
-    assert f"and {65 - MOST_FILES} more: 53 done" in page.text
+    assert f"and {65 - MAX_FILES} more: 53 done" in page.text
 
 
 def test_a_run_that_ended_or_died_is_not_slow_and_says_what_to_do() -> None:
@@ -212,7 +212,7 @@ def test_a_run_that_ended_or_died_is_not_slow_and_says_what_to_do() -> None:
     assert page.text.startswith("done: 1 of 1 files ended (1 done), at work for 1:00")
     died = a_status(RUNNING, progress=WORK, picture=PICTURE)
     lost = page_of([sample()], died, now=START + 400, lost=True)
-    assert f"last news 5:40 ago. What to do: {GO_ON}" in lost.text
+    assert f"last news 5:40 ago. What to do: {RESUME_REMEDY}" in lost.text
     assert lost.text.startswith("ended without a word")
     for gone in ("Why is it not faster", "running", "All files"):
         assert gone not in page.text + lost.text
@@ -238,7 +238,7 @@ def test_the_whole_batch_in_one_line() -> None:
 
 def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path, monkeypatch) -> None:
     pages, now = [], [0.0]
-    monkeypatch.setattr("colab_helpers.ui.choice.monotonic", lambda: now[0])
+    monkeypatch.setattr("colab_helpers.ui.form_state.monotonic", lambda: now[0])
     view = RunView(tmp_path, pages.append)
     found = a_status(RUNNING, progress=WORK)
     for _ in range(20):
@@ -256,9 +256,9 @@ def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path, monkeypatch) ->
 def test_who_does_what_is_told_as_far_as_there_is_room() -> None:
     workers = [
         WorkerStatus(name="box GPU 0", file="film.mp4", stage=FINDING, gpu_load=93.0, gpu_percent=41.4),
-        WorkerStatus(name="box GPU 1", file="film.mp4", segment=7, stage=MAKING, fps=24.04),
+        WorkerStatus(name="box GPU 1", file="film.mp4", segment=7, stage=PROCESSING, fps=24.04),
         WorkerStatus(name="far", stage=READY),
-        WorkerStatus(name="far CPU", file="b.mp4", stage=MAKING, pause="the drive is full"),
+        WorkerStatus(name="far CPU", file="b.mp4", stage=PROCESSING, pause="the drive is full"),
     ]
     several = {"crew": 4, "idle": 1, "rate": 24.04, "progress": WORK}
     status = a_status(RUNNING, queued("b"), workers=workers, **several)
@@ -284,17 +284,17 @@ def test_of_many_workers_those_that_wait_are_named_and_the_rest_is_counted(tmp_p
     writer = StatusWriter(
         tmp_path / "status.json", [Task(tmp_path / f"{n}", tmp_path / "o") for n in range(1000)]
     )
-    workers = [WorkerStatus(name=f"node{n}", file=f"{n}", stage=MAKING, fps=20.0) for n in range(100)]
+    workers = [WorkerStatus(name=f"node{n}", file=f"{n}", stage=PROCESSING, fps=20.0) for n in range(100)]
     workers[99].pause = "the drive is full"
     writer.workers(workers)
     found = writer.status
     assert (len(found.workers), found.crew, found.rate) == (64, 100, 2000.0)
     assert found.pause == "the drive is full"
     page, lines = page_of([], found), live_text([], found, now=START)
-    assert [row[0] for row in page.rows[1 : 1 + MOST_WORKERS]] == ["node99", *(f"node{n}" for n in range(15))]
+    assert [row[0] for row in page.rows[1 : 1 + MAX_WORKERS]] == ["node99", *(f"node{n}" for n in range(15))]
     assert ("and 84 more" in page.text, "  and 84 more" in lines) == (True, True)
     assert "100 workers, 2000 frames/s together" in page.text
-    assert len(page.rows) == 2 + MOST_WORKERS + MOST_FILES
+    assert len(page.rows) == 2 + MAX_WORKERS + MAX_FILES
     assert len(page.source) < 25_000
     assert len(found.text()) < 200 * 1000 + 300 * 64 + 3000, "nor does what is written grow"
     assert read_status(tmp_path).files == found.files
@@ -308,7 +308,7 @@ def test_each_gpu_has_a_line_and_the_worst_one_tells() -> None:
     page = page_of(samples)
     assert (told(page)["GPU"], told(page)["VRAM"]) == ("12–91 %", "6–14 GiB")
     assert [page.charts()[name].count(' stroke="') for name in ("GPU", "CPU")] == [3, 1]
-    assert len(told(page)) == len(FIGURES) + 3, "the other figures are the first one's"
+    assert len(told(page)) == len(METRICS) + 3, "the other figures are the first one's"
     (warning,) = warnings(samples)
     assert warning.startswith("VRAM 93.3 %")
     assert warnings([sample(gpus=[GpuSample(**GPU)])]) == []

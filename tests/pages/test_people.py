@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.batch.file_report import report_of
+from colab_helpers.batch.file_report import build_report
 from colab_helpers.batch.report import BatchReport, PersonReport, Quality
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.quality import portrait_url
@@ -143,7 +143,7 @@ def test_the_page_names_who_was_changed_and_whom_the_statement_does_not() -> Non
     first = with_people(NAMED, HIDDEN, LEFT)
     other = with_people(NAMED.model_copy(update={"source": "a/b.jpg, cleo"}))
     files = [*first.files, *other.files]
-    report = report_of(files, consent=Consent(statement="Ben Lee: self"), settings={}, seconds=1.0)
+    report = build_report(files, consent=Consent(statement="Ben Lee: self"), settings={}, seconds=1.0)
     assert report.not_in_consent == ["Ana <b>", "cleo"]  # blurring needs nobody's consent; a path is no name
     assert [note for note in report.notes if "Ana <b>, cleo" in note]
     page = page_of(report)
@@ -151,6 +151,8 @@ def test_the_page_names_who_was_changed_and_whom_the_statement_does_not() -> Non
     assert rows["People changed"] == "Ana <b>: replaced by ben, replaced by a/b.jpg, cleop2: blurred"
     assert rows["Not named in the statement"] == "Ana <b>, cleo"
     everybody = Consent(statement="Ana B, Ben and Cleo: self")
-    assert report_of(files, consent=everybody, settings={}, seconds=1.0).not_in_consent == []
-    nobody = report_of(with_people(FIRST).files, consent=Consent(statement="x y z"), settings={}, seconds=1.0)
+    assert build_report(files, consent=everybody, settings={}, seconds=1.0).not_in_consent == []
+    nobody = build_report(
+        with_people(FIRST).files, consent=Consent(statement="x y z"), settings={}, seconds=1.0
+    )
     assert (nobody.not_in_consent, nobody.notes) == ([], [])

@@ -15,7 +15,14 @@ import pytest
 from colab_helpers.batch.report import Quality
 from colab_helpers.errors import MediaError
 from colab_helpers.media.images import read_image
-from colab_helpers.pages.pictures import MOST_PLAYERS, ROOM, frame_at, pair_of, pictures_of, players_of
+from colab_helpers.pages.pictures import (
+    MAX_PLAYER_BYTES,
+    MAX_PLAYERS,
+    frame_at,
+    pair_of,
+    pictures_of,
+    players_of,
+)
 from tests.helpers.reports import a_file
 from tests.media.make import Spec, make
 
@@ -126,7 +133,7 @@ def test_the_room_is_shared(tmp_path) -> None:
     images = np.random.default_rng(1).integers(0, 255, (15, 270, 480, 3), np.uint8)
     noise, small = write_video(tmp_path / "noise.mp4", images), make(tmp_path / "small.mp4", Spec())
     clip, whole = videos_in([noise, small])
-    assert noise.stat().st_size > ROOM // 2 >= len(clip)
+    assert noise.stat().st_size > MAX_PLAYER_BYTES // 2 >= len(clip)
     assert whole == small.read_bytes()
     players, left_out = players_of([noise, small], room=2 * small.stat().st_size)
     assert [player.path for player in players] == [small]
@@ -134,8 +141,8 @@ def test_the_room_is_shared(tmp_path) -> None:
 
 
 def test_no_more_than_a_few_players_and_damage_is_named(tmp_path) -> None:
-    players, left_out = players_of([make(tmp_path / f"{n}.mp4", Spec()) for n in range(MOST_PLAYERS + 2)])
-    assert len(players) == MOST_PLAYERS
+    players, left_out = players_of([make(tmp_path / f"{n}.mp4", Spec()) for n in range(MAX_PLAYERS + 2)])
+    assert len(players) == MAX_PLAYERS
     assert left_out == ["6.mp4", "7.mp4"]
     assert players_of([tmp_path / "a.png", tmp_path / "b.gif"]) == ([], [])
     (tmp_path / "bad.mp4").write_text("no video")

@@ -14,13 +14,13 @@ import pytest
 
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality
 from colab_helpers.errors import MissingFileError, UsageError
-from colab_helpers.language import spoken
+from colab_helpers.language import use_language
 from colab_helpers.machine import GIB
 from colab_helpers.media.images import read_image
 from colab_helpers.pages.__main__ import main
 from colab_helpers.pages.report import (
-    MOST_PICTURES,
-    MOST_ROWS,
+    MAX_PICTURES,
+    MAX_ROWS,
     PICTURE_SECONDS,
     failure_text,
     report_html,
@@ -276,7 +276,7 @@ def test_hundreds_of_files_stay_a_page(monkeypatch) -> None:
     files = [a_file(f"{number:03d}.mp4", "o", quality=often) for number in range(300)]
     files.append(a_file("bad.mp4", error="no"))
     page = page_of(a_report(*files), samples())
-    assert len(asked) == MOST_PICTURES
+    assert len(asked) == MAX_PICTURES
     assert "Only the first 24 finished files" in page.text
     assert len(page.source) < 1_500_000
     parts = page.all("details")[:-1]
@@ -284,8 +284,8 @@ def test_hundreds_of_files_stay_a_page(monkeypatch) -> None:
     assert [part.get("id") for part in parts if "open" in part] == ["file-301"]
     assert [tag["href"] for tag in page.all("a")] == [f"#{part['id']}" for part in parts]
     asked.clear()
-    assert f"and {300 - MOST_ROWS} more in the output folder" in results_of(a_report(*files)).text
-    assert len(asked) == MOST_ROWS
+    assert f"and {300 - MAX_ROWS} more in the output folder" in results_of(a_report(*files)).text
+    assert len(asked) == MAX_ROWS
 
 
 # --- the file, and the process that writes it ---------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_a_page_replaces_no_file_of_the_users(tmp_path) -> None:
     a_report(a_file("a.mp4")).save(tmp_path / "report.json")
     own = tmp_path / "report.html"
     own.write_text("<p>mine</p>")
-    with spoken("en"), pytest.raises(UsageError, match="no earlier run into this folder made it"):
+    with use_language("en"), pytest.raises(UsageError, match="no earlier run into this folder made it"):
         write_page(tmp_path)
     assert own.read_text() == "<p>mine</p>"
     own.unlink()

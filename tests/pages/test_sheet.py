@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from colab_helpers.__main__ import main
-from colab_helpers.batch.people_edits import people_of
+from colab_helpers.batch.people_edits import list_people
 from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.command_line import SUCCESS, WRONG_USAGE
 from colab_helpers.media.images import read_image
-from colab_helpers.pages.sheet import MOST_CARDS, Card, Shot, write_sheet
-from tests.helpers.known import look, write_people
+from colab_helpers.pages.sheet import MAX_CARDS, Card, CardPicture, write_sheet
+from tests.helpers.known_people import look, write_people
 from tests.helpers.reports import Page
 from tests.people.actors import portrait
 
@@ -105,10 +105,10 @@ def test_a_library_weighs_each_photo_and_marks_the_odd_one(
 
 
 def test_a_long_sheet_ends_and_says_so(tmp_path: Path) -> None:
-    shot = Shot(np.full((40, 300, 3), 9, np.uint8))
-    cards = [Card(f"p{n}", (shot,), ("x" * 300,), ()) for n in range(MOST_CARDS + 7)]
+    shot = CardPicture(np.full((40, 300, 3), 9, np.uint8))
+    cards = [Card(f"p{n}", (shot,), ("x" * 300,), ()) for n in range(MAX_CARDS + 7)]
     page = Page(write_sheet(tmp_path, "People", cards).read_text())
-    assert len(page.all("img")) == MOST_CARDS
+    assert len(page.all("img")) == MAX_CARDS
     assert "and 7 more" in page.text
 
 
@@ -128,7 +128,7 @@ def test_people_are_merged_split_named_and_given_a_source(folder: Path, tmp_path
     words = ["people", str(folder), "--library", str(tmp_path / "library")]
     assert main([*words, "--merge", "p1", "p3", "--set", "p1=ana", "--set", f"p2={photo}"]) == SUCCESS
     assert sources(folder) == {"p1": (("p1", "p3"), ("ana",)), "p2": (("p2",), (str(photo),))}
-    assert [row.seconds for row in people_of(folder)] == [6.0, 2.0]
+    assert [row.seconds for row in list_people(folder)] == [6.0, 2.0]
     assert main([*words, "--split", "p1", "--name", "p1", "Ana"]) == SUCCESS
     assert sources(folder) == {"Ana": (("p1",), ("ana",)), "p2": (("p2",), (str(photo),)),
                                "p3": (("p3",), ("ana",))}  # fmt: skip
@@ -140,9 +140,9 @@ def test_people_are_merged_split_named_and_given_a_source(folder: Path, tmp_path
 def test_who_was_taken_for_one_by_the_networks_is_split(tmp_path: Path) -> None:
     both = {"a.mp4": [("alma", look(1, 2)), ("alma", look(1, 2)), ("bruno", look(1, 3))]}
     write_people(tmp_path, both)
-    assert len(people_of(tmp_path)) == 1
+    assert len(list_people(tmp_path)) == 1
     assert main(["people", str(tmp_path), "--set", "p1=blur", "--split", "p1"]) == SUCCESS
-    assert [(row.name, row.source, row.seconds) for row in people_of(tmp_path)] == [
+    assert [(row.name, row.source, row.seconds) for row in list_people(tmp_path)] == [
         ("p1", ("blur",), 4.0),
         ("p2", ("photos",), 2.0),
     ]

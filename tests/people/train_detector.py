@@ -21,7 +21,7 @@ from tests.people.plan import Plan, drawn_by_all
 from tests.people.samples import Composite, draw_composite
 from tests.people.standins import ANCHORS, CROP_REACH, CROP_SIZE, proposer
 
-LEAST_SCORE = 0.04  # of the first look, for a candidate worth learning from
+MIN_SCORE = 0.04  # of the first look, for a candidate worth learning from
 # A picture to scores (K,) and boxes (K, 4) in pixels.
 Finder = Callable[[U8], tuple[F32, F32]]
 
@@ -147,7 +147,7 @@ class Candidates:
         """Add the candidates of a picture, faces twice and a little shaken."""
         scores, found = find(image)
         for box, score in zip(found, scores, strict=True):
-            if score < LEAST_SCORE:
+            if score < MIN_SCORE:
                 continue
             overlaps = [_overlap(box, true) for true in boxes] or [0.0]
             best = int(np.argmax(overlaps))

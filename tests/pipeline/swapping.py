@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.media.label import Label
@@ -19,7 +19,7 @@ from colab_helpers.pipeline import FileResult, FinishedSegment, process_video
 from colab_helpers.progress import Progress
 from colab_helpers.settings import Settings, load_settings
 
-SOURCE = Cast.of(np.ones(512, np.float32) / np.float32(512**0.5))
+SOURCE = Assignment.of(np.ones(512, np.float32) / np.float32(512**0.5))
 FACE = (200, 60, 440, 300)
 """The constant detector's face in its 640-pixel picture."""
 
@@ -100,16 +100,24 @@ def stop_at(frame: int) -> Any:
 
 
 def in_pieces(
-    models: Engine, target: Path, output: Path, stops: list[int], *, cast: Cast = SOURCE, marks: Any = None
+    models: Engine,
+    target: Path,
+    output: Path,
+    stops: list[int],
+    *,
+    assignment: Assignment = SOURCE,
+    marks: Any = None,
 ) -> tuple[FileResult, Store]:
     """Interrupted at each of the given frames, then taken up to the end."""
     store = Store(output.parent / f"work-{output.stem}")
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
-            process_video(models, cast, target, output, on_progress=stop_at(stop), store=store, marks=marks)
+            process_video(
+                models, assignment, target, output, on_progress=stop_at(stop), store=store, marks=marks
+            )
         assert not output.exists()
         assert not list(store.folder.glob(".*"))
-    return process_video(models, cast, target, output, store=store, marks=marks), store
+    return process_video(models, assignment, target, output, store=store, marks=marks), store
 
 
 def same(one: FileResult, other: FileResult) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colab_helpers.batch.drive import Patience
-from colab_helpers.batch.earlier import UnfinishedFile
-from colab_helpers.batch.face_indexes import About, FaceIndexPlace
+from colab_helpers.batch.drive import RetryPolicy
+from colab_helpers.batch.face_indexes import FaceIndexLocation, FaceIndexMetadata
 from colab_helpers.batch.journal import History, Journal
+from colab_helpers.batch.resume import JournaledSegmentStore
 from colab_helpers.errors import OutOfMemoryError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
@@ -24,7 +24,7 @@ from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.models.session import Network
 from colab_helpers.pipeline import frames_folder, process_image, process_picture, process_video
-from colab_helpers.pipeline.known_frame import decided_faces, process_known_frame
+from colab_helpers.pipeline.indexed_frame import decide_faces, process_indexed_frame
 from colab_helpers.pipeline.plan import plan
 from colab_helpers.pipeline.video import SegmentMaker, join
 from tests.helpers.networks import with_enlarger
@@ -134,9 +134,9 @@ def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the
     engine.frame_enhancer.network = Small(**vars(network))
     target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=75))
     left[0], journal = 30, Journal(tmp_path / "journal.jsonl")
-    place = FaceIndexPlace("key", About.of(target, ""), tmp_path / "faces", None)
-    given: dict[str, Any] = {"target": "", "mirror": None, "patience": Patience(0.0), "index": place}
-    kept = UnfinishedFile(tmp_path / "kept", key="key", journal=journal, history=History(), **given)
+    place = FaceIndexLocation("key", FaceIndexMetadata.of(target, ""), tmp_path / "faces", None)
+    given: dict[str, Any] = {"target": "", "mirror": None, "patience": RetryPolicy(0.0), "index": place}
+    kept = JournaledSegmentStore(tmp_path / "kept", key="key", journal=journal, history=History(), **given)
     result = process_video(engine, SOURCE, target, tmp_path / "whole.mkv", store=kept)
     assert sum("goes on in tiles of 192 pixels" in note for note in result.notes) == 1
     assert any(
@@ -161,7 +161,7 @@ def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the
     engine.frame_enhancer.edge = 320
     apart = plan(engine, SOURCE, probe(target), output, Store(tmp_path / "apart"), all_first=True)
     maker = SegmentMaker(apart)
-    parts = {number: maker.make(number, goes_on=number < 2) for number in range(3)}
+    parts = {number: maker.make(number, has_successor=number < 2) for number in range(3)}
     assert [part.provider for part in parts.values()] == noted
     join(maker.work, parts)
     assert_same_pictures(tmp_path / "whole.mkv", output)
@@ -194,7 +194,7 @@ def test_a_preview_shows_the_frame_that_a_run_makes(tmp_path: Path, larger: Path
         patch.setattr("colab_helpers.pipeline.outcome.FaceIndex", lambda _folder: index)
         process_video(engine, SOURCE, target, tmp_path / "out.mp4")
     info = probe(target)
-    before, after, faces = process_known_frame(engine, info, 3, decided_faces(engine, info, index, SOURCE))
+    before, after, faces = process_indexed_frame(engine, info, 3, decide_faces(engine, info, index, SOURCE))
     assert (before.shape, after.shape, faces) == ((96, 160, 3), (192, 320, 3), 1)
     with read_frames(probe(tmp_path / "out.mp4"), start=0) as reader:
         made = [frame.video.to_ndarray(format="bgr24") for frame in reader][3]

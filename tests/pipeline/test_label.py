@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colab_helpers.faces.cast import Cast, Treatment
+from colab_helpers.faces.assignment import Assignment, Treatment
 from colab_helpers.pipeline import (
     FinishedSegment,
     frames_folder,
@@ -31,7 +31,7 @@ from tests.pipeline.swapping import (
     planes,
 )
 
-BLUR = Cast(Treatment("blur"))
+BLUR = Assignment(Treatment("blur"))
 SIZE = (320, 180)
 
 
@@ -81,12 +81,12 @@ def test_off_changes_nothing_at_all_and_sound_never_changes(tmp_path: Path, inve
 
 @pytest.mark.parametrize(("cast", "models"), [(BLUR, "constant_models"), (SOURCE, "faceless_models")])
 def test_where_ai_changed_nobody_none_is_claimed(
-    cast: Cast, models: str, tmp_path: Path, request: pytest.FixtureRequest
+    assignment: Assignment, models: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=SIZE, frames=30))
     networks = pieces_engine(request.getfixturevalue(models), keep_frames=True)
-    process_video(networks, cast, target, tmp_path / "plain.mp4")
-    process_video(networks, cast, target, tmp_path / "marked.mp4", marks=Marks())
+    process_video(networks, assignment, target, tmp_path / "plain.mp4")
+    process_video(networks, assignment, target, tmp_path / "marked.mp4", marks=Marks())
     assert packets_of(tmp_path / "plain.mp4", "video") == packets_of(tmp_path / "marked.mp4", "video")
     kept = [frames_folder(tmp_path / f"{name}.mp4") for name in ("plain", "marked")]
     assert len({(folder / "000029.png").read_bytes() for folder in kept}) == 1
@@ -98,7 +98,7 @@ def test_where_ai_changed_nobody_none_is_claimed(
         )
         made = [tmp_path / f"{name}{suffix}" for name in ("plain", "marked")]
         for output, marks in zip(made, (None, Marks()), strict=True):
-            process_picture(networks, cast, picture, output, marks=marks)
+            process_picture(networks, assignment, picture, output, marks=marks)
         assert made[0].read_bytes() == made[1].read_bytes()
 
 
@@ -119,18 +119,20 @@ class Killed(Store):
 
 @pytest.mark.parametrize("mapped", [True, False])
 def test_where_nobody_is_changed_by_ai_a_kill_costs_no_finished_segment(
-    mapped: bool, tmp_path: Path, constant_models: Path
+    has_people_map: bool, tmp_path: Path, constant_models: Path
 ) -> None:
     target, output = make(tmp_path / "in.mp4", Spec(size=SIZE, frames=75)), tmp_path / "out.mp4"
     networks, store = pieces_engine(constant_models), Killed(tmp_path / "work")
-    cast = replace(BLUR, mapped=mapped)
+    assignment = replace(BLUR, has_people_map=has_people_map)
     with pytest.raises(KeyboardInterrupt):
-        process_video(networks, cast, target, output, store=store, marks=Marks())
-    result = process_video(networks, cast, target, output, store=store, marks=Marks())
+        process_video(networks, assignment, target, output, store=store, marks=Marks())
+    result = process_video(networks, assignment, target, output, store=store, marks=Marks())
     assert (result.segments, result.segments_kept) == (3, 1)
     made = [part.encoder.endswith(" label") for part in store.parts]
-    assert made == ([] if mapped else [True] * 3) + [False] * 3  # known before; or once all faces are found
-    process_video(networks, cast, target, tmp_path / "plain.mp4")
+    assert (
+        made == ([] if has_people_map else [True] * 3) + [False] * 3
+    )  # known before; or once all faces are found
+    process_video(networks, assignment, target, tmp_path / "plain.mp4")
     assert packets_of(output, "video") == packets_of(tmp_path / "plain.mp4", "video")
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
@@ -24,8 +24,8 @@ from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.pages.pictures import portrait_of
 from colab_helpers.pipeline import process_image, process_video
-from colab_helpers.pipeline.known_frame import decided_faces, process_known_frame
-from colab_helpers.pipeline.video_stages import following_of, works_of
+from colab_helpers.pipeline.indexed_frame import decide_faces, process_indexed_frame
+from colab_helpers.pipeline.video_stages import frame_jobs, open_video_tracking
 from tests.helpers.faces import person
 from tests.media.make import Spec, make
 from tests.people.actors import portrait
@@ -62,7 +62,7 @@ class Troubled:
         self.genuine_detect = analyser.detect
         self.patch.setattr(analyser, "detect", self.detect)
         self.patch.setattr(analyser, "embed", self.embed)
-        self.patch.setattr(analyser, "surest", lambda picture: (self.detect(picture), "plain"))
+        self.patch.setattr(analyser, "search_views", lambda picture: (self.detect(picture), "plain"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,12 +124,12 @@ def test_likeness_after_each_stage_is_that_of_its_pixels(
         return asked[-1]
 
     monkeypatch.setattr("colab_helpers.pipeline.frames.likeness", counted)
-    found = process_video(models, Cast.of(source), target, output, store=store).people[0]
+    found = process_video(models, Assignment.of(source), target, output, store=store).people[0]
     assert found.counts.samples == 2
     assert len(asked) == 3 * 2  # nothing in the 28 frames between
     expected = np.zeros(3)
-    info, following = probe(target), following_of(models, probe(target), store.face_index(), SOURCE)
-    sampled = list(following.works(works_of(read_frames(info), info)))[::25]
+    info, following = probe(target), open_video_tracking(models, probe(target), store.face_index(), SOURCE)
+    sampled = list(following.works(frame_jobs(read_frames(info), info)))[::25]
     finished = list(read_frames(probe(output)))[::25]
     for work, final in zip(sampled, finished, strict=True):
         (face,) = work.faces
@@ -189,11 +189,11 @@ def test_a_known_frame_is_made_as_the_run_made_it(
     process_video(models, SOURCE, target, output, store=store)
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
     info = probe(target)
-    known = decided_faces(models, info, store.face_index(), SOURCE)
+    known = decide_faces(models, info, store.face_index(), SOURCE)
     frames = {"in": list(read_frames(info)), "out": list(read_frames(probe(output)))}
     differing = 0
     for number in (39, 0, 26, 25, 8):
-        unchanged, changed, faces = process_known_frame(models, info, number, known)
+        unchanged, changed, faces = process_indexed_frame(models, info, number, known)
         for name, image in (("in", unchanged), ("out", changed)):
             np.testing.assert_array_equal(image, frames[name][number].video.to_ndarray(format="bgr24"))
         assert faces == (1 if "many_faces" in selection else 2)

@@ -7,7 +7,7 @@ from typing import Any
 
 from colab_helpers.pipeline import report_progress
 from colab_helpers.pipeline.report_progress import ProgressReporter
-from colab_helpers.progress import MAKING, Progress
+from colab_helpers.progress import PROCESSING, Progress
 
 
 def test_who_goes_on_elsewhere_is_as_fast_as_before(monkeypatch) -> None:
@@ -23,7 +23,7 @@ def test_who_goes_on_elsewhere_is_as_fast_as_before(monkeypatch) -> None:
         for written in range(1, 101):
             now[0] += 0.1
             progress.frame(written, start=start)
-    assert all(abs(one.fps - 10) < 0.01 for one in told if one.stage == MAKING)
+    assert all(abs(one.fps - 10) < 0.01 for one in told if one.stage == PROCESSING)
     assert told[-1].frame in range(598, 601)
     assert abs(told[-1].eta - (1000 - told[-1].frame) / 10) < 0.1
 

@@ -12,7 +12,7 @@ import pytest
 
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.quality import Brightness, Measured
+from colab_helpers.faces.quality import Brightness, FrameStats
 from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import FinishedSegment, frames_folder, process_video
 from colab_helpers.pipeline.plan import VideoPlan, plan
@@ -97,7 +97,7 @@ def test_an_index_without_any_segment_is_gone_on_with(
 def test_who_comes_late_is_changed_as_if_frames_before_had_not_been_passed_over(
     stops: list[int], tmp_path: Path, inverting_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = {"detect": FaceAnalyser.detect, "surest": FaceAnalyser.surest}
+    looks = {"detect": FaceAnalyser.detect, "surest": FaceAnalyser.search_views}
     nobody = {"detect": [], "surest": ([], "plain")}
 
     def late(name: str, *given: Any) -> Any:
@@ -201,13 +201,13 @@ def test_segments_made_apart_in_any_order_are_those_of_one_run(
 
     assert planned().is_divisible
     maker = SegmentMaker(planned())
-    for number, goes_on in ((2, False), (0, True), (1, False)):
-        part = maker.make(number, goes_on=goes_on)
+    for number, has_successor in ((2, False), (0, True), (1, False)):
+        part = maker.make(number, has_successor=has_successor)
         expected = one_run.parts[number]
         assert replace(part.segment, path=expected.segment.path) == expected.segment
         assert replace(part, segment=expected.segment) == expected
-    assert replace(maker.make(1, goes_on=True), segment=part.segment) == part
-    assert maker.make(2, goes_on=True).segment.sha256 == one_run.parts[2].segment.sha256
+    assert replace(maker.make(1, has_successor=True), segment=part.segment) == part
+    assert maker.make(2, has_successor=True).segment.sha256 == one_run.parts[2].segment.sha256
     maker.close()
     assert not list(apart.folder.glob(".*"))
     del apart.parts[3:]
@@ -312,7 +312,7 @@ def test_flicker_is_the_step_in_what_the_change_added() -> None:
 
 
 def test_measurements_of_parts_add_up() -> None:
-    first, second = Measured(), Measured()
+    first, second = FrameStats(), FrameStats()
     for index, faces in enumerate([1, 0, 0]):
         first.add_frame(index, faces)
     for index, faces in enumerate([0, 2], 3):
@@ -322,5 +322,5 @@ def test_measurements_of_parts_add_up() -> None:
     first.add(second)
     assert (first.faces, first.without_face, first.spans) == (3, 3, [(1, 4)])
     assert (first.similarity_mean, first.flicker_rms) == (pytest.approx(0.7), 1.5)
-    assert Measured().flicker_rms is None
-    assert Measured().similarity_mean is None
+    assert FrameStats().flicker_rms is None
+    assert FrameStats().similarity_mean is None

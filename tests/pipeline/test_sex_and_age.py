@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import ModelError, SettingsError
-from colab_helpers.faces.cast import Cast, KnownPerson, Treatment
+from colab_helpers.faces.assignment import Assignment, KnownPerson, Treatment
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.people import Sought
+from colab_helpers.faces.person_clustering import PersonFilter
 from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import Face
 from colab_helpers.media.images import read_image, write_image
 from colab_helpers.pipeline import process_picture, process_video
 from colab_helpers.settings import load_settings
-from colab_helpers.ui.preview_networks import finding_key
+from colab_helpers.ui.preview_networks import detection_key
 from tests.helpers.faces import face, person
 from tests.people.actors import portrait
 from tests.people.clip import write_target
@@ -32,7 +32,7 @@ from tests.pipeline.swapping import Store, assert_same_pictures, in_pieces, piec
 
 pytestmark = pytest.mark.xdist_group("sex_and_age")
 
-SCENE = Scene(63, (480, 270), Fraction(12), 1.5, 2, cast=("alma", "bruno"))
+SCENE = Scene(63, (480, 270), Fraction(12), 1.5, 2, assignment=("alma", "bruno"))
 FEMALE = {"face_selector_gender": "female"}
 
 
@@ -64,16 +64,18 @@ def test_nobody_comes_and_goes_with_single_looks(film: Path, standins: Path, tmp
     alma, hanna = (models.analyser.find(portrait(name))[0].embedding for name in ("alma", "hanna"))
     assert alma is not None
     put_in = Treatment(source=hanna)
-    known = Cast(people={"alma": KnownPerson("alma", alma[None], put_in)}, mapped=True)
+    known = Assignment(people={"alma": KnownPerson("alma", alma[None], put_in)}, has_people_map=True)
     named = process_video(models, known, film, tmp_path / "named.mp4")
     with mistaken_at_first(models) as asked:
-        result = process_video(models, Cast(put_in), film, tmp_path / "whole.mp4")
+        result = process_video(models, Assignment(put_in), film, tmp_path / "whole.mp4")
         assert {0, 8} <= set(asked)
         assert len(set(asked)) < 9
-        pieces, store = in_pieces(models, film, tmp_path / "pieces.mp4", [8, 14], cast=Cast(put_in))
+        pieces, store = in_pieces(
+            models, film, tmp_path / "pieces.mp4", [8, 14], assignment=Assignment(put_in)
+        )
         asked.clear()
         again = Store(store.folder)
-        same(process_video(models, Cast(put_in), film, tmp_path / "again.mp4", store=again), result)
+        same(process_video(models, Assignment(put_in), film, tmp_path / "again.mp4", store=again), result)
         assert asked == [], "the index knows who is of which sex"
     same(pieces, result)
     for told in (named, result):
@@ -99,7 +101,7 @@ def test_in_a_picture_each_face_counts(
     models = pieces_engine(standins, frame_processors="face_enhancer", **asked)
     faces = [portrait(name) for name in ("bruno", "hanna")]  # about 30, and about 70
     write_image(tmp_path / "in.png", np.hstack(faces), quality=100)
-    process_picture(models, Cast.of(None), tmp_path / "in.png", tmp_path / "out.png")
+    process_picture(models, Assignment.of(None), tmp_path / "in.png", tmp_path / "out.png")
     width = faces[0].shape[1]
     differs = (read_image(tmp_path / "in.png") != read_image(tmp_path / "out.png")).any((0, 2))
     assert {name for name, part in zip(("bruno", "hanna"), (differs[:width], differs[width:]), strict=True)
@@ -138,17 +140,17 @@ TRACKS = (
 def test_votes_and_years_are_those_of_all_looks_at_a_person(asked: dict[str, Any], tracks: set[int]) -> None:
     faces = [replace(face(100), track=one.number) for one in TRACKS]
 
-    def changed(cast: Cast, **more: Any) -> set[int | None]:
-        selection = Selection(load_settings(**asked, **more), cast)
+    def changed(assignment: Assignment, **more: Any) -> set[int | None]:
+        selection = Selection(load_settings(**asked, **more), assignment)
         selection.decide(TRACKS)
         return {one.track for one in selection.of(faces)}
 
-    assert changed(Cast.of(None)) == tracks
-    assert len(changed(Cast.of(None), many_faces=False)) == min(len(tracks), 1)
-    assert changed(Cast.of(None, Sought(never=[person(1)]))) == tracks - {0, 1, 4}
-    assert len(changed(Cast.of(None, Sought(person(3))))) == 1
+    assert changed(Assignment.of(None)) == tracks
+    assert len(changed(Assignment.of(None), many_faces=False)) == min(len(tracks), 1)
+    assert changed(Assignment.of(None, PersonFilter(never=[person(1)]))) == tracks - {0, 1, 4}
+    assert len(changed(Assignment.of(None, PersonFilter(person(3))))) == 1
     known = {"c": KnownPerson("c", person(3)[None], Treatment())}
-    assert changed(Cast(people=known, mapped=True)) == {3}
+    assert changed(Assignment(people=known, has_people_map=True)) == {3}
 
 
 def test_the_first_look_that_is_taken_back_is_no_vote() -> None:
@@ -170,7 +172,7 @@ def test_the_network_is_opened_only_if_it_is_asked(
         with pytest.raises(ModelError, match=r"genderage\.onnx: the model file is missing"):
             pieces_engine(models, **asked)
         assert [one.name for one in pieces_engine(standins, **asked).networks][2] == "genderage"
-        assert finding_key(load_settings(), None) != finding_key(load_settings(**asked), None)
+        assert detection_key(load_settings(), None) != detection_key(load_settings(**asked), None)
     assert "genderage" not in [one.name for one in pieces_engine(standins).networks]
     with pytest.raises(SettingsError, match="face_selector_age_start is above"):
         load_settings(face_selector_age_start=31, face_selector_age_end=30)
@@ -178,6 +180,6 @@ def test_the_network_is_opened_only_if_it_is_asked(
 
 def test_in_a_picture_who_never_is_changed_is_left_beside_the_other_sex() -> None:
     faces = [replace(face(100, who=n), attributes=np.float32([n % 2, 30])) for n in (1, 2, 3, 4)]
-    for sought, left in ((Sought(never=[person(2)]), [3]), (Sought(person(1)), [0])):
-        selection = Selection(load_settings(**FEMALE), Cast.of(None, sought))
+    for person_filter, left in ((PersonFilter(never=[person(2)]), [3]), (PersonFilter(person(1)), [0])):
+        selection = Selection(load_settings(**FEMALE), Assignment.of(None, person_filter))
         assert [one.track for one in selection.in_picture(faces)] == left

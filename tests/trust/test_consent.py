@@ -11,15 +11,15 @@ from typing import get_args
 import pytest
 
 from colab_helpers.errors import ConsentError, MissingFileError
-from colab_helpers.language import spoken
+from colab_helpers.language import use_language
 from colab_helpers.trust.consent import (
     DEMO_CONSENT,
     DEMO_MANIFEST,
-    consent_of,
     is_demo_file,
+    parse_consent,
     require_consent,
 )
-from colab_helpers.trust.records import GROUNDS, Consent, Ground, Named
+from colab_helpers.trust.records import GROUNDS, Consent, ConsentedPerson, Ground
 
 
 def test_a_demo_file_is_known_by_its_hash(tmp_path: Path) -> None:
@@ -46,16 +46,16 @@ def test_statements_that_say_who_and_why_are_taken(statement: str, tmp_path: Pat
     given = require_consent(statement, [tmp_path / "x.mp4"])
     assert given == Consent(statement=" ".join(statement.split()))
     assert given.record() == {"statement": given.text}
-    assert consent_of(given.text) == given
+    assert parse_consent(given.text) == given
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "itself",
-        Consent(statement="x y z", people=(Named(name="a", ground="written consent"),)).text,
-        Consent(people=(Named(name="a", ground="self"),)).text,
-        Consent(statement="x y z", people=(Named(name=" ", ground="self"),)).text,
+        Consent(statement="x y z", people=(ConsentedPerson(name="a", ground="written consent"),)).text,
+        Consent(people=(ConsentedPerson(name="a", ground="self"),)).text,
+        Consent(statement="x y z", people=(ConsentedPerson(name=" ", ground="self"),)).text,
         '{"people": [{"name": "a", "ground": "her own idea"}]}',
     ],
 )
@@ -67,7 +67,7 @@ def test_what_a_file_may_not_leave_out_no_other_way_may(text: str) -> None:
 def test_a_ground_may_be_named_in_the_language_spoken() -> None:
     with pytest.raises(ConsentError, match="grounds are: self"):
         require_consent("uno mismo", [])
-    with spoken("es"):
+    with use_language("es"):
         assert require_consent("uno mismo", []).statement == "uno mismo"
         assert require_consent("written consent", []).statement == "written consent"
         with pytest.raises(ConsentError, match="uno mismo, consentimiento por escrito"):
@@ -83,7 +83,10 @@ def test_who_is_named_is_found_however_it_is_spelt() -> None:
     assert Consent().unnamed(["Ana"]) == ["Ana"]
     each = Consent(
         statement="Bob is a good film",
-        people=(Named(name="Ana Ruíz", ground="self"), Named(name="JON-LEE", ground="licensed")),
+        people=(
+            ConsentedPerson(name="Ana Ruíz", ground="self"),
+            ConsentedPerson(name="JON-LEE", ground="licensed"),
+        ),
     )
     # Names count, not the sentence, and whole ones: another Ana is somebody else.
     assert each.unnamed([*named, "Bob", "ruiz jon"]) == ["Ana", "Bob", "ruiz jon"]
@@ -134,10 +137,10 @@ def test_a_file_without_a_sentence_makes_one(file: Path) -> None:
     file.write_text(
         "people:\n  Ana: self\n  Old film: {ground: public archive, given_by: 'Filmoteca, CC0'}\n"
     )
-    assert consent_of(str(file)).statement == "Ana: self; Old film: public archive (Filmoteca, CC0)"
+    assert parse_consent(str(file)).statement == "Ana: self; Old film: public archive (Filmoteca, CC0)"
     file.write_text("people: {Ana: uno mismo}\n")
-    with spoken("es"):
-        assert consent_of(str(file)).people == (Named(name="Ana", ground="self"),)
+    with use_language("es"):
+        assert parse_consent(str(file)).people == (ConsentedPerson(name="Ana", ground="self"),)
 
 
 @pytest.mark.parametrize(

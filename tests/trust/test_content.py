@@ -23,7 +23,7 @@ from colab_helpers.models.contracts import CONTENT_CONTRACTS, check_content
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import Settings
 from colab_helpers.trust import content
-from colab_helpers.trust.content import APPARENT_AGE, ContentCheck, check_pictures, fitted
+from colab_helpers.trust.content import APPARENT_AGE, ContentCheck, check_pictures, classifier_input
 from tests.helpers.processes import CPU
 from tests.people.standins import CONTENT_FILE
 
@@ -264,7 +264,7 @@ def test_a_picture_is_shown_whole_in_the_middle_of_black(contract: Any, size: tu
     width, height = size
     image = np.zeros((height, width, 3), np.uint8)
     image[:] = (30, 90, 210)
-    planes = fitted(BgrPicture(image), contract)
+    planes = classifier_input(BgrPicture(image), contract)
     edge, wide, high = contract.size, min(1, width / height), min(1, height / width)
     assert planes.shape == (1, 3, edge, edge)
     assert planes.dtype == np.float32
@@ -295,7 +295,7 @@ def test_the_stand_in_keeps_marqos_contract(standins: Path, constant_models: Pat
             check_content(network.session, "nsfw_3", where="x")
         assert network.standin
         for share in (0.0, 0.17, 0.2, 1.0):
-            score = MARQO.score(network.run(fitted(BgrPicture(magenta(share)), MARQO))[0])
+            score = MARQO.score(network.run(classifier_input(BgrPicture(magenta(share)), MARQO))[0])
             assert score == pytest.approx(4 * share - 0.5, abs=0.02)
 
 
@@ -360,4 +360,4 @@ def test_without_its_networks_nothing_is_checked_and_nothing_done(engine: Callab
     made.missing = Path("/models/nsfw_2.onnx")
     with pytest.raises(ModelError, match=r"nsfw_2\.onnx: the model file is missing.*preload"):
         ContentCheck(made, "x")
-    assert content.EVERY == 1.0
+    assert content.CHECK_INTERVAL == 1.0

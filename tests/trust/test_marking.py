@@ -30,13 +30,19 @@ from colab_helpers.machine import home
 from colab_helpers.media.containers import file_tags
 from colab_helpers.trust import signing
 from colab_helpers.trust.certificates import read_certificates
-from colab_helpers.trust.manifests import Claim, copy_with_room, sidecar
-from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials
+from colab_helpers.trust.manifests import Claim, copy_with_gap, sidecar
+from colab_helpers.trust.marking import (
+    COMPOSITE_SOURCE_TYPE,
+    DIGEST,
+    NETWORKS,
+    Marks,
+    load_checked_credentials,
+)
 from colab_helpers.trust.records import ContentDecision
-from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, Credentials, credentials, local_anchor
+from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, Credentials, load_credentials, local_anchor
 from tests.helpers.marks import (
+    FaultInjector,
     KilledError,
-    Killer,
     actions,
     certificate,
     made,
@@ -69,7 +75,7 @@ def test_every_format_holds_a_mark_that_fits_its_bytes_only(suffix: str, tmp_pat
     opened, edited = actions(store)
     assert opened["parameters"][DIGEST] == sha256_of(target)
     assert store["manifests"][store["active_manifest"]]["ingredients"][0]["title"] == target.name
-    assert (edited["action"], edited["digitalSourceType"]) == ("c2pa.edited", COMPOSITE)
+    assert (edited["action"], edited["digitalSourceType"]) == ("c2pa.edited", COMPOSITE_SOURCE_TYPE)
     assert edited["parameters"][NETWORKS] == ["one", "two"]
     assert edited["description"] == "Faces swapped and enhanced by AI"
     data = bytearray(output.read_bytes())
@@ -119,7 +125,7 @@ def test_only_the_networks_that_were_used_are_named(tmp_path: Path) -> None:
     output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", actions=["enhance"])
     _, edited = actions(read_mark(output)[1])
     assert (edited["description"], edited["parameters"][NETWORKS]) == ("Faces enhanced by AI", ["two"])
-    assert COMPOSITE in marks(output).parts(["enhance"])["xmp"].decode()
+    assert COMPOSITE_SOURCE_TYPE in marks(output).parts(["enhance"])["xmp"].decode()
 
 
 def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
@@ -133,7 +139,7 @@ def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
         assert (file.mark.beside, file.mark.made_here) == (output.suffix in (".mkv", ".bmp"), True)
     for name, kind in (("a.png", "XML:com.adobe.xmp"), ("a.webp", "xmp"), ("a.jpg", "xmp")):
         with Image.open(done.out / name) as image:
-            assert COMPOSITE in str(image.info[kind])
+            assert COMPOSITE_SOURCE_TYPE in str(image.info[kind])
     for name in ("a.mp4", "a.mkv"):
         with av.open(str(done.out / name)) as container:
             (comment,) = (text for key, text in container.metadata.items() if key.lower() == "comment")
@@ -238,15 +244,15 @@ def test_links_that_lie_in_an_output_folder_are_not_followed(batch, done, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def killer() -> Killer:
-    return Killer()  # what listens to Python's calls does so for ever
+def killer() -> FaultInjector:
+    return FaultInjector()  # what listens to Python's calls does so for ever
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_an_unmarked_result_is_never_in_place_wherever_the_run_is_killed(
-    suffix: str, tmp_path: Path, killer: Killer
+    suffix: str, tmp_path: Path, killer: FaultInjector
 ) -> None:
-    target, by = made(tmp_path / f"target{suffix}"), credentials(LOCAL)
+    target, by = made(tmp_path / f"target{suffix}"), load_credentials(LOCAL)
     for step in count(1):
         output = tmp_path / str(step) / f"result{suffix}"
         try:
@@ -265,20 +271,20 @@ def test_an_unmarked_result_is_never_in_place_wherever_the_run_is_killed(
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_stop_while_it_is_signed_leaves_nothing(suffix: str, tmp_path: Path) -> None:
     target, beats = made(tmp_path / f"target{suffix}"), list[None]()
-    published(target, tmp_path / f"whole{suffix}", by=marks(target, beat=lambda: beats.append(None)))
+    published(target, tmp_path / f"whole{suffix}", by=marks(target, heartbeat=lambda: beats.append(None)))
 
     def stopping(at: int) -> Callable[[], None]:
         left = count(1)
 
-        def beat() -> None:
+        def heartbeat() -> None:
             if next(left) == at:
                 raise KeyboardInterrupt
 
-        return beat
+        return heartbeat
 
     for at in {1, 2, len(beats) // 2, len(beats) - 1, len(beats)}:
         with pytest.raises(KeyboardInterrupt):
-            published(target, tmp_path / "out" / f"a{suffix}", by=marks(target, beat=stopping(at)))
+            published(target, tmp_path / "out" / f"a{suffix}", by=marks(target, heartbeat=stopping(at)))
         assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -327,14 +333,14 @@ def test_places_in_a_movie_move_with_it() -> None:
 
     KINDS, room = ((b"stco", "I"), (b"co64", "Q")), 1000
     written = io.BytesIO()
-    begin, digest = copy_with_room(io.BytesIO(movie(2, 70_000)), written, room, lambda: None)
+    begin, digest = copy_with_gap(io.BytesIO(movie(2, 70_000)), written, room, lambda: None)
     expected, data = movie(1002, 71_000), written.getvalue()
     assert (begin, data[:12], data[12:1012], data[1012:]) == (12, expected[:12], bytes(room), expected[12:])
     moov, end = struct.pack(">Q", 1012), len(expected) - 28
     bound = moov + expected[12:end] + struct.pack(">Q", end + room) + expected[end:-8]
     assert digest == hashlib.sha256(bound).digest()
     with pytest.raises(ValueError, match="digits"):
-        copy_with_room(io.BytesIO(movie(2, 2**32 - 1000)), io.BytesIO(), room, lambda: None)
+        copy_with_gap(io.BytesIO(movie(2, 2**32 - 1000)), io.BytesIO(), room, lambda: None)
 
 
 @pytest.mark.parametrize("state", [None, "refused"])
@@ -350,12 +356,12 @@ def test_the_key_made_here_is_for_its_user_alone(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "home"))
     old = os.umask(0)
     try:
-        found = credentials(LOCAL)
+        found = load_credentials(LOCAL)
     finally:
         os.umask(old)
     kept = home() / LOCAL_NAME
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert credentials(LOCAL) == found
+    assert load_credentials(LOCAL) == found
     assert found.key.decode().strip() in kept.read_text()
     assert "PRIVATE" not in repr(found)
     assert found.local
@@ -365,18 +371,18 @@ def test_one_made_here_is_relied_on_and_one_put_in_its_place_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "home"))
-    made = checked_credentials(LOCAL)
+    made = load_checked_credentials(LOCAL)
     assert Credentials(*read_certificates((home() / LOCAL_NAME).read_bytes()), True) == made
 
     def failing(_claim: Claim) -> bytes:
         raise C2paError("no")
 
     monkeypatch.setattr(Claim, "signed", failing)
-    assert checked_credentials(LOCAL) == made
+    assert load_checked_credentials(LOCAL) == made
     certificate(home() / LOCAL_NAME)
     signing._read.cache_clear()
     with pytest.raises(SettingsError):
-        checked_credentials(LOCAL)
+        load_checked_credentials(LOCAL)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +393,7 @@ def test_one_made_here_is_relied_on_and_one_put_in_its_place_is_not(
 def test_every_kind_of_key_signs(key, tmp_path: Path) -> None:
     anchor = certificate(tmp_path / "own.pem", key=key)
     target = made(tmp_path / "target.png")
-    by = marks(target, signed_by=checked_credentials(str(tmp_path / "own.pem")))
+    by = marks(target, signed_by=load_checked_credentials(str(tmp_path / "own.pem")))
     assert read_mark(published(target, tmp_path / "a.png", by=by), anchor=anchor)[0] == "Trusted"
 
 
@@ -395,7 +401,7 @@ def test_the_key_may_come_before_the_certificates(tmp_path: Path) -> None:
     certificate(own := tmp_path / "own.pem")
     chain, mark, key = own.read_text().partition("-----BEGIN PRIVATE")
     (tmp_path / "other.pem").write_text(mark + key + chain)
-    assert checked_credentials(str(tmp_path / "other.pem")).key == credentials(str(own)).key
+    assert load_checked_credentials(str(tmp_path / "other.pem")).key == load_credentials(str(own)).key
 
 
 def test_a_certificate_of_the_users_signs_for_its_name(batch, tmp_path: Path) -> None:
@@ -441,7 +447,7 @@ def test_a_certificate_that_will_not_do_is_refused_before_any_work(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    checked_credentials(LOCAL)
+    load_checked_credentials(LOCAL)
     write(own := tmp_path / "own.pem")
     target = made(tmp_path / "target.png")
     code = main([

@@ -11,7 +11,7 @@ from colab_helpers.__main__ import main
 from colab_helpers.errors import MediaError
 from colab_helpers.machine import home
 from colab_helpers.trust import marking, verify
-from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, credentials, local_anchor
+from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, load_credentials, local_anchor
 from tests.helpers.marks import made
 
 
@@ -75,7 +75,7 @@ def test_a_manifest_elsewhere_is_not_asked_for(tmp_path: Path, capsys: pytest.Ca
     created = {"action": "c2pa.created", "digitalSourceType": marking._EMPTY}
     with (
         Builder(marking._definition("a", [created]), context=Context.from_dict({})) as builder,
-        credentials(LOCAL).signer() as signer,
+        load_credentials(LOCAL).signer() as signer,
     ):
         builder.set_no_embed()
         builder.set_remote_url("http://manifests.invalid/a")
@@ -93,7 +93,7 @@ def test_what_anybody_may_sign_stays_on_its_line(tmp_path: Path, capsys: pytest.
     definition = marking._definition("a", [created, edited])
     with (
         Builder(definition, context=Context.from_dict({})) as builder,
-        credentials(LOCAL).signer() as signer,
+        load_credentials(LOCAL).signer() as signer,
         target.open("rb") as source,
         output.open("w+b") as written,
     ):

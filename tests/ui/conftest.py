@@ -16,10 +16,10 @@ import pytest
 from colab_helpers.media.images import read_image
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
-from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.form_state import FormState
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.panel import Panel
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 
 
 class Idle:
@@ -28,12 +28,12 @@ class Idle:
     def __init__(self) -> None:
         self.actions: list[Callable[[], bool]] = []
 
-    def repeat(self, action: Callable[[], bool], seconds: float) -> None:
+    def call_repeatedly(self, action: Callable[[], bool], seconds: float) -> None:
         self.actions.append(action)
 
     def pass_by(self, *, until: Callable[[], bool] = lambda: False) -> None:
         """Let callbacks through, until nothing is left to do or something has come about."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while self.actions and not until():
             self.actions = [action for action in self.actions if action()]
             time.sleep(0.05)
@@ -83,9 +83,11 @@ def on_demo(demo: Path) -> BatchRequest:
 
 @pytest.fixture
 def make_panel(runs: Path, idle: Idle, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Panel]:
-    def make(request: BatchRequest, *, host: Host | None = None, earlier: Choice | None = None) -> Panel:
-        monkeypatch.setattr(Host, "repeat", lambda _, action, seconds: idle.repeat(action, seconds))
-        panel = Panel(ipywidgets, host or Host(), Choice(request, earlier))
+    def make(request: BatchRequest, *, host: Host | None = None, earlier: FormState | None = None) -> Panel:
+        monkeypatch.setattr(
+            Host, "call_repeatedly", lambda _, action, seconds: idle.call_repeatedly(action, seconds)
+        )
+        panel = Panel(ipywidgets, host or Host(), FormState(request, earlier))
         panel.fill()
         return panel
 

@@ -26,8 +26,8 @@ from colab_helpers.request import SetupRequest
 from colab_helpers.ui import headless
 from colab_helpers.ui.form import read_form
 from colab_helpers.ui.headless import main
-from tests.conftest import PATIENCE, until
-from tests.helpers.processes import at_start
+from tests.conftest import TIMEOUT, until
+from tests.helpers.processes import run_at_worker_start
 
 PARAMETERS = """\
 preset: str = "balanced"  #@param
@@ -178,7 +178,7 @@ class Kernel:
 
 def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
     """A kernel drops interrupts while it is idle, also when a cell is on its way to it."""
-    kernel, stops = Kernel(), headless.Stops()
+    kernel, stops = Kernel(), headless.InterruptRelay()
 
     async def run() -> None:
         stops.before_cell()
@@ -193,7 +193,7 @@ def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
         stops.on_signal(signal.SIGINT, None)
         await asyncio.sleep(0.01)
         assert kernel.interrupts == 2
-        with pytest.raises(headless.CellsLeftError):  # what has not begun is left alone
+        with pytest.raises(headless.CellsSkippedError):  # what has not begun is left alone
             stops.before_cell()
         with pytest.raises(KeyboardInterrupt):
             stops.on_signal(signal.SIGINT, None)
@@ -218,7 +218,7 @@ ENDLESS = """
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_of_setup_sh_reaches_the_worker(demo, tmp_path, monkeypatch, number):
     """The shell, this runner, papermill's kernel, who watches the worker, and the worker."""
-    at_start(monkeypatch, tmp_path, ENDLESS)
+    run_at_worker_start(monkeypatch, tmp_path, ENDLESS)
     begun, out = tmp_path / "begun", tmp_path / "out"
     monkeypatch.setenv("BEGUN", str(begun))
     monkeypatch.setenv("PYTHON", sys.executable)
@@ -237,7 +237,7 @@ def test_a_stop_of_setup_sh_reaches_the_worker(demo, tmp_path, monkeypatch, numb
     try:
         until(lambda: begun.exists() or process.poll() is not None)
         process.send_signal(number)
-        text, _ = process.communicate(timeout=PATIENCE)
+        text, _ = process.communicate(timeout=TIMEOUT)
     finally:
         process.kill()
     assert process.returncode == 130, text

@@ -107,12 +107,14 @@ def test_what_outlives_a_run_is_the_users_own_or_on_drive(monkeypatch, tmp_path)
 
 def test_drive_is_mounted_once_and_only_when_asked_for(colab, tmp_path):
     place = ColabHost()
-    place.reach(tmp_path / "elsewhere.mp4")
+    place.ensure_reachable(tmp_path / "elsewhere.mp4")
     assert colab.mounted == []
-    place.reach(tmp_path / "drive" / "MyDrive" / "clips", tmp_path / "drive" / "MyDrive" / "me.jpg")
-    place.reach(tmp_path / "drive" / "MyDrive" / "clips")
+    place.ensure_reachable(
+        tmp_path / "drive" / "MyDrive" / "clips", tmp_path / "drive" / "MyDrive" / "me.jpg"
+    )
+    place.ensure_reachable(tmp_path / "drive" / "MyDrive" / "clips")
     assert colab.mounted == [str(tmp_path / "drive")]
-    ColabHost(headless=True).reach(tmp_path / "drive" / "clip.mp4")  # it is there: nobody is asked
+    ColabHost(headless=True).ensure_reachable(tmp_path / "drive" / "clip.mp4")  # it is there: nobody is asked
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_drive_is_mounted_once_and_only_when_asked_for(colab, tmp_path):
 def test_a_drive_that_is_not_there_says_why(colab, tmp_path, headless, fault, said):
     colab.allowed, colab.fault = False, fault
     with pytest.raises(UsageError, match=rf"clip\.mp4.*{said}.*What to do"):
-        ColabHost(headless=headless).reach(tmp_path / "drive" / "clip.mp4")
+        ColabHost(headless=headless).ensure_reachable(tmp_path / "drive" / "clip.mp4")
     assert colab.mounted == ([] if headless else [str(tmp_path / "drive")])
 
 
@@ -167,18 +169,18 @@ def test_secrets_come_from_the_environment_first(colab, monkeypatch):
 def test_how_results_are_kept_is_said_where_they_would_go(colab, mounts, tmp_path, monkeypatch):
     results = tmp_path / "drive" / "MyDrive" / "out"
     results.mkdir(parents=True)
-    assert Host().keeping(Path("/tmp/out")) == ""
+    assert Host().retention_note(Path("/tmp/out")) == ""
     # Nothing is mounted: a folder of that name is on the VM's disk.
     for lost in (Path("/content/runs/1"), results):
-        assert "ends with the session" in ColabHost().keeping(lost)
+        assert "ends with the session" in ColabHost().retention_note(lost)
     drives = {str(tmp_path / name): "fuse.drive" for name in ("drive", "gdrive")}
     mounts.update({**drives, "/mnt/nas": "nfs4"})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "drive" / "MyDrive")
     also = (absolute("drive/MyDrive/out"), tmp_path / "link" / "out", tmp_path / "gdrive" / "MyDrive")
     for kept in (results, *also):
-        assert "Google Drive and stay there" in ColabHost().keeping(kept)
-    assert "mounted drive and stay there" in ColabHost().keeping(Path("/mnt/nas/out"))
+        assert "Google Drive and stay there" in ColabHost().retention_note(kept)
+    assert "mounted drive and stay there" in ColabHost().retention_note(Path("/mnt/nas/out"))
 
 
 def test_repeated_between_cells_until_it_says_no():
@@ -189,7 +191,7 @@ def test_repeated_between_cells_until_it_says_no():
         return left[0] > 0
 
     async def kernel() -> None:
-        Host().repeat(action, 0.01)
+        Host().call_repeatedly(action, 0.01)
         assert left == [3]  # not while the cell is at work
         while left[0] > 0:
             await asyncio.sleep(0.01)
@@ -215,7 +217,7 @@ def notebook(monkeypatch):
 def test_a_shell_gets_text_and_has_no_widgets(capsys):
     ColabHost().show("<b>bold</b>", "plain")
     assert capsys.readouterr().out == "plain\n"
-    assert host.open_page() is host.widget_library() is None
+    assert host.open_html_area() is host.widget_library() is None
 
 
 def test_a_notebook_gets_html_and_a_log_text(notebook, monkeypatch, capsys):
@@ -226,13 +228,13 @@ def test_a_notebook_gets_html_and_a_log_text(notebook, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
     Host(headless=True).show("<b>bold</b>", "plain")
     assert capsys.readouterr().out == "plain\n"
-    replace = host.open_page()
+    replace = host.open_html_area()
     replace("<b>1</b>")
     replace("<b>2</b>")
     assert [page.value for page in notebook[2:]] == ["<b>2</b>"]
     # Without widgets there is no page; None in sys.modules stands for what cannot be imported.
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    assert host.open_page() is None
+    assert host.open_html_area() is None
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from colab_helpers.pages.units import results_text
 from colab_helpers.presets import load_presets
 from colab_helpers.request import BatchRequest, PreloadRequest
 from colab_helpers.settings import Settings
-from colab_helpers.ui.choice import Run
+from colab_helpers.ui.form_state import Run
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.monitor import MonitorSummary
 from colab_helpers.ui.preload import models_html, models_text, show_models

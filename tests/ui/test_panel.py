@@ -14,8 +14,8 @@ from colab_helpers.errors import ConsentError, OutputError, UsageError
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import batch_swap, panel
-from colab_helpers.ui.batch_swap import packed, run_batch_swap, show_results
-from colab_helpers.ui.choice import Run
+from colab_helpers.ui.batch_swap import pack_results, run_batch_swap, show_results
+from colab_helpers.ui.form_state import Run
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.panel import show_panel
 from colab_helpers.ui.photos import UPLOADS
@@ -35,7 +35,7 @@ def shown(monkeypatch, runs):
 
 
 def test_the_panel_begins_with_the_answers_of_the_form(make_panel, on_demo):
-    answers = on_demo.replaced(
+    answers = on_demo.with_values(
         preset="speed+ram_8",
         overrides={"keep_fps": False, "frame_processors": ["face_swapper"]},
         video_range="1",
@@ -82,7 +82,7 @@ def test_headless_and_outside_notebooks_the_answers_stand(monkeypatch, on_demo):
     monkeypatch.setattr(ipywidgets.Widget, "__init__", refuse)
     assert show_panel(on_demo).request() == on_demo
     monkeypatch.setattr(panel, "widget_library", lambda: ipywidgets)
-    request = on_demo.replaced(headless=True)
+    request = on_demo.with_values(headless=True)
     assert show_panel(request).request() == request
 
 
@@ -107,7 +107,7 @@ def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
     assert "bruno.png" in text_of(made.photos.cards.children[0].children[0])
     assert "clip1.mp4" in text_of(made.videos.table)
     expected = BatchRequest(sources=[bruno], targets=small.targets, models_dir=small.models)
-    assert made.choice.request() == expected.replaced(consent=DEMO_CONSENT)
+    assert made.choice.request() == expected.with_values(consent=DEMO_CONSENT)
     made.photos.path.value = str(alma)
     made.photos.add_button.click()
     assert made.choice.request() == BatchRequest(sources=[alma], consent=DEMO_CONSENT)
@@ -187,6 +187,6 @@ def test_a_manifest_beside_a_result_is_handed_over_with_it(tmp_path):
 def test_a_zip_that_cannot_be_written_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(OutputError):
-        packed([tmp_path / "gone.mp4"])
+        pack_results([tmp_path / "gone.mp4"])
     assert list(tmp_path.iterdir()) == []
     assert batch_swap.show_results(None) is None

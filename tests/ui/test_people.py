@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.batch.people_edits import people_of
+from colab_helpers.batch.people_edits import list_people
 from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.media.images import read_image
 from colab_helpers.ui import people
-from colab_helpers.ui.preview_networks import picture_of
+from colab_helpers.ui.preview_networks import read_target_frame
 from tests.conftest import CONSENT
-from tests.helpers.known import look, write_people
+from tests.helpers.known_people import look, write_people
 from tests.people.actors import portrait
 from tests.people.clip import write_target
 from tests.people.scene import Scene
@@ -36,7 +36,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def made(make_panel, on_demo, out):
-    return make_panel(on_demo.replaced(output_dir=out))
+    return make_panel(on_demo.with_values(output_dir=out))
 
 
 def cards(panel):
@@ -123,7 +123,7 @@ def test_what_is_refused_is_said_and_the_card_is_as_it_was(made, out, text_of):
 
 
 def test_many_people_are_not_all_shown(made, monkeypatch, text_of):
-    monkeypatch.setattr(people, "MOST_PEOPLE", 2)
+    monkeypatch.setattr(people, "MAX_PEOPLE_ROWS", 2)
     made.people._shown = None
     made.people.refresh()
     assert list(cards(made)) == ["p1", "p2"]
@@ -132,7 +132,7 @@ def test_many_people_are_not_all_shown(made, monkeypatch, text_of):
 
 def test_videos_tell_who_is_in_them_by_the_names_they_have_now(make_panel, on_demo, tmp_path, text_of):
     write_people(tmp_path / "out", {"clip1.mp4": CAST["a.mp4"]})
-    made = make_panel(on_demo.replaced(output_dir=tmp_path / "out"))
+    made = make_panel(on_demo.with_values(output_dir=tmp_path / "out"))
     assert "p1 2.0 s, p2 2.0 s faces in 100% of the frames" in text_of(made.videos.table)
     name_of(made, "p1").value = "<i>Ana"
     made.tabs.selected_index = 1
@@ -145,7 +145,7 @@ def test_found_chosen_previewed_and_run(make_panel, idle, on_demo, tmp_path, tex
     scene = Scene(7, (480, 270), Fraction(12), 0.75, 2, cast=("alma", "bruno"))
     target = tmp_path / "both.mp4"
     write_target(target, scene, crf=4, preset="ultrafast")
-    asked = on_demo.replaced(
+    asked = on_demo.with_values(
         targets=(str(target),), consent=CONSENT, output_dir=tmp_path / "out",
         overrides={"frame_processors": "face_swapper", "output_video_quality": 0},
     )  # fmt: skip
@@ -166,13 +166,13 @@ def test_found_chosen_previewed_and_run(make_panel, idle, on_demo, tmp_path, tex
     report, number = made.choice.runs.latest.report, made.preview.frame.value
     assert report.ok
     assert report.not_in_consent == ["Ana"]
-    before, result = made.preview.shown.before, picture_of(tmp_path / "out" / "both.mp4", number)
+    before, result = made.preview.shown.before, read_target_frame(tmp_path / "out" / "both.mp4", number)
     assert np.array_equal(result, made.preview.shown.after)
     apart = {face.who: changed(before, result, face.box) for face in scene.render(number)[1]}
     (who,) = [who for who, mean in apart.items() if mean > 2]
     assert min(apart.values()) == 0
     look_at = partial(made.choice.networks.examine, *made.choice.finding())
-    known = next(row for row in people_of(tmp_path / "out") if row.name == "Ana")
+    known = next(row for row in list_people(tmp_path / "out") if row.name == "Ana")
     crop = read_image(tmp_path / "out" / "people" / known.crops[0])
     assert float(look_at(crop).embedding @ look_at(portrait(who)).embedding) > 0.5
 

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.batch.library import photos_at
+from colab_helpers.batch.library import find_photos
 from colab_helpers.errors import MissingFileError
 from colab_helpers.media.images import to_data_url
-from colab_helpers.ui.photos import STRANGER, kept_upload, uploaded_files
+from colab_helpers.ui.photos import STRANGER, save_upload, uploaded_files
 from tests.people.actors import portrait
 
 
@@ -90,7 +90,7 @@ def test_somebody_of_the_library_is_added_by_name_and_removed_as_a_whole(panel, 
 
 
 def test_without_models_the_card_says_so(make_panel, on_demo, tmp_path, text_of, pictures_of):
-    made = make_panel(on_demo.replaced(models_dir=str(tmp_path / "none")))
+    made = make_panel(on_demo.with_values(models_dir=str(tmp_path / "none")))
     (card,) = cards(made)
     assert "Not examined" in text_of(card)
     assert str(tmp_path / "none") in text_of(card)
@@ -108,7 +108,7 @@ def test_what_cannot_be_added_is_told(panel, text_of, written):
 
 def test_a_changed_photo_is_examined_again_and_its_name_is_no_markup(make_panel, on_demo, tmp_path, text_of):
     path = write(tmp_path / "<b onclick=x>.png", portrait("alma"))
-    made = make_panel(on_demo.replaced(sources=(path, to_data_url(portrait("alma")))))
+    made = make_panel(on_demo.with_values(sources=(path, to_data_url(portrait("alma")))))
     first, data = cards(made)
     assert "Good." in text_of(first)
     assert "<b onclick" not in first.value
@@ -127,7 +127,7 @@ def test_what_a_folder_of_photos_holds_besides_is_said(panel, tmp_path, monkeypa
     write(folder / "A10.png", portrait("alma"))
     for name in ("b.heic", "c.heic", "note.txt"):
         (folder / name).touch()
-    assert [Path(path).name for path in photos_at(str(folder))] == ["A10.png", "b9.png"]
+    assert [Path(path).name for path in find_photos(str(folder))] == ["A10.png", "b9.png"]
     add(panel, folder)
     said = panel.photos.message.value
     assert "3 file(s)" in said
@@ -136,7 +136,7 @@ def test_what_a_folder_of_photos_holds_besides_is_said(panel, tmp_path, monkeypa
     for name in ("b9.png", "A10.png"):
         (folder / name).unlink()
     with pytest.raises(MissingFileError, match=r"2 \.heic.*pip install pillow-heif"):
-        photos_at(str(folder))
+        find_photos(str(folder))
 
 
 def test_uploaded_photos_are_kept_and_used(panel, runs, monkeypatch):
@@ -155,9 +155,9 @@ def test_uploaded_photos_are_kept_and_used(panel, runs, monkeypatch):
 
 
 def test_a_second_upload_of_a_name_leaves_the_first_where_it_is(tmp_path):
-    first, second = (kept_upload(tmp_path / "IMG_0001.png", data) for data in (b"one", b"two"))
+    first, second = (save_upload(tmp_path / "IMG_0001.png", data) for data in (b"one", b"two"))
     assert [path.name for path in (first, second)] == ["IMG_0001.png", "IMG_0001 (2).png"]
-    assert kept_upload(first, b"one") == first
-    assert kept_upload(first, b"two") == second
+    assert save_upload(first, b"one") == first
+    assert save_upload(first, b"two") == second
     assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
     assert len(list(tmp_path.iterdir())) == 2

@@ -15,7 +15,7 @@ from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.trust import content
 from colab_helpers.ui import preview_networks
-from colab_helpers.ui.preview_networks import picture_of
+from colab_helpers.ui.preview_networks import read_target_frame
 from tests.conftest import CONSENT
 from tests.people.actors import portrait
 
@@ -65,7 +65,7 @@ def test_every_place_of_the_slider_is_that_frame(panel, demo):
     assert panel.preview.frame.max == len(frames) - 1 == 9
     for number in (0, 4, 9):
         expected = frames[number].video.to_ndarray(format="bgr24")
-        assert np.array_equal(picture_of(demo / "targets" / "clip1.mp4", number), expected)
+        assert np.array_equal(read_target_frame(demo / "targets" / "clip1.mp4", number), expected)
 
 
 def test_networks_are_loaded_when_somebody_looks_and_stay(panel, opened, demo, text_of):
@@ -103,7 +103,7 @@ def test_images_and_frames_without_a_face(make_panel, on_demo, tmp_path, text_of
     write_image(tmp_path / "a.png", portrait("bruno"))
     write_image(tmp_path / "b.png", np.full((100, 150, 3), 77, np.uint8))
     alone = {"sources": (), "overrides": {"frame_processors": ["face_enhancer"]}, "consent": CONSENT}
-    made = make_panel(on_demo.replaced(targets=(str(tmp_path),), **alone))
+    made = make_panel(on_demo.with_values(targets=(str(tmp_path),), **alone))
     made.tabs.selected_index = PREVIEW
     assert made.preview.shown.faces == 1
     assert made.preview.frame.disabled
@@ -136,7 +136,7 @@ def test_another_sex_is_shown_at_once(panel, opened):
     ],
 )
 def test_errors_stand_in_place_of_the_picture(make_panel, on_demo, text_of, change, said):
-    made = make_panel(on_demo.replaced(**change))
+    made = make_panel(on_demo.with_values(**change))
     made.tabs.selected_index = PREVIEW
     assert said in text_of(made.preview.message)
     assert (made.preview.shown, made.preview.pair.value) == (None, "")
@@ -150,7 +150,7 @@ def test_what_a_run_has_found_is_shown_and_nothing_is_written(
     make_panel, on_demo, tmp_path, text_of, monkeypatch
 ):
     out = tmp_path / "out"
-    asked = on_demo.replaced(
+    asked = on_demo.with_values(
         output_dir=out, overrides={"frame_processors": "face_swapper", "output_video_quality": 0}
     )
     made = make_panel(asked)
@@ -171,11 +171,11 @@ def test_what_a_run_has_found_is_shown_and_nothing_is_written(
     looked_at = []
     monkeypatch.setattr(content, "check_pictures", lambda _, one: looked_at.append(one[0][1]))
     monkeypatch.setattr(
-        preview_networks, "picture_of", lambda *_: np.zeros((8, 8, 3), np.uint8)
+        preview_networks, "read_target_frame", lambda *_: np.zeros((8, 8, 3), np.uint8)
     )  # another one
     for number in (9, 0, 4):
         made.preview.frame.value = number
-        result = picture_of(Path(report.files[0].output), number)
+        result = read_target_frame(Path(report.files[0].output), number)
         assert np.array_equal(made.preview.shown.after, result)
         assert looked_at[-1].image is made.preview.shown.before
     assert text_of(made.preview.strips) == "Person 1 Person 1: missed in 0 spans"

@@ -12,9 +12,9 @@ import pytest
 
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.ui.batch_swap import run_batch_swap
-from colab_helpers.ui.choice import prepared
+from colab_helpers.ui.form_state import prepare_request
 from colab_helpers.ui.host import ColabHost, Host
-from tests.conftest import PATIENCE, until
+from tests.conftest import TIMEOUT, until
 from tests.helpers.processes import hold
 
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
@@ -30,7 +30,7 @@ class Slow:
         self.may_end = threading.Event()
 
     def __call__(self, *_: object, **__: object) -> None:
-        assert self.may_end.wait(PATIENCE)
+        assert self.may_end.wait(TIMEOUT)
         if self.error:
             raise self.error
 
@@ -38,14 +38,14 @@ class Slow:
 @pytest.fixture
 def slow(monkeypatch):
     work = Slow(MissingFileError("it has gone", where="clip1.mp4"))
-    monkeypatch.setattr("colab_helpers.api.do_batch", work)
+    monkeypatch.setattr("colab_helpers.api.run_batch_request", work)
     yield work
     work.may_end.set()
 
 
 @pytest.fixture
 def light(on_demo, tmp_path):
-    return on_demo.replaced(preset="light", output_dir=tmp_path / "out")
+    return on_demo.with_values(preset="light", output_dir=tmp_path / "out")
 
 
 def results(panel):
@@ -76,7 +76,7 @@ def test_a_run_by_button(make_panel, light, idle, text_of):
 
 
 def test_the_cell_and_the_button_share_folder_and_results(make_panel, on_demo, idle, text_of, runs):
-    made = make_panel(on_demo.replaced(preset="light"))
+    made = make_panel(on_demo.with_values(preset="light"))
     folder = runs / on_demo.run_name
     assert str(folder) in text_of(made.run.plan)
     made.run.start_button.click()
@@ -87,11 +87,11 @@ def test_the_cell_and_the_button_share_folder_and_results(make_panel, on_demo, i
     # Whatever else changes, the run goes on there.
     made.settings.preset.value, made.videos.minutes.value = "stable", 30.0
     assert str(folder) in text_of(made.run.plan)
-    assert prepared(made.choice.request(), Host()).output_dir == folder
+    assert prepare_request(made.choice.request(), Host()).output_dir == folder
 
 
 def test_a_refusal_is_shown_in_its_own_words(make_panel, on_demo, idle, text_of):
-    made = make_panel(on_demo.replaced(consent=""))
+    made = make_panel(on_demo.with_values(consent=""))
     made.run.start_button.click()
     assert "no statement of consent" in text_of(made.run.message)
     made.consent.value = on_demo.consent
@@ -107,7 +107,7 @@ def test_stopped_and_gone_on_with(make_panel, light, idle, tmp_path, text_of, mo
     many = [tmp_path / f"clip{number}.mp4" for number in range(3)]
     for path in many:
         path.write_bytes(Path(light.targets[0]).read_bytes())
-    made = make_panel(light.replaced(targets=tuple(map(str, many)), consent=CONSENT))
+    made = make_panel(light.with_values(targets=tuple(map(str, many)), consent=CONSENT))
     made.run.start_button.click()
     idle.pass_by(until=(tmp_path / "held").exists)
     made.run.stop_button.click()
@@ -126,7 +126,7 @@ def test_stopped_and_gone_on_with(make_panel, light, idle, tmp_path, text_of, mo
 
 
 def test_another_batch_is_refused_while_one_is_at_work(make_panel, on_demo, slow, tmp_path):
-    made = make_panel(on_demo.replaced(output_dir=tmp_path / "one"))
+    made = make_panel(on_demo.with_values(output_dir=tmp_path / "one"))
     made.run.start_button.click()
     made.videos.output.value = str(tmp_path / "two")
     with pytest.raises(UsageError, match=r"one: another batch of this notebook is still at work.*Stop"):

@@ -20,7 +20,7 @@ def test_every_setting_is_explained_with_its_value(panel, text_of):
 
 @pytest.mark.parametrize("preset", ["stable", "speed+ram_8"])
 def test_every_preset_is_kept_as_it_is(make_panel, on_demo, preset):
-    made = make_panel(on_demo.replaced(preset=preset))
+    made = make_panel(on_demo.with_values(preset=preset))
     assert made.choice.request().settings == load_settings(preset)
     assert made.choice.preset == preset
 
@@ -40,7 +40,7 @@ def test_another_preset_changes_what_is_said(panel, text_of):
 
 
 def test_how_many_workers_do_it_and_where_is_folded_and_goes_into_the_request(make_panel, on_demo, text_of):
-    made = make_panel(on_demo.replaced(map_paths=["/a=/b"], priority=2))
+    made = make_panel(on_demo.with_values(map_paths=["/a=/b"], priority=2))
     *inputs, help_of_them = made.settings.several.children
     fields = {each.description: each for each in inputs}
     assert (fields["map_paths"].value, fields["priority"].value) == ("/a=/b", 2)

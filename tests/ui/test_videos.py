@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.media.images import write_image
-from colab_helpers.ui.videos import NOT_SEEN
+from colab_helpers.ui.videos import NOT_EXAMINED
 from tests.people.actors import portrait
 
 
@@ -34,7 +34,7 @@ def rows(widget) -> dict[str, list[str]]:
 
 
 def test_the_table_tells_what_each_target_is(make_panel, on_demo, folder, pictures_of, text_of):
-    made = make_panel(on_demo.replaced(targets=(str(folder),)))
+    made = make_panel(on_demo.with_values(targets=(str(folder),)))
     found = rows(made.videos.table)
     assert list(found) == ["a2.mp4", "a10.mp4", "b.png"]
     size = (folder / "a2.mp4").stat().st_size / 1e6
@@ -47,7 +47,7 @@ def test_the_table_tells_what_each_target_is(make_panel, on_demo, folder, pictur
 
 
 def test_a_range_takes_some(make_panel, on_demo, folder, text_of):
-    made = make_panel(on_demo.replaced(targets=(str(folder),)))
+    made = make_panel(on_demo.with_values(targets=(str(folder),)))
     made.videos.range.value = "3"
     assert list(rows(made.videos.table)) == ["b.png"]
     made.videos.range.value = "7-9"
@@ -67,7 +67,7 @@ def test_what_is_written_is_looked_at(make_panel, on_demo, folder, text_of):
 
 
 def test_without_models_the_rest_is_told(make_panel, on_demo, tmp_path):
-    made = make_panel(on_demo.replaced(models_dir=str(tmp_path / "none")))
+    made = make_panel(on_demo.with_values(models_dir=str(tmp_path / "none")))
     row = rows(made.videos.table)["clip1.mp4"]
     assert row[6] == "480 x 270"
     assert row[7].startswith("unknown: ")
@@ -78,6 +78,6 @@ def test_a_first_look_does_not_take_long(make_panel, on_demo, folder):
     made.videos.paths.value = str(folder)
     made.videos._seen.clear()
     made.videos.refresh(limit=-1)
-    assert rows(made.videos.table)["a2.mp4"][3] == NOT_SEEN
+    assert rows(made.videos.table)["a2.mp4"][3] == NOT_EXAMINED
     made.videos.look_button.click()
     assert rows(made.videos.table)["a2.mp4"][6] == "480 x 270"

@@ -1,0 +1,637 @@
+"""Several workers of one machine: the results of one, whatever dies, is stopped, or goes on with how many."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from colab_helpers.batch import pool_worker
+from colab_helpers.batch.context import NO_DEATHS, WorkerContext
+from colab_helpers.batch.drive import WorkDirs
+from colab_helpers.batch.job import Job
+from colab_helpers.batch.journal import History, SegmentDone, WorkStarted
+from colab_helpers.batch.plan import Task
+from colab_helpers.batch.report import BatchReport, FileReport
+from colab_helpers.batch.scheduler import Call, FilePlan
+from colab_helpers.batch.status import StatusWriter, read_status
+from colab_helpers.batch.stop import StopToken
+from colab_helpers.batch.task_runner import TaskRunner
+from colab_helpers.batch.worker_handles import FileInProgress, WorkerHandle, WorkerInfo
+from colab_helpers.batch.worker_pool import WorkerPool, devices_of
+from colab_helpers.errors import UsageError, WorkerError
+from colab_helpers.faces.engine import resolve
+from colab_helpers.machine import GIB, SHARED_BY_ENV, SYSTEM_RESERVE, Machine
+from colab_helpers.media.encoders import default_encoder
+from colab_helpers.progress import FINDING
+from colab_helpers.request import BatchRequest
+from colab_helpers.settings import load_settings
+from tests.batch.films import SETTINGS
+from tests.helpers.marks import media
+from tests.helpers.processes import (
+    journal_entries,
+    leftover_files,
+    makers,
+    number_of,
+    repeated_segments,
+    run_at_worker_start,
+    run_here,
+    shared_clips,
+)
+from tests.helpers.reports import a_progress
+from tests.media.make import Sound, Spec, variable_pts
+
+TWO = {"gpus": "cpu,cpu"}
+SMALL: dict[str, Any] = {"size": (160, 90), "rate": Fraction(10)}
+SHORT = Spec(**SMALL, frames=5)  # goes whole, as the first of three
+SPECS = {
+    "clips": {
+        "a.mp4": SHORT,
+        "cfr.mp4": Spec(**SMALL, frames=44, sounds=(Sound(),)),
+        "vfr.mp4": Spec(
+            size=(160, 90), frames=34, time_base=Fraction(1, 1000), pts=variable_pts(34, step=100)
+        ),
+    },
+    "groups": {
+        "a.mp4": SHORT,
+        "by_seven.mp4": Spec(
+            **SMALL, frames=30, options={"preset": "medium", "bf": "3", "g": "7", "x264-params": "open-gop=1"}
+        ),
+        "long.mp4": Spec(**SMALL, frames=34, options={"preset": "medium", "bf": "3", "g": "300"}),
+    },
+}
+
+
+@pytest.fixture
+def clips(photo: Path, shared_dir: Path, constant_models: Path, tmp_path: Path) -> Callable[..., BatchReport]:
+    """Runs a batch of some clips, of which the last two have several segments."""
+
+    def run(out: str = "out", *, which: str = "clips", **given: Any) -> BatchReport:
+        targets = shared_clips(shared_dir / f"crew_{which}", SPECS[which])
+        return run_here(photo, targets, tmp_path / out, constant_models, **given)
+
+    return run
+
+
+_alone: dict[str, tuple[Path, BatchReport]] = {}
+
+
+@pytest.fixture
+def alone(clips: Callable[..., BatchReport], tmp_path: Path) -> Callable[..., tuple[Path, BatchReport]]:
+    """What one worker gives: folder and report."""
+
+    def done(which: str = "clips") -> tuple[Path, BatchReport]:
+        if which not in _alone:
+            _alone[which] = tmp_path / "alone", clips("alone", which=which)
+        return _alone[which]
+
+    return done
+
+
+def digests(out: Path) -> dict[tuple[str, int], str]:
+    """SHA-256 of every segment by its target's key and number."""
+    return {
+        (entry["key"], number_of(entry)): entry["part"]["segment"]["sha256"]
+        for entry in journal_entries(out, "segment")
+    }
+
+
+def assert_same(one: Path, other: Path, *, which: str = "clips") -> None:
+    for name in SPECS[which]:
+        assert media(one / name) == media(other / name)
+    assert digests(one) == digests(other)
+    assert repeated_segments(other) == {}
+    assert leftover_files(other, *SPECS[which]) == set()
+
+
+def told(report: BatchReport) -> list[dict[str, Any]]:
+    """All that a report says of files but how long and where."""
+    left_out = {
+        "seconds",
+        "fps",
+        "output",
+        "bytes_out",
+        "memory_before",
+        "memory_after",
+        "manifest",
+        "made_by",
+    }
+    return [file.model_dump(exclude=left_out) for file in report.files]
+
+
+@pytest.mark.parametrize("which", SPECS)
+def test_two_workers_give_what_one_gives(clips, alone, tmp_path, which) -> None:
+    one, two = alone(which), clips("two", which=which, overrides=TWO)
+    assert two.ok
+    assert_same(one[0], tmp_path / "two", which=which)
+    assert told(one[1]) == told(two)
+    names = {f"{socket.gethostname()} CPU", f"{socket.gethostname()} CPU (2)"}
+    assert (makers(*one), makers(tmp_path / "two", two)) == (set(), names)
+    for done in (
+        entry["report"] for entry in journal_entries(tmp_path / "two", "done")
+    ):  # as a later run tells it
+        assert (done["segments_kept"], done["fps"] < 500) == (0, True)
+    begun = [
+        (entry["key"], entry["number"], entry["pid"])
+        for entry in journal_entries(tmp_path / "two", "started")
+    ]
+    assert len({key for key, number, _ in begun if number is not None}) == 2, "each was done in parts"
+    assert len({pid for *_, pid in begun}) == 2
+
+
+IN_MEMBER = """
+if "colab_helpers.batch.pool_worker" in sys.orig_argv:
+    import os, signal, time
+    from pathlib import Path
+    from colab_helpers.batch.task_runner import Hands
+    from colab_helpers.media.segments import SegmentWriter
+    place = Path(os.environ["PLACE"])
+    at = [None, 0]
+    segment, write = Hands.segment, SegmentWriter.write
+    def watched(self, index, number, **given):
+        at[:] = [(Path(self.tasks[index].target).name, number), 0]
+        return segment(self, index, number, **given)
+    def amid(self, video, **given):
+        write(self, video, **given)
+        at[1] += 1
+        if at[0] is not None and at[1] == 4:
+            amid_segment(*at[0])
+    Hands.segment, SegmentWriter.write = watched, amid
+"""
+"""Calls a test's ``amid_segment(name, number)`` in workers once some frames of a segment are written."""
+DIES_ONCE = """
+    def amid_segment(name, number):
+        if (name, number) == ("cfr.mp4", 2) and not (place / "died").exists():
+            (place / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+DIES = """
+    def amid_segment(name, number):
+        if name == "vfr.mp4":
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+FAILS = """
+    def amid_segment(name, number):
+        if name == "cfr.mp4":
+            (place / f"at{bool(number)}").touch()
+            while not (place / f"at{not number}").exists():
+                time.sleep(0.05)
+            if number == 0:
+                raise RuntimeError("no")
+            time.sleep(0.5)  # meanwhile that is told
+"""
+STOPS = """
+    def amid_segment(name, number):
+        if number > 0:
+            (place / "out" / "STOP").touch()
+            time.sleep(1.5)
+"""
+
+
+@pytest.fixture
+def in_members(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Has workers run something amid segments."""
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    return lambda code: run_at_worker_start(monkeypatch, tmp_path, IN_MEMBER + code)
+
+
+def test_a_worker_that_dies_amid_a_segment_is_replaced_and_costs_that_segment(
+    clips, alone, in_members, tmp_path
+) -> None:
+    one, _ = alone()
+    in_members(DIES_ONCE)
+    report = clips("two", overrides=TWO)
+    assert (tmp_path / "died").exists()
+    assert report.ok
+    assert report.summary.restarts == 1
+    assert_same(one, tmp_path / "two")
+    assert any("died of SIGKILL" in note or "killed" in note for note in report.notes)
+
+
+def test_a_segment_on_which_three_workers_die_fails_its_file_alone(clips, in_members) -> None:
+    in_members(DIES)
+    report = clips(overrides=TWO)
+    failed = {Path(file.target).name: file for file in report.files if file.status == "failed"}
+    assert list(failed) == ["vfr.mp4"]
+    assert "died 3 times on this file" in (failed["vfr.mp4"].error or "")
+    assert sum(file.status == "done" for file in report.files) == 2
+    assert 3 <= report.summary.restarts <= 6  # they die on two segments at a time
+
+
+def test_an_error_in_a_segment_fails_its_file_once_while_another_worker_is_at_it(
+    clips, in_members, monkeypatch, tmp_path
+) -> None:
+    assert clips().ok
+    with (tmp_path / "out" / "cfr.mp4").open("ab") as file:
+        file.write(b"changed")
+    in_members(FAILS)
+    report = clips(overrides=TWO | {"output_video_quality": 20})
+    failed = {Path(file.target).name: file for file in report.files if file.status == "failed"}
+    assert list(failed) == ["cfr.mp4"]
+    assert "no" in (failed["cfr.mp4"].error or "")
+    assert any("it is kept as" in note for note in failed["cfr.mp4"].fallbacks), "what was told before counts"
+    assert [file.status for file in report.files].count("done") == 2
+
+
+OWN_DISKS = """
+if "colab_helpers.batch.pool_worker" in sys.orig_argv:
+    import os, signal
+    from pathlib import Path
+    from colab_helpers.batch.drive import WorkPlaces
+    from colab_helpers.batch.resume import UnfinishedFile
+    keep, of = UnfinishedFile.keep, WorkPlaces.of
+    def placed(folder, work_dir=None):
+        return of(folder, Path(os.environ["PLACE"]) / f"disk{os.getpid()}")
+    def kept(self, done):
+        keep(self, done)
+        died = Path(os.environ["PLACE"]) / "died"
+        if done.segment.number == 1 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    UnfinishedFile.keep, WorkPlaces.of = kept, staticmethod(placed)
+"""
+
+
+def test_workers_on_disks_of_their_own_share_segments_and_one_noted_by_a_dead_one_counts(
+    clips, alone, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    run_at_worker_start(monkeypatch, tmp_path, OWN_DISKS)
+    report = clips("two", overrides=TWO, work_dir=tmp_path / "disk")
+    assert (tmp_path / "died").exists()
+    assert report.ok, [file.error for file in report.files]
+    assert_same(alone()[0], tmp_path / "two")
+    assert not any("worker process died" in note for file in report.files for note in file.fallbacks)
+
+
+@pytest.mark.parametrize("then", [{}, TWO], ids=["one", "two"])
+def test_a_stop_is_taken_within_a_segment_and_either_number_of_workers_goes_on(
+    clips, alone, in_members, monkeypatch, tmp_path, then
+) -> None:
+    one, _ = alone()
+    in_members(STOPS)
+    others = psutil.Process().children()
+    stopped = clips(overrides=TWO)
+    assert stopped.stopped
+    assert {file.status for file in stopped.files} <= {"done", "skipped"}
+    ours = [each for each in psutil.Process().children() if each not in others]
+    assert not [each for each in ours if each.status() != psutil.STATUS_ZOMBIE]
+    before = digests(tmp_path / "out")
+    assert 0 < len(before) < len(digests(one))
+    monkeypatch.delenv("PYTHONPATH")
+    before = {entry["worker"] for entry in journal_entries(tmp_path / "out", "segment")}
+    report = clips(overrides=then)
+    assert report.ok
+    assert_same(one, tmp_path / "out")
+    after = makers(tmp_path / "out", report)
+    assert ("" in after, before <= after) == (then != TWO, True)
+
+
+def test_two_workers_go_on_where_one_stopped(clips, alone, monkeypatch, tmp_path) -> None:
+    # Whoever works alone need not agree with anybody: no encoder is tried beforehand.
+    monkeypatch.setattr("colab_helpers.media.encoders._usual_trial", None)
+
+    def stop(progress: Any) -> None:
+        if progress.frame >= 25:
+            raise KeyboardInterrupt
+
+    assert clips(on_progress=stop).stopped
+    assert digests(tmp_path / "out")
+    report = clips(overrides=TWO)
+    assert report.ok
+    assert any(file.segments_kept for file in report.files)
+    assert "" in makers(tmp_path / "out", report)
+    assert_same(alone()[0], tmp_path / "out")
+
+
+def test_with_a_map_of_people(run, tmp_path, films) -> None:
+    short = SETTINGS.with_overrides(segment_seconds=1.0)
+    for name, how in (("one", {}), ("two", TWO)):
+        settings = short.with_overrides(**how)
+        assert run("first.mp4", "second.mp4", people="find", out=tmp_path / name, settings=settings).ok
+        assert read_status(tmp_path / name).state == "done", "whoever begins later looks at all once more"
+    for name in ("first.mp4", "second.mp4"):
+        assert media(tmp_path / "one" / name) == media(tmp_path / "two" / name)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_a_worker_that_encodes_otherwise_is_refused(monkeypatch, tmp_path) -> None:
+    crew, told = crew_of(monkeypatch, tmp_path)
+    crew._wait_for_first = False
+    crew._spawn_missing()
+    first, second = crew._workers
+    crew._opened(first, WorkerInfo(encoder="h264_nvenc"))
+    crew._opened(second, WorkerInfo(encoder="libx264"))
+    crew._spawn_missing()
+    assert crew._workers == [first], "and nobody is started in its place"
+    assert ["libx264, that of the others h264_nvenc" in text for text in told] == [True]
+    assert default_encoder("auto") in ("libx264", "h264_nvenc")
+    assert default_encoder("libx265") == "libx265"
+
+
+def test_which_gpu_each_worker_sees(monkeypatch) -> None:
+    monkeypatch.setattr("colab_helpers.batch.worker_pool.visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
+    assert load_settings(gpus=1).gpus == "1"  # as YAML reads it
+    assert devices_of(load_settings(gpus="")) == []
+    assert devices_of(load_settings()) == ["GPU-a", "GPU-b", "GPU-c"]
+    assert devices_of(load_settings(execution_provider="cpu")) == []
+    assert devices_of(load_settings(gpus="2,0,2")) == ["GPU-c", "GPU-a"]
+    assert devices_of(load_settings(gpus="cpu,cpu")) == ["", ""]
+    with pytest.raises(UsageError, match="there is no GPU 3; GPUs seen here: 3"):
+        devices_of(load_settings(gpus="0,3"))
+    monkeypatch.setattr("colab_helpers.batch.worker_pool.visible_gpus", lambda: ["GPU-a"])
+    assert devices_of(load_settings(gpus="all")) == []
+
+
+def test_workers_share_what_the_machine_has(monkeypatch) -> None:
+    machine = Machine(8, SYSTEM_RESERVE + 12 * GIB, None, "", "", on_colab=False)
+    for workers, asked, held in ((1, "auto", 12.0), (4, "auto", 3.0), (4, 8.0, 2.0), (4, 0.5, 0.5)):
+        monkeypatch.setenv(SHARED_BY_ENV, str(workers))
+        settings, notes = resolve(load_settings(max_memory=asked), machine, cuda=False)
+        assert (settings.max_memory, notes) == (held, ())
+
+
+DIES_BEHIND_A_SEGMENT = """
+if "colab_helpers.batch.pool_worker" in sys.orig_argv:
+    import os, signal
+    from pathlib import Path
+    from colab_helpers.batch.resume import UnfinishedFile
+    from colab_helpers.batch.task_runner import Hands
+    keep, whole, at = UnfinishedFile.keep, Hands.whole, []
+    def kept(self, done):
+        keep(self, done)
+        died = Path(os.environ["PLACE"]) / "died"
+        if at and done.segment.number == 1 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    def watched(self, index, **given):
+        at.append(index)
+        try:
+            return whole(self, index, **given)
+        finally:
+            at.pop()
+    UnfinishedFile.keep, Hands.whole = kept, watched
+"""
+
+
+def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
+    photo, shared_dir, constant_models, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    run_at_worker_start(monkeypatch, tmp_path, DIES_BEHIND_A_SEGMENT)
+    specs = {"a.mp4": Spec(**SMALL, frames=44), "b.mp4": SHORT, "c.mp4": Spec(**SMALL, frames=54)}
+    targets = shared_clips(shared_dir / "crew_whole", specs)
+    report = run_here(photo, targets, tmp_path / "two", constant_models, overrides=TWO)
+    assert report.ok
+    assert (tmp_path / "died").exists()
+    assert repeated_segments(tmp_path / "two") == {}
+
+
+def test_copies_of_one_file_are_done_one_after_another(photo, shared_dir, constant_models, tmp_path) -> None:
+    clip = shared_clips(shared_dir / "crew_copies", {"a.mp4": Spec(**SMALL, frames=44)}) / "a.mp4"
+    (folder := tmp_path / "in").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copyfile(clip, folder / name)
+    report = run_here(photo, folder, tmp_path / "two", constant_models, overrides=TWO)
+    assert report.ok
+    assert media(tmp_path / "two" / "a.mp4") == media(tmp_path / "two" / "b.mp4")
+
+
+def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None:
+    begun = WorkStarted(key="k", run="r", target="/t.mp4", pid=1)
+    earlier: Any = SimpleNamespace(history=History([begun]), run="r")
+    context, noted = SimpleNamespace(cause=None), list[Any]()
+    given: Any = context, "engine", Task(Path("/t.mp4"), Path("/o.mp4")), "k", earlier
+    journal: Any = SimpleNamespace(append=noted.append)
+    assert WorkerContext.begin(*given, journal, deaths=NO_DEATHS) == ("engine", [])
+    assert [entry.target for entry in noted] == ["/t.mp4"]
+    with pytest.raises(WorkerError, match="died 3 times on this file, last: cold"):
+        WorkerContext.begin(*given, journal, deaths=(3, "cold"))
+
+
+def crew_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[WorkerPool, list[str]]:
+    """A crew whose processes are pretended, and what its status is told."""
+    told = list[str]()
+    request = BatchRequest(output_dir=tmp_path, people="find")
+    job = Job(request=request, tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
+    status = SimpleNamespace(note=told.append, restarted=told.append)
+    context: Any = SimpleNamespace(job=job, work_dirs=WorkDirs(tmp_path, None), status=status)
+    process = SimpleNamespace(kill=lambda: None)
+    monkeypatch.setattr("colab_helpers.batch.worker_pool.WorkerProcess", lambda *given: process)
+    nothing: Any = None
+    return WorkerPool(context, [0], nothing, nothing, devices, print), told
+
+
+def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
+    crew, _ = crew_of(monkeypatch, tmp_path)
+    crew._spawn_missing()
+    assert len(crew._workers) == 1, "it looks at all files first"
+    crew._opened(crew._workers[0], WorkerInfo())
+    crew._spawn_missing()
+    crew._refused(crew._workers[1], ValueError("no networks"))
+    crew._spawn_missing()
+    (left,) = crew._workers
+    assert left.loaded
+    crew._lost(left, -9)
+    crew._spawn_missing()
+    assert [member.number - left.number for member in crew._workers] == [2]
+    with pytest.raises(ValueError, match="no networks"):
+        crew._refused(crew._workers[0], ValueError("no networks"))
+
+
+def test_one_gpu_that_cannot_begin_or_crashes_leaves_the_work_to_the_other(monkeypatch, tmp_path) -> None:
+    crew, told = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    crew._spawn_missing()
+    crew._refused(crew._workers[0], ValueError("no memory"))
+    crew._spawn_missing()
+    assert [each.device for each in crew._workers] == ["GPU-b"], "though one was to look at all files first"
+    crew, _ = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    crew._spawn_missing()
+    with pytest.raises(UsageError, match="no face in the photo"):  # nor will another GPU find one
+        crew._refused(crew._workers[0], UsageError("no face in the photo"))
+    crew, told = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    crew._wait_for_first = False
+    crew._spawn_missing()
+    crew._opened(crew._workers[1], WorkerInfo())
+    for _ in range(3):
+        crew._lost(crew._workers[0 if crew._workers[0].device == "GPU-a" else 1], -11)
+        crew._spawn_missing()
+    assert [each.device for each in crew._workers] == ["GPU-b"]
+    assert "3 worker processes in a row died" in told[-1]
+    for _ in range(3):  # the first had begun
+        crew._lost(crew._workers[0], -11)
+        crew._spawn_missing()
+    with pytest.raises(WorkerError, match="3 worker processes in a row died"):
+        crew._lost(crew._workers[0], -11)
+
+
+@pytest.fixture
+def shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[], tuple[WorkerPool, list[WorkerHandle]]]:
+    """A crew of three at two files of a status, the first of which goes in parts; its processes are none."""
+    monkeypatch.setattr("colab_helpers.batch.worker_pool._POLL_INTERVAL", 0.0)
+    monkeypatch.setattr(WorkerPool, "_spawn_missing", lambda _: None)
+
+    def made() -> tuple[WorkerPool, list[WorkerHandle]]:
+        tasks = tuple(Task(tmp_path / f"{name}.mp4", tmp_path / "out" / name) for name in "abc")
+        job = Job(request=BatchRequest(output_dir=tmp_path), tasks=tasks)
+        nothing: Any = None
+        stop: Any = SimpleNamespace(check=lambda: None)
+        status = StatusWriter(tmp_path / "status.json", tasks)
+        context = WorkerContext(job, WorkDirs(tmp_path, None), status, stop)
+        estimate: Any = SimpleNamespace(look=lambda: None)
+        crew = WorkerPool(context, [0, 1, 2], estimate, nothing, [""] * 3, print)
+        crew._workers = [WorkerHandle(number, nothing, "", "box") for number in range(3)]
+        for each in crew._workers:
+            crew._opened(each, WorkerInfo(place="GPU 0"))
+        calls = (Call("segment", 0, 2), Call("segment", 0, 4), Call("whole", 1))
+        crew._files = {
+            0: FileInProgress(plan=FilePlan(segments=6, length=10, finished=(0, 1))),
+            1: FileInProgress(),
+        }
+        for each, call in zip(crew._workers, calls, strict=True):
+            each.assign(call)
+        return crew, crew._workers
+
+    return made
+
+
+def test_each_worker_has_a_name_and_shows_what_it_does_and_how_fast(shown) -> None:
+    crew, (first, second, third) = shown()
+    status = crew.context.status.status
+    crew._progress(first, a_progress(25, 60, fps=8.0, gpu_load=90.0, gpu_percent=40.0))
+    crew._progress(second, a_progress(41, 60, fps=2.0))
+    crew._progress(third, a_progress(50, 100, file="b.mp4", file_index=1, fps=5.0))
+    crew._supervise()
+    assert [(one.name, one.file, one.segment, one.fps) for one in status.workers] == [
+        ("box GPU 0", "a.mp4", 2, 8.0),
+        ("box GPU 0 (2)", "a.mp4", 4, 2.0),
+        ("box GPU 0 (3)", "b.mp4", None, 5.0),
+    ]
+    assert (status.workers[0].gpu_load, status.workers[0].gpu_percent) == (90.0, 40.0)
+    assert (status.crew, status.idle, status.rate) == (3, 0, 15.0)
+    assert (status.progress.file_index, status.progress.frame, status.progress.eta) == (0, 26, 3.4)
+    assert [file.share for file in status.files] == [26 / 60, 0.5, 0.0]
+    crew._finish_call(third, None, None, False)
+    crew._progress(second, a_progress(45, 60, stage=FINDING))
+    crew._supervise()
+    assert [(one.stage, one.fps) for one in status.workers] == [
+        ("frames", 8.0),
+        (FINDING, 0.0),
+        ("ready", 0.0),
+    ]
+    assert (status.idle, status.rate) == (1, 8.0)
+
+
+def test_a_segment_that_is_noted_counts_once_and_no_more_than_there_is(shown) -> None:
+    crew, (first, second, _) = shown()
+    crew._files[0].frames[2] = 10  # noted, and its worker is a frame further
+    for who, frame in ((first, 31), (second, 45)):
+        crew._progress(who, a_progress(frame, 58, fps=1.0))
+    progress = crew.context.status.status.progress
+    assert (progress.frame, progress.eta) == (20 + 10 + 5, (58 - 35) / 2)
+    crew._files[0].frames |= {3: 10, 5: 8}
+    crew._progress(second, a_progress(57, 58))
+    assert crew.context.status.status.progress.frame == 58
+    crew._progress(second, a_progress(58, 58, stage=FINDING))
+    assert crew.context.status.status.progress.frame == 48, "faces that are found are no frames"
+
+
+def test_whoever_begins_later_changes_nothing_of_files_that_are_over_or_at_work(shown) -> None:
+    crew, (first, _, third) = shown()
+    status, done = crew.context.status.status, FileReport(target="c.mp4", status="done")
+    crew.ended(2, done)
+    crew._progress(first, a_progress(25, 60))
+    third.assign(None)
+    for index in range(3):
+        crew._tell(third, "file", (index, FileReport(target="?", status="queued")))
+        crew._progress(third, a_progress(1, 60, file_index=index, stage=FINDING))
+    assert status.files[2] is done
+    assert (status.files[0].status, status.progress.frame) == ("running", 25)
+    assert third.told("").stage == FINDING, "it is shown for itself"
+
+
+def test_what_one_worker_waits_for_holds_whatever_others_tell(shown) -> None:
+    crew, (first, second, third) = shown()
+    status = crew.context.status.status
+
+    def waits() -> tuple[str | None, list[str | None]]:
+        crew._supervise()
+        return status.pause, [one.pause for one in status.workers if one.pause]
+
+    crew._tell(second, "pause", ("the drive is full",))
+    assert waits() == ("the drive is full", ["the drive is full"])
+    ticks = status.ticks
+    crew._tell(first, "pause", (None,))
+    assert waits() == ("the drive is full", ["the drive is full"]), "another one goes on"
+    assert status.ticks == ticks + 1, "who is shown again does not get on"
+    crew._tell(third, "pause", ("the drive is gone",))
+    assert waits()[0] == "the drive is full, the drive is gone"
+    crew._finish_call(second, None, None, False)  # with an error: it did not say that it goes on
+    assert waits() == ("the drive is gone", ["the drive is gone"])
+    crew._workers.remove(third)
+    assert waits() == (None, []), "it has died"
+
+
+def test_a_frame_just_written_is_shown_of_the_file_that_is_shown(shown) -> None:
+    crew, (first, _, third) = shown()
+    crew._progress(first, a_progress(25, 60))
+    crew._tell(third, "picture", ("data:b",))
+    assert crew.context.status.status.picture is None
+    crew._tell(first, "picture", ("data:a",))
+    assert crew.context.status.status.picture == "data:a"
+
+
+def test_a_worker_never_waits_for_memory_amid_a_file() -> None:
+    waits, made = list[bool](), list[int]()
+    runner: Any = SimpleNamespace(
+        _segment_key=(0, "libx264", NO_DEATHS),
+        _maker=SimpleNamespace(make=lambda number, has_successor: made.append(number)),
+        guard=SimpleNamespace(short=False, check=lambda wait: waits.append(wait)),
+    )
+    TaskRunner.segment(runner, 0, 3, encoder="libx264")
+    assert (made, waits) == ([3], [False])
+
+
+def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch) -> None:
+    weighed, sent = list[int](), list[Any]()
+    monkeypatch.setattr(pool_worker.MemoryGrowth, "check", lambda *_: weighed.append(len(sent)))
+    runner: Any = SimpleNamespace(prepare=lambda index: "plan", segment=lambda index: None)
+    calls = iter([("prepare", {"index": 0}), ("segment", {"index": 0})])
+    process: Any = SimpleNamespace(recv=calls.__next__, send=sent.append)
+    with pytest.raises(StopIteration):
+        pool_worker._serve(runner, process, StopToken())
+    assert sent == [("done", "plan", False), ("done", None, False)]
+    assert weighed == [1]
+
+
+def test_a_segment_that_is_noted_ends_the_count_of_deaths_of_earlier_crews_too(shown) -> None:
+    crew, (*_, third) = shown()
+    crew._earlier_deaths = {str(crew.context.job.tasks[1].target): 2}
+    crew.journal, third.process = (SimpleNamespace(append=print, send=print) for _ in range(2))
+    assert crew._deaths(third.call)[0] == 2
+    part = SimpleNamespace(segment=SimpleNamespace(number=0, frames=10))
+    crew._note(third, SegmentDone.model_construct(key="k", part=part))
+    assert crew._deaths(third.call) == NO_DEATHS
+
+
+def test_one_file_is_shown_until_it_is_over_and_then_one_that_is_at_work(shown) -> None:
+    crew, (first, second, third) = shown()
+    status = crew.context.status.status
+    crew._progress(first, a_progress(25, 60))
+    first.assign(Call("prepare", 2))
+    crew._files[2] = FileInProgress()
+    crew._progress(third, a_progress(50, 100, file="b.mp4", file_index=1))
+    crew._progress(first, a_progress(1, 60, file="c.mp4", file_index=2, stage=FINDING))
+    assert status.progress.file_index == 0, "the second is at it still"
+    crew._finish_call(second, Call("segment", 0, 4), FileReport(target="a.mp4", status="failed"), False)
+    crew._progress(third, a_progress(51, 100, file="b.mp4", file_index=1))
+    assert (status.progress.file_index, status.progress.frame) == (1, 51), "not one that is over"
