@@ -1,4 +1,4 @@
-"""How changed faces sit in their pictures, against the rendered true swap: ``python -m benchmarks.blend_quality``.
+"""Compare changed faces with the rendered true swap: ``python -m benchmarks.blend_quality``.
 
 Three tables: faces cut by the frame's border, faces of several sizes, and a face that holds still. Beside the
 product's own ways stands insightface's ``paste_back`` on the same points. Seeds are drawn at random unless

@@ -60,8 +60,9 @@ def seen_in(analyser: FaceAnalyser, name: str, scene: Scene, light: np.ndarray) 
     found, tracks = tracked(analyser, Clip(name, scene.frames, shots.__getitem__))
     kept = {one.track: KnownTrack.of(one, chosen=False) for t in tracks if (one := TrackSummary.of(name, t))}
     numbers = dict.fromkeys((track.number for track in tracks), UNKNOWN_PERSON)
-    seen = ClipTracks(KnownTarget(target=name, sha256=name, rate=_RATE, sight=FaceVisibility(frames=len(shots), faces=1),
-                       tracks=numbers, seen=kept))  # fmt: skip
+    sight = FaceVisibility(frames=len(shots), faces=1)
+    target = KnownTarget(target=name, sha256=name, rate=_RATE, sight=sight, tracks=numbers, seen=kept)
+    seen = ClipTracks(target)
     for (_, truths), faces in zip(shots, found, strict=True):
         there = []
         for face in faces:

@@ -34,7 +34,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _process: Language | None = None
 """Set by ``set_language`` for all threads."""
 _spoken: ContextVar[Language | None] = ContextVar("spoken", default=None)
-"""Set by ``use_language``; a thread that is to inherit it is started with ``contextvars.copy_context().run``."""
+"""Set by ``use_language``; start a thread with ``contextvars.copy_context().run`` to inherit it."""
 LOCAL_PATH_PREFIX = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
 """How a path that stands for an address begins, in a text."""
 
@@ -89,7 +89,7 @@ LANGUAGE_HELP = mark(
 
 
 def language() -> Language:
-    """The language spoken now: by ``use_language``, else by ``set_language``, else the environment's, else English."""
+    """Return the current language: of ``use_language``, ``set_language``, the environment, or English."""
     return _spoken.get() or _process or _preferred(os.environ.get(LANGUAGE_ENV, ""))
 
 

@@ -27,7 +27,8 @@ class Progress:
         provider: Where the networks run.
         threads: Groups of frames worked on at a time.
         batch_size: Frames whose faces go through a network together.
-        stage: What is being done: `PROCESSING`, `FINDING` before them, or ``joining`` the segments at the end.
+        stage: What is being done: `PROCESSING`, `FINDING` before them, or ``joining`` the segments at the
+        end.
         waiting: Items waiting behind each stage of the pipeline, by its name: an empty queue waits for
             the stage before it, a full one for the stage after it.
     """

@@ -175,9 +175,9 @@ def copy_out(
 ) -> str:
     """Copy a file to where it may get lost, read it back, and only then give it its name.
 
-    An older file is replaced, missing folders are made; ``heartbeat`` is called every few megabytes and may raise
-    to give up. ``first`` is called once the copy is complete, before it gets its name. Returns the SHA-256 of
-    the file.
+    An older file is replaced, missing folders are made; ``heartbeat`` is called every few megabytes and may
+    raise to give up. ``first`` is called once the copy is complete, before it gets its name. Returns the
+    SHA-256 of the file.
 
     Raises:
         OutputError: The place is full or gone, or does not give back what was written; nothing is left.

@@ -220,7 +220,7 @@ class PeopleMap(BaseModel, extra="forbid"):
         self.people = {new if name == old else name: person for name, person in self.people.items()}
 
     def put(self, name: str, **fields: Any) -> None:
-        """Give somebody, who may be new, other values of `MappedPerson`; UsageError where they are not allowed."""
+        """Set fields of a person, adding them if new; raise UsageError if a value is not allowed."""
         person = self.people.get(name)
         values = (person.model_dump() if person else {}) | fields
         try:

@@ -1,7 +1,7 @@
 """One of a batch's workers on this machine: ``python -m colab_helpers.batch.pool_worker JOB CONNECTION``.
 
-It holds one pair of `TaskRunner` and does what its `crew` asks for, call by call. Status and journal are written
-by the batch process alone: what is to be told or noted is sent there.
+It holds one pair of `TaskRunner` and does what its `crew` asks for, call by call. Status and journal are
+written by the batch process alone: what is to be told or noted is sent there.
 """
 
 from __future__ import annotations

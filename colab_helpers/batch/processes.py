@@ -31,7 +31,8 @@ class WorkerProcess:
 
     Args:
         job: File that tells it what to do.
-        receive_message: Takes each of its news, and as the last ``lost`` with its exit code; called from a thread.
+        receive_message: Takes each of its news, and as the last ``lost`` with its exit code; called from a
+        thread.
         environment: What it has beside this process's own.
     """
 

@@ -29,7 +29,7 @@ _POLL_INTERVAL = 0.3
 
 @dataclass(eq=False)
 class Queue:
-    """The batches in a folder; ``turn_lock`` is held by whoever works, ``at_work`` is the batch that has it."""
+    """The batches queued in a folder; whoever runs ``at_work`` holds ``turn_lock``."""
 
     folder: Path
     turn_lock: Lock = field(default_factory=Lock)

@@ -82,7 +82,7 @@ class Scheduler:
         return not (self._new or self._open or self._running)
 
     def next(self, worker: Hashable, *, worker_count: int = 2) -> Call | None:
-        """Return what a worker ``worker_count`` so many is to do now; ValueError where it is at something already.
+        """Return the next call for one of ``worker_count`` workers; raise ValueError if it still runs one.
 
         None: all that is left is in other hands; it may ask again after any news of theirs.
         """

@@ -154,8 +154,8 @@ class StatusWriter:
     Args:
         path: Where it lies; replaced as a whole each time.
         tasks: What is to be done.
-        local_path: Where a copy lies that is always up to date; ``path``, on a mounted drive that may hang, then
-            gets news every five seconds and never holds anything up.
+        local_path: Where a copy lies that is always up to date; ``path``, on a mounted drive that may hang,
+            then gets news every five seconds and never holds anything up.
         run: Names the run; notes and counts of an earlier worker of the same run are taken over.
         host: What this machine is called; by default its name.
     """

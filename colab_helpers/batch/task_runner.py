@@ -87,8 +87,8 @@ class TaskRunner:
     ) -> TaskRunner:
         """Load networks and sources, and look at what there is to do.
 
-        ``base_policy`` knows what the run itself may write; ``announce`` is told what is to be said before any work,
-        and how many times the room of its targets the batch may need.
+        ``base_policy`` knows what the run itself may write; ``announce`` is told what is to be said before
+        any work, and how many times the room of its targets the batch may need.
 
         Raises:
             ColabHelpersError: Something is missing, or cannot be used.

@@ -94,7 +94,8 @@ def run_job(
         stop: Who asks to stop; by default only the file ``STOP``, and Ctrl-C where Python raises it.
         supervisor: The process that starts another if this one dies; 0: none.
         on_progress: Called up to four times a second while a video runs.
-        make_pool: Makes those who do it, from what ``WorkerPool`` is made of up to ``announce``; None: as ``gpus`` says.
+        make_pool: Makes those who do it, from what ``WorkerPool`` is made of up to ``announce``; None: as
+        ``gpus`` says.
         host: What the status calls this machine; by default its name.
 
     Raises:

@@ -46,8 +46,8 @@ class WorkerInfo:
 class WorkerHandle:
     """A worker: what it sees, when it was last heard, what it is at, and what that waits for.
 
-    ``process`` is a `WorkerProcess`, or what does the same elsewhere. Nobody waits for one that was ``last_heard`` at
-    no time yet (infinity). The ``name`` is its own as long as it is there.
+    ``process`` is a `WorkerProcess`, or what does the same elsewhere. Nobody waits for one that was
+    ``last_heard`` at no time yet (infinity). The ``name`` is its own as long as it is there.
     """
 
     number: int

@@ -98,10 +98,11 @@ class Assignment:
     """What is done to whom in one target.
 
     Attributes:
-        default_treatment: What is done to those whom the settings, or ``person_filter``, choose; where a map says who is, to
-            everybody whom it does not know. None leaves them as they are.
+        default_treatment: What is done to those whom the settings, or ``person_filter``, choose; where a map
+            says who is, to everybody whom it does not know. None leaves them as they are.
         person_filter: Who is changed, where photos say it; without a map only.
-        has_people_map: Whether a map says who is changed, even one that knows nobody: then settings have no say.
+        has_people_map: Whether a map says who is changed, even one that knows nobody: then settings have no
+        say.
         people: Everybody who is known, by name.
         tracks: Name of the person that a track of this target's shows, where that was decided over more than
             this target. Others are known by their looks.

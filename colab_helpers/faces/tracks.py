@@ -1,7 +1,7 @@
 """Faces followed through a video: who is who from frame to frame, where exactly, and how much shows.
 
-Every frame is decided by what was found in at most ``DECISION_LAG`` frames before and after it, so a track needs
-little memory, and a run that is taken up again decides as an uninterrupted one.
+Every frame is decided by what was found in at most ``DECISION_LAG`` frames before and after it, so a track
+needs little memory, and a run that is taken up again decides as an uninterrupted one.
 """
 
 from __future__ import annotations

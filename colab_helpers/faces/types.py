@@ -62,8 +62,8 @@ class FaceJob:
     Attributes:
         visibility: What is seen of it, see `masks`; None where nothing covers it.
         crop: What the swapper is shown; None has it cut out of the picture.
-        on_swapped: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the network
-            gave it, and where the face's five points are in it, ``(5, 2)``.
+        on_swapped: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the
+            network gave it, and where the face's five points are in it, ``(5, 2)``.
     """
 
     picture: Picture

@@ -100,7 +100,8 @@ def results_html(
 ) -> str:
     """Render the results of a run for a notebook: what became of every file, pictures, and videos to play.
 
-    ``retention_note`` is a sentence on how long they stay in the folder; ``with_players`` tells whether somebody
+    ``retention_note`` is a sentence on how long they stay in the folder; ``with_players`` tells whether
+    somebody
     looks: else players would only make the notebook large.
     """
     players, left_out = players_of(results_of(report)) if with_players else ([], [])

@@ -34,7 +34,8 @@ class FaceTracking:
     Attributes:
         selection: Which of them are changed. Where that depends on the whole video, `find_all` comes first.
         where: Its file, for messages.
-        is_intact: Whether nothing of it was lost or repaired, as far as anybody saw when its faces were found.
+        is_intact: Whether nothing of it was lost or repaired, as far as anybody saw when its faces were
+            found.
     """
 
     analyser: FaceAnalyser
@@ -201,7 +202,8 @@ class FaceTracking:
 def _kept(frames: Iterable[list[Face]]) -> Iterator[list[Face]]:
     """Yield the faces of frames once the index will keep what decided them: it does up to every fourth frame.
 
-    So nothing is written that a run taken up again decides anew; ``DECISION_LAG`` is a multiple of ``DETECTION_INTERVAL``.
+    So nothing is written that a run taken up again decides anew; ``DECISION_LAG`` is a multiple of
+    ``DETECTION_INTERVAL``.
     """
     held: list[list[Face]] = []
     for frame, faces in enumerate(frames):

@@ -75,10 +75,10 @@ class FrameJob(Generic[Item, AnyPicture]):
     pts: int = 0  # its timestamp, in ticks; ``seconds`` its time after the first frame
     seconds: float = 0.0
     chosen: Sequence[Face] = ()  # faces that are changed if they are not hidden; see ``FaceTracking.works``
-    shown: Sequence[
-        MeasuredFace
-    ] = ()  # all faces, and what was measured of them; empty where the picture repeats
-    # What the swapper is shown of ``faces``, by track, where it was prepared; see ``FrameChanger.with_denoised_crops``.
+    # All faces with their measurements; empty where the picture repeats.
+    shown: Sequence[MeasuredFace] = ()
+    # What the swapper is shown of ``faces``, by track, where it was prepared; see
+    # ``FrameChanger.with_denoised_crops``.
     crops: Mapping[int | None, ByteImage] = field(default_factory=dict)
     # What networks see in front of ``faces``, by track; ``near`` the same of the frames around.
     visibilities: Mapping[int | None, RawVisibility] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 Looked at is one frame a second and the first of each shot, as the face index is made. Refused is a target
 
-* of whose frames looked at more than ``MAX_HIT_SHARE`` hit, the rule of FaceFusion 3; in a picture, the only one;
+* of whose frames looked at more than ``MAX_HIT_SHARE`` hit, the rule of FaceFusion 3; in a picture, the only
+one;
 * of which `WINDOW_FRAMES` frames looked at in a row have ``WINDOW_HITS`` that hit: a scene in a long film;
 * with a face, in it or put in, that seems younger than ``APPARENT_AGE`` in a frame that is only doubtful:
   half of a threshold is enough there.

@@ -37,7 +37,7 @@ REFRESH = 1.0
 
 
 class Run:
-    """A batch, from its request, as ``prepare_request`` returns it, to its report, or the error instead of one.
+    """A batch, from its prepared request to its report, or the error instead of one.
 
     ``status`` is how it stood at the last look; ``in_cell`` tells whether a cell waits for it.
     """
