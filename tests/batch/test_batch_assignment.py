@@ -37,7 +37,7 @@ from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.marking import GENERATED_SOURCE_TYPE, xmp_of
 from colab_helpers.ui.preview_networks import PreviewNetworks
-from tests.batch.test_people_map import assignment, video
+from tests.batch.test_people_map import tracks_of, video
 from tests.faces.test_person_clustering import LIMIT, look, track
 
 SETTINGS = load_settings()
@@ -74,9 +74,9 @@ def cast_by(text: str, people: KnownPeople, *, sources: bool = True) -> BatchAss
 @pytest.fixture
 def people() -> KnownPeople:
     """p1 and p2 in a, p2 and p3 in b; in b somebody who was hardly seen, and one whom nobody recognised."""
-    found = KnownPeople(found={"a": video("a", assignment("a", 1, 2))})
+    found = KnownPeople(found={"a": video("a", tracks_of("a", 1, 2))})
     stray = track(5, 9, 900, 901, video="b", asked=1)
-    found.found["b"] = video("b", [*assignment("b", 2, 3), stray], 7)
+    found.found["b"] = video("b", [*tracks_of("b", 2, 3), stray], 7)
     found.add(["a", "b"])
     assert list(found.videos["b"].tracks.values()) == ["p2", "p3", "", ""]
     return found
@@ -235,7 +235,7 @@ def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(PeopleFinder, "chosen", 0, raising=False)
 
     def look_at(self: Any, *_given: object) -> KnownTarget:
-        seen = video("a", assignment("a", 1, 2))
+        seen = video("a", tracks_of("a", 1, 2))
         seen.seen[self.chosen].chosen = True
         return seen
 

@@ -143,7 +143,7 @@ def test_a_node_that_comes_later_gets_workers_and_one_that_goes_no_more(
     assert room(made) == {"a": 1, "b": 2}
     gone = [member for member in made._workers if member.device == "b"]
     del made.ray.alive["b"]
-    made.ray.lost |= {id(member.far.actor) for member in gone}
+    made.ray.lost |= {id(member.process.actor) for member in gone}
     made._supervise()
     made._take_news()
     assert [member.device for member in made._workers] == ["a"]
