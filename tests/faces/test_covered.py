@@ -8,7 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 
 from benchmarks.occlusion import WAYS, OcclusionCounts, count_occlusion, true_faces
-
 from colab_helpers.faces.engine import Engine
 from colab_helpers.settings import load_settings
 from tests.people.actors import portrait
