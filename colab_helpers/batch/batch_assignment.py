@@ -154,7 +154,7 @@ class TreatmentResolver:
             remedy = tr("add it to frame_processors, or choose another source in {file}", file=MAP_NAME)
             raise UsageError(what, where=where, remedy=remedy)
         if needed > available:
-            text = mark("{people} people need a portrait of their own, but the library has only {there} left")
+            text = mark("{people} person(s) need their own portrait, but the library has only {there} left")
             library = shlex.quote(str(self.library or "FOLDER"))
             verb = f'portraits crowd "an adult" --count {needed - available} --library {library}'
             remedy = tr("run '{command}'", command=f"python -m colab_helpers {verb}")
@@ -250,9 +250,8 @@ def initial_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMa
     people_map = PeopleMap(record=known.record, default=(PHOTOS if everybody and swaps else LEAVE,))
     for group, members in known.tracks().items():
         tracks = [known.videos[key].seen[n] for key, n in members]
-        chosen = sum(track.found for track in tracks if track.chosen) * 2 > sum(
-            track.found for track in tracks
-        )
+        frames = sum(track.found for track in tracks)
+        chosen = sum(track.found for track in tracks if track.chosen) * 2 > frames
         people_map.put(group, faces=(group,), source=(PHOTOS if chosen and swaps else LEAVE,))
     return people_map
 

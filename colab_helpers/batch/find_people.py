@@ -72,9 +72,8 @@ class PeopleFinder:
 
     @cached_property
     def _treatments(self) -> TreatmentResolver:
-        job = self.context.job
-        needed = job.request.people != "only"
-        library = job.request.library
+        job, request = self.context.job, self.context.job.request
+        needed, library = request.people != "only", request.library
         return TreatmentResolver(self.engine, job.folder, library, self.source, job.sources, needed)
 
     def assignment_lookup(self) -> Callable[[Task], Assignment]:
@@ -132,11 +131,8 @@ class PeopleFinder:
 
     def _first_map(self, known: KnownPeople) -> PeopleMap:
         settings, person_filter = self.context.job.request.settings, self.default.person_filter
-        chooses = (
-            not settings.many_faces
-            or settings.asks_attributes
-            or (person_filter and person_filter.wanted is not None)
-        )
+        filters = person_filter is not None and person_filter.wanted is not None
+        chooses = not settings.many_faces or settings.asks_attributes or filters
         swaps = self.engine.swapper is None or self.source is not None
         return initial_map(known, everybody=not chooses, swaps=swaps)
 

@@ -78,9 +78,7 @@ class OutputsClaimed(_Entry):
     """
 
     event: Literal["claimed"] = "claimed"
-    names: tuple[str, ...] = Field(
-        description="Of the result and the files beside it; empty withdraws the claim: nothing was made."
-    )
+    names: tuple[str, ...] = Field(description="Of result and files beside it; empty withdraws the claim.")
 
 
 class FileFailed(_Entry):
@@ -194,7 +192,7 @@ def read_journal(path: Path) -> History:
 
 
 def _local_copy(path: Path) -> Path:
-    """Return the file to read a journal from: for one in a store an up-to-date copy of its own."""
+    """Return the file to read a journal from: for one in a store a copy that only this function writes."""
     if address_of(path) is None:
         return path
     copy = path.with_name(f".{path.name}.read")
@@ -219,7 +217,7 @@ def sync_journal(path: Path) -> None:
     if not local.startswith(stored):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, stored)
-    if local or stored:  # a part before the last that is not full is left of an entry that failed
+    if local or stored:  # a part before the last that is not full was left by an entry that failed
         _send(path, len(stored) if all(len(part) == _PART for part in parts[:-1]) else 0)
 
 

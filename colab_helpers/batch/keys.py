@@ -21,23 +21,9 @@ from colab_helpers.media.label import Label
 from colab_helpers.models.catalog import ANALYSIS_MODELS
 from colab_helpers.settings import Settings
 
-NEUTRAL_SETTINGS = frozenset(
-    {
-        "cuda_graphs",
-        "execution_threads",
-        "gpus",
-        "batch_size",
-        "max_memory",
-        "gpu_memory_wait",
-        "stall_timeout",
-        "output_wait",
-        "disclosure",
-        "overwrite",
-        "content_check",
-        "signing_certificate",
-        "language",
-    }
-)
+NEUTRAL_SETTINGS = frozenset(["cuda_graphs", "execution_threads", "gpus", "batch_size", "max_memory",
+                              "gpu_memory_wait", "stall_timeout", "output_wait", "disclosure", "overwrite",
+                              "content_check", "signing_certificate", "language"])  # fmt: skip
 """Settings that never change a pixel: resources, checks, disclosure, signing, language.
 
 So a run may be resumed with less memory or, unless the label has its default text, in another language.
@@ -61,18 +47,14 @@ def file_digest(path: Path, *, on_chunk: Callable[[], None] | None = None) -> st
     with suppress(OSError, ValueError):  # then reading it fails below
         regular = stat.S_ISREG(path.stat().st_mode)
     if not regular:  # reading a pipe could block
-        raise MissingFileError(
-            tr("this is a folder, pipe or device, not a file"), where=str(path), remedy=tr("name a file")
-        )
+        what = tr("this is a folder, pipe or device, not a file")
+        raise MissingFileError(what, where=str(path), remedy=tr("name a file"))
     try:
         return sha256_of(path, on_chunk=on_chunk)
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
-        raise MissingFileError(
-            tr("the file cannot be read ({reason})", reason=reason),
-            where=str(path),
-            remedy=tr("check the path"),
-        ) from error
+        what = tr("the file cannot be read ({reason})", reason=reason)
+        raise MissingFileError(what, where=str(path), remedy=tr("check the path")) from error
 
 
 @lru_cache(maxsize=1)

@@ -112,11 +112,8 @@ def skipped_files(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _
             note = mark("{count} file(s) in {folder} were left out because of their kind: {kinds}")
             notes.append(tr(note, count=kinds.total(), folder=folder, kinds=listed_kinds))
         commands = {missing_reader_command(f"x{kind}"): kind for kind in sorted(kinds)}
-        notes += [
-            tr("to include {kind} files, run: {command}", kind=kind, command=command)
-            for command, kind in commands.items()
-            if command
-        ]
+        note = mark("to include {kind} files, run: {command}")
+        notes += [tr(note, kind=kind, command=command) for command, kind in commands.items() if command]
     return notes
 
 
@@ -172,10 +169,8 @@ def parse_range(text: str, count: int) -> list[int]:
         low, high = _bounds(part, count, text)
         numbers.update(dict.fromkeys(range(low, min(high, count) + 1)))
     if not numbers:
-        raise UsageError(
-            tr("the range {text!r} selects none of the {count} target(s)", text=text, count=count),
-            remedy=tr("choose numbers from 1 to {count}", count=count),
-        )
+        what = tr("the range {text!r} selects none of the {count} target(s)", text=text, count=count)
+        raise UsageError(what, remedy=tr("choose numbers from 1 to {count}", count=count))
     return sorted(numbers)
 
 

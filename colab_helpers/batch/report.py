@@ -51,12 +51,8 @@ class PersonReport(_Model):
 
     people: int = Field(1, description="People in this row: the last one may sum up all hardly seen.")
     name: str | None = Field(None, description="Name of the person, if people are known by name.")
-    action: Literal["swap", "blur", "pixelate"] | None = Field(
-        None, description="What was done to the face; none if it was left unchanged."
-    )
-    source: str | None = Field(
-        None, description="Who was put in; empty for the run's source photos, none for nobody."
-    )
+    action: Literal["swap", "blur", "pixelate"] | None = Field(None, description="What was done to the face.")
+    source: str | None = Field(None, description="Who was put in; empty for the run's own photos.")
     seen: int = Field(0, description="Frames that show the face.")
     changed: int = Field(0, description="Frames in which it was changed.")
     filled: int = Field(0, description="Those of them in which the detector missed the face.")
@@ -68,9 +64,7 @@ class PersonReport(_Model):
         "lost it, or it left the picture for a moment.",
     )
     samples: int = Field(0, description="Frames in which it was compared with the source: one per second.")
-    likeness_swap: float | None = Field(
-        None, description="Mean cosine similarity of the source and the swapper's output."
-    )
+    likeness_swap: float | None = Field(None, description="Mean cosine of source and swapper output.")
     likeness_mask: float | None = Field(None, description="The same for what the mask left of that.")
     likeness_final: float | None = Field(None, description="The same for the result.")
     flicker: float | None = Field(None, description="As for the file, for this face alone.")
@@ -81,9 +75,7 @@ class PersonReport(_Model):
     missed_spans: list[tuple[int, int]] = Field(
         [], description="Spans in which a face that is changed elsewhere was seen or lost, but not changed."
     )
-    portrait_seconds: float | None = Field(
-        None, description="Time of its best frame in the target, after the first one."
-    )
+    portrait_seconds: float | None = Field(None, description="Time of its best frame, after the first one.")
     portrait_box: tuple[float, float, float, float] | None = Field(
         None, description="Bounding box in that frame: left, top, right, bottom in pixels as stored."
     )
@@ -96,9 +88,7 @@ class Quality(_Model):
     similarity_mean: float | None = Field(
         None, description="Cosine similarity of the result's faces and the source, averaged over samples."
     )
-    similarity_p5: float | None = Field(
-        None, description="Similarity that 95 % of the samples reach or exceed."
-    )
+    similarity_p5: float | None = Field(None, description="Similarity that 95 % of the samples reach.")
     similarity_samples: int = Field(0, description="Faces that were compared: about one per second.")
     flicker: float | None = Field(
         None,
@@ -139,9 +129,7 @@ class FileReport(_Model):
     fps: float = 0.0
     encoder: str | None = None
     provider: str | None = None
-    fallbacks: list[str] = Field(
-        [], description="Notes on everything that was replaced, converted or lowered."
-    )
+    fallbacks: list[str] = Field([], description="Everything that was replaced, converted or lowered.")
     memory_before: int = Field(0, description="Resident memory of the process before this file.")
     memory_after: int = 0
     bytes_in: int = 0
@@ -149,14 +137,13 @@ class FileReport(_Model):
     video_seconds: float | None = None
     audio_seconds: float | None = None
     times_kept: bool | None = Field(
-        None,
-        description="Whether every frame has the target's timestamp; None for images and GIFs.",
+        None, description="Whether every frame has the target's timestamp; None for images and GIFs."
     )
     segments: int = Field(0, description="Segments the result was joined from; 0 if written in one go.")
     segments_kept: int = Field(0, description="Those of them that an earlier run had finished.")
     made_by: dict[str, list[tuple[int, int]]] = Field(
         {},
-        description="Spans of segments (first, last + 1) that each worker made, in a batch of several; under "
+        description="Segments that each worker made, in a batch of several, as spans: first, last + 1. Under "
         "the empty name those of a run with a single worker.",
     )
     quality: Quality | None = None

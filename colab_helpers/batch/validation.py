@@ -81,9 +81,7 @@ def _output_folder(folder: Path | None) -> Path:
     if folder is None:
         raise UsageError(tr("no output folder was given"), remedy=tr("name a folder in output_dir"))
     if folder.is_file() or ((is_video(folder) or is_image(folder)) and not folder.is_dir()):
-        raise UsageError(
-            tr("a batch needs an output folder, but this is the name of a file"),
-            where=str(folder),
-            remedy=tr("name a folder in output_dir; for one file use 'python -m colab_helpers swap'"),
-        )
+        what = tr("a batch needs an output folder, but this is the name of a file")
+        remedy = tr("name a folder in output_dir; for one file use 'python -m colab_helpers swap'")
+        raise UsageError(what, where=str(folder), remedy=remedy)
     return folder

@@ -370,7 +370,7 @@ def test_too_few_portraits_are_told_with_the_command_that_makes_them(
 ) -> None:
     shutil.rmtree(crowd / "made 10")
     command = r'portraits crowd "an adult" --count {} --library '
-    with pytest.raises(UsageError, match="3 people need a portrait.*has only 2 left.*" + command.format(1)):
+    with pytest.raises(UsageError, match="3 person.s. need their own.*only 2 left.*" + command.format(1)):
         crowd_by(EVERYBODY, people, crowd)
     assert {group.portrait for group in people.groups.values()} == {""}
     only = TreatmentResolver(Networks(swapper=object()), Path("/nowhere"), crowd, None, [], needed=False)
