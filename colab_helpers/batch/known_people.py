@@ -33,12 +33,12 @@ PEOPLE_FOLDER_NAME, PEOPLE_RECORD_NAME = PEOPLE_NAME, "people.json"
 LOOKALIKE_SIMILARITY = 0.3
 """Cosine similarity of two groups' mean embeddings from which they may be confused."""
 UNKNOWN_PERSON = ""
-"""Group of tracks with too few embeddings, or none."""
+"""Stands for the group, and the person, of tracks with too few embeddings, or none."""
 # A group is split at the first of these cosine similarities at which its tracks form several clusters.
 _SPLIT_SIMILARITIES = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 
 
-def _parse_look(value: Any) -> FloatArray:
+def _decode(value: Any) -> FloatArray:
     if isinstance(value, str):
         value = np.frombuffer(base64.b64decode(value, validate=True), "<f2")
     # Round to float16 at once, so that a run computes with the same values as a later one that reads them.
@@ -48,14 +48,12 @@ def _parse_look(value: Any) -> FloatArray:
     return look
 
 
-def _look_text(look: FloatArray) -> str:
+def _encode(look: FloatArray) -> str:
     return base64.b64encode(np.asarray(look, "<f2").tobytes()).decode()
 
 
 Box = tuple[float, float, float, float]
-StoredEmbedding = Annotated[
-    FloatArray, PlainValidator(_parse_look), PlainSerializer(_look_text, return_type=str)
-]
+StoredEmbedding = Annotated[FloatArray, PlainValidator(_decode), PlainSerializer(_encode, return_type=str)]
 """``(512,)`` unit embedding; stored as float16 in base64."""
 
 
@@ -139,7 +137,10 @@ class KnownPeople(_Model):
 
     @classmethod
     def load(cls, output_dir: Path) -> Self:
-        """Read the record of an output folder, empty if missing; raise UsageError if it cannot be read."""
+        """Read the record of an output folder; return an empty one if there is none.
+
+        Raise MissingFileError if it cannot be read, UsageError if it is of another version.
+        """
         path = output_dir / PEOPLE_FOLDER_NAME / PEOPLE_RECORD_NAME
         if not path.exists():
             return cls()

@@ -51,14 +51,14 @@ def source_text(source: Sequence[str]) -> str:
 
 
 def list_people(folder: Path) -> list[PersonSummary]:
-    """List the people of an output folder; raise UsageError if map or record cannot be read."""
+    """List the people of an output folder; raise ColabHelpersError if map or record are unreadable."""
     return summarize_people(KnownPeople.load(folder), PeopleMap.load(folder))
 
 
 def current_triage(folder: Path) -> Triage:
     """Return the triage of an output folder with the current names of its people.
 
-    Raise UsageError if the map or a record cannot be read.
+    Raise ColabHelpersError if map, record or journal cannot be read.
     """
     known = KnownPeople.load(folder)
     names = complete_map(PeopleMap.load(folder) or PeopleMap(), known).names

@@ -51,8 +51,10 @@ class PersonReport(_Model):
 
     people: int = Field(1, description="People in this row: the last one may sum up all hardly seen.")
     name: str | None = Field(None, description="Name of the person, if people are known by name.")
-    action: Literal["swap", "blur", "pixelate"] | None = Field(None, description="What was done to the face.")
-    source: str | None = Field(None, description="Who was put in; empty for the run's own photos.")
+    action: Literal["swap", "blur", "pixelate"] | None = Field(
+        None, description="What was done to the face; none if it was left unchanged."
+    )
+    source: str | None = Field(None, description="Who was put in, if anybody; empty for the run's photos.")
     seen: int = Field(0, description="Frames that show the face.")
     changed: int = Field(0, description="Frames in which it was changed.")
     filled: int = Field(0, description="Those of them in which the detector missed the face.")
