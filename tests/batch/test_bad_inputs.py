@@ -236,7 +236,7 @@ WHOLE: tuple[Odd, ...] = (
     Odd("really mp4.gif", renamed(".mp4")),
 )  # fmt: skip
 BAD: tuple[Bad, ...] = (
-    Bad("folder.mp4", Path.mkdir, "the folder holds no video or image"),
+    Bad("folder.mp4", Path.mkdir, "the folder contains no video or image"),
     Bad("pipe.mp4", os.mkfifo, "pipe or device"),
     Bad("lost link.mp4", lambda path: path.symlink_to("nothing.mp4"), "leads nowhere"),
     Bad("link to itself.mp4", lambda path: path.symlink_to(path.name), "cannot be read|leads nowhere"),

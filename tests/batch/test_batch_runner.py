@@ -75,7 +75,7 @@ def test_what_a_folder_holds_besides_is_said(batch, tmp_path, monkeypatch) -> No
         f"4 file(s) in {folder} were left out because of their kind: 2 .heic, 1 .txt, 1 no suffix"
         in report.notes
     )
-    assert "to have .heic files done, too: pip install pillow-heif" in report.notes
+    assert "to include .heic files, run: pip install pillow-heif" in report.notes
     # Files that were named one by one have no neighbours that were meant.
     assert not any("left out" in note for note in batch(folder / "a.png").notes)
     for lonely in folder.glob("a.*"):

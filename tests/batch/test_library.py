@@ -67,7 +67,7 @@ def test_a_name_a_folder_and_a_path_stand_for_their_photos(library: Path, standi
     assert len(shown("hanna", paths[0]).photos) == 3
     with pytest.raises(MissingFileError, match=r"hana: .*library.*name one of alma, empty, hanna"):
         shown("hana")
-    with pytest.raises(MissingFileError, match="the folder holds no photo"):
+    with pytest.raises(MissingFileError, match="the folder contains no photo"):
         shown("empty")
     with pytest.raises(MissingFileError, match="cannot be listed"):
         library_names(library / "none")

@@ -247,7 +247,7 @@ def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path, na
     "name", ["in/a.mp4", "photo.png", "out/a.mp4", "out/journal.jsonl", "out/status.json"]
 )
 def test_a_report_has_no_name_of_a_target_photo_result_or_record(batch, tmp_path, name) -> None:
-    with pytest.raises(UsageError, match=r"cannot have this name.*name it like report\.json"):
+    with pytest.raises(UsageError, match=r"cannot have this name.*choose a name like report\.json"):
         batch(report_path=tmp_path / name, settings=CPU.with_overrides(overwrite=True))
 
 

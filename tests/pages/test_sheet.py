@@ -88,7 +88,7 @@ def test_a_library_weighs_each_photo_and_marks_the_odd_one(
     words = ["people", str(tmp_path / "library"), "--models-dir", str(standins)]
     assert main(words) == SUCCESS
     empty, line, _ = capsys.readouterr().out.splitlines()
-    assert empty == "empty: the folder holds no photo"
+    assert empty == "empty: the folder contains no photo"
     assert line.startswith("hanna: 3 of 5 photos count; e.png: this is not a picture")
     assert "c.png: Looks like somebody else." in line
     assert "d.png: The face is small" in line
@@ -153,7 +153,7 @@ def test_who_was_taken_for_one_by_the_networks_is_split(tmp_path: Path) -> None:
     ("words", "told"),
     [
         ("--merge p1 p9", "there is no p9. What to do: allowed: p1, p2, p3"),
-        ("--name p1 p2", "nobody can be called 'p2'"),
+        ("--name p1 p2", "cannot use the name 'p2'"),
         ("--set p1=ana", "'ana' is neither a file or folder nor one of photos, leave, blur, pixelate"),
         ("--set p1", "--set takes KEY=VALUE"),
         ("--split p1", "nothing in it looks like two people"),

@@ -108,7 +108,7 @@ def test_what_is_chosen_is_in_the_map_at_once_and_in_the_preview(made, out, tmp_
 
 def test_what_is_refused_is_said_and_the_card_is_as_it_was(made, out, text_of):
     name_of(made, "p1").value = "p2"
-    assert "nobody can be called 'p2'" in text_of(made.people.message)
+    assert "cannot use the name 'p2'" in text_of(made.people.message)
     assert list(cards(made)) == ["p1", "p2", "p3"]
     cards(made)["p1"][4].click()
     assert "nothing in it looks like two people" in text_of(made.people.message)

@@ -51,7 +51,7 @@ def test_a_range_takes_some(make_panel, on_demo, folder, text_of):
     made.videos.range.value = "3"
     assert list(rows(made.videos.table)) == ["b.png"]
     made.videos.range.value = "7-9"
-    assert "names none of the 3 target(s)" in text_of(made.videos.table)
+    assert "selects none of the 3 target(s)" in text_of(made.videos.table)
     assert made.videos.files == []
     made.videos.range.value = "x"
     assert "is not a range" in text_of(made.videos.table)
