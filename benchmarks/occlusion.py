@@ -74,7 +74,7 @@ class OcclusionCounts:
         return self.painted / max(self.cover, 1), self.kept / max(self.face, 1)
 
 
-def covered(
+def count_occlusion(
     engine: Engine, source: FloatArray, scene: Scene, found: Sequence[Sequence[Face]]
 ) -> OcclusionCounts:
     """Change the faces that were found in each frame of a scene, and count; frames without any do not."""
@@ -111,7 +111,7 @@ def table(models: Path, seed: int, *, seconds: float = 2.0) -> Iterator[str]:
             )
             source = engine.analyser.find(portrait("hanna"))[0].embedding
             assert source is not None
-            counted = covered(engine, source, scene, true_faces(scene))
+            counted = count_occlusion(engine, source, scene, true_faces(scene))
             for field in fields(OcclusionCounts):
                 total = getattr(whole[name], field.name) + getattr(counted, field.name)
                 setattr(whole[name], field.name, total)
