@@ -88,7 +88,7 @@ class FaceChanger:
         max_share = self.blend / 100
         if (path := self.paths.get("face_enhancer")) is not None:
             beside = {"weight": enhancer.weights(1)} if enhancer.weighted else {}
-            skipped = path.change(jobs, self.masks, beside=beside, most=max_share, ceilings=ceilings)
+            skipped = path.change(jobs, self.masks, beside=beside, max_share=max_share, ceilings=ceilings)
             jobs, ceilings = [jobs[number] for number in skipped], [ceilings[number] for number in skipped]
 
         def enhanced(

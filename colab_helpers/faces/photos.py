@@ -152,7 +152,7 @@ class _Measures(NamedTuple):
         if self.highlights < DARK:
             yield tr("The face is too dark: little detail is visible.")
         if self.overexposed > OVEREXPOSED:
-            yield tr("The face is overexposed: parts of it are plain white.")
+            yield tr("The face is too bright: parts of it are plain white.")
 
 
 @dataclass(frozen=True, eq=False)

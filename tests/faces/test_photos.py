@@ -143,7 +143,11 @@ BROKEN = MediaError("it is no picture", where="a.png", remedy="name another")
     [
         ([[unit(1)]], (0,), []),
         ([[unit(1)], [unit(1, 2)]], (0, 1), []),
-        ([[unit(1)], [unit(2)], [unit(1, 3)]], (0, 2), ["b.png is left out: it seems to show a different person"]),
+        (
+            [[unit(1)], [unit(2)], [unit(1, 3)]],
+            (0, 2),
+            ["b.png is left out: it seems to show a different person"],
+        ),
         ([BROKEN, [unit(1)], BROKEN], (1,), ["a.png is left out: it is no picture", "c.png is left out"]),
         (
             [BROKEN, [unit(1)], [unit(1)], [unit(2)]],
