@@ -119,10 +119,7 @@ def cluster_tracks(seen: Sequence[TrackSummary], *, same: float = SAME_PERSON_CO
 
 
 def _cluster(
-    groups: Sequence[list[int]],
-    seen: Sequence[TrackSummary],
-    pairs: Iterable[tuple[int, int]],
-    same: float,
+    groups: Sequence[list[int]], seen: Sequence[TrackSummary], pairs: Iterable[tuple[int, int]], same: float
 ) -> list[list[int]]:
     """Join groups with similar mean embeddings, but never two with members that are seen simultaneously."""
     if len(groups) < 2:
