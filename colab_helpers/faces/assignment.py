@@ -15,15 +15,9 @@ from colab_helpers.faces.types import FloatArray
 
 Action = Literal["swap", "blur", "pixelate"]
 PER_PERSON_SETTINGS = (
-    "frame_processors",
-    "enhancer_blend",
-    "enhancer_weight",
-    "colour_match",
-    "face_mask_types",
-    "face_mask_blur",
-    "face_mask_padding",
-    "face_mask_regions",
-)
+    "frame_processors", "enhancer_blend", "enhancer_weight", "colour_match",
+    "face_mask_types", "face_mask_blur", "face_mask_padding", "face_mask_regions",
+)  # fmt: skip
 """Settings that may differ for one person; they can only use networks that the run loads anyway."""
 
 
@@ -56,27 +50,25 @@ class Treatment:
         return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def fallback_treatment(
-    default_treatment: Treatment | None, candidates: Iterable[Treatment | None]
-) -> Treatment | None:
+def fallback_treatment(default: Treatment | None, candidates: Iterable[Treatment | None]) -> Treatment | None:
     """Return the treatment of a face that may belong to any of several people, or to an unknown one.
 
     If any of them is anonymized, so is the face; it is swapped only if all have the same treatment.
 
     Args:
-        default_treatment: Treatment of unknown people.
+        default: Treatment of unknown people.
         candidates: Treatments of the known people, in any order.
     """
     candidates = list(candidates)
-    if default_treatment is not None and default_treatment.action != "swap":
-        return default_treatment
+    if default is not None and default.action != "swap":
+        return default
     anonymized = [one for one in candidates if one is not None and one.action != "swap"]
     if anonymized:
         return min(anonymized, key=lambda one: one.digest)
-    if default_treatment is None:
+    if default is None:
         return None
-    same = all(one is not None and one.digest == default_treatment.digest for one in candidates)
-    return default_treatment if same else None
+    same = all(one is not None and one.digest == default.digest for one in candidates)
+    return default if same else None
 
 
 @dataclass(frozen=True, eq=False)

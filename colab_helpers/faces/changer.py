@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,8 @@ from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FaceJob, FloatArray
 from colab_helpers.media.picture import Picture
 from colab_helpers.settings import FrameProcessor
+
+_Results = Iterator[tuple[ByteImage, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +73,7 @@ class FaceChanger:
             skipped = path.change(jobs, self.masks, beside={"vector": latent[None]})
             jobs = [jobs[number] for number in skipped]
 
-        def swapped(
-            crops: Sequence[ByteImage], masks: Sequence[FloatArray]
-        ) -> Iterator[tuple[ByteImage, float]]:
+        def swapped(crops: Sequence[ByteImage], masks: Sequence[FloatArray]) -> _Results:
             results = swapper.swap(crops, np.repeat(latent[None], len(crops), axis=0))
             for crop, mask, new in zip(crops, masks, results, strict=True):
                 yield colour_matched(new, crop, mask) if self.colour_match else new, 1.0
@@ -82,18 +82,14 @@ class FaceChanger:
             if job.on_swapped is not None:
                 job.on_swapped(crop, swapper.template)
 
-    def _enhance(
-        self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: Sequence[Sharpness | None]
-    ) -> None:
+    def _enhance(self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: list[Sharpness | None]) -> None:
         max_share = self.blend / 100
         if (path := self.paths.get("face_enhancer")) is not None:
             beside = {"weight": enhancer.weights(1)} if enhancer.weighted else {}
             skipped = path.change(jobs, self.masks, beside=beside, max_share=max_share, ceilings=ceilings)
             jobs, ceilings = [jobs[number] for number in skipped], [ceilings[number] for number in skipped]
 
-        def enhanced(
-            crops: Sequence[ByteImage], _masks: Sequence[FloatArray]
-        ) -> Iterator[tuple[ByteImage, float]]:
+        def enhanced(crops: Sequence[ByteImage], _masks: Sequence[FloatArray]) -> _Results:
             for crop, new, ceiling in zip(crops, enhancer.enhance(crops), ceilings, strict=True):
                 yield new, max_share if ceiling is None else ceiling.share(crop, new, max_share)
 
@@ -102,7 +98,7 @@ class FaceChanger:
     def _through_crops(
         self,
         jobs: Sequence[FaceJob],
-        process: Callable[[Sequence[ByteImage], Sequence[FloatArray]], Iterable[tuple[ByteImage, float]]],
+        process: Callable[[Sequence[ByteImage], Sequence[FloatArray]], _Results],
         network: Swapper | Enhancer,
     ) -> list[ByteImage]:
         """Cut one aligned crop per job, process them together, paste the results back and return them.

@@ -102,6 +102,8 @@ class Engine:
         # CUDA graphs do not pay for networks that run once a second, or whose run time dwarfs the launch.
         without_graphs = runtime.pooled(runtime.pool, graphs=False)
         files = {name: root / f"{name}.onnx" for name in content_models(resolved)}
+        missing = next((path for path in files.values() if not path.is_file()), None)
+        present = {name: path for name, path in files.items() if path.is_file()}
         paths, path_notes = choose_paths(choices, swapper, enhancer, runtime)
         model_notes = [note for choice in choices.values() for note in choice.notes]
         model_notes += [*origin_notes(resolved, root), *ineffective_settings(resolved, swapper, enhancer)]
@@ -117,24 +119,20 @@ class Engine:
             parser=FaceParser(maskers["parser"]) if "parser" in maskers else None,
             paths=paths,
             frame_enhancer=FrameEnhancer.open(resolved, without_graphs, root),
-            content={
-                name: _open_content_network(without_graphs, name, path)
-                for name, path in files.items()
-                if path.is_file()
-            },
-            missing=next((path for path in files.values() if not path.is_file()), None),
+            content={name: _open_content(without_graphs, name, path) for name, path in present.items()},
+            missing=missing,
         )
 
     @property
     def provider_detail(self) -> str:
-        """Execution provider, with the steps that have a pixel path and the tile size of the enhancer."""
+        """Execution provider, with the steps that have a pixel path and the frame enhancer's tile size."""
         details = [f"pixels: {', '.join(self.paths)}"] if self.paths else []
         details += [f"tiles: {self.frame_enhancer.edge}"] if self.frame_enhancer else []
         return f"{self.provider} ({'; '.join(details)})" if details else self.provider
 
     @property
     def growth(self) -> int:
-        """Number of pixels of a result, in pixels of its target."""
+        """Ratio of the number of pixels of a result to that of its target."""
         return self.frame_enhancer.scale**2 if self.frame_enhancer else 1
 
     @property
@@ -275,7 +273,7 @@ def _open_crop_networks(
     return swapper, enhancer
 
 
-def _open_content_network(runtime: Runtime, name: str, path: Path) -> Network:
+def _open_content(runtime: Runtime, name: str, path: Path) -> Network:
     network = runtime.open(path)
     if name != ANALYSIS_MODELS[2]:
         check_content(network.session, name, where=str(path))

@@ -102,8 +102,8 @@ class FrameEnhancer:
     def enlarged_info(self, info: VideoInfo) -> VideoInfo:
         """Describe the enlarged video.
 
-        The matrix, which players would guess from the old size (BT.601 up to 576 lines), becomes explicit.
-        The result counts as progressive, as each line of a field becomes several.
+        Its matrix becomes explicit, as players would guess it from the changed height (BT.601 up to 576
+        lines), and it counts as progressive, as each line of a field becomes several.
         """
         colour = replace(info.colour, matrix=matrix_of(working_colour(info).matrix, info.height))
         width, height = self.size_of(info.width, info.height, where=str(info.path))
@@ -163,9 +163,8 @@ class FrameEnhancer:
         scale, (height, width) = self.scale, image.shape[:2]
         rows, columns = (_tile_step(length, self.edge, fixed=bool(self._fixed)) for length in (height, width))
         below, right = -height % rows, -width % columns
-        padded = cv2.copyMakeBorder(
-            image, MARGIN, MARGIN + below, MARGIN, MARGIN + right, cv2.BORDER_REFLECT_101
-        )
+        borders = MARGIN, MARGIN + below, MARGIN, MARGIN + right
+        padded = cv2.copyMakeBorder(image, *borders, cv2.BORDER_REFLECT_101)
         result = np.empty((height * scale, width * scale, 3), image.dtype)
         for top in range(0, height, rows):
             for left in range(0, width, columns):

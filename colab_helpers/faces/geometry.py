@@ -22,15 +22,9 @@ ARCFACE_112_V1 = np.array(
 )
 # FFHQ reference landmarks for a 512 px crop (facexlib, FaceRestoreHelper: face_template).
 FFHQ_512 = np.array(
-    [
-        [192.98138, 239.94708],
-        [318.90277, 240.1936],
-        [256.63416, 314.01935],
-        [201.26117, 371.41043],
-        [313.08905, 371.15118],
-    ],
-    np.float32,
-)
+    [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935],
+     [201.26117, 371.41043], [313.08905, 371.15118]], np.float32
+)  # fmt: skip
 # How far the tip of the nose protrudes in front of the eyes, in eye distances, on the demo's heads.
 _NOSE_DEPTH = 0.45
 

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 # A superellipse keeps chin and forehead, which a circle would cut off, and drops the crop's corners, which
 # show background. Half-axis, and sigma of the edge at a blur of 1, are relative to the crop's edge.
-_EXPONENT = 4.0
-_HALF_AXIS = 0.44
-_SOFTNESS = 0.035 / 0.3
+_EXPONENT, _HALF_AXIS, _SOFTNESS = 4.0, 0.44, 0.035 / 0.3
 # BiSeNet's class numbers (CelebAMask-HQ); "mouth" is what shows between the lips.
 REGIONS: dict[FaceRegion, tuple[int, ...]] = {
     "skin": (1,),
@@ -41,10 +39,8 @@ REGIONS: dict[FaceRegion, tuple[int, ...]] = {
 VISIBILITY_SIZE = 256
 # Half the scale of FFHQ's 512 px crop, for which the visibility then need not be warped.
 VISIBILITY_TEMPLATE = FFHQ_512 / 2 - np.float32(0.25)
-# Sigma, in pixels, by which the edges of a visibility are blurred before they are made twice as steep.
-_EDGE_SIGMA = 0.8
-# A visibility that is aligned with the mask to this many pixels is not warped.
-_TOLERANCE = 0.01
+_EDGE_SIGMA = 0.8  # pixels, by which a visibility's edges are blurred before they are made twice as steep
+_TOLERANCE = 0.01  # pixels; a visibility that is this well aligned with the mask is not warped
 # Two frames differ at a pixel from this many grey levels on, averaged over a square of this edge in pixels.
 _DIFFERENT, _PATCH = 20, 5
 
@@ -69,8 +65,7 @@ def face_mask(size: int, blur: float = 0.3, padding: Padding = (0, 0, 0, 0), box
             mask = cv2.GaussianBlur(mask, (0, 0), blur * _SOFTNESS * size)
     else:
         mask = np.ones((size, size), np.float32)
-    mask[[0, -1], :] = 0
-    mask[:, [0, -1]] = 0
+    mask[[0, -1], :] = mask[:, [0, -1]] = 0
     mask.setflags(write=False)
     return np.asarray(mask)
 
@@ -194,7 +189,7 @@ def smooth_visibility(
     visibility = _median([*values, *[own.visibility] * (5 - len(values))])
     if visibility.min() == 255:
         return None
-    # A steeper edge would leave a rim of the old face beside the occluder, a softer one a ghost on it.
+    # Steep enough to leave neither a ghost of the change on the occluder nor a rim of the old face beside it.
     soft = cv2.GaussianBlur(visibility, (5, 5), _EDGE_SIGMA)
     return np.asarray(cv2.addWeighted(soft, 2, soft, 0, -128), np.uint8)
 

@@ -18,8 +18,7 @@ SAME_PERSON_COSINE = 0.4
 _MIN_SHARED_FRAMES = 3
 # Tracks that are clustered at once, which bounds memory; further ones join the groups found so far.
 _MAX_CLUSTERED = 1000
-# Distance of people seen at once: too large for any mean over a group to come below the limit.
-_FORBIDDEN = 1e9
+_FORBIDDEN = 1e9  # distance of people seen at once, too large for any mean to come below the limit
 MIN_EMBEDDINGS = 2
 """A track with fewer embeddings is a fragment: its face was covered, turned away or about to leave.
 
@@ -108,7 +107,7 @@ def cluster_tracks(seen: Sequence[TrackSummary], *, same: float = SAME_PERSON_CO
     unassigned = []
     for n in (n for n, one in enumerate(seen) if one.asked < MIN_EMBEDDINGS):
         group = _nearest_group(n, seen, groups)
-        group = _most_similar_group(n, seen, groups) if group is None else group
+        group = _similar_group(n, seen, groups) if group is None else group
         if group is None:
             unassigned.append([n])
         else:
@@ -160,9 +159,7 @@ def _nearest_group(n: int, seen: Sequence[TrackSummary], groups: Sequence[list[i
     return group if gap <= _NEAR_FRAMES else None
 
 
-def _most_similar_group(
-    n: int, seen: Sequence[TrackSummary], groups: Sequence[list[int]]
-) -> list[int] | None:
+def _similar_group(n: int, seen: Sequence[TrackSummary], groups: Sequence[list[int]]) -> list[int] | None:
     """Return the group that a fragment clearly resembles more than any other, if any."""
     ranked = [(float(np.mean([seen[n].embedding @ seen[m].embedding for m in group])), group)
               for group in _possible_groups(n, seen, groups)]  # fmt: skip

@@ -87,7 +87,8 @@ def examine(analyser: FaceAnalyser, image: ByteImage) -> PhotoReport:
         hints = (tr("No face was found: use a photo that shows the face from the front."),)
         return PhotoReport((width, height), (), None, 0.0, 0.0, 0.0, 0.0, 0.0, hints)
     face = analyser.embed(picture, faces[:1])[0]
-    measures = _Measures.of(image, face)
+    measures, count = _Measures.of(image, face), len(faces)
+    text = mark("{count} faces were found: the one that most photos show is used, else the largest.")
     return PhotoReport(
         size=(width, height),
         faces=(face, *faces[1:]),
@@ -97,7 +98,7 @@ def examine(analyser: FaceAnalyser, image: ByteImage) -> PhotoReport:
         highlights=measures.highlights,
         overexposed=measures.overexposed,
         quality=measures.quality,
-        hints=(*_count_hints(len(faces)), *measures.hints),
+        hints=(*([tr(text, count=count)] if count > 1 else ()), *measures.hints),
     )
 
 
@@ -241,7 +242,7 @@ def _choice_note(name: str, count: int, index: int) -> str:
     if index == 0:
         return tr("the photo {name} shows {count} faces: the largest is used", name=name, count=count)
     text = mark(
-        "the photo {name} shows {count} faces: number {place} by size is used, which the other photos show"
+        "the photo {name} shows {count} faces: number {place} by size is used, as it matches the other photos"
     )
     return tr(text, name=name, count=count, place=index + 1)
 
@@ -272,8 +273,3 @@ def sharpness_of(grey: ByteImage) -> float:
 
 def _width(face: Face) -> float:
     return float(face.box[2] - face.box[0])
-
-
-def _count_hints(count: int) -> list[str]:
-    text = mark("{count} faces were found: the one that most photos show is used, else the largest.")
-    return [] if count == 1 else [tr(text, count=count)]

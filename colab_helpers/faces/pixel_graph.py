@@ -86,9 +86,8 @@ class _Graph:
     def add(self, op: str, *inputs: Any, out: Sequence[str] = (), **attributes: Any) -> str:
         names = [name if isinstance(name, str) else self.constant(name) for name in inputs]
         outputs = list(out) or [f"{op}_{len(self._nodes)}"]
-        self._nodes.append(
-            self._helper.make_node(op, names, outputs, f"{op}_{len(self._nodes)}", **attributes)
-        )
+        node = self._helper.make_node(op, names, outputs, f"{op}_{len(self._nodes)}", **attributes)
+        self._nodes.append(node)
         return outputs[0]
 
     def cut(self, value: str, sizes: Sequence[int], *, axis: int = 0) -> list[str]:
@@ -109,14 +108,10 @@ class _Graph:
     def grid(
         self, matrix: str, to: Sequence[int], source: Sequence[int], *, end: str = "", step: int = 1
     ) -> str:
-        """Return the GridSample grid that fills one picture from another.
+        """Return the GridSample grid that fills a picture of size ``to`` from one of size ``source``.
 
-        Args:
-            matrix: Name of the matrix from pixels of the former to pixels of the latter.
-            to: Size of the picture to fill, ``(rows, columns)``.
-            source: Size of the picture to read.
-            end: Name of the last valid pixel there, if it is smaller than ``source``.
-            step: Size of the pixels to fill, in those that the matrix maps.
+        Sizes are ``(rows, columns)``. ``matrix`` names the matrix from the former's pixels, each ``step`` of
+        its units wide, to the latter's, and ``end`` the latter's last valid pixel, if any are invalid.
         """
         (rows, columns), number = to, self.cut(self.numbers[matrix], [1] * 6)
         ys, xs = (np.arange(count, dtype=np.float32) * step + (step - 1) / 2 for count in to)
@@ -133,7 +128,7 @@ class _Graph:
         return self.add("Concat", *axes, axis=3)
 
     def sampled(self, value: str, grid: str, mode: str = "bilinear") -> str:
-        # Beyond the border, bicubic sampling differs from OpenCV, but masks are 0 there.
+        # Beyond the border, bicubic sampling differs from OpenCV, but no mask shows that.
         return self.add("GridSample", value, grid, mode=mode, padding_mode="border", align_corners=1)
 
     def planes(self, area: Area) -> list[str]:

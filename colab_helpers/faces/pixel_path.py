@@ -31,8 +31,7 @@ from colab_helpers.settings import FrameProcessor
 Arrays = Mapping[str, npt.NDArray[Any]]
 EDGES = (512, 1024)
 """Buffer sizes for a face's part of a frame, in luma samples each way; each has its own graphs."""
-# Pixels around a crop for the rounding of its corners and the interpolation of chroma.
-_MARGIN = 3
+_MARGIN = 3  # pixels around a crop, for the rounding of its corners and the interpolation of chroma
 # Distance of two faces' centres, in sums of their box sizes, within which one is in the other's crop.
 _NEAR_FACTOR = 0.65
 # OpenCV quantises its coefficients for 8 bit colours by 1/1024; finer ones would change every tenth pixel.
@@ -42,17 +41,12 @@ _FULLY_VISIBLE = np.full((VISIBILITY_SIZE, VISIBILITY_SIZE), 255, np.uint8)
 
 @dataclass(eq=False)
 class _Graphs:
-    """The graphs before and after a network, bound to its buffers.
-
-    Attributes:
-        pixels: Host buffer of the frame's samples.
-        held: Arrays that are on the device already, by input name.
-    """
+    """The graphs before and after a network, bound to its buffers."""
 
     before: DeviceBuffers | None
     after: DeviceBuffers
-    pixels: npt.NDArray[Any]
-    held: dict[str, Any]
+    pixels: npt.NDArray[Any]  # the frame's samples, in host memory
+    held: dict[str, Any]  # arrays that are on the device already, by input
 
 
 @dataclass(eq=False)
@@ -115,9 +109,7 @@ class PixelPath:
             self._change(region, mask, beside, region.numbers(self.part.size, max_share, ceiling))
         return skipped
 
-    def _change(
-        self, region: _FaceRegion, mask: FloatArray, beside: Arrays, numbers: Mapping[str, Any]
-    ) -> None:
+    def _change(self, region: _FaceRegion, mask: FloatArray, beside: Arrays, numbers: dict[str, Any]) -> None:
         part, job = self.part, region.job
         values, on_swapped = dict(beside), None
         if isinstance(part, Swapper):
@@ -197,13 +189,15 @@ class _FaceRegion:
     def of(cls, job: FaceJob, part: Swapper | Enhancer) -> _FaceRegion | None:
         """Locate a face; return None if the graphs cannot change it."""
         picture, matrix = job.picture, similarity_transform(job.face.kps, part.template)
-        if not isinstance(picture, VideoPicture):
+        if (
+            not isinstance(picture, VideoPicture)
+            or picture.layout.step != (2, 2)
+            or picture.layout.depth != 8
+        ):
             return None
-        if (picture.layout.step, picture.layout.depth) != ((2, 2), 8):
-            return None
-        box, width, height = job.face.box, picture.width, picture.height
-        changed = face_region(matrix, part.size, extend_box(box, width, height), width, height)
-        left, top, right, bottom = changed
+        width, height = picture.width, picture.height
+        box = extend_box(job.face.box, width, height)
+        left, top, right, bottom = face_region(matrix, part.size, box, width, height)
         if left >= right or top >= bottom:
             return None
         if isinstance(part, Enhancer):  # its crop is sampled by the graphs, too

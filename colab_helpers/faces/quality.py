@@ -31,8 +31,7 @@ CROWD = -1
 
 _PATCH = 48
 _TEMPLATE = ARCFACE_112 * np.float32(_PATCH / 112)
-# A centre that moves by more than this share of the face's width is another face, or another shot.
-_SAME_FACE = 0.5
+_SAME_FACE = 0.5  # of a face's width: if its centre moves by more, it is another face, or another shot
 # Edge of what a portrait shows, in longer sides of the face's box, and of the picture, in pixels.
 _BOX_SCALE, _PORTRAIT_HEIGHT = 1.5, 72
 # Width in pixels, and sharpness, beyond which a portrait does not get any better.
@@ -253,7 +252,7 @@ def expected_worth(face: Face, others: Iterable[Face]) -> float:
 
 
 def worth(picture: Picture, face: Face, others: Iterable[Face]) -> float:
-    """Rate a face as a portrait, 0 to 1: frontal, large, sharp, not occluded, also not by the ``others``."""
+    """Rate a face as a portrait, 0 to 1: frontal, large, sharp, not occluded (``others``: other faces)."""
     bound = expected_worth(face, others)
     if not bound:
         return 0.0

@@ -33,12 +33,11 @@ _KEYS: dict[FaceOrder, Callable[[Face], float]] = {
     "bottom-top": lambda face: -face.centre[1],
     "best": lambda face: -face.score,
 }
-# Maximum squared distance of a face's embeddings in one picture, computed on different machines.
-_SAME_FACE = 0.2
+_SAME_FACE = 0.2  # maximum squared distance of embeddings of one face in one picture on different machines
 
 
 def order_faces(faces: Sequence[Face], order: FaceOrder) -> list[Face]:
-    """Sort the faces of one frame; the first is the one to choose."""
+    """Sort the faces of one frame."""
     return sorted(faces, key=_KEYS[order])
 
 

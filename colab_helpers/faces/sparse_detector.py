@@ -21,8 +21,7 @@ SEARCH_INTERVAL = 5 * DETECTION_INTERVAL
 # motion (both in eye distances) and its relative change of size.
 _MAX_MOTION, _MAX_DEVIATION, _MAX_GROWTH = 0.8, 0.25, 0.15
 _MIN_OVERLAP, _MIN_SCORE = 0.5, 0.6
-# Number of frames in which the detector runs after a face was lost, unless one appears.
-_LOST_FRAMES = 3 * DETECTION_INTERVAL
+_LOST_FRAMES = 3 * DETECTION_INTERVAL  # in all of which the detector runs after a face was lost
 # A cut changes the picture by over CUT_LEVELS grey levels and _CUT_RATIO times the median of recent frames.
 CUT_LEVELS, _CUT_RATIO, _CUT_FRAMES = 12.0, 4.0, 5
 
@@ -152,9 +151,7 @@ class SparseDetector:
             for row in group:
                 row.view = self._view
 
-    def _detect_between(
-        self, before: FrameFaces | None, last: FrameFaces, group: Sequence[FrameFaces]
-    ) -> None:
+    def _detect_between(self, before: FrameFaces | None, last: FrameFaces, group: list[FrameFaces]) -> None:
         """Run the detector between two detected frames until the faces in the rest can be interpolated."""
         key = group[-1]
         added = len(key.faces) - len(last.faces)
@@ -184,12 +181,8 @@ def _is_similar(face: Face, later: Face) -> bool:
     scale = eye_distance(face.kps)
     motion = float(np.abs(later.kps - face.kps).max()) / scale
     growth = abs(eye_distance(later.kps) / scale - 1)
-    return (
-        motion <= _MAX_MOTION
-        and growth <= _MAX_GROWTH
-        and min(face.score, later.score) >= _MIN_SCORE
-        and overlap(face.box, later.box) >= _MIN_OVERLAP
-    )
+    near = motion <= _MAX_MOTION and overlap(face.box, later.box) >= _MIN_OVERLAP
+    return near and growth <= _MAX_GROWTH and min(face.score, later.score) >= _MIN_SCORE
 
 
 def _continues(before: FrameFaces | None, last: FrameFaces, face: Face, later: Face, frame: int) -> bool:

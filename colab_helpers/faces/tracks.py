@@ -32,8 +32,7 @@ _MIN_OVERLAP, _NEAR = 0.3, 0.05
 _CERTAIN, _SAME, _DIFFERENT = 0.5, 0.4, 0.15
 # Minimum IoU of a face that is not similar but may belong to several tracks, and of all faces after a cut.
 _SURE_OVERLAP = 0.6
-# Frames at the start and end of a shot in which a face may have been missed.
-_EDGE_FRAMES = 2
+_EDGE_FRAMES = 2  # at the start and end of a shot, in which a face may have been missed
 # A track up to this length (in frames) whose score never reaches this is a false detection.
 _SHORT, _WEAK = 3, 0.65
 
@@ -89,8 +88,8 @@ class Track:
         self.ends = (self.ends[0] if self.ends else face.box), face.box
         if face.embedding is not None:
             self._embedded_at, self._embedded_change = frame, changed
-            # Dissimilar embeddings are left out: a person who dissolves into another would drag the mean.
-            # But as new faces are often hard to see, a more frontal one replaces a single first embedding.
+            # Dissimilar embeddings are left out, so that a dissolve into another person does not shift the
+            # mean. But as new faces are often hard to see, a more frontal one replaces a single embedding.
             if self.embeddings is None or self.similarity(face) >= _CERTAIN:
                 before = 0 if self.embeddings is None else self.embeddings
                 self.embeddings = np.asarray(before + face.embedding, np.float32)
@@ -323,14 +322,9 @@ def _matched(
 
 
 def _gain(track: Track, face: Face, shared: float, *, alone: bool, cut: bool) -> float:
-    """Rate a match by overlap and similarity; 0 if impossible.
+    """Rate a match by ``shared``, the IoU with the track's expected box, and similarity; 0 if impossible.
 
-    Args:
-        track: The track.
-        face: The face.
-        shared: IoU of the face and the track's expected box.
-        alone: Whether no other track overlaps the face; else it must be similar, or overlap much.
-        cut: Whether a new shot has begun.
+    A face that overlaps other tracks as well (not ``alone``) must be similar, or overlap much.
     """
     if face.embedding is None or track.embedding is None:
         return shared if shared >= _MIN_OVERLAP and not cut else 0.0
