@@ -132,7 +132,8 @@ class FaceAnalyser:
         boxes, kps = self._detector.detect(view.image, size=size, score=self._settings.face_detector_score)
         return [
             Face(
-                box=_upright_box(transform_points(row[:4].reshape(2, 2), view.to_frame)),
+                # Sorted, because a rotation swaps the corners.
+                box=np.sort(transform_points(row[:4].reshape(2, 2), view.to_frame), axis=0).ravel(),
                 kps=transform_points(points, view.to_frame),
                 score=float(row[4]),
             )
@@ -173,11 +174,6 @@ def sex_and_age(network: Network, picture: Picture, face: Face) -> FloatArray:
     crop = picture.crop(np.array([[scale, 0, x], [0, scale, y]]), _ATTRIBUTES_SIZE)
     ((female, male, age),) = network.run_stack(cv2.dnn.blobFromImage(crop, swapRB=True))
     return np.array([male > female, np.clip(100 * age, 0, 100)], np.float32)
-
-
-def _upright_box(corners: FloatArray) -> FloatArray:
-    """Return the xyxy box of any two opposite corners (a rotation swaps which ones they are)."""
-    return np.concatenate([corners.min(0), corners.max(0)]).astype(np.float32)
 
 
 def unit(vector: FloatArray) -> FloatArray:

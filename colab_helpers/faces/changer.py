@@ -70,7 +70,7 @@ class FaceChanger:
     def _swap(self, jobs: Sequence[FaceJob], swapper: Swapper, latent: FloatArray) -> None:
         path = self.paths.get("face_swapper")
         if path is not None and not self.colour_match:
-            skipped = path.change(jobs, self.masks, beside={"vector": latent[None]})
+            skipped = path.change(jobs, self.masks, extra={"vector": latent[None]})
             jobs = [jobs[number] for number in skipped]
 
         def swapped(crops: Sequence[ByteImage], masks: Sequence[FloatArray]) -> _Results:
@@ -85,8 +85,8 @@ class FaceChanger:
     def _enhance(self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: list[Sharpness | None]) -> None:
         max_share = self.blend / 100
         if (path := self.paths.get("face_enhancer")) is not None:
-            beside = {"weight": enhancer.weights(1)} if enhancer.weighted else {}
-            skipped = path.change(jobs, self.masks, beside=beside, max_share=max_share, ceilings=ceilings)
+            extra = {"weight": enhancer.weights(1)} if enhancer.weighted else {}
+            skipped = path.change(jobs, self.masks, extra=extra, max_share=max_share, ceilings=ceilings)
             jobs, ceilings = [jobs[number] for number in skipped], [ceilings[number] for number in skipped]
 
         def enhanced(crops: Sequence[ByteImage], _masks: Sequence[FloatArray]) -> _Results:

@@ -86,7 +86,7 @@ class PixelPath:
         jobs: Sequence[FaceJob],
         masks: FaceMasks,
         *,
-        beside: Arrays,
+        extra: Arrays,
         max_share: float = 1.0,
         ceilings: Sequence[Sharpness | None] = (),
     ) -> list[int]:
@@ -95,7 +95,7 @@ class PixelPath:
         Args:
             jobs: The faces; a swapper takes their ``crop`` if set.
             masks: Limit where the change shows.
-            beside: Further inputs of the network for one face, by kind.
+            extra: Further inputs of the network for one face, by kind.
             max_share: Maximum opacity of the network's output, 0 to 1.
             ceilings: Sharpness that limits each face; empty, or None for a face, for no limit.
         """
@@ -106,12 +106,12 @@ class PixelPath:
                 skipped.append(number)
                 continue
             ceiling = ceilings[number] if ceilings else None
-            self._change(region, mask, beside, region.numbers(self.part.size, max_share, ceiling))
+            self._change(region, mask, extra, region.numbers(self.part.size, max_share, ceiling))
         return skipped
 
-    def _change(self, region: _FaceRegion, mask: FloatArray, beside: Arrays, numbers: dict[str, Any]) -> None:
+    def _change(self, region: _FaceRegion, mask: FloatArray, extra: Arrays, numbers: dict[str, Any]) -> None:
         part, job = self.part, region.job
-        values, on_swapped = dict(beside), None
+        values, on_swapped = dict(extra), None
         if isinstance(part, Swapper):
             on_swapped = job.on_swapped
             crop = job.picture.crop(region.matrix, part.size) if job.crop is None else job.crop

@@ -41,11 +41,11 @@ class _CropNetwork:
         """Reference landmarks of a crop, ``(5, 2)`` in pixels."""
         return template_of(self.contract.template, self.size)
 
-    def _run(self, crops: Sequence[ByteImage] | ByteImage, **beside: AnyArray) -> ByteImage:
+    def _run(self, crops: Sequence[ByteImage] | ByteImage, **extra: AnyArray) -> ByteImage:
         """Run crops ``(N, S, S, 3)`` uint8 BGR, with further inputs by kind, of which each has N rows."""
         images = np.empty((len(crops), *crops[0].shape), np.uint8)
         for number, (crop, image) in enumerate(zip(crops, images, strict=True)):
-            values = {kind: each[number : number + 1] for kind, each in beside.items()}
+            values = {kind: each[number : number + 1] for kind, each in extra.items()}
             values["picture"] = self.blob(crop)
             inputs = [values[kind] for kind in self.fit.inputs]
             (planes,) = self.network.run_stack(*inputs, output=self.fit.picture)

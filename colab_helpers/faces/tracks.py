@@ -161,7 +161,7 @@ class Track:
         face = smoothed(self._seen, frame)
         return replace(face, track=self.number, weight=self._weight(frame), filled=filled)
 
-    def away(self, frame: int) -> int:
+    def distance(self, frame: int) -> int:
         """Return the distance, in frames, from a frame to the nearest detection."""
         return min(abs(at - frame) for at, _ in self._seen)
 
@@ -231,8 +231,8 @@ class Tracker:
         looked = frame in self._looked
         self._looked.discard(frame)
         shown = self._recent if wanted else []
-        pairs = [(face, t.away(frame)) for t in shown if (face := t.at(frame, looked=looked)) is not None]
-        faces = [replace(face, behind=face.filled and _is_behind(face, away, pairs)) for face, away in pairs]
+        pairs = [(face, t.distance(frame)) for t in shown if (face := t.at(frame, looked=looked)) is not None]
+        faces = [replace(face, behind=face.filled and _is_behind(face, n, pairs)) for face, n in pairs]
         recent = [track for track in self._recent if track in self._open or track.last > frame]
         for track in self._recent:
             before, least = (frame - DECISION_LAG, 2) if track in recent else (frame + 1, 0)
@@ -296,9 +296,9 @@ class Tracker:
         return bool((near.sum(1) != 1).any() or (near.sum(0) > 1).any() or not same.any(1).all())
 
 
-def _is_behind(face: Face, away: int, pairs: Iterable[tuple[Face, int]]) -> bool:
+def _is_behind(face: Face, distance: int, pairs: Iterable[tuple[Face, int]]) -> bool:
     """Whether another face, detected clearly nearer in time, is in the place of a lost one."""
-    near = (other for other, nearer in pairs if nearer + 1 < away)
+    near = (other for other, nearer in pairs if nearer + 1 < distance)
     return any(overlap(face.box, other.box) >= _MIN_OVERLAP for other in near)
 
 

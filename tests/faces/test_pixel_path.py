@@ -261,7 +261,7 @@ def test_what_is_left_to_opencv(faces: list[Face], change: FaceChanger, fmt: str
 
 def test_a_picture_is_left_to_opencv() -> None:
     job = FaceJob(BgrPicture(np.zeros((480, 640, 3), np.uint8)), FACE)
-    assert PixelPath(SWAPPER, CPU).change([job], FaceMasks(), beside={"vector": LATENT[None]}) == [0]
+    assert PixelPath(SWAPPER, CPU).change([job], FaceMasks(), extra={"vector": LATENT[None]}) == [0]
 
 
 def test_a_swap_is_watched_as_ever() -> None:
