@@ -86,7 +86,7 @@ class FileRun:
 
     def __post_init__(self) -> None:
         if enhancer := self.engine.frame_enhancer:
-            enhancer.heartbeat, enhancer.edge = self.heartbeat, enhancer.usual
+            enhancer.heartbeat, enhancer.edge = self.heartbeat, enhancer.default_edge
         swapped, place = self._put_in(), self.unfinished.index if self.unfinished else None
         self.report.source_sha256 = sorted({one for each in swapped for one in each.key.split()})
         self.check = ContentCheck(

@@ -182,7 +182,7 @@ class FaceTracking:
         if not face.filled or face.track is None or work.repeats or self._hides(face):
             return True  # what repeats is changed already
         (seen,) = self.analyser.embed(work.picture, [face])
-        return tracker.tracks[face.track].likeness(seen) >= _SEEN
+        return tracker.tracks[face.track].similarity(seen) >= _SEEN
 
     def _hides(self, face: Face) -> bool:
         treatment = self.selection.treatment(face.track)

@@ -27,8 +27,8 @@ from colab_helpers.faces.quality import (
     TrackStats,
     add_span,
     brightness,
-    likeness,
     portrait_url,
+    source_similarity,
     worth,
 )
 from colab_helpers.faces.selection import FacesDigest, Selection, needs_embeddings, reference_embedding
@@ -196,7 +196,7 @@ class FrameChanger:
         return None if treatment is None else treatment.source
 
     def _likeness(self, picture: Picture, face: Face, source: FloatArray) -> float:
-        return likeness(self._engine.analyser, picture, face, source)
+        return source_similarity(self._engine.analyser, picture, face, source)
 
 
 def with_reference(

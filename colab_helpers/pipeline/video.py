@@ -93,7 +93,7 @@ def make_segments(
             video.length,
             tally.take(),
             video.encoding,
-            video.engine.place,
+            video.engine.provider_detail,
             tally.faces.take(),
             (*reader.notes, *video.engine.take_memory_notes()),
             reader.times_kept,

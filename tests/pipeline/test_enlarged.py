@@ -239,10 +239,10 @@ def test_the_engine_says_what_it_enlarges_with_and_how_much_larger_results_are(l
     engine = enlarging(larger)
     assert "RealESRGAN_x2plus" in [network.name for network in engine.networks]
     assert engine.growth == 4
-    assert engine.place == "cpu (tiles: 320)"
+    assert engine.provider_detail == "cpu (tiles: 320)"
     assert enlarging(larger, frame_processors="face_swapper").growth == 1
     assert engine.frame_enhancer is not None
     engine.frame_enhancer.notes.append("less")
     assert engine.take_memory_notes() == ["less"]
     assert not engine.take_memory_notes()
-    assert replace(engine, frame_enhancer=None).place == "cpu"
+    assert replace(engine, frame_enhancer=None).provider_detail == "cpu"
