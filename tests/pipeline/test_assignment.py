@@ -47,7 +47,7 @@ from tests.pipeline.swapping import (
 
 pytestmark = pytest.mark.xdist_group("cast")
 
-SCENE = Scene(63, (480, 270), Fraction(12), 1.5, 2, assignment=("alma", "bruno"))
+SCENE = Scene(63, (480, 270), Fraction(12), 1.5, 2, cast=("alma", "bruno"))
 LEFT = Treatment()
 
 

@@ -79,7 +79,7 @@ def test_off_changes_nothing_at_all_and_sound_never_changes(tmp_path: Path, inve
     assert packets_of(none) == packets_of(off) == packets_of(on) == packets_of(target)
 
 
-@pytest.mark.parametrize(("cast", "models"), [(BLUR, "constant_models"), (SOURCE, "faceless_models")])
+@pytest.mark.parametrize(("assignment", "models"), [(BLUR, "constant_models"), (SOURCE, "faceless_models")])
 def test_where_ai_changed_nobody_none_is_claimed(
     assignment: Assignment, models: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
