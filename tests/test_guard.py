@@ -39,7 +39,7 @@ def test_enough_ram_is_no_event(percent) -> None:
 def test_waits_until_half_is_free() -> None:
     machine = Machine(91.0, 90.0, 80.0, 60.0, RESUME_PERCENT)
     guard = machine.guard()
-    assert guard.check(wait=True) == "RAM in use was 91 %; after 3 s of collecting and waiting 50 %"
+    assert guard.check(wait=True) == "RAM in use was 91 %, and 50 % after 3 s of freeing and waiting"
     assert guard.warnings == 1
 
 
