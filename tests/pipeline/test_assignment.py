@@ -266,7 +266,7 @@ def test_whose_face_takes_most_of_the_file_counts_and_small_ones_do_not(
 
 
 @pytest.mark.parametrize(
-    ("usual", "tracks"), [(Treatment("blur"), {0, 1}), (Treatment(source=person(1)), {0})]
+    ("default_treatment", "tracks"), [(Treatment("blur"), {0, 1}), (Treatment(source=person(1)), {0})]
 )
 def test_only_who_is_hidden_is_changed_behind_another(
     default_treatment: Treatment, tracks: set[int], models: Engine

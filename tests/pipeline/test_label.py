@@ -117,7 +117,7 @@ class Killed(Store):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("has_people_map", [True, False])
 def test_where_nobody_is_changed_by_ai_a_kill_costs_no_finished_segment(
     has_people_map: bool, tmp_path: Path, constant_models: Path
 ) -> None:
