@@ -166,7 +166,7 @@ def test_neither_a_network_nor_the_encoder_brings_back_who_it_was(
     result = process_video(coarse, hidden, film, tmp_path / "out.mp4")
     assert {one.name: one.action for one in result.people} == {"Alma": hers, "Bruno": his}
     assert result.measured.without_face == 0
-    found = {name: [] for name in SCENE.assignment}
+    found = {name: [] for name in SCENE.cast}
     for path in (film, tmp_path / "out.mp4"):
         for number, frame in enumerate(read_frames(probe(path))):
             for truth in truth_of(number):
