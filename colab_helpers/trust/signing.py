@@ -1,4 +1,4 @@
-"""Credentials for signing results: the user's certificate, or a local one that does not identify the signer."""
+"""Credentials for signing results: the user's certificate, or a local one that cannot identify the signer."""
 
 from __future__ import annotations
 
@@ -108,5 +108,7 @@ def _read(path: Path, *, local: bool) -> Credentials:
         raise SettingsError(
             tr("not a PEM file with a certificate chain and the unencrypted key of its first certificate"),
             where=str(path),
-            remedy=tr("join both in one file, your own certificate first, or set signing_certificate to local"),
+            remedy=tr(
+                "join both in one file, your own certificate first, or set signing_certificate to local"
+            ),
         ) from error

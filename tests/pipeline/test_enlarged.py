@@ -163,7 +163,7 @@ def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the
     maker = SegmentMaker(apart)
     parts = {number: maker.make(number, has_successor=number < 2) for number in range(3)}
     assert [part.provider for part in parts.values()] == noted
-    join(maker.work, parts)
+    join(maker.plan, parts)
     assert_same_pictures(tmp_path / "whole.mkv", output)
 
     left[0], engine.frame_enhancer.edge = 30, 320
