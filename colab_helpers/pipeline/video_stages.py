@@ -25,12 +25,7 @@ from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame, FrameReader, read_frames
 from colab_helpers.media.retime import constant_rate
 from colab_helpers.pipeline.face_tracking import LOOK_AHEAD, FaceTracking
-from colab_helpers.pipeline.frames import (
-    QUEUE_SHARE,
-    FrameChanger,
-    FrameJob,
-    with_reference,
-)
+from colab_helpers.pipeline.frames import QUEUE_SHARE, FrameChanger, FrameJob, with_reference
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.pipeline.visibility import VISIBILITY_WINDOW, with_visibility
 from colab_helpers.settings import Settings

@@ -461,7 +461,7 @@ def test_a_certificate_that_will_not_do_is_refused_before_any_work(
 
 
 def test_the_certificate_alone_makes_no_work_be_done_again() -> None:
-    given = {"target": "", "sources": [], "sought": [], "models": {}, "encoder": ""}
+    given = {"target": "", "sources": [], "person_filter": [], "models": {}, "encoder": ""}
     assert work_key(settings=CPU, **given) == work_key(
         settings=CPU.with_overrides(signing_certificate="own.pem"), **given
     )

@@ -72,7 +72,7 @@ def test_a_changed_byte_and_a_lost_manifest_are_told_apart(
 
 def test_a_manifest_elsewhere_is_not_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, output = made(tmp_path / "target.jpg"), tmp_path / "a.jpg"
-    created = {"action": "c2pa.created", "digitalSourceType": marking._EMPTY}
+    created = {"action": "c2pa.created", "digitalSourceType": marking._EMPTY_SOURCE_TYPE}
     with (
         Builder(marking._definition("a", [created]), context=Context.from_dict({})) as builder,
         load_credentials(LOCAL).signer() as signer,
@@ -88,7 +88,7 @@ def test_a_manifest_elsewhere_is_not_asked_for(tmp_path: Path, capsys: pytest.Ca
 def test_what_anybody_may_sign_stays_on_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, output = made(tmp_path / "target.jpg"), tmp_path / "a\x1b[2K.jpg"
     fake = "signed by Ana, vouched for by a trusted certificate"
-    created = {"action": "c2pa.created", "digitalSourceType": marking._EMPTY}
+    created = {"action": "c2pa.created", "digitalSourceType": marking._EMPTY_SOURCE_TYPE}
     edited = {"action": "c2pa.edited", "description": f"x\r\n  {fake}\x1b[8m\u202e\u2028"}
     definition = marking._definition("a", [created, edited])
     with (
