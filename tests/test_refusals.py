@@ -223,13 +223,13 @@ def test_the_others_are_done_and_page_and_manifest_say_what_was_seen(place: Path
         "statement": CONSENT, "sources": [sha256_of(place / "photo.png")],
     }  # fmt: skip
     assert stated["colab_helpers.content"] == seen.model_dump(mode="json", exclude_defaults=True)
-    with pytest.raises(RuntimeError, match="looked at and allowed"):
+    with pytest.raises(RuntimeError, match="checked and allowed"):
         marks(place / "in" / "fine.mp4", content=ContentCheck(engine, "x")).seal(
             place / "photo.png", place / "other.png", ["swap"]
         )
     page = report_html(report, [])
     assert "nsfw_2 looked at 3 frame(s): nothing that is refused" in page
-    assert "refused: sexual content in 1 of 1 frames that" in page
+    assert "refused: sexual content in 1 of 1 checked frames" in page
     assert {"nsfw_2", "genderage"} <= {model.name for model in report.models}
 
 

@@ -44,7 +44,7 @@ def parse_consent(text: str) -> Consent:
             consent = from_json(Consent, text)
             if consent.statement.strip() and all(map(_is_complete, consent.people)):
                 return consent
-        raise ConsentError(tr(_VAGUE, text=text), remedy=_consent_remedy())
+        raise _refusal(tr(_VAGUE, text=text))
     if text.strip().lower().endswith((".yaml", ".yml")):
         return _ConsentFile(absolute(text.strip())).read()
     return Consent(statement=" ".join(text.split()))
@@ -73,13 +73,10 @@ def require_consent(text: str, files: Iterable[Path | None], people: Collection[
             )
         return consent
     if not consent.statement:
-        raise ConsentError(
-            tr("no statement of consent was given, and nothing is processed without one"),
-            remedy=_consent_remedy(),
-        )
+        raise _refusal(tr("no statement of consent was given, and nothing is processed without one"))
     statement, names = consent.statement.lower(), "|".join(map(re.escape, (*GROUNDS, *grounds())))
     if len(statement.split()) < 3 and not re.search(rf"\b({names})\b", statement):
-        raise ConsentError(tr(_VAGUE, text=consent.statement), remedy=_consent_remedy())
+        raise _refusal(tr(_VAGUE, text=consent.statement))
     if consent.statement == DEMO_CONSENT:
         _require_demo(files)
     return consent
@@ -167,20 +164,17 @@ def _require_demo(files: Iterable[Path | None]) -> None:
             continue
         if path is not None and not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for long names
             require_file(path)  # report a mistyped path as a missing file
-        raise ConsentError(
-            tr("the demo's statement of consent covers its rendered people only"),
-            where=str(path or ""),
-            remedy=_consent_remedy(),
-        )
+        raise _refusal(tr("the demo's statement of consent covers its rendered people only"), path)
 
 
-def _consent_remedy() -> str:
-    return tr(
+def _refusal(problem: str, path: Path | None = None) -> ConsentError:
+    remedy = tr(
         "say who is shown and on what ground, for example "
         'consent="Ana Ruiz (source) and Jon Lee (video): written consent, 2026-10-01"; '
         "grounds are: {grounds}; or name a file that lists each person: consent=consent.yaml",
         grounds=", ".join(grounds()),
     )
+    return ConsentError(problem, where=str(path or ""), remedy=remedy)
 
 
 def _consent_file_remedy() -> str:

@@ -126,10 +126,9 @@ class ContentCheck:
             state = self._state
             if row.frame < state.frames:
                 return
+            interval = CHECK_INTERVAL_AFTER_CUT if row.cut else CHECK_INTERVAL
             # Also if timestamps go back, so that they hide nothing.
-            if state.first is None or not 0 <= seconds - state.last < (
-                CHECK_INTERVAL_AFTER_CUT if row.cut else CHECK_INTERVAL
-            ):
+            if state.first is None or not 0 <= seconds - state.last < interval:
                 assert row.picture is not None
                 first = seconds if state.first is None else state.first
                 self._look(row.picture, seconds - first)

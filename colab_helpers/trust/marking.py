@@ -62,7 +62,8 @@ class Marks:
     manifest: str | None = field(default=None, init=False)  # SHA-256 of a manifest in a file of its own
 
     def _summary(self, actions: Collection[str]) -> str:
-        changed = [f"Faces {' and '.join(_ai_words(actions).values())} by AI"] if _ai_words(actions) else []
+        words = _ai_words(actions).values()
+        changed = [f"Faces {' and '.join(words)} by AI"] if words else []
         hidden = ["Faces made unrecognisable"] if set(actions) - _BY_AI.keys() else []
         return "; ".join(changed + hidden)
 
@@ -120,9 +121,7 @@ class Marks:
         A manifest beside ``output`` is written before that is published. Without ``actions`` on faces the
         manifest states that the target was only transcoded.
 
-        Raises:
-            OutputError: The signed file or the manifest cannot be written.
-            MediaError: The manifest cannot be made.
+        Raise OutputError if a file cannot be written, MediaError if the manifest cannot be made.
         """
         from c2pa import C2paError
 
@@ -152,24 +151,16 @@ class Marks:
     def _manifest(self, output: Path, actions: Collection[str]) -> dict[str, Any]:
         digest = self.digest or sha256_of(self.target, on_chunk=self.heartbeat)
         opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["target"], DIGEST: digest}}
-        edited: dict[str, Any] = {
-            "action": "c2pa.edited",
-            "softwareAgent": SOFTWARE,
-            "description": self._summary(actions),
-        }
+        edited = _action("edited", description=self._summary(actions)) if actions else _action("transcoded")
         if words := _ai_words(actions):
-            names = [name for action in words for name in self.networks.get(action, ())]
+            networks = [name for action in words for name in self.networks.get(action, ())]
             disclosed = {f"{_PREFIX}{name}": text for name, text in self.disclosed(actions).items() if text}
-            edited |= {
-                "digitalSourceType": COMPOSITE_SOURCE_TYPE,
-                "parameters": {NETWORKS: names, **disclosed},
-            }
-        stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
-        performed = [opened, edited if actions else stored]
+            edited["digitalSourceType"] = COMPOSITE_SOURCE_TYPE
+            edited["parameters"] = {NETWORKS: networks, **disclosed}
+        performed = [opened, edited]
         if self.enlarged_by:
-            resized: dict[str, Any] = {"action": "c2pa.resized", "softwareAgent": SOFTWARE}
-            by_ai = {"digitalSourceType": COMPOSITE_SOURCE_TYPE, "parameters": {NETWORKS: [self.enlarged_by]}}
-            performed.append(resized | by_ai)
+            by = {NETWORKS: [self.enlarged_by]}
+            performed.append(_action("resized", digitalSourceType=COMPOSITE_SOURCE_TYPE, parameters=by))
         definition = _definition(printable(output.name), performed)
         definition["assertions"] += self._assertions()
         return definition
@@ -203,7 +194,7 @@ def load_checked_credentials(path: str) -> Credentials:
         return credentials
     from c2pa import C2paError
 
-    created = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _EMPTY_SOURCE_TYPE}
+    created = _action("created", digitalSourceType=_EMPTY_SOURCE_TYPE)
     try:
         Claim(_definition("trial", [created]), credentials).signed()
     except C2paError as error:
@@ -220,6 +211,10 @@ def _ai_words(actions: Collection[str]) -> dict[str, str]:
     return {action: word for action, word in _BY_AI.items() if action in actions}
 
 
+def _action(name: str, **fields: Any) -> dict[str, Any]:
+    return {"action": f"c2pa.{name}", "softwareAgent": SOFTWARE, **fields}
+
+
 def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
     assertions = [{"label": "c2pa.actions.v2", "data": {"actions": actions}}]
     return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": assertions}
@@ -227,16 +222,10 @@ def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
 
 def seal_generated(partial: Path, *, told: str, network: str) -> None:
     """Sign a PNG made by a network as a whole, under its hidden name, with this machine's certificate."""
-    created = {
-        "action": "c2pa.created",
-        "softwareAgent": SOFTWARE,
-        "digitalSourceType": GENERATED_SOURCE_TYPE,
-    }
-    definition = _definition(
-        "portrait", [created | {"description": told, "parameters": {NETWORKS: [network]}}]
-    )
+    created = _action("created", digitalSourceType=GENERATED_SOURCE_TYPE, description=told)
+    created["parameters"] = {NETWORKS: [network]}
     signed = hidden_name(partial)
-    Claim(definition, load_credentials(LOCAL)).embed(partial, signed, lambda: None)
+    Claim(_definition("portrait", [created]), load_credentials(LOCAL)).embed(partial, signed, lambda: None)
     signed.replace(partial)
 
 

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,10 +60,10 @@ def split_media(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """
     if all(map(os.path.isdir, paths)):  # not Path.is_dir, which raises for invalid names
         paths = sorted(one for path in paths for one in path.glob("[!.]*"))
-    is_media = [is_image(path) or is_video(path) or not os.path.lexists(path) for path in paths]
-    return [*compress(paths, is_media)], [
-        path for path, keep in zip(paths, is_media, strict=True) if not keep
-    ]
+    media, others = list[Path](), list[Path]()
+    for path in paths:
+        (media if is_image(path) or is_video(path) or not os.path.lexists(path) else others).append(path)
+    return media, others
 
 
 def verify(path: Path, *, anchors: bytes) -> Verification:
@@ -74,19 +73,15 @@ def verify(path: Path, *, anchors: bytes) -> Verification:
     """
     path = require_file(path)
     kind = _SOURCE_TYPE.search(_metadata(path))
-    metadata = (
-        tr("its metadata says: {kind}", kind=kind[1])
-        if kind
-        else tr("its metadata says nothing about how it was made")
-    )
+    metadata = tr("its metadata says nothing about how it was made")
+    if kind:
+        metadata = tr("its metadata says: {kind}", kind=kind[1])
     try:
         trust = {"trust": {"user_anchors": anchors.decode()}} if anchors else {}
         settings = {**SETTINGS, **trust, "verify": SETTINGS["verify"] | {"verify_trust": True}}
         store = _read_manifest_store(path, Context.from_dict(settings))
     except C2paError as error:
-        if str(error).startswith(
-            "Remote"
-        ):  # the library defines a class for this error but does not raise it
+        if str(error).startswith("Remote"):  # the library does not raise its own class for this error
             remote = tr("its manifest is stored remotely and was not fetched ({reason})", reason=error)
             return Verification(path, "unmarked", False, (remote, metadata))
         return Verification(path, "invalid", False, (str(error), metadata))
@@ -154,9 +149,7 @@ def _describe_actions(store: dict[str, Any]) -> list[str]:
     sources = manifest.get("ingredients", [])
     assertions = [one for one in manifest.get("assertions", []) if one["label"].startswith("c2pa.actions")]
     actions = [action for one in assertions for action in one["data"]["actions"]]
-    return [
-        _opened_text(one, sources) if one["action"] == "c2pa.opened" else _action_text(one) for one in actions
-    ]
+    return [_opened_text(a, sources) if a["action"] == "c2pa.opened" else _action_text(a) for a in actions]
 
 
 def _opened_text(action: dict[str, Any], ingredients: list[dict[str, Any]]) -> str:

@@ -37,7 +37,7 @@ def test_what_a_result_says_is_told_in_words(results: Path, capsys: pytest.Captu
             f"made from {name}, SHA-256 ",
             "edited (colab_helpers ",
             "Faces swapped and enhanced by AI; compositeWithTrainedAlgorithmicMedia; inswapper_128, GFPGAN",
-            "signed by colab_helpers local signer (colab_helpers, made locally: cannot show who signed), vouched",
+            "signed by colab_helpers local signer (colab_helpers, made locally: cannot show who signed), ",
             "its metadata says: compositeWithTrainedAlgorithmicMedia",
         ):
             assert part in told
