@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,7 +18,7 @@ from colab_helpers.faces.sparse_detector import SEARCH_INTERVAL, SparseDetector
 from colab_helpers.faces.tracks import DECISION_LAG, Track, Tracker, embed_missing
 from colab_helpers.faces.types import Face
 from colab_helpers.language import tr
-from colab_helpers.pipeline.frames import AnyPicture, FrameJob, Item, MeasuredFace
+from colab_helpers.pipeline.frames import AnyPicture, FrameJob, Item, Jobs, MeasuredFace
 
 LOOK_AHEAD = DECISION_LAG + SEARCH_INTERVAL + 2 * DETECTION_INTERVAL + 1
 """Most frames that wait for detections in later frames."""
@@ -54,15 +54,13 @@ class FaceTracking:
             deque(self.known_faces(), maxlen=0)
         return self._tracks or []
 
-    def _track_rows(
-        self, tracker: Tracker, rows: Iterable[FrameFaces], start: int = 0
-    ) -> Iterator[list[Face]]:
+    def _track(self, tracker: Tracker, rows: Iterable[FrameFaces], start: int = 0) -> Iterator[list[Face]]:
         yield from tracker.follow(rows, start=start)
         if self.index.complete:
             self._tracks = tracker.tracks
 
     @property
-    def begin(self) -> int:
+    def start(self) -> int:
         """First frame to read to continue the index: the last one it holds."""
         return max(0, len(self.index) - 1)
 
@@ -73,13 +71,12 @@ class FaceTracking:
         return job
 
     def find_all(self, jobs: Iterable[FrameJob[Item, AnyPicture]]) -> Iterator[int]:
-        """Complete the index, decide who is changed, and yield the number of each frame once it is indexed.
+        """Complete the index and decide who is changed; yield the number of each frame once it is indexed.
 
-        Args:
-            jobs: The frames from `begin` on, after `look`.
+        ``jobs`` are the frames from `start` on, after `look`.
         """
         rows = self._rows(job.detected for job in jobs)
-        for frame, _ in enumerate(self._track_rows(Tracker(self._embed, self._index_row), rows, sys.maxsize)):
+        for frame, _ in enumerate(self._track(Tracker(self._embed, self._index_row), rows, sys.maxsize)):
             if frame % _FLUSH_EVERY == 0:
                 self.index.flush()
             yield frame
@@ -91,17 +88,12 @@ class FaceTracking:
         if self.selection.needs_all_tracks:
             self.selection.decide(self.tracks)
 
-    def jobs(
-        self, jobs: Generator[FrameJob[Item, AnyPicture], None, None], *, stop: int | None = None
-    ) -> Generator[FrameJob[Item, AnyPicture], None, None]:
-        """Yield frame jobs with their faces.
+    def jobs(self, jobs: Jobs[Item, AnyPicture], *, stop: int | None = None) -> Jobs[Item, AnyPicture]:
+        """Yield frame jobs with their faces; raise MediaError if the video does not match its index.
 
         Args:
-            jobs: Consecutive frames after `look`, starting at `begin` or earlier.
+            jobs: Consecutive frames after `look`, starting at `start` or earlier.
             stop: Frame before which to end; None for the end of the video.
-
-        Raises:
-            MediaError: The video does not have the frames of its index.
         """
         waiting: deque[FrameJob[Item, AnyPicture]] = deque(islice(jobs, 1))
         start = waiting[0].index if waiting else 0
@@ -113,7 +105,7 @@ class FaceTracking:
                 yield job.detected
 
         tracker = Tracker(self._embed, self._index_row)
-        tracked = self._track_rows(tracker, self._rows(pull()), start)
+        tracked = self._track(tracker, self._rows(pull()), start)
         with closing(jobs):
             for frame, faces in enumerate(_hold_until_indexed(self._without_occluded(tracked))):
                 if frame < start:
@@ -139,7 +131,7 @@ class FaceTracking:
 
     def known_faces(self) -> Iterator[list[Face]]:
         """Yield the faces of each frame in the index."""
-        yield from self._without_occluded(self._track_rows(Tracker(self._embed, self._index_row), self.index))
+        yield from self._without_occluded(self._track(Tracker(self._embed, self._index_row), self.index))
 
     @property
     def is_free_of_ai(self) -> bool:

@@ -90,6 +90,9 @@ class FrameJob(Generic[Item, AnyPicture]):
         return FaceJob(self.picture, face, visibility, self.crops.get(face.track), on_swapped)
 
 
+Jobs = Generator[FrameJob[Item, AnyPicture], None, None]
+
+
 class FrameChanger:
     """Change and measure the faces of frames; safe to use from several threads.
 
@@ -137,9 +140,7 @@ class FrameChanger:
         for digest, changer in self._changers.items():
             changer.change([job for job in jobs if self._changer_for(job.face)[0] == digest])
 
-    def with_denoised_crops(
-        self, jobs: Generator[FrameJob[Item, AnyPicture], None, None], *, length: int
-    ) -> Generator[FrameJob[Item, AnyPicture], None, None]:
+    def with_denoised_crops(self, jobs: Jobs[Item, AnyPicture], *, length: int) -> Jobs[Item, AnyPicture]:
         """Denoise the crops of consecutive frames, anew from every ``length``-th, where a run may begin."""
         denoiser = CropDenoiser(self.crop)
         with closing(jobs):
@@ -153,43 +154,36 @@ class FrameChanger:
 
     def change_group(self, group: list[FrameJob[Item, AnyPicture]]) -> list[FrameJob[Item, AnyPicture]]:
         """Change the faces of a group of frames and measure all faces in them; return the group."""
-        pairs = [(job, measured) for job in group for measured in job.measured_faces]
-        for job, measured in pairs:
+        pairs = [(job, one) for job in group for one in job.measured_faces]
+        for job, one in pairs:
             if job.index % self._every == 0:
-                others = (other.face for other in job.measured_faces if other is not measured)
-                measured.worth = worth(job.picture, measured.face, others)
-                if measured.worth:
-                    measured.portrait = portrait_url(job.picture, measured.face, self._upright)
-            if measured.face in job.faces:
-                measured.before = brightness(job.picture, measured.face, job.index)
-        changed = [(job, measured) for job, measured in pairs if measured.before is not None]
-        self._change(
-            [
-                job.face_job(measured.face, self._similarity_callback(job, measured))
-                for job, measured in changed
-            ]
-        )
-        for job, measured in changed:
-            measured.after = brightness(job.picture, measured.face, job.index)
-            source = self._source_embedding(measured.face)
-            if source is not None and measured.cosines:
-                measured.cosines.append(self._similarity_to(job.picture, measured.face, source))
+                others = (other.face for other in job.measured_faces if other is not one)
+                one.worth = worth(job.picture, one.face, others)
+                if one.worth:
+                    one.portrait = portrait_url(job.picture, one.face, self._upright)
+            if one.face in job.faces:
+                one.before = brightness(job.picture, one.face, job.index)
+        changed = [(job, one) for job, one in pairs if one.before is not None]
+        self._change([job.face_job(one.face, self._on_swapped(job, one)) for job, one in changed])
+        for job, one in changed:
+            one.after = brightness(job.picture, one.face, job.index)
+            source = self._source_embedding(one.face)
+            if source is not None and one.cosines:
+                one.cosines.append(self._similarity(job.picture, one.face, source))
         for job in group:  # frees as much as a small frame for every few faces
             job.crops, job.visibilities, job.neighbours = {}, {}, ()
         return group
 
-    def _similarity_callback(
-        self, job: FrameJob[Item, AnyPicture], measured: MeasuredFace
-    ) -> CropCallback | None:
+    def _on_swapped(self, job: FrameJob[Item, AnyPicture], one: MeasuredFace) -> CropCallback | None:
         """Return a callback that measures a swapped face as a crop and as pasted; None in most frames."""
-        source = self._source_embedding(measured.face)
+        source = self._source_embedding(one.face)
         if source is None or job.index % self._every:
             return None
 
         def on_swapped(crop: ByteImage, template: FloatArray) -> None:
             alone = Face(np.array([0, 0, *crop.shape[1::-1]], np.float32), template, 1.0)
-            measured.cosines.append(self._similarity_to(BgrPicture(crop), alone, source))
-            measured.cosines.append(self._similarity_to(job.picture, measured.face, source))
+            one.cosines.append(self._similarity(BgrPicture(crop), alone, source))
+            one.cosines.append(self._similarity(job.picture, one.face, source))
 
         return on_swapped
 
@@ -197,7 +191,7 @@ class FrameChanger:
         treatment = self._selection.treatment(face.track)
         return None if treatment is None else treatment.source
 
-    def _similarity_to(self, picture: Picture, face: Face, source: FloatArray) -> float:
+    def _similarity(self, picture: Picture, face: Face, source: FloatArray) -> float:
         return likeness(self._engine.analyser, picture, face, source)
 
 
@@ -229,10 +223,8 @@ class StatsCollector:
     """Add up the measurements of consecutive frames; ``selection`` is what is done to each face."""
 
     def __init__(self, selection: Selection) -> None:
-        self.frames = 0
-        self.faces, self._selection = FacesDigest(selection), selection
-        self._stats = FrameStats()
-        self._last: dict[int | None, MeasuredFace] = {}
+        self.frames, self.faces, self._selection = 0, FacesDigest(selection), selection
+        self._stats, self._last = FrameStats(), dict[int | None, MeasuredFace]()
 
     def add(self, job: FrameJob[Item, AnyPicture]) -> None:
         """Count a frame that has been written."""
@@ -253,56 +245,46 @@ class StatsCollector:
         if step is not None:
             stats.flicker, stats.pairs = stats.flicker + step[0], stats.pairs + 1
 
-    def _count(self, job: FrameJob[Item, AnyPicture], measured: MeasuredFace) -> None:
+    def _count(self, job: FrameJob[Item, AnyPicture], one: MeasuredFace) -> None:
         """Count one face of a frame."""
-        face = measured.face
+        face = one.face
         assert face.track is not None
         tracks = self._stats.tracks
         counts = tracks[face.track] if face.track in tracks else tracks.setdefault(face.track, TrackStats())
         counts.seen += 1
-        if counts.portrait is None or measured.worth > counts.portrait.worth:
+        if counts.portrait is None or one.worth > counts.portrait.worth:
             box = [round(float(edge), 1) for edge in face.box]
-            seconds, url = round(job.seconds, 4), measured.portrait
-            counts.portrait = Portrait(
-                worth=measured.worth, frame=job.index, seconds=seconds, box=box, url=url
-            )
-        if measured.after is None:
+            seconds, url = round(job.seconds, 4), one.portrait
+            counts.portrait = Portrait(worth=one.worth, frame=job.index, seconds=seconds, box=box, url=url)
+        if one.after is None:
             counts.hidden += face in job.selected
             add_span(counts.spans, job.index, job.index + 1)
             return
         counts.changed, counts.filled = counts.changed + 1, counts.filled + face.filled
-        if measured.cosines:
-            for stage, cosine in zip(("swap", "mask", "final"), measured.cosines, strict=True):
+        if one.cosines:
+            for stage, cosine in zip(("swap", "mask", "final"), one.cosines, strict=True):
                 setattr(counts, stage, getattr(counts, stage) + cosine)
             counts.samples += 1
-        step = self._step(face.track, measured)
+        step = self._step(face.track, one)
         if step is not None:
             counts.flicker, counts.own = counts.flicker + step[0], counts.own + step[1]
             counts.pairs += 1
 
-    def _step(self, track: int | None, measured: MeasuredFace) -> tuple[float, float] | None:
+    def _step(self, track: int | None, one: MeasuredFace) -> tuple[float, float] | None:
         """Squared brightness step from the previous frame: of what the change added, and of the target.
 
         None if the previous frame does not show the same face; ``track`` None stands for the largest face.
         """
-        last, self._last[track] = self._last.get(track), measured
-        assert measured.before is not None
-        assert measured.after is not None
-        if (
-            last is None
-            or last.before is None
-            or last.after is None
-            or not measured.before.follows(last.before)
-        ):
+        last, self._last[track] = self._last.get(track), one
+        assert one.before is not None
+        assert one.after is not None
+        if last is None or last.before is None or last.after is None or not one.before.follows(last.before):
             return None
-        own = measured.before.level - last.before.level
-        return (measured.after.level - last.after.level - own) ** 2, own**2
+        own = one.before.level - last.before.level
+        return (one.after.level - last.after.level - own) ** 2, own**2
 
     def take(self) -> FrameStats:
-        """Return the measurements since the last call and start afresh.
-
-        Nothing is carried over, so that a resumed run measures the same as an uninterrupted one.
-        """
+        """Return the measurements since the last call; none carry over, as none would in a resumed run."""
         stats, self._stats = self._stats, FrameStats()
         self._last.clear()
         stats.sum_up_crowd()
@@ -311,10 +293,7 @@ class StatsCollector:
 
 @contextmanager
 def one_opencv_thread() -> Iterator[None]:
-    """Limit OpenCV to one thread: the stages already use every core.
-
-    Splitting crops and masks among a thread pool costs 10 to 15 % more CPU time.
-    """
+    """Limit OpenCV to one thread: splitting small jobs among a pool costs 10 to 15 % more CPU time."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ from colab_helpers.media.inputs import IMAGE_KINDS
 from colab_helpers.media.label import Label
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.pipeline.face_tracking import FaceTracking
-from colab_helpers.pipeline.frames import FrameChanger, FrameJob, StatsCollector, with_reference
+from colab_helpers.pipeline.frames import FrameChanger, FrameJob, Jobs, StatsCollector, with_reference
 from colab_helpers.pipeline.outcome import FileResult, Marks, label_for
 from colab_helpers.pipeline.visibility import with_visibility
 from colab_helpers.stages import in_groups, map_ordered
@@ -198,43 +198,34 @@ def pictures_of(target: Path, output: Path | None = None) -> Iterator[tuple[floa
 
     With ``output``, only those that it is made from.
     """
-    animation, shown = _animation_of(target, output) if output else Animation.of(target), 0.0
+    animation, time_ms = _animation_of(target, output) if output else Animation.of(target), 0.0
     if animation is None:
         still = read_still(target)
         yield 0.0, BgrPicture(still.bgr, still.alpha)
         return
     for still, duration in zip(animation.frames(), animation.durations, strict=True):
-        yield shown / 1000, BgrPicture(still.bgr, still.alpha)
-        shown += duration
+        yield time_ms / 1000, BgrPicture(still.bgr, still.alpha)
+        time_ms += duration
 
 
 def open_animation_tracking(engine: Engine, animation: Animation, assignment: Assignment) -> FaceTracking:
     """Open the face tracking of an animation."""
-    assignment = with_reference(
-        engine,
-        assignment,
-        (BgrPicture(still.bgr, still.alpha) for still in animation.frames()),
-        number=engine.settings.reference_frame_number,
-        where=str(animation.path),
-    )
-    selection = Selection(engine.settings, assignment)
-    return FaceTracking(engine.analyser, FaceIndex(None), selection, str(animation.path))
+    pictures = (BgrPicture(still.bgr, still.alpha) for still in animation.frames())
+    number, where = engine.settings.reference_frame_number, str(animation.path)
+    assignment = with_reference(engine, assignment, pictures, number=number, where=where)
+    return FaceTracking(engine.analyser, FaceIndex(None), Selection(engine.settings, assignment), where)
 
 
-def detected_jobs(
-    animation: Animation, faces: FaceTracking
-) -> Generator[FrameJob[Still, BgrPicture], None, None]:
+def detected_jobs(animation: Animation, faces: FaceTracking) -> Jobs[Still, BgrPicture]:
     """Yield the frames of an animation after `FaceTracking.look`."""
-    shown = 0.0
+    time_ms = 0.0
     for index, (still, duration) in enumerate(zip(animation.frames(), animation.durations, strict=True)):
         picture = BgrPicture(still.bgr, still.alpha)  # changes the pixels of the frame itself
-        yield faces.look(FrameJob(index, still, picture, seconds=shown / 1000))
-        shown += duration
+        yield faces.look(FrameJob(index, still, picture, seconds=time_ms / 1000))
+        time_ms += duration
 
 
-def _changed_frames(
-    engine: Engine, animation: Animation, faces: FaceTracking
-) -> Generator[FrameJob[Still, BgrPicture], None, None]:
+def _changed_frames(engine: Engine, animation: Animation, faces: FaceTracking) -> Jobs[Still, BgrPicture]:
     per_second = len(animation.durations) * 1000 / sum(animation.durations)
     changer = FrameChanger(engine, faces.selection, every=max(1, round(per_second)))
     workers = int(engine.settings.execution_threads)
@@ -249,8 +240,8 @@ def _seal(marks: Marks | None, output: Path, measured: FrameStats) -> Seal:
 
 def _is_copied(target: Path, output: Path, kind: str) -> bool:
     """Whether a target without a face to change already has the format of the result."""
-    same = target.suffix.lower() == output.suffix.lower()
-    return same or IMAGE_KINDS.get(output.suffix.lower()) == kind
+    suffix = output.suffix.lower()
+    return target.suffix.lower() == suffix or IMAGE_KINDS.get(suffix) == kind
 
 
 def _put_copy(target: Path, output: Path, put: Put) -> None:

@@ -39,9 +39,8 @@ class KeptFrames:
 
     def has(self, start: int, stop: int) -> bool:
         """Return whether no kept frame from ``start`` to before ``stop`` is missing."""
-        return not self.settings.keep_frames or all(
-            self._path(number).is_file() for number in range(start, stop)
-        )
+        numbers = range(start, stop) if self.settings.keep_frames else ()
+        return all(self._path(number).is_file() for number in numbers)
 
     def move_to_output(self, output: Path) -> None:
         """Move the frames to their folder beside the result."""

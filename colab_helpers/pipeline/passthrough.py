@@ -17,10 +17,7 @@ _ENCODERS = {"h264": ("libx264", "h264_nvenc"), "hevc": ("libx265", "hevc_nvenc"
 
 
 def passthrough_stats(video: VideoRun, faces: FaceTracking) -> FrameStats | None:
-    """Return the statistics of a video that is to be copied because nobody is changed.
-
-    None for any other video, and as long as the index is incomplete.
-    """
+    """Return the statistics of a video to be copied as nobody is changed; None if not, or not yet known."""
     return _count_unchanged(video, faces) if faces.index.complete and is_copy_acceptable(video) else None
 
 
@@ -64,9 +61,7 @@ def _count_unchanged(video: VideoRun, faces: FaceTracking) -> FrameStats | None:
         video.progress.finding(row.frame + 1)
         if faces.selection.of(found):
             return None
-        seconds, measured = float(row.pts * info.time_base - info.start), [*map(MeasuredFace, found)]
-        job = FrameJob[None, Any](
-            row.frame, None, None, pts=row.pts, seconds=seconds, measured_faces=measured
-        )
+        job = FrameJob[None, Any](row.frame, None, None, measured_faces=[*map(MeasuredFace, found)])
+        job.seconds = float(row.pts * info.time_base - info.start)
         collector.add(job)
     return collector.take()

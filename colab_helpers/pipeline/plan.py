@@ -11,9 +11,9 @@ from typing import Any, TypedDict
 
 from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.index import FaceIndex, Watcher
+from colab_helpers.faces.index import Watcher
 from colab_helpers.faces.quality import FrameStats
-from colab_helpers.media.encoders import EncoderChoice, choose_encoder
+from colab_helpers.media.encoders import choose_encoder
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import seek_obstacle
 from colab_helpers.pipeline.face_tracking import FaceTracking
@@ -31,7 +31,6 @@ from colab_helpers.pipeline.video_stages import (
     track_faces,
 )
 from colab_helpers.progress import ProgressCallback
-from colab_helpers.settings import Settings
 
 
 @dataclass(eq=False)
@@ -69,9 +68,8 @@ class VideoPlan:
     def is_divisible(self) -> bool:
         """Whether there are several segments that can be made independently."""
         # At a constant rate, the choice of the next frame depends on all timestamps before it.
-        independent = (
-            self.video.settings.keep_fps and self.faces.is_intact and not seek_obstacle(self.video.info)
-        )
+        keep_fps, info = self.video.settings.keep_fps, self.video.info
+        independent = keep_fps and self.faces.is_intact and not seek_obstacle(info)
         return independent and self.passthrough_stats is None and (self.segments or 0) > 1
 
     def unlabelled(self) -> VideoPlan:
@@ -166,31 +164,20 @@ def plan_video(
     settings = engine.settings
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, info.path.name, file_index, file_count, frames)
-    result_info = VideoContext(engine, assignment, info, progress).result
-    label, label_notes = label_for(
-        marks, *(result_info.width, result_info.height)[:: -1 if info.rotation % 180 else 1]
-    )
-    choice, index = _encoder(result_info, settings, encoder), store.face_index()
+    result = VideoContext(engine, assignment, info, progress).result
+    size = (result.width, result.height)[:: -1 if info.rotation % 180 else 1]
+    label, label_notes = label_for(marks, *size)
+    preset = None if settings.output_video_preset == "auto" else settings.output_video_preset
+    wanted: Any = encoder or settings.output_video_encoder
+    choice = choose_encoder(result, wanted=wanted, quality=settings.output_video_quality, preset=preset)
     video = VideoRun(engine, assignment, info, progress, output, choice, on_picture, label)
-    started = time.monotonic()
-    faces = _prepare_faces(video, index, watcher, all_first=all_first)
+    started, index = time.monotonic(), store.face_index()
+    with one_opencv_thread():
+        if watcher is not None:
+            feed_watcher(video, index, watcher)
+        faces = track_faces(video, index, all_first=all_first)
     unchanged = passthrough_stats(video, faces)
     if unchanged is None and label is not None and faces.is_free_of_ai:
         video = replace(video, label=None)
     kept_frames = KeptFrames(store.folder / "frames", settings, marks)
     return VideoPlan(video, faces, store, kept_frames, marks, label_notes, started, unchanged)
-
-
-def _prepare_faces(
-    video: VideoRun, index: FaceIndex, watcher: Watcher | None, *, all_first: bool
-) -> FaceTracking:
-    with one_opencv_thread():
-        if watcher is not None:
-            feed_watcher(video, index, watcher)
-        return track_faces(video, index, all_first=all_first)
-
-
-def _encoder(info: VideoInfo, settings: Settings, earlier: str) -> EncoderChoice:
-    preset = None if settings.output_video_preset == "auto" else settings.output_video_preset
-    wanted: Any = earlier or settings.output_video_encoder
-    return choose_encoder(info, wanted=wanted, quality=settings.output_video_quality, preset=preset)

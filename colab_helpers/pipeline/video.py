@@ -18,19 +18,23 @@ from colab_helpers.faces.tracks import DECISION_LAG
 from colab_helpers.files import no_seal
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
-from colab_helpers.media.join import JoinedVideo, check_output, join_segments
+from colab_helpers.media.join import check_output, join_segments
 from colab_helpers.media.probe import probe
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.frames import StatsCollector, one_opencv_thread
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.passthrough import copy_target, passthrough_stats
 from colab_helpers.pipeline.plan import PlanOptions, VideoPlan, plan_video
-from colab_helpers.pipeline.video_stages import SmallerTilesError, VideoFrameJob, changed_frames, open_reader
+from colab_helpers.pipeline.video_stages import (
+    SmallerTilesError,
+    VideoJobs,
+    changed_frames,
+    first_read,
+    open_reader,
+)
 from colab_helpers.resources.allocator import return_free_memory
 
-_INTERLACED = mark(
-    "the target is interlaced and was enlarged as it is: deinterlace it first if combing is visible"
-)
+_INTERLACED = mark("the interlaced target was enlarged as it is: deinterlace it first if combing is visible")
 _COPIED = mark("no face to change was found in any frame: the file is copied as it is")
 
 
@@ -86,7 +90,7 @@ def make_segments(
     start, collector = number * video.segment_length, StatsCollector(faces.selection)
     end = None if stop is None or stop == plan.segments else stop * video.segment_length
     if skipping:  # nobody is changed in the frames before
-        start = max(0, faces.begin - DECISION_LAG)
+        start = max(0, faces.start - DECISION_LAG)
 
     def finish(segment: Segment) -> None:
         return_free_memory()  # else the heap fragments and grows over a long video
@@ -104,7 +108,7 @@ def make_segments(
         plan.store.keep(part)
         finished.append(part)
 
-    with one_opencv_thread(), open_reader(video, faces, start) as reader:
+    with one_opencv_thread(), open_reader(video, faces, first_read(faces, start)) as reader:
         with SegmentWriter(
             plan.store.folder,
             video.result,
@@ -114,9 +118,9 @@ def make_segments(
             start=start,
             time_base=video.time_base,
         ) as writer:
-            frames = changed_frames(video, faces, reader, start, end)
-            frames = _skip_unchanged(plan, frames) if skipping else frames
-            with closing(_write_frames(plan, frames, writer, collector, start)) as written:
+            jobs = changed_frames(video, faces, reader, start, end)
+            jobs = _skip_unchanged(plan, jobs) if skipping else jobs
+            with closing(_write_frames(plan, jobs, writer, collector, start)) as written:
                 for _ in written:
                     while finished:
                         yield finished.pop()
@@ -155,16 +159,14 @@ class SegmentMaker:
             self._parts = None
 
 
-def _skip_unchanged(
-    plan: VideoPlan, frames: Generator[VideoFrameJob, None, None]
-) -> Generator[VideoFrameJob, None, None]:
+def _skip_unchanged(plan: VideoPlan, jobs: VideoJobs) -> VideoJobs:
     """Yield all frames if somebody is changed in the video's first; else none, and stop where somebody is.
 
     Encoding frames that are discarded if nobody is changed costs several times as much as decoding again.
     """
     changes = False
-    with closing(frames):
-        for job in frames:
+    with closing(jobs):
+        for job in jobs:
             changes = changes or (bool(job.selected) and not job.index)
             if changes:
                 yield job
@@ -177,16 +179,11 @@ def _skip_unchanged(
 
 
 def _write_frames(
-    plan: VideoPlan,
-    frames: Generator[VideoFrameJob, None, None],
-    writer: SegmentWriter,
-    collector: StatsCollector,
-    start: int,
+    plan: VideoPlan, jobs: VideoJobs, writer: SegmentWriter, collector: StatsCollector, start: int
 ) -> Generator[int, None, None]:
     """Write the changed frames, from the ``start``-th of the result on, and yield their running count."""
-    video, selection = plan.video, plan.faces.selection
-    progress = video.progress
-    with closing(frames) as jobs:
+    video, progress, selection = plan.video, plan.video.progress, plan.faces.selection
+    with closing(jobs):
         for job in jobs:
             # Before the write, which may finish a segment and record its statistics.
             collector.add(job)
@@ -220,32 +217,37 @@ def join(plan: VideoPlan, finished: Mapping[int, FinishedSegment]) -> FileResult
     if video.label is not None and not measured.by_ai:
         return None
     return_free_memory()  # of frames and tensors, before signing takes its own
-    joined = _join_parts(plan, parts, measured)
+    marks = plan.marks
+    joined = join_segments(
+        [part.segment for part in parts],
+        video.result,
+        video.output,
+        choice=video.choice,
+        time_base=video.time_base,
+        audio=not video.settings.skip_audio,
+        on_frame=video.progress.joining,
+        comment=marks.comment(measured.actions) if marks else "",
+        seal=partial(marks.seal, output=video.output, actions=measured.actions) if marks else no_seal,
+    )
     plan.kept_frames.move_to_output(video.output)
     frames = joined.frames if video.settings.keep_fps else plan.frames_read or video.info.frames
-    return _finalize_result(
-        plan,
-        FileResult(
-            frames_in=frames or joined.frames,
-            frames_out=joined.frames,
-            measured=measured,
-            seconds=0.0,
-            encoder=video.choice.name,
-            provider=video.engine.provider,
-            notes=(
-                *(note for part in parts for note in part.notes),
-                *plan.notes,
-                *joined.notes,
-                *_provider_notes(parts),
-            ),
-            video_seconds=joined.video_seconds,
-            audio_seconds=joined.audio_seconds,
-            times_kept=all(part.times_kept for part in parts),
-            segments=len(parts),
-            segments_kept=len(plan.finished),
-            people=summarize_people(faces.tracks, measured, faces.selection),
-        ),
+    notes = [note for part in parts for note in part.notes]
+    result = FileResult(
+        frames_in=frames or joined.frames,
+        frames_out=joined.frames,
+        measured=measured,
+        seconds=0.0,
+        encoder=video.choice.name,
+        provider=video.engine.provider,
+        notes=(*notes, *plan.notes, *joined.notes, *_provider_notes(parts)),
+        video_seconds=joined.video_seconds,
+        audio_seconds=joined.audio_seconds,
+        times_kept=all(part.times_kept for part in parts),
+        segments=len(parts),
+        segments_kept=len(plan.finished),
+        people=summarize_people(faces.tracks, measured, faces.selection),
     )
+    return _finalize_result(plan, result)
 
 
 def _finalize_result(plan: VideoPlan, result: FileResult) -> FileResult:
@@ -262,21 +264,6 @@ def _finalize_result(plan: VideoPlan, result: FileResult) -> FileResult:
         notes += (tr(_INTERLACED),) if video.info.interlaced else ()
     notes += plan.label_notes if result.measured.by_ai else ()
     return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
-
-
-def _join_parts(plan: VideoPlan, parts: Sequence[FinishedSegment], measured: FrameStats) -> JoinedVideo:
-    video, marks = plan.video, plan.marks
-    return join_segments(
-        [part.segment for part in parts],
-        video.result,
-        video.output,
-        choice=video.choice,
-        time_base=video.time_base,
-        audio=not video.settings.skip_audio,
-        on_frame=video.progress.joining,
-        comment=marks.comment(measured.actions) if marks else "",
-        seal=partial(marks.seal, output=video.output, actions=measured.actions) if marks else no_seal,
-    )
 
 
 def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:

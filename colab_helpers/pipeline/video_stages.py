@@ -36,6 +36,7 @@ CONSTANT_RATE = Fraction(30)
 
 PictureCallback = Callable[[VideoPicture], None]
 VideoFrameJob = FrameJob[Frame, VideoPicture]
+VideoJobs = Generator[VideoFrameJob, None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,17 +113,13 @@ def segment_length(settings: Settings, info: VideoInfo) -> int:
 
 def track_faces(video: VideoContext, index: FaceIndex, *, all_first: bool = False) -> FaceTracking:
     """Open the face tracking of a video; find all faces first if asked to or if the choice needs them."""
-    settings = video.settings
     faces = open_video_tracking(video.engine, video.info, index, video.assignment)
-    room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
+    capacity = float(video.settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes  # in frames
     if index.complete:
         faces.decide()
-    if index.complete or not (all_first or faces.selection.needs_all_tracks or room < LOOK_AHEAD):
+    if index.complete or not (all_first or faces.selection.needs_all_tracks or capacity < LOOK_AHEAD):
         return faces
-    with (
-        _open_reader(video, faces.begin, faces) as reader,
-        closing(_detect_ahead(video, faces, reader)) as jobs,
-    ):
+    with open_reader(video, faces, faces.start) as reader, closing(_detect(video, faces, reader)) as jobs:
         for frame in faces.find_all(jobs):
             video.progress.finding(frame + 1)
         faces.is_intact = reader.is_intact
@@ -135,13 +132,9 @@ def open_video_tracking(
     """Open the face tracking of a video; read the reference frame if faces are selected by reference."""
     if needs_embeddings(engine.settings):
         with read_frames(info) as reader:
-            assignment = with_reference(
-                engine,
-                assignment,
-                (VideoPicture(frame.video, rotation=info.upright_rotation) for frame in reader),
-                number=engine.settings.reference_frame_number,
-                where=str(info.path),
-            )
+            pictures = (VideoPicture(frame.video, rotation=info.upright_rotation) for frame in reader)
+            number = engine.settings.reference_frame_number
+            assignment = with_reference(engine, assignment, pictures, number=number, where=str(info.path))
     return FaceTracking(engine.analyser, index, Selection(engine.settings, assignment), str(info.path))
 
 
@@ -169,18 +162,14 @@ def frames_from(video: VideoContext, start: int, previous_pts: int | None) -> Ge
             yield from islice(constant_rate(reader, rate=CONSTANT_RATE), start, None)
 
 
-def open_reader(video: VideoRun, faces: FaceTracking, start: int) -> FrameReader:
-    """Open the video shortly before a segment's first frame, or earlier where faces are still to be found."""
-    return _open_reader(video, _first_read(faces, start), faces)
-
-
-def _first_read(faces: FaceTracking, start: int) -> int:
-    """First frame that has to be read to change those from ``start`` on."""
+def first_read(faces: FaceTracking, start: int) -> int:
+    """Return the first frame that has to be read to change those from ``start`` on."""
     first = max(0, start - VISIBILITY_WINDOW)
-    return first if faces.index.complete else min(first, faces.begin)
+    return first if faces.index.complete else min(first, faces.start)
 
 
-def _open_reader(video: VideoContext, start: int, faces: FaceTracking) -> FrameReader:
+def open_reader(video: VideoContext, faces: FaceTracking, start: int) -> FrameReader:
+    """Open a video for reading from ``start`` on, or from its beginning at a constant rate."""
     # At a constant rate, the choice of the next frame depends on all timestamps before it.
     if not start or not video.settings.keep_fps:
         return read_frames(video.info)
@@ -189,7 +178,7 @@ def _open_reader(video: VideoContext, start: int, faces: FaceTracking) -> FrameR
 
 def changed_frames(
     video: VideoRun, faces: FaceTracking, reader: FrameReader, start: int, stop: int | None
-) -> Generator[VideoFrameJob, None, None]:
+) -> VideoJobs:
     """Yield the finished frames from ``start`` to before ``stop``: all stages between reader and writer."""
     settings = video.settings
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
@@ -197,19 +186,17 @@ def changed_frames(
     changer = FrameChanger(video.engine, faces.selection, every=every, upright=upright)
     # One item waits between two stages: a longer queue would not make the slowest stage any faster.
     ahead = partial(run_ahead, depth=1, gauges=video.progress.gauges)
-    jobs = faces.jobs(_detect_ahead(video, faces, reader, start), stop=stop and stop + VISIBILITY_WINDOW)
+    jobs = faces.jobs(_detect(video, faces, reader, start), stop=stop and stop + VISIBILITY_WINDOW)
     if settings.keep_fps:  # at a constant rate frames may share a picture, which is changed in place
         jobs = changer.with_denoised_crops(jobs, length=video.segment_length)
     searched = ahead(jobs, name="find faces")
     masked = with_visibility(searched, changer, workers=threads)
     groups = map_ordered(changer.change_group, in_groups(masked, batch), workers=threads)
     with closing(ahead(groups, name="change faces")) as changed:
-        yield from _finish_frames(video, (job for group in changed for job in group), start, stop)
+        yield from _finish(video, (job for group in changed for job in group), start, stop)
 
 
-def _finish_frames(
-    video: VideoRun, jobs: Iterator[VideoFrameJob], start: int, stop: int | None
-) -> Generator[VideoFrameJob, None, None]:
+def _finish(video: VideoRun, jobs: Iterator[VideoFrameJob], start: int, stop: int | None) -> VideoJobs:
     """Enlarge and label the frames from ``start`` to before ``stop``, and yield them ready to be written.
 
     This runs in the writing thread, so that no enlarged frame waits and a stop is noticed between two tiles.
@@ -239,13 +226,11 @@ def _finish_frames(
             yield job
 
 
-def _detect_ahead(
-    video: VideoContext, faces: FaceTracking, reader: FrameReader, start: int = 0
-) -> Generator[VideoFrameJob, None, None]:
+def _detect(video: VideoContext, faces: FaceTracking, reader: FrameReader, start: int = 0) -> VideoJobs:
     """Decode frames in one thread and detect faces in several where the detector always runs."""
     frames: Iterator[Frame] = reader
     if not video.settings.keep_fps:
-        frames = _skip_to(constant_rate(reader, rate=CONSTANT_RATE), _first_read(faces, start))
+        frames = _skip_to(constant_rate(reader, rate=CONSTANT_RATE), first_read(faces, start))
     decoded = run_ahead(frame_jobs(frames, video.info), 1, name="decode", gauges=video.progress.gauges)
     return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
 
@@ -263,7 +248,7 @@ def _skip_to(frames: Iterator[Frame], start: int) -> Iterator[Frame]:
     yield from frames
 
 
-def frame_jobs(frames: Iterator[Frame], info: VideoInfo) -> Generator[VideoFrameJob, None, None]:
+def frame_jobs(frames: Iterator[Frame], info: VideoInfo) -> VideoJobs:
     """Yield frame jobs; those that share their picture with the frame before are marked as repeats."""
     previous = None
     for frame in frames:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from itertools import chain
 
 from colab_helpers.faces.masks import FaceMasks, RawVisibility
-from colab_helpers.pipeline.frames import AnyPicture, FrameChanger, FrameJob, Item
+from colab_helpers.pipeline.frames import AnyPicture, FrameChanger, FrameJob, Item, Jobs
 from colab_helpers.stages import map_ordered
 
 VISIBILITY_WINDOW = 2
@@ -19,7 +19,7 @@ Visibilities = Mapping[int | None, RawVisibility]
 
 def with_visibility(
     jobs: Iterable[FrameJob[Item, AnyPicture]], masks: FrameChanger | FaceMasks, *, workers: int
-) -> Generator[FrameJob[Item, AnyPicture], None, None]:
+) -> Jobs[Item, AnyPicture]:
     """Yield frame jobs with the masks of their faces and those of the frames around.
 
     No picture may be changed yet. ``workers`` is the number of threads. If ``masks`` uses no networks,
@@ -32,9 +32,7 @@ def with_visibility(
     def with_masks(job: FrameJob[Item, AnyPicture]) -> FrameJob[Item, AnyPicture]:
         if not job.repeats:  # a repeated picture may be changed already
             pairs = zip(job.faces, masks.raw_visibility(job.picture, job.faces), strict=True)
-            job.visibilities = {
-                face.track: visibility for face, visibility in pairs if visibility is not None
-            }
+            job.visibilities = {face.track: mask for face, mask in pairs if mask is not None}
         return job
 
     waiting: deque[FrameJob[Item, AnyPicture]] = deque()  # drops jobs that were yielded: pictures are large

@@ -41,10 +41,10 @@ def bottleneck(samples: Sequence[Sample]) -> str:
 def _progresses(recent: Sequence[Sample]) -> bool:
     """Whether frames were finished; with a single sample of a file, its frame rate decides."""
     newest = recent[-1]
-    seen = [(sample.file, sample.frame) for sample in recent if sample.file is not None]
-    if len(seen) == 1 and newest.file is not None:
+    frames = [(sample.file, sample.frame) for sample in recent if sample.file is not None]
+    if len(frames) == 1 and newest.file is not None:
         return newest.fps > 0
-    return len(set(seen)) > 1
+    return len(set(frames)) > 1
 
 
 def _stall_reason(recent: Sequence[Sample]) -> str:

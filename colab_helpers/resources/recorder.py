@@ -57,15 +57,13 @@ class Recorder:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        self._folder, self._interval = folder, interval
+        self._path, self._folder, self._gpus, self._interval = path, folder, gpus, interval
         self._run_state, self._on_sample, self._clock = run_state, on_sample, clock
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
-        self._path, self._gpus = path, gpus
+        run = copy_context().run
         # Daemon: a hanging network folder must not keep the process from exiting.
-        self._thread = threading.Thread(
-            target=copy_context().run, args=(self._run,), name="recorder", daemon=True
-        )
+        self._thread = threading.Thread(target=run, args=(self._run,), name="recorder", daemon=True)
         self.pid = os.getpid() if pid is None else pid
         self.latest: Sample | None = None
 

@@ -48,8 +48,7 @@ def process_memory() -> int:
 
 def gpu_memory() -> tuple[int, int] | None:
     """Return the VRAM of the first GPU, used (by all programs) and total, in bytes; None if unknown."""
-    handle = open_gpu()
-    memory = None if handle is None else _query_nvml(handle, "MemoryInfo")
+    memory = _query_nvml(open_gpu(), "MemoryInfo")
     return None if memory is None else (int(memory.used), int(memory.total))
 
 
@@ -61,15 +60,13 @@ def gpu_memory_percent() -> float | None:
 
 def gpu_load() -> float | None:
     """Return the load of the first GPU in percent; None if there is none or its driver does not report it."""
-    handle = open_gpu()
-    rates = None if handle is None else _query_nvml(handle, "UtilizationRates")
+    rates = _query_nvml(open_gpu(), "UtilizationRates")
     return None if rates is None else float(rates.gpu)
 
 
 def gpu_name() -> str:
     """Return the name of the GPU in use by its index on the machine, such as ``GPU 0``; empty if unknown."""
-    handle = open_gpu()
-    index = None if handle is None else _query_nvml(handle, "Index")
+    index = _query_nvml(open_gpu(), "Index")
     return "" if index is None else f"GPU {index}"
 
 
@@ -125,7 +122,9 @@ def _load(handle: Any) -> dict[str, Any]:
 
 
 def _query_nvml(handle: Any, what: str, *args: Any) -> Any:
-    """Query NVML; None on an error: not every card supports every query, and a lost one supports none."""
+    """Query NVML; None without a GPU or on an error, since not every card supports every query."""
+    if handle is None:
+        return None
     import pynvml
 
     try:

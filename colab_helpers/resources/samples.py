@@ -51,7 +51,7 @@ class Sample(_Model):
     ram_used: _Count = Field(description="RAM in use, by the container if it has a limit, in bytes.")
     ram_total: _Count = Field(description="RAM of the machine or container, in bytes.")
     process_memory: _Count | None = Field(
-        None, description="Resident memory of the run's process and its children, in bytes."
+        None, description="Resident memory of the run's processes, in bytes."
     )
     disk_free: _Count | None = Field(None, description="Free disk space of the output folder, in bytes.")
     gpu: GpuSample | None = Field(None, description="The first GPU; None without one.")
@@ -88,10 +88,7 @@ def iter_samples(path: Path, *, last: int | None = None) -> Iterator[Sample]:
 
 
 def recent_samples(path: Path, since: float = 0.0) -> list[Sample]:
-    """Read the samples of at least the last ten minutes, in order, without those from before ``since``.
-
-    Memory use does not grow with the file.
-    """
+    """Read at least the last ten minutes of samples, in order, from ``since`` on, in constant memory."""
     return [sample for sample in iter_samples(path, last=_RECENT_BYTES) if sample.time >= since]
 
 

@@ -29,7 +29,9 @@ def read_certificates(content: bytes) -> tuple[bytes, bytes, str, str]:
     ValueError, TypeError or KeyError if the file holds something else.
     """
     chain = x509.load_pem_x509_certificates(content)
-    key = serialization.load_pem_private_key(_from_key(content), None)
+    # The loader reads only the first block of a PEM file.
+    begin = content.find(b"-----BEGIN", max(0, content.find(b"PRIVATE KEY-----") - 40))
+    key = serialization.load_pem_private_key(content[begin:], None)
     if not isinstance(key, PrivateKey) or key.public_key() != chain[0].public_key():
         raise ValueError
     names = chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -40,11 +42,6 @@ def read_certificates(content: bytes) -> tuple[bytes, bytes, str, str]:
 def last_certificate(content: bytes) -> bytes:
     """Return the last certificate of a PEM file as PEM; raise ValueError without one."""
     return _pem(x509.load_pem_x509_certificates(content)[-1:])
-
-
-def _from_key(content: bytes) -> bytes:
-    """Return a PEM file from its key on: the key loader reads only the first PEM block."""
-    return content[content.find(b"-----BEGIN", max(0, content.find(b"PRIVATE KEY-----") - 40)) :]
 
 
 def _algorithm(key: PrivateKey) -> str:
@@ -71,6 +68,7 @@ def _certificate(
     """Make a certificate as C2PA 2.2, 14.5.1 requires, issued by the root."""
     now, public = datetime.datetime.now(datetime.UTC), key.public_key()
     unused = dict.fromkeys(_OTHER_USES, False)
+    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())
     usage = x509.KeyUsage(digital_signature=not signs_others, key_cert_sign=signs_others, **unused)
     builder = (
         x509.CertificateBuilder(_name(_ROOT_NAME), _name(name), public, x509.random_serial_number())
@@ -79,9 +77,7 @@ def _certificate(
         .add_extension(x509.BasicConstraints(ca=signs_others, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), critical=False
-        )
+        .add_extension(issuer_id, critical=False)
     )
     if not signs_others:
         purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])

@@ -1,7 +1,4 @@
-"""Statements of consent: who is shown, on what ground, and by whom it was given.
-
-Every run requires one, and every report records it.
-"""
+"""Statements of consent, required by every run: who is shown, on what ground, and who gave it."""
 
 from __future__ import annotations
 

@@ -50,6 +50,8 @@ MIN_FRAME_SECONDS = 0.1
 """Least seconds that a frame of an animation counts: viewers may be slower than the file says."""
 _MAX_TIMES = 20  # times of hits and of doubtful frames that are recorded
 CONTENT_NAME = "content.json"
+_SEXUAL = mark("sexual content in {hits} of {samples} checked frames: {times}")
+_MINOR = mark("a face that seems {age:.0f} years old (below {limit:.0f}) and doubtful content: {times}")
 
 
 class _CheckState(BaseModel):
@@ -105,15 +107,13 @@ class ContentCheck:
         self._classifiers = [(contract, engine.content[contract.name]) for contract in contracts]
         self._networks = {name: digest(network.path) for name, network in engine.content.items()}
         parts = [key, self._networks, contracts, CHECK_INTERVAL, CHECK_INTERVAL_AFTER_CUT, WINDOW_FRAMES]
-        self._state = self._load_state(hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        saved = load_or_none(_CheckState, place) if place else None
+        self._state = saved if saved and saved.key == key else _CheckState(key=key)
 
     def begin(self) -> None:
         """Raise ContentError if an earlier run refused the target already."""
         self._raise_if_refused(final=self._state.ended)
-
-    def _load_state(self, key: str) -> _CheckState:
-        kept = load_or_none(_CheckState, self._path) if self._path is not None else None
-        return kept if kept is not None and kept.key == key else _CheckState(key=key)
 
     @property
     def frames(self) -> int:
@@ -201,15 +201,11 @@ class ContentCheck:
         """Return why the target is refused, and whether for sexual content alone; None if it is not."""
         state, age = self._state, self._lowest_age
         if state.doubts and age is not None and age < APPARENT_AGE:
-            text = mark(
-                "a face that seems {age:.0f} years old (below {limit:.0f}) and doubtful content: {times}"
-            )
-            return tr(text, age=age, limit=APPARENT_AGE, times=self._evidence(state.doubt_at, 0.5)), False
+            times = self._evidence(state.doubt_at, 0.5)
+            return tr(_MINOR, age=age, limit=APPARENT_AGE, times=times), False
         if sum(state.recent) >= WINDOW_HITS or (final and state.hits > MAX_HIT_SHARE * state.samples):
-            text = mark("sexual content in {hits} of {samples} checked frames: {times}")
-            return tr(
-                text, hits=state.hits, samples=state.samples, times=self._evidence(state.hit_at, 1.0)
-            ), True
+            times = self._evidence(state.hit_at, 1.0)
+            return tr(_SEXUAL, hits=state.hits, samples=state.samples, times=times), True
         return None
 
     def _evidence(self, times: list[float], share: float) -> str:

@@ -76,21 +76,21 @@ class Claim:
         or written, C2paError or ValueError if the file cannot hold a manifest.
         """
         media_type = MIME[path.suffix.lower()]
-        with path.open("rb") as read, signed.open("w+b") as written:
+        with path.open("rb") as original, signed.open("w+b") as copy:
             if not media_type.startswith("video/"):
-                self._sign(self.definition, media_type, read, written)
+                self._sign(self.definition, media_type, original, copy)
                 return
             # Signed twice: the size of the manifest does not depend on the hash.
             gap = len(manifest_box(self.signed(movie_binding(bytes(32)))))
-            begin, digest = copy_with_gap(read, written, gap, heartbeat)
+            offset, digest = copy_with_gap(original, copy, gap, heartbeat)
             box = manifest_box(self.signed(movie_binding(digest)))
             if len(box) != gap:
                 raise ValueError(f"{len(box)} bytes of manifest, not {gap}")
-            written.seek(begin)
-            written.write(box)
+            copy.seek(offset)
+            copy.write(box)
 
     def _sign(
-        self, definition: dict[str, Any], media_type: str, read: Any, written: Any, *, embed: bool = True
+        self, definition: dict[str, Any], media_type: str, original: Any, copy: Any, *, embed: bool = True
     ) -> bytes:
         from c2pa import Builder
 
@@ -99,7 +99,7 @@ class Claim:
                 builder.set_no_embed()
             if self.ingredient:
                 builder.add_ingredient_from_archive(io.BytesIO(self.ingredient))
-            manifest: bytes = builder.sign(signer, media_type, read, written)
+            manifest: bytes = builder.sign(signer, media_type, original, copy)
             return manifest
 
 
@@ -181,25 +181,25 @@ def movie_binding(digest: bytes) -> dict[str, Any]:
 
 
 def copy_with_gap(
-    source: BinaryIO, target: BinaryIO, gap: int, heartbeat: Callable[[], None]
+    original: BinaryIO, copy: BinaryIO, gap: int, heartbeat: Callable[[], None]
 ) -> tuple[int, bytes]:
     """Copy an unfragmented movie with a gap of some bytes behind its first box.
 
     Return the offset of the gap and the hash for `movie_binding`, over each box's offset and content. Raise
     ValueError for any other file.
     """
-    boxes, digest = list(_boxes(source, 0, source.seek(0, os.SEEK_END))), hashlib.sha256()
+    boxes, digest = list(_boxes(original, 0, original.seek(0, os.SEEK_END))), hashlib.sha256()
     if not boxes or boxes[0].kind != b"ftyp" or any(box.kind == b"moof" for box in boxes):
         raise ValueError("the file does not start with an ftyp box, or is fragmented")
     for box in boxes:
         is_hashed, start = box.kind not in _UNHASHED, box.start + (gap if box.start else 0)
         if is_hashed:
             digest.update(struct.pack(">Q", start))
-        target.seek(start)
-        for chunk in [_shift_offsets(source, box, gap)] if box.kind == b"moov" else _chunks(source, box):
+        copy.seek(start)
+        for chunk in [_shift_offsets(original, box, gap)] if box.kind == b"moov" else _chunks(original, box):
             if is_hashed:
                 digest.update(chunk)
-            target.write(chunk)
+            copy.write(chunk)
             heartbeat()
     return boxes[0].stop, digest.digest()
 

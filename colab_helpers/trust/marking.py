@@ -125,13 +125,14 @@ class Marks:
         """
         from c2pa import C2paError
 
-        beside, signed, definition = sidecar(output), hidden_name(partial), self._manifest(output, actions)
+        manifest_path, signed = sidecar(output), hidden_name(partial)
+        definition = self._manifest(output, actions)
         try:
             signed.unlink(missing_ok=True)  # writing would follow a symbolic link
             claim = Claim(definition, self.signed_by, ingredient_archive(self.target, self.target_manifest))
-            if beside:
+            if manifest_path:
                 data = claim.signed(file_binding(sha256_of(partial, on_chunk=self.heartbeat)))
-                copy_atomically(beside, io.BytesIO(data))
+                copy_atomically(manifest_path, io.BytesIO(data))
                 self.manifest = hashlib.sha256(data).hexdigest()
             else:
                 claim.embed(partial, signed, self.heartbeat)

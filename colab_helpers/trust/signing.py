@@ -108,7 +108,5 @@ def _read(path: Path, *, local: bool) -> Credentials:
         raise SettingsError(
             tr("not a PEM file with a certificate chain and the unencrypted key of its first certificate"),
             where=str(path),
-            remedy=tr(
-                "join both in one file, your own certificate first, or set signing_certificate to local"
-            ),
+            remedy=tr("join both in one file, your certificate first, or set signing_certificate to local"),
         ) from error
