@@ -54,7 +54,7 @@ _MIDDLE = slice(88, 168)
 
 @dataclass(frozen=True, eq=False)
 class PortraitCandidate:
-    """A frame that probably shows somebody well."""
+    """A frame from which a portrait of a person may be taken."""
 
     expected_worth: float  # see `quality.expected_worth`
     frame: int
@@ -76,7 +76,7 @@ class FacePortrait:
 
 @dataclass(eq=False)
 class FaceScan:
-    """The faces of a target."""
+    """Result of scanning the faces of a target."""
 
     tracks: Sequence[Track]  # all tracks; in a picture, one for each face
     rate: float  # frames per second; 0 for a picture

@@ -101,7 +101,12 @@ class Recorder:
 
     def _take(self) -> Sample:
         memory, load = memory_by_process(self.pid), psutil.cpu_percent()
-        state = self._state()
+        state: Progress | str = ""
+        free: int | None = None
+        with suppress(Exception):  # the machine's figures are worth recording without it
+            state = self._run_state()
+        with suppress(OSError):
+            free = disk_free(self._folder)
         run: dict[str, Any] = {"stage": state}
         if isinstance(state, Progress):
             run = {"file": state.file, "frame": state.frame, "stage": state.stage}
@@ -111,17 +116,12 @@ class Recorder:
             cpu_percent=None if self.latest is None else load,
             ram_used=ram_used(),
             ram_total=this_machine().memory_total,
-            disk_free=_disk_free(self._folder),
+            disk_free=free,
             process_memory=sum(memory.values()) or None,
             gpu=gpu_sample(memory.keys(), self._gpus),
             gpus=other_gpus(self._gpus),
             **run,
         )
-
-    def _state(self) -> Progress | str:
-        with suppress(Exception):  # the machine's figures are still worth recording
-            return self._run_state()
-        return ""
 
 
 def _append_line(path: Path, line: bytes) -> None:
@@ -143,9 +143,3 @@ def memory_by_process(pid: int) -> dict[int, int]:
             with suppress(psutil.Error):
                 memory[member.pid] = member.memory_info().rss
     return memory
-
-
-def _disk_free(folder: Path) -> int | None:
-    with suppress(OSError):
-        return disk_free(folder)
-    return None

@@ -32,6 +32,7 @@ STATES: dict[MarkState, str] = {
 }
 EXIT_CODES: dict[MarkState, int] = {"valid": 0, "unmarked": 1, "invalid": 2}
 _SOURCE_TYPE = re.compile(r"digitalsourcetype/(\w+)")
+_UNTRUSTED = "signingCredential.untrusted"  # reported with the signer, not as a failure
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def verify(path: Path, *, anchors: bytes) -> Verification:
         missing = tr("it has no manifest; websites and programs that re-save a file remove it")
         return Verification(path, "unmarked", False, (missing, metadata))
     validation = store["validation_state"]
-    failures = [one.get("explanation") or one["code"] for one in _failures(store)]
+    errors = store.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
+    failures = [one.get("explanation") or one["code"] for one in errors if one["code"] != _UNTRUSTED]
     state: MarkState = "valid" if validation in ("Valid", "Trusted") else "invalid"
     try:
         lines = [*_describe_actions(store), _signer_text(store, trusted=validation == "Trusted")]
@@ -136,11 +138,6 @@ def _read_manifest_store(path: Path, context: Context) -> dict[str, Any] | None:
         except (C2paError.ManifestNotFound, C2paError.NotSupported):
             return None
     return store
-
-
-def _failures(store: dict[str, Any]) -> list[dict[str, str]]:
-    failures = store.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
-    return [one for one in failures if one["code"] != "signingCredential.untrusted"]
 
 
 def _describe_actions(store: dict[str, Any]) -> list[str]:
