@@ -57,7 +57,7 @@ class OcclusionCounts:
         for truth in shown.faces:
             left, top, right, bottom = truth.box.clip(0).astype(int)
             boxes[top:bottom, left:right] = True
-        for job in map(work.job, work.faces):
+        for job in map(work.face_job, work.faces):
             place = similarity_transform(job.face.kps, arcface_template(128))
             mask = masks.of(128, place, job.face, job.visibility)
             weights.paste(np.full((128, 128, 3), 255, np.uint8), place, mask, box=job.face.box)
@@ -86,7 +86,7 @@ def count_occlusion(
 
     for work in with_visibility(works(), engine.masks, workers=1):
         before = work.picture.image.copy()
-        changer.change(list(map(work.job, work.faces)))
+        changer.change(list(map(work.face_job, work.faces)))
         if work.faces:
             counted.add(scene.render_all(work.index), before, work, engine.masks)
     return counted

@@ -31,7 +31,7 @@ from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import frames_folder, move_frames, process_picture, process_video
 from colab_helpers.pipeline.image import FrameCallback, pictures_of
-from colab_helpers.pipeline.plan import PlanOptions, VideoPlan, plan
+from colab_helpers.pipeline.plan import PlanOptions, VideoPlan, plan_video
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
@@ -237,7 +237,7 @@ class FileRun:
         if self._away is not None:
             target, output = self._brought(self._away, output)
         how = self._how(self._marks(target))
-        return plan(
+        return plan_video(
             self.engine, self.assignment, probe(target), output, self.unfinished, all_first=all_first, **how
         )
 

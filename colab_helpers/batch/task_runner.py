@@ -154,7 +154,7 @@ class TaskRunner:
                 video = self._run(index, report, work, deaths=deaths).prepare_video()
             if not video.is_divisible:
                 return FilePlan(notes=tuple(report.fallbacks))
-            length, choice = video.video.length, video.video.choice
+            length, choice = video.video.segment_length, video.video.choice
             notes = (*choice.notes, *report.fallbacks)
             return FilePlan(video.segments or 0, length, choice.name, tuple(video.finished), notes)
         return FilePlan(report=report)

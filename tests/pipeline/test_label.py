@@ -151,7 +151,7 @@ def test_a_label_that_has_no_room_is_not_claimed(suffix: str, tmp_path: Path, co
     result = process(pieces_engine(constant_models), SOURCE, target, output, marks=marks)
     assert result.measured.by_ai
     assert marks.label is None
-    assert "no room in 16x16 pixels" in " ".join(result.notes)
+    assert "does not fit into 16x16 pixels" in " ".join(result.notes)
 
 
 def test_kept_frames_have_it_upright(tmp_path: Path, constant_models: Path) -> None:

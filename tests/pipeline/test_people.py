@@ -129,7 +129,7 @@ def test_likeness_after_each_stage_is_that_of_its_pixels(
     assert len(asked) == 3 * 2  # nothing in the 28 frames between
     expected = np.zeros(3)
     info, following = probe(target), open_video_tracking(models, probe(target), store.face_index(), SOURCE)
-    sampled = list(following.works(frame_jobs(read_frames(info), info)))[::25]
+    sampled = list(following.jobs(frame_jobs(read_frames(info), info)))[::25]
     finished = list(read_frames(probe(output)))[::25]
     for work, final in zip(sampled, finished, strict=True):
         (face,) = work.faces

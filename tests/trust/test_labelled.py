@@ -103,7 +103,7 @@ def test_a_manifest_in_another_form_is_told_as_one(tmp_path: Path) -> None:
     found = verify(published(target, tmp_path / "b.png", by=by), anchors=b"")
     assert (found.state, found.lines[0]) == (
         "valid",
-        "what its manifest says is not in a form that is read here",
+        "its manifest has an unknown structure",
     )
 
 
@@ -125,7 +125,7 @@ def test_no_work_is_begun_with_a_label_that_cannot_be_drawn(batch, tmp_path: Pat
 
 def test_the_words_are_part_of_a_works_key_and_the_disclosure_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def key(**settings: object) -> str:
-        given = {"target": "t", "sources": ["s"], "sought": [], "models": {}, "encoder": "auto"}
+        given = {"target": "t", "sources": ["s"], "person_filter": [], "models": {}, "encoder": "auto"}
         return work_key(settings=Settings(**settings), **given)
 
     usual = key()
