@@ -175,9 +175,7 @@ def _check_order(segments: Sequence[Segment], output: Path) -> None:
     for one, after in pairwise(segments):
         if after.start != one.stop or after.first_pts <= one.last_pts:
             what = tr("{after} does not follow {one}", after=after, one=one)
-            raise UsageError(
-                what, where=str(output), remedy=tr("run again: missing segments are encoded again")
-            )
+            raise UsageError(what, where=str(output), remedy=tr("run again to encode the missing segments"))
 
 
 def _check_result(path: Path, output: Path, timeline: Timeline, kinds: Counter[str]) -> None:
