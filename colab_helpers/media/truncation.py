@@ -56,7 +56,7 @@ class TruncationCheck:
         self._error = error.strerror or type(error).__name__
 
     def check_complete(self, frames: int) -> list[str]:
-        """Return notes on small damage after decoding ``frames``; raise MediaError if too many are missing."""
+        """Return notes on small damage; raise MediaError if too few ``frames`` were decoded."""
         missing = max(self._missing(frames), self.undecodable)
         expected = max(frames + missing, self._info.frames or 0)
         if not frames or missing > max(_MISSING_FRAMES, int(_MISSING_SHARE * expected)):
