@@ -21,14 +21,13 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from colab_helpers.errors import OutputError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.images import Still, is_written, opened, reading_losses, split_alpha
 
 ANIMATION_KINDS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
 """Suffixes of animations that can be read and written, with Pillow's format names."""
 
-# FFmpeg muxer, encoder, pixel format and ticks per second. GIF counts hundredths (GIF89a, graphic control
-# extension).
+# FFmpeg muxer, encoder, pixel format and ticks per second (100 for GIF: GIF89a, graphic control extension).
 _FORMATS = {
     "GIF": ("gif", "gif", "pal8", 100),
     "PNG": ("apng", "apng", "rgba", 1000),
@@ -156,13 +155,9 @@ class AnimationWriter:
             self._output.mux(self._stream.encode(frame))
         except (av.FFmpegError, ValueError) as error:
             width, height = self._source.size
-            raise OutputError(
-                tr(
-                    "an animation of {width}x{height} pixels cannot be stored as {kind} ({reason})",
-                    width=width, height=height, kind=self._kind, reason=error,
-                ),
-                remedy=tr("scale it down first"),
-            ) from error  # fmt: skip
+            refused = mark("an animation of {width}x{height} pixels cannot be stored as {kind} ({reason})")
+            what = tr(refused, width=width, height=height, kind=self._kind, reason=error)
+            raise OutputError(what, remedy=tr("scale it down first")) from error
 
     def _paletted(self, frame: av.VideoFrame) -> av.VideoFrame:
         if self._palette is None:

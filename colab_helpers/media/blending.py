@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.media.affine import Matrix, compose, crop_bounds, resizing, scaling, zoom_of
-from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
+from colab_helpers.media.formats import WORKING_FORMATS, ByteImage, Samples
 
 Mask = npt.NDArray[np.float32]
 Region = tuple[int, int, int, int]
@@ -52,9 +52,7 @@ def extend_box(box: Box, width: int, height: int) -> Box:
     return np.array([left - out[0], top - out[1], right + out[2], bottom + out[3]], np.float32)
 
 
-def warp_crop(
-    samples: npt.NDArray[Any], matrix: Matrix, size: int, *, averaged: bool = True
-) -> npt.NDArray[Any]:
+def warp_crop(samples: Samples, matrix: Matrix, size: int, *, averaged: bool = True) -> Samples:
     """Warp a ``(size, size)`` crop out of samples; border samples are replicated beyond the border.
 
     When shrinking to half or less, blocks of samples are averaged first, unless ``averaged`` is False:
@@ -73,14 +71,12 @@ def warp_crop(
                 samples, block = _average_blocks(samples, 2), block // 2
             samples = _average_blocks(samples, block)
             matrix = compose(matrix, resizing(shrink) + np.array([[0, 0, x], [0, 0, y]]))
-    crop: npt.NDArray[Any] = cv2.warpAffine(samples, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
-    return crop
+    return np.asarray(cv2.warpAffine(samples, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE))
 
 
-def _average_blocks(samples: npt.NDArray[Any], block: int) -> npt.NDArray[Any]:
+def _average_blocks(samples: Samples, block: int) -> Samples:
     """Average blocks of ``block`` by ``block`` samples; ``block`` must divide both sides."""
-    height, width = samples.shape[:2]
-    size = width // block, height // block
+    size = samples.shape[1] // block, samples.shape[0] // block
     return np.asarray(cv2.resize(samples, size, interpolation=cv2.INTER_AREA))
 
 
@@ -99,13 +95,7 @@ def region_weights(mask: Mask, to_plane: Matrix, region: Region, box: Box) -> Ma
 
 
 def blend_plane(
-    target: npt.NDArray[Any],
-    crop: npt.NDArray[Any],
-    to_target: Matrix,
-    region: Region,
-    weights: Mask,
-    *,
-    peak: int = 255,
+    target: Samples, crop: Samples, to_target: Matrix, region: Region, weights: Mask, *, peak: int = 255
 ) -> None:
     """Warp a crop over a region of one plane, strip by strip, and blend it in place.
 
@@ -138,7 +128,7 @@ def blend_plane(
         strip[...] = new  # truncates the fraction
 
 
-def _enlarge(crop: npt.NDArray[Any], to_target: Matrix, peak: int) -> tuple[npt.NDArray[Any], Matrix, int]:
+def _enlarge(crop: Samples, to_target: Matrix, peak: int) -> tuple[Samples, Matrix, int]:
     """Return the crop to warp, its matrix, and the OpenCV interpolation flag.
 
     A swapper's crop is mostly smaller than the face, so bilinear warping would blur it. One that is much
@@ -212,7 +202,7 @@ class PlaneLayout:
         x, y = self.to_luma[:, 2]
         return np.asarray((box - (x, y, x, y)) / (*self.step, *self.step), np.float32)
 
-    def region_of(self, region: Region, samples: npt.NDArray[Any]) -> Region:
+    def region_of(self, region: Region, samples: Samples) -> Region:
         """Return the region of this plane that covers a region given in luma samples."""
         (sx, sy), (height, width) = self.step, samples.shape[:2]
         left, top, right, bottom = region
@@ -236,9 +226,9 @@ def plane_layouts(name: str) -> tuple[PlaneLayout, ...]:
     return PlaneLayout((1, 1), scaling(1, 1), 1, dtype), *chroma_planes
 
 
-def plane_samples(plane: Any, layout: PlaneLayout) -> npt.NDArray[Any]:
+def plane_samples(plane: Any, layout: PlaneLayout) -> Samples:
     """View a plane's buffer as ``(H, W)`` or ``(H, W, channels)`` without copying."""
-    flat: npt.NDArray[Any] = np.frombuffer(plane, layout.dtype)
+    flat: Samples = np.frombuffer(plane, layout.dtype)
     height, width, line = plane.height, plane.width, plane.line_size // flat.itemsize
     samples = flat[: height * line].reshape(height, line)[:, : width * layout.channels]
     return samples if layout.channels == 1 else samples.reshape(height, width, layout.channels)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.media.formats import is_full_range
+from colab_helpers.media.formats import ByteImage, Samples, is_full_range
 
 # Kr and Kb by H.273 MatrixCoefficients.
 _KR_KB = {
@@ -80,20 +79,20 @@ def yuv_to_bgr_matrix(space: ColourSpace) -> _Affine:
     return np.hstack([inverse, -inverse @ forward[:, 3:]]).astype(np.float32)
 
 
-def channels_of(image: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+def channels_of(image: Samples) -> list[Samples]:
     """Return the channels of an ``(H, W, C)`` image as separate arrays."""
     # Preallocated: otherwise OpenCV's binding copies each channel once more.
     return list(cv2.split(image, [np.empty(image.shape[:2], image.dtype) for _ in range(image.shape[2])]))
 
 
-def yuv_to_bgr(yuv: npt.NDArray[Any], space: ColourSpace) -> npt.NDArray[np.uint8]:
+def yuv_to_bgr(yuv: Samples, space: ColourSpace) -> ByteImage:
     """Convert an interleaved ``(H, W, 3)`` uint8 or uint16 YUV 4:4:4 image to uint8 BGR."""
     samples = yuv if yuv.dtype == np.uint8 else yuv.astype(np.float32)
-    bgr: npt.NDArray[Any] = cv2.transform(samples, yuv_to_bgr_matrix(space))
+    bgr: Samples = cv2.transform(samples, yuv_to_bgr_matrix(space))
     return bgr if bgr.dtype == np.uint8 else np.clip(np.rint(bgr), 0, 255).astype(np.uint8)
 
 
-def bgr_to_yuv(bgr: npt.NDArray[np.uint8], space: ColourSpace) -> npt.NDArray[Any]:
+def bgr_to_yuv(bgr: ByteImage, space: ColourSpace) -> Samples:
     """Convert a uint8 BGR ``(H, W, 3)`` image to interleaved YUV 4:4:4: uint8 at 8 bits, else uint16."""
     matrix = bgr_to_yuv_matrix(space)
     if space.depth == 8:

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.stream import Stream
 
 from colab_helpers.errors import OutputError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.demuxing import UNKNOWN_CODEC, open_source, to_fraction
 from colab_helpers.media.formats import is_mov
 from colab_helpers.media.inputs import require_file
@@ -26,7 +26,6 @@ MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
 _FALLBACKS = (".mp4", ".mov", ".mkv")
 _DEFAULT_MOVIE_SCALE, _MAX_MOVIE_SCALE = 1000, 50_000_000
-_MATROSKA_TICK = Fraction(1, 1000)
 
 # Tags for which the MP4 muxer has atoms of their own; others need ``use_metadata_tags``.
 _MP4_KEYS = frozenset((
@@ -61,32 +60,23 @@ def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str 
         return best, None
     rejected = list(refused)[: list(refused).index(best)] if not refused[best] else []
     reasons = [tr("{suffix} cannot hold {stream}", suffix=one, stream=refused[one][0]) for one in rejected]
-    note = tr(
-        "the result is a {suffix} file, the source a {own} one{because}",
-        suffix=best,
-        own=own or tr("suffixless"),
-        because=tr(", since {reasons}", reasons="; ".join(reasons)) if reasons else "",
-    )
-    return best, note
+    because = tr(", since {reasons}", reasons="; ".join(reasons)) if reasons else ""
+    note = mark("the result is a {suffix} file, the source a {own} one{because}")
+    return best, tr(note, suffix=best, own=own or tr("suffixless"), because=because)
 
 
 def _check_wanted(info: VideoInfo, suffix: str) -> str:
     if suffix not in MUXERS:
-        raise OutputError(
-            tr("results cannot be written as {suffix}", suffix=suffix)
-            if suffix
-            else tr("results cannot be written as a file without suffix"),
-            where=str(info.path),
-            remedy=tr("use one of {suffixes}", suffixes=", ".join(MUXERS)),
-        )
+        bare = mark("results cannot be written as a file without suffix")
+        what = tr("results cannot be written as {suffix}", suffix=suffix) if suffix else tr(bare)
+        remedy = tr("use one of {suffixes}", suffixes=", ".join(MUXERS))
+        raise OutputError(what, where=str(info.path), remedy=remedy)
     refused = _refused_streams(info, suffix)
     alternatives = [other for other in _FALLBACKS if not _refused_streams(info, other)] if refused else []
     if alternatives:
-        raise OutputError(
-            tr("{suffix} cannot hold {stream} of the source", suffix=suffix, stream=refused[0]),
-            where=str(info.path),
-            remedy=tr("write {suffix} instead", suffix=alternatives[0]),
-        )
+        what = tr("{suffix} cannot hold {stream} of the source", suffix=suffix, stream=refused[0])
+        remedy = tr("write {suffix} instead", suffix=alternatives[0])
+        raise OutputError(what, where=str(info.path), remedy=remedy)
     return suffix
 
 
@@ -134,9 +124,8 @@ def muxer_options(
         return {}
     options = {"movflags": "+faststart" + ("" if set(tags) <= _MP4_KEYS else "+use_metadata_tags")}
     starts = (Fraction(one.start_time or 0) * (to_fraction(one.time_base) or 0) for one in source.streams)
-    scale = lcm(
-        _DEFAULT_MOVIE_SCALE, time_base.denominator, *(start.denominator for start in starts if start > 0)
-    )
+    denominators = [start.denominator for start in starts if start > 0]
+    scale = lcm(_DEFAULT_MOVIE_SCALE, time_base.denominator, *denominators)
     if _DEFAULT_MOVIE_SCALE < scale <= _MAX_MOVIE_SCALE:
         options["movie_timescale"] = str(scale)
     return options
@@ -163,6 +152,6 @@ def stream_tags(stream: Stream, *, encoded: bool) -> dict[str, str]:
 
 def timing_note(time_base: Fraction, suffix: str) -> str | None:
     """Return a note if the container rounds timestamps of this time base, as Matroska's milliseconds do."""
-    if MUXERS[suffix] != "matroska" or (time_base / _MATROSKA_TICK).denominator == 1:
+    if MUXERS[suffix] != "matroska" or (time_base * 1000).denominator == 1:
         return None
     return tr("Matroska stores times in milliseconds: timestamps were rounded")

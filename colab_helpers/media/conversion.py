@@ -31,9 +31,7 @@ from colab_helpers.media.probe import VideoInfo
 
 _RESIZED = mark("the frame size changes within the file: {frames} frames were scaled to {width}x{height}")
 _REFORMATTED = mark("the pixel format changes within the file: {frames} frames were converted to {format}")
-_RECOLOURED = mark(
-    "the colour tags change within the file: {frames} frames may look different, as the result has one set"
-)
+_RECOLOURED = mark("the colour tags change within the file: {frames} frames may look different in the result")
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 

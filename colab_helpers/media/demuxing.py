@@ -40,8 +40,7 @@ _NO_VIDEO = {
 # Types of the first box of an MP4 or QuickTime file (ISO/IEC 14496-12, 4.3).
 _FIRST_BOXES = (b"ftyp", b"mdat", b"moov", b"wide")
 _CONVERT = mark("check that the file is complete and really a video, or convert it, e.g. to H.264 in MP4")
-# Only formats that carry their own data: playlists and scripts (hls, dash, concat) could name other files or
-# addresses.
+# Only formats with their own data: playlists and scripts (hls, dash, concat) may name other files or URLs.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,"
     "mxf,h264,hevc,m4v,ivf,mjpeg,apng,nut,y4m,yuv4mpegpipe,dv,vc1,rm,obu,av1,wtv,gxf"

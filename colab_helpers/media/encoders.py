@@ -94,14 +94,11 @@ def choose_encoder(
     request = _Request(info.width, info.height, working_format(info)[0], quality, preset)
     if wanted != "auto":
         if preset is not None and preset not in _presets(wanted):
-            raise EncoderError(
-                tr("{name} has no preset {preset!r}", name=wanted, preset=preset),
-                remedy=tr("use one of {names}", names=", ".join(_presets(wanted))),
-            )
+            what = tr("{name} has no preset {preset!r}", name=wanted, preset=preset)
+            raise EncoderError(what, remedy=tr("use one of {names}", names=", ".join(_presets(wanted))))
         return _working(wanted, request)
     gpu = "hevc_nvenc" if pixel_bits(request.pix_fmt) > 8 else "h264_nvenc"
-    chosen = _first_working(gpu, request, lossless_only=True)
-    if chosen is not None:
+    if (chosen := _first_working(gpu, request, lossless_only=True)) is not None:
         return chosen
     chosen = _working("libx264", request)
     if _default_trial(gpu) is not None:
@@ -157,8 +154,7 @@ def usable_encoders() -> dict[str, str | None]:
 
 
 def _working(name: str, request: _Request) -> EncoderChoice:
-    chosen = _first_working(name, request)
-    if chosen is not None:
+    if (chosen := _first_working(name, request)) is not None:
         return chosen
     pix_fmt = next(_formats(name, request))
     reason = _trial(name, pix_fmt, request.width, request.height, _options(name, request)) or ""
@@ -261,8 +257,7 @@ def _changes(request: _Request, pix_fmt: str, *, refused: bool) -> list[str]:
     before, after = chroma_of(request.pix_fmt), chroma_of(pix_fmt)
     if after > before and refused:
         finer = mark(
-            "chroma {before} became {after}, which not every player supports: "
-            "the encoder refused {before} at that moment"
+            "chroma {before} became {after}, which fewer players support: {before} was refused this time"
         )
         notes.append(tr(finer, before=before, after=after))
     return notes

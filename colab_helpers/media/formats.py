@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -13,6 +14,9 @@ from av.video.reformatter import ColorRange
 
 ByteImage = npt.NDArray[np.uint8]
 """Pixels from 0 to 255; colours are BGR."""
+
+Samples = npt.NDArray[Any]
+"""Samples of an image or plane, of any type."""
 
 DEFAULT_RATE = Fraction(25)
 """Frames per second assumed if a file states none."""

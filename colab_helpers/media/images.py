@@ -126,15 +126,12 @@ def encode_still(still: Still, path: Path, *, quality: int = 95) -> bytes:
     ``quality``, 1 to 100, applies to lossy formats. Raise OutputError if the suffix cannot be written on this
     machine, or the format cannot hold an image of this size.
     """
-    if not is_written(path.suffix):
-        raise OutputError(
-            tr("pictures cannot be written as {suffix}", suffix=path.suffix)
-            if path.suffix
-            else tr("pictures cannot be written as a file without suffix"),
-            where=str(path),
-            remedy=tr("use one of {names}", names=", ".join(filter(is_written, IMAGE_KINDS))),
-        )
-    return _encode(still, IMAGE_KINDS[path.suffix.lower()], quality)
+    if not is_written(suffix := path.suffix):
+        bare = mark("pictures cannot be written as a file without suffix")
+        what = tr("pictures cannot be written as {suffix}", suffix=suffix) if suffix else tr(bare)
+        remedy = tr("use one of {names}", names=", ".join(filter(is_written, IMAGE_KINDS)))
+        raise OutputError(what, where=str(path), remedy=remedy)
+    return _encode(still, IMAGE_KINDS[suffix.lower()], quality)
 
 
 def is_written(suffix: str) -> bool:
@@ -160,16 +157,14 @@ def opened(source: str | Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise too_large_error(
-                    tr("{width}x{height} pixels", width=image.width, height=image.height), where
-                )
+                size = tr("{width}x{height} pixels", width=image.width, height=image.height)
+                raise too_large_error(size, where)
             yield image, data
     except (ColabHelpersError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise too_large_error(
-            tr("more than {most} million pixels", most=MAX_PIXELS // 10**6), where
-        ) from error
+        size = tr("more than {most} million pixels", most=MAX_PIXELS // 10**6)
+        raise too_large_error(size, where) from error
     except UnidentifiedImageError as error:
         raise _unreadable(data, where) from error
     except Exception as error:  # Pillow's decoders raise all kinds of errors on damaged files
@@ -245,8 +240,7 @@ def _exif(image: Image.Image) -> bytes:
     """Return the EXIF data that holds for the upright image; empty if there is none or it is damaged."""
     try:
         original, kept = image.getexif(), Image.Exif()
-        for name in _EXIF_TAGS:
-            tag = getattr(ExifTags.Base, name)
+        for tag in (getattr(ExifTags.Base, name) for name in _EXIF_TAGS):
             if tag in original:
                 kept[tag] = original[tag]
         for directory in _EXIF_DIRECTORIES:
@@ -283,11 +277,8 @@ def _unreadable(data: bytes, where: str) -> MediaError:
 
 
 def _damaged(where: str) -> MediaError:
-    return MediaError(
-        tr("this is not a picture that can be read, or it is damaged"),
-        where=where,
-        remedy=tr("open it in an image program and save it as PNG or JPEG"),
-    )
+    what = tr("this is not a picture that can be read, or it is damaged")
+    return MediaError(what, where=where, remedy=tr("open it in an image program and save it as PNG or JPEG"))
 
 
 # --- writing ------------------------------------------------------------------------------------------
@@ -315,8 +306,6 @@ def _encode(still: Still, kind: str, quality: int) -> bytes:
         image.save(memory, kind, **options)
     except (OSError, ValueError, OverflowError, RuntimeError) as error:
         reason = str(error) or type(error).__name__
-        raise OutputError(
-            tr("the picture cannot be stored as {kind} ({reason})", kind=kind.lower(), reason=reason),
-            remedy=tr("use png"),
-        ) from error
+        what = tr("the picture cannot be stored as {kind} ({reason})", kind=kind.lower(), reason=reason)
+        raise OutputError(what, remedy=tr("use png")) from error
     return memory.getvalue()

@@ -25,7 +25,7 @@ IMAGE_KINDS = {
 }  # fmt: skip
 """Suffixes of images, with Pillow's format names."""
 
-# Optional modules by format, with the commands that install them.
+# Optional modules by format, and the commands that install them.
 _READERS = {
     "HEIF": ("pillow_heif", "pip install pillow-heif"),
     "AVIF": ("PIL._avif", "pip install --upgrade pillow"),
@@ -78,9 +78,8 @@ def require_file(path: str | Path) -> Path:
         if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
             raise unreadable_file_error(path, error) from error
         what = tr("the symbolic link is broken") if path.is_symlink() else tr("there is no such file")
-        raise MissingFileError(
-            what, where=str(path), remedy=tr("check the name, the folder and the suffix")
-        ) from error
+        remedy = tr("check the name, the folder and the suffix")
+        raise MissingFileError(what, where=str(path), remedy=remedy) from error
     if stat.S_ISDIR(mode):
         what, remedy = tr("this is a folder, not a file"), tr("name a file inside it")
         raise MediaError(what, where=str(path), remedy=remedy)
@@ -100,11 +99,8 @@ def require_file(path: str | Path) -> Path:
 
 def unreadable_file_error(path: Path, error: OSError) -> MediaError:
     """Return the error for a file that the system cannot read."""
-    return MediaError(
-        tr("the file cannot be read ({reason})", reason=error.strerror or error),
-        where=str(path),
-        remedy=tr("check its permissions and the disk it is on"),
-    )
+    what = tr("the file cannot be read ({reason})", reason=error.strerror or error)
+    return MediaError(what, where=str(path), remedy=tr("check its permissions and the disk it is on"))
 
 
 def sniff_file_type(start: bytes) -> tuple[str, str]:

@@ -88,9 +88,8 @@ def join_segments(
     timeline = Timeline(segments, time_base)
     with atomic_output(output) as partial, open_source(require_file(info.path)) as source:
         copier = StreamCopier(source, info, audio=audio)
-        with open_output(
-            partial, output, source, file_tags(info.metadata, comment=comment), time_base
-        ) as result:
+        tags = file_tags(info.metadata, comment=comment)
+        with open_output(partial, output, source, tags, time_base) as result:
             video = _add_streams(result, source, info, choice, time_base, copier)
             timeline.check_same_encoder(video)
             _mux(result, video, timeline, copier, time_base, on_frame)
@@ -187,11 +186,9 @@ def _check_result(path: Path, output: Path, timeline: Timeline, kinds: Counter[s
         reason = error.what if isinstance(error, MediaError) else error.strerror
         mismatch = tr("it cannot be read ({reason})", reason=reason)
     if mismatch:
-        raise OutputError(
-            tr("the joined file failed verification: {what}", what=mismatch),
-            where=str(output),
-            remedy=tr("run again; if it happens again, check the disk"),
-        )
+        what = tr("the joined file failed verification: {what}", what=mismatch)
+        remedy = tr("run again; if it happens again, check the disk")
+        raise OutputError(what, where=str(output), remedy=remedy)
 
 
 def _mismatch(container: InputContainer, video: VideoStream, timeline: Timeline, kinds: Counter[str]) -> str:

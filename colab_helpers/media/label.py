@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from colab_helpers.errors import SettingsError
 from colab_helpers.language import mark, tr
 from colab_helpers.media.blending import over_white
 from colab_helpers.media.colour import ColourSpace
-from colab_helpers.media.formats import ByteImage, Layout
+from colab_helpers.media.formats import ByteImage, Layout, Samples
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.settings import LabelPosition, Settings
@@ -37,8 +36,6 @@ _ONE, _TRANSLUCENCY = (
 _WHITE = {16: 0.58, 18: 0.75}
 """Signal level of graphics white (203 cd/m²) by transfer: PQ and HLG (ITU-R BT.2408, table 1)."""
 _GREY = Layout((1, 1)), ColourSpace(matrix=1, full_range=True, depth=8), 1.0
-
-Samples = npt.NDArray[Any]
 
 
 class _Layer(NamedTuple):
@@ -66,10 +63,11 @@ class Label:
             return None
         text = " ".join(settings.visible_label_text.split()) or tr(DEFAULT_TEXT)
         if missing := _missing_glyphs(text):
-            raise SettingsError(
-                tr("visible_label_text has characters that cannot be drawn here: {letters}", letters=missing),
-                remedy=tr("use ASCII characters, or install opencv-python-headless 5, which has more glyphs"),
+            what = tr(
+                "visible_label_text has characters that cannot be drawn here: {letters}", letters=missing
             )
+            remedy = tr("use ASCII characters, or install opencv-python-headless 5, which has more glyphs")
+            raise SettingsError(what, remedy=remedy)
         seconds = _START_SECONDS if settings.visible_label == "start" else math.inf
         return cls(text, settings.visible_label_position, settings.visible_label_size / 100, seconds)
 

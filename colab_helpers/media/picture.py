@@ -10,12 +10,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import av
 import cv2
 import numpy as np
-import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from colab_helpers.media.affine import Matrix, compose, invert, resizing, scaling, zoom_of
@@ -36,7 +35,7 @@ from colab_helpers.media.blending import (
     warp_crop,
 )
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, channels_of, yuv_to_bgr
-from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
+from colab_helpers.media.formats import WORKING_FORMATS, ByteImage, Samples
 
 _GRID = 60
 # From this enlargement on, chroma is warped at half the crop's size.
@@ -162,7 +161,7 @@ class VideoPicture:
         self.rotation = rotation % 360
         self.layout = WORKING_FORMATS[frame.format.name]
         self.space = ColourSpace.of_frame(frame, depth=self.layout.depth)
-        self._views: list[tuple[PlaneLayout, npt.NDArray[Any]]] | None = None
+        self._views: list[tuple[PlaneLayout, Samples]] | None = None
         self._writable = False
 
     def detector_view(self, size: int) -> DetectorView:
@@ -170,7 +169,7 @@ class VideoPicture:
         width, height = fit_inside(self.width, self.height, size)
         # SWS_CS_* are H.273's code points, except for BT.2020 constant luminance.
         matrix = 9 if self.space.matrix == 10 else self.space.matrix
-        small = _scaler().reformat(
+        small = _thread.scaler.reformat(
             self.frame, width, height, "bgr24", src_colorspace=matrix, interpolation=Interpolation.BILINEAR
         )
         upright = np.rot90(small.to_ndarray(), -(self.rotation // 90))
@@ -185,13 +184,13 @@ class VideoPicture:
 
     def crop(self, matrix: Matrix, size: int, *, coarse: bool = False) -> ByteImage:
         """See ``Picture.crop``; warps each plane to crop size, then converts the crop."""
-        warped: list[npt.NDArray[Any]] = []
+        warped: list[Samples] = []
         for index, (plane, samples) in enumerate(self._planes()):
             to_crop = compose(matrix, plane.to_luma)
             # Chroma enlarged this much has no more detail than half the size can hold.
             if index and size % 2 == 0 and (coarse or zoom_of(to_crop) >= HALF_CHROMA_ZOOM):
                 half = warp_crop(samples, compose(resizing(0.5), to_crop), size // 2)
-                part: npt.NDArray[Any] = cv2.resize(half, (size, size))
+                part: Samples = cv2.resize(half, (size, size))
             else:
                 part = warp_crop(samples, to_crop, size)
             warped.append(part >> self.layout.shift if self.layout.shift else part)
@@ -228,7 +227,7 @@ class VideoPicture:
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """See ``Picture.paste``; converts the crop, then blends each plane inside the face's region."""
         self._make_writable()
-        parts: deque[npt.NDArray[Any]] = deque(channels_of(bgr_to_yuv(crop, self.space)))
+        parts: deque[Samples] = deque(channels_of(bgr_to_yuv(crop, self.space)))
         box, to_luma = extend_box(box, self.width, self.height), invert(matrix)
         region = face_region(matrix, len(crop), box, self.width, self.height)
         to_crop, step, plane_region, weights = _mask_to_crop(mask, crop), None, region, mask
@@ -241,7 +240,7 @@ class VideoPicture:
                 part = parts.popleft() << self.layout.shift if self.layout.shift else parts.popleft()
                 blend_plane(channel, part, to_plane, plane_region, weights, peak=256 * self._level - 1)
 
-    def writable_planes(self) -> list[tuple[PlaneLayout, npt.NDArray[Any]]]:
+    def writable_planes(self) -> list[tuple[PlaneLayout, Samples]]:
         """Return the layout of each plane, and its samples to be changed in place."""
         self._make_writable()
         return self._planes()
@@ -252,10 +251,10 @@ class VideoPicture:
             self._writable, self._views = True, None  # the buffers may have moved
 
     @property
-    def _luma(self) -> npt.NDArray[Any]:
+    def _luma(self) -> Samples:
         return self._planes()[0][1]
 
-    def _planes(self) -> list[tuple[PlaneLayout, npt.NDArray[Any]]]:
+    def _planes(self) -> list[tuple[PlaneLayout, Samples]]:
         """Return the layout of each plane, and a view of its samples."""
         if self._views is None:
             pairs = zip(self.frame.planes, plane_layouts(self.frame.format.name), strict=True)
@@ -275,15 +274,14 @@ def fit_inside(width: int, height: int, size: int) -> tuple[int, int]:
     return size, max(1, int(size * (height / width)))
 
 
-_thread = threading.local()
+class _Thread(threading.local):
+    """This thread's scaler, which caches its tables between frames (``frame.reformat`` would not)."""
+
+    def __init__(self) -> None:
+        self.scaler = VideoReformatter()
 
 
-def _scaler() -> VideoReformatter:
-    """Return this thread's scaler, which caches its tables between frames (``frame.reformat`` would not)."""
-    if not hasattr(_thread, "scaler"):
-        _thread.scaler = VideoReformatter()
-    scaler: VideoReformatter = _thread.scaler
-    return scaler
+_thread = _Thread()
 
 
 def upright_to_stored(rotation: int, width: int, height: int) -> Matrix:

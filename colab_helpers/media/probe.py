@@ -174,11 +174,9 @@ def _first_frame(
                 return frames[0], first_dts if _in_coded_order(container, stream) else frames[0].pts
     except av.FFmpegError as error:
         last_error = f" ({error.strerror})"
-    raise MediaError(
-        tr("no frame of the video can be decoded{error}", error=last_error),
-        where=str(path),
-        remedy=tr("check that the file is complete, or convert it, e.g. to H.264 in MP4"),
-    )
+    what = tr("no frame of the video can be decoded{error}", error=last_error)
+    remedy = tr("check that the file is complete, or convert it, e.g. to H.264 in MP4")
+    raise MediaError(what, where=str(path), remedy=remedy)
 
 
 def _largest_size(container: InputContainer, stream: VideoStream, info: VideoInfo) -> tuple[int, int]:

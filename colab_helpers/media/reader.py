@@ -39,21 +39,13 @@ _MAX_BUFFERED = 64 << 20
 
 @dataclass(frozen=True)
 class Frame:
-    """A decoded frame with its presentation time.
+    """A decoded frame with its presentation time."""
 
-    Attributes:
-        index: 0, 1, 2, … in presentation order.
-        pts: Presentation time in ticks of ``time_base``.
-        time_base: Seconds per tick.
-        duration: Ticks until the next frame (for the last frame: as declared).
-        video: The frame in the working format. Its planes may be shared with the decoder: call
-            ``make_writable()`` before changing them.
-    """
-
-    index: int
-    pts: int
-    time_base: Fraction
-    duration: int
+    index: int  # 0, 1, 2, … in presentation order
+    pts: int  # presentation time in ticks of ``time_base``
+    time_base: Fraction  # seconds per tick
+    duration: int  # ticks until the next frame (for the last frame: as declared)
+    # In the working format. Planes may be shared with the decoder: ``make_writable()`` before changing them.
     video: av.VideoFrame
 
     @property
@@ -156,7 +148,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
             self.notes.append(tr(decoded, number=self._start, reason=reason))
             self._container.close()
             self._open()
-        return enumerate(self._decoded(self._truncation.read_packets(self._container)))
+        return enumerate(self._decode_all(self._truncation.read_packets(self._container)))
 
     def _seek_to(self, pts: int) -> Iterator[tuple[int, av.VideoFrame]] | None:
         """Return timestamps and frames from the one at ``pts`` on; None if it may not be the right one.
@@ -175,7 +167,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
                     before += first <= packet.pts < pts
                 yield packet
 
-        frames = self._decoded(_from_previous_keyframe(count_packets(), pts))
+        frames = self._decode_all(_from_previous_keyframe(count_packets(), pts))
         for frame_pts, video in frames:
             if frame_pts > pts or video.is_corrupt:
                 break
@@ -184,13 +176,10 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         return None
 
     def _changed_error(self, what: str) -> MediaError:
-        return MediaError(
-            tr("the video has changed: {what}", what=what),
-            where=str(self._info.path),
-            remedy=tr("start again from the first frame"),
-        )
+        what, remedy = tr("the video has changed: {what}", what=what), tr("start again from the first frame")
+        return MediaError(what, where=str(self._info.path), remedy=remedy)
 
-    def _decoded(self, packets: Iterable[Packet[Any]]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode_all(self, packets: Iterable[Packet[Any]]) -> Iterator[tuple[int, av.VideoFrame]]:
         try:
             for packet in packets:
                 for video in self._decode(packet):
@@ -203,12 +192,11 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
 
     def _decode(self, packet: Packet[VideoStream] | None) -> list[av.VideoFrame]:
         if packet is not None:
-            self._clock.decoding(packet)
+            self._clock.note_packet(packet)
         try:
             return self._stream.decode(packet)
-        except av.FFmpegError:
-            # A damaged packet: go on with the next.
-            self._clock.lost()
+        except av.FFmpegError:  # a damaged packet: go on with the next
+            self._clock.note_lost_frame()
             self._truncation.undecodable += 1
             return []
 

@@ -25,7 +25,6 @@ from colab_helpers.media.formats import same_range
 from colab_helpers.media.probe import VideoInfo
 
 SEGMENT_SUFFIX = ".nut"
-
 _INTERPOLATION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 
 
@@ -209,5 +208,4 @@ def unreadable_segment_error(segment: Segment, error: OSError | av.FFmpegError) 
 
 def damaged_segment_error(segment: Segment, what: str) -> MediaError:
     """Return the error for a segment that cannot be used."""
-    remedy = tr("delete it and run again to re-encode it")
-    return MediaError(what, where=str(segment.path), remedy=remedy)
+    return MediaError(what, where=str(segment.path), remedy=tr("delete it and run again to re-encode it"))

@@ -119,9 +119,7 @@ class StreamCopier:
                 self._write(packet, index, output)
         self.notes += self._clock.notes()
         if repaired := sum(timestamps.repaired for timestamps in self._monotonic.values()):
-            text = mark(
-                "{number} copied packets had missing or non-increasing timestamps, which were replaced"
-            )
+            text = mark("{number} copied packets had missing or non-increasing timestamps: replaced")
             self.notes.append(tr(text, number=repaired))
 
     def _register(self, stream: Stream, target: Stream) -> None:

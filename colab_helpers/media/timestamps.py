@@ -84,8 +84,7 @@ class ContinuousClock:
 
     def _shift_video(self, packet: Packet[Any]) -> bool:
         """Shift a video packet; return True if the clock restarted with it."""
-        dts = _stored_dts(packet)
-        if dts is None:
+        if (dts := _stored_dts(packet)) is None:
             return False
         last = self._last.get(self._video_index)
         restarted = last is not None and self._is_restart(packet, dts, last)
@@ -112,9 +111,7 @@ class ContinuousClock:
 
     def _jumps_ahead(self, shifted: Fraction) -> bool:
         assert self._end is not None
-        others = (
-            last + self._shifts[index] for index, last in self._last.items() if index != self._video_index
-        )
+        others = (last + self._shifts[i] for i, last in self._last.items() if i != self._video_index)
         return shifted - self._end > _MAX_GAP and all(shifted - other > _MAX_GAP for other in others)
 
     def _must_wait(self, packet: Packet[Any]) -> bool:
@@ -164,12 +161,12 @@ class FrameClock:
         self._coded: deque[int | None] | None = deque() if info.in_coded_order else None
         self._last: int | None = None
 
-    def decoding(self, packet: Packet[Any]) -> None:
+    def note_packet(self, packet: Packet[Any]) -> None:
         """Record a packet sent to the decoder; only needed if timestamps follow coded order."""
         if self._coded is not None and packet.size:
             self._coded.append(packet.dts)
 
-    def lost(self) -> None:
+    def note_lost_frame(self) -> None:
         """Record that the last packet yielded no frame."""
         if self._coded:
             self._coded.pop()
@@ -190,7 +187,7 @@ class FrameClock:
 
     def notes(self) -> list[str]:
         """Return a note on repaired frames, if any."""
-        text = mark("{frames} frames had missing or non-increasing timestamps, which were replaced")
+        text = mark("{frames} frames had missing or non-increasing timestamps: replaced")
         return [tr(text, frames=self.repaired)] if self.repaired else []
 
 
