@@ -22,7 +22,7 @@ from PIL import Image
 
 from colab_helpers.errors import OutputError
 from colab_helpers.language import mark, tr
-from colab_helpers.media.images import Still, is_written, opened, reading_losses, split_alpha
+from colab_helpers.media.images import Still, is_writable, open_image, reading_losses, split_alpha
 
 ANIMATION_KINDS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
 """Suffixes of animations that can be read and written, with Pillow's format names."""
@@ -56,7 +56,7 @@ class Animation:
 
         Raise MissingFileError if there is no such file, MediaError if it is no image, damaged or too large.
         """
-        with opened(path) as (image, data):
+        with open_image(path) as (image, data):
             kind = str(image.format)
             is_animated = getattr(image, "is_animated", False) and kind in ANIMATION_KINDS.values()
             if not is_animated and path.suffix.lower() != ".gif":
@@ -84,7 +84,7 @@ class Animation:
 
     def frames(self) -> Iterator[Still]:
         """Yield every frame composed as it is shown; raise MediaError if it cannot be read."""
-        with opened(self.path) as (image, _):
+        with open_image(self.path) as (image, _):
             for rgba in _frames(image):
                 yield Still(*split_alpha(rgba))
 
@@ -179,7 +179,7 @@ class AnimationWriter:
 def picture_suffix(path: Path) -> str:
     """Return the suffix of an image's result: its own if that can be written, else ``.png``."""
     suffix = path.suffix.lower()
-    return suffix if suffix in ANIMATION_KINDS or is_written(suffix) else ".png"
+    return suffix if suffix in ANIMATION_KINDS or is_writable(suffix) else ".png"
 
 
 def _frames(image: Image.Image) -> Iterator[Image.Image]:

@@ -273,15 +273,13 @@ _verified: set[tuple[object, ...]] = set()
 def _trial(name: str, pix_fmt: str, width: int, height: int, options: Mapping[str, str]) -> str | None:
     """Return None if one frame can be encoded, else the untranslated reason; successes are cached."""
     request = name, pix_fmt, width, height, tuple(options.items())
-    problem = None if request in _verified else _encode_one_frame(name, pix_fmt, width, height, options)
+    problem = None if request in _verified else _encode_frame(name, pix_fmt, width, height, options)
     if problem is None:
         _verified.add(request)
     return problem
 
 
-def _encode_one_frame(
-    name: str, pix_fmt: str, width: int, height: int, options: Mapping[str, str]
-) -> str | None:
+def _encode_frame(name: str, pix_fmt: str, width: int, height: int, options: Mapping[str, str]) -> str | None:
     try:
         context = av.CodecContext.create(name, "w")
     except (av.FFmpegError, ValueError):

@@ -104,7 +104,7 @@ def read_image(source: str | Path | bytes | npt.NDArray[Any]) -> ByteImage:
 
 def read_still(source: str | Path | bytes) -> Still:
     """Read an image with its alpha plane and metadata; see `read_image`."""
-    with opened(source) as (image, data):
+    with open_image(source) as (image, data):
         return _still(image, data)
 
 
@@ -126,15 +126,15 @@ def encode_still(still: Still, path: Path, *, quality: int = 95) -> bytes:
     ``quality``, 1 to 100, applies to lossy formats. Raise OutputError if the suffix cannot be written on this
     machine, or the format cannot hold an image of this size.
     """
-    if not is_written(suffix := path.suffix):
+    if not is_writable(suffix := path.suffix):
         bare = mark("pictures cannot be written as a file without suffix")
         what = tr("pictures cannot be written as {suffix}", suffix=suffix) if suffix else tr(bare)
-        remedy = tr("use one of {names}", names=", ".join(filter(is_written, IMAGE_KINDS)))
+        remedy = tr("use one of {names}", names=", ".join(filter(is_writable, IMAGE_KINDS)))
         raise OutputError(what, where=str(path), remedy=remedy)
     return _encode(still, IMAGE_KINDS[suffix.lower()], quality)
 
 
-def is_written(suffix: str) -> bool:
+def is_writable(suffix: str) -> bool:
     """Return whether images can be written with this suffix on this machine."""
     return IMAGE_KINDS.get(suffix.lower()) in readable_formats()
 
@@ -146,7 +146,7 @@ def to_data_url(bgr: ByteImage, kind: ImageFormat = "png", *, quality: int = 95)
 
 
 @contextmanager
-def opened(source: str | Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
+def open_image(source: str | Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
     """Open an image file; yield Pillow's image, not decoded yet, and the file's bytes.
 
     Raise MissingFileError if there is no such file, MediaError if it is no image, too large, or found damaged

@@ -92,7 +92,15 @@ def join_segments(
         with open_output(partial, output, source, tags, time_base) as result:
             video = _add_streams(result, source, info, choice, time_base, copier)
             timeline.check_same_encoder(video)
-            _mux(result, video, timeline, copier, time_base, on_frame)
+            result.start_encoding()
+            copier.start()
+            packets = timeline.packets(fill_last_duration=is_mov(result.format.name))
+            for count, packet in enumerate(packets, 1):
+                packet.stream = video
+                result.mux_one(packet)
+                copier.copy_until(result, cast(int, packet.pts) * time_base)
+                on_frame(count)
+            copier.finish(result)
         _check_result(partial, output, timeline, Counter(["video", *copier.copied.values()]))
         seal(partial)
     return JoinedVideo(
@@ -149,25 +157,6 @@ def _add_streams(
             copier.add(stream, output)
     assert video is not None
     return video
-
-
-def _mux(
-    output: OutputContainer,
-    video: VideoStream,
-    timeline: Timeline,
-    copier: StreamCopier,
-    time_base: Fraction,
-    on_frame: Callable[[int], None],
-) -> None:
-    """Write all packets, with those of other streams interleaved."""
-    output.start_encoding()
-    copier.start()
-    for count, packet in enumerate(timeline.packets(fill_last_duration=is_mov(output.format.name)), 1):
-        packet.stream = video
-        output.mux_one(packet)
-        copier.copy_until(output, cast(int, packet.pts) * time_base)
-        on_frame(count)
-    copier.finish(output)
 
 
 def _check_order(segments: Sequence[Segment], output: Path) -> None:

@@ -29,10 +29,8 @@ _START_SECONDS = 2.0
 """Duration of a label shown at the start (GB 45438-2025 requires no less)."""
 _MIN_EM, _LEGIBLE_EM = 9, 6  # pixels per em: least wanted, and least accepted where the frame is too small
 _PADDING, _MARGIN = 0.35, 0.5  # around the text, and around its box, in ems
-_ONE, _TRANSLUCENCY = (
-    256,
-    102,
-)  # weights; at this share of a white background, white text has a contrast of 5.7
+# Weights of 1 and of the background in the box; on a white background, white text has a contrast of 5.7.
+_ONE, _BACKGROUND = 256, 102
 _WHITE = {16: 0.58, 18: 0.75}
 """Signal level of graphics white (203 cd/m²) by transfer: PQ and HLG (ITU-R BT.2408, table 1)."""
 _GREY = Layout((1, 1)), ColourSpace(matrix=1, full_range=True, depth=8), 1.0
@@ -166,7 +164,7 @@ def _lay_out(label: Label, width: int, height: int) -> tuple[int, int, Samples, 
     vertical, horizontal = label.position.split("-")
     left = margin if horizontal == "left" else far_corner[0]
     top = margin if vertical == "top" else far_corner[1]
-    return left, top, (255 - ink) * _TRANSLUCENCY // 255, ink * _ONE // 255
+    return left, top, (255 - ink) * _BACKGROUND // 255, ink * _ONE // 255
 
 
 def _render(text: str, em: int) -> ByteImage:

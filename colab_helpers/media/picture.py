@@ -287,12 +287,10 @@ _thread = _Thread()
 def upright_to_stored(rotation: int, width: int, height: int) -> Matrix:
     """Return the matrix from the upright picture to the stored one, ``width`` by ``height`` pixels."""
     right, bottom = width - 1, height - 1
-    return np.array(
-        {
-            0: [[1, 0, 0], [0, 1, 0]],
-            90: [[0, 1, 0], [-1, 0, bottom]],
-            180: [[-1, 0, right], [0, -1, bottom]],
-            270: [[0, -1, right], [1, 0, 0]],
-        }[rotation],
-        np.float64,
-    )
+    matrices = {
+        0: [[1, 0, 0], [0, 1, 0]],
+        90: [[0, 1, 0], [-1, 0, bottom]],
+        180: [[-1, 0, right], [0, -1, bottom]],
+        270: [[0, -1, right], [1, 0, 0]],
+    }
+    return np.array(matrices[rotation], np.float64)

@@ -55,7 +55,7 @@ _MTIME_RESOLUTION = 2 * 10**9
 _HDR10 = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
 # The video is divided into so many parts; the frame size is sampled at each boundary.
 _SAMPLES = 8
-
+# FFmpeg's stream types, marked for translation.
 _KINDS = (mark("audio"), mark("subtitle"), mark("data"), mark("attachment"), mark("video"))
 
 

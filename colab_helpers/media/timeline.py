@@ -30,7 +30,7 @@ class _ScannedSegment:
 
     segment: Segment
     timestamps: NDArray[np.int64]  # presentation times in the whole video, in ticks, ascending
-    delay: int  # reorder delay: largest difference of a frame's positions in coded and presentation order
+    delay: int  # reorder delay: most places by which a frame is coded later than it is shown
     offset: int  # ticks to add to the file's own timestamps
     codec: tuple[object, ...]  # see ``_codec_parameters``
 
@@ -39,7 +39,7 @@ class Timeline:
     """Presentation timestamps of all frames, and the decoding timestamps derived from them.
 
     Each segment's own decoding timestamps start before its first frame and may overlap with the previous
-    segment's. So the n-th coded frame gets the presentation timestamp of the frame ``delay`` places earlier.
+    segment's. So the n-th coded frame gets the timestamp of the frame shown ``delay`` places earlier.
     The first ``delay`` frames are decoded before the start, at even intervals, and begin as early as decoding
     timestamps lag at the end, so that decoding intervals add up to the duration, as MP4 requires.
 

@@ -82,12 +82,10 @@ class TruncationCheck:
         estimated = mark(
             "the file is cut off or damaged: only {frames} of about {expected} frames could be read{reason}"
         )
-        reason = f" ({self._error})" if self._error else ""
-        return MediaError(
-            tr(counted if self._indexed else estimated, frames=frames, expected=expected, reason=reason),
-            where=str(self._info.path),
-            remedy=tr("copy or download it again, or cut it to the readable part"),
-        )
+        text, reason = counted if self._indexed else estimated, f" ({self._error})" if self._error else ""
+        what = tr(text, frames=frames, expected=expected, reason=reason)
+        remedy = tr("copy or download it again, or cut it to the readable part")
+        return MediaError(what, where=str(self._info.path), remedy=remedy)
 
 
 def _stated_length(container: InputContainer, stream: VideoStream) -> Fraction:
