@@ -18,7 +18,7 @@ from cryptography.x509 import load_pem_x509_certificates
 from colab_helpers.errors import ColabHelpersError, MediaError, SettingsError
 from colab_helpers.language import mark, one_line, printable, tr
 from colab_helpers.media.demuxing import open_source
-from colab_helpers.media.images import opened
+from colab_helpers.media.images import open_image
 from colab_helpers.media.inputs import is_image, is_video, require_file
 from colab_helpers.trust.manifests import MIME, SETTINGS, sidecar
 from colab_helpers.trust.marking import DIGEST, DISCLOSURE, LABEL, NETWORKS
@@ -184,7 +184,7 @@ def _metadata(path: Path) -> str:
     """Return the XMP of an image, or the tags of a video, as text; empty if they cannot be read."""
     with suppress(ColabHelpersError):
         if is_image(path):
-            with opened(path) as (image, _):
+            with open_image(path) as (image, _):
                 return str(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or "")
         with open_source(path) as container:
             return " ".join(container.metadata.values())

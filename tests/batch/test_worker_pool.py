@@ -296,7 +296,7 @@ def test_a_stop_is_taken_within_a_segment_and_either_number_of_workers_goes_on(
 
 def test_two_workers_go_on_where_one_stopped(clips, alone, monkeypatch, tmp_path) -> None:
     # Whoever works alone need not agree with anybody: no encoder is tried beforehand.
-    monkeypatch.setattr("colab_helpers.media.encoders._usual_trial", None)
+    monkeypatch.setattr("colab_helpers.media.encoders._default_trial", None)
 
     def stop(progress: Any) -> None:
         if progress.frame >= 25:

@@ -270,7 +270,7 @@ def test_pictures_that_may_show_the_replaced_face_are_left_out_and_said(
     result = process_video(engine(constant_models, skip_audio=silent), SOURCE, target, output)
     info = probe(output)
     assert (len(info.audio), len(info.subtitles), info.others) == (0 if silent else 1, 1, ())
-    said = [note for note in result.notes if "may show the face as it was" in note]
+    said = [note for note in result.notes if "may show the original face" in note]
     assert len(said) == 2
 
 

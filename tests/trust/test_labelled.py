@@ -14,7 +14,7 @@ from colab_helpers.batch.keys import work_key
 from colab_helpers.errors import SettingsError
 from colab_helpers.files import sha256_of
 from colab_helpers.media import label as labels
-from colab_helpers.media.images import is_written
+from colab_helpers.media.images import is_writable
 from colab_helpers.media.inputs import is_video
 from colab_helpers.settings import Settings
 from colab_helpers.trust.marking import DISCLOSURE, LABEL
@@ -78,7 +78,7 @@ KINDS = (
 
 
 def test_whatever_is_delivered_says_of_itself_what_it_is(batch, tmp_path: Path) -> None:
-    known = [kind for kind in KINDS if is_video(f"a{kind}") or is_written(kind)]
+    known = [kind for kind in KINDS if is_video(f"a{kind}") or is_writable(kind)]
     assert set(KINDS) - set(known) <= {".avif", ".heic"}  # where this machine cannot write them
     targets = [made(tmp_path / f"{kind[1:]}{kind}") for kind in known]
     report = batch(*targets, settings=ON.with_overrides(keep_frames=True))
