@@ -127,9 +127,9 @@ def test_a_run_is_judged_by_its_process_and_elsewhere_by_its_last_news(
     found = look(folder, seconds=0.3).summary
     assert (found.state, found.host, found.advice) == (state, host, RESUME_REMEDY if state == "lost" else "")
     assert found.ended_by == ("end of run" if state == "lost" else "time")
-    heads = [line for line in capsys.readouterr().out.splitlines() if " of 2 files ended (" in line]
+    heads = [line for line in capsys.readouterr().out.splitlines() if " of 2 files finished (" in line]
     assert len(heads) <= 2  # one at the beginning, one at the end
-    assert heads[-1].startswith("ended without a word" if state == "lost" else "running")
+    assert heads[-1].startswith("ended unexpectedly" if state == "lost" else "running")
 
 
 def test_a_clock_that_is_behind_makes_no_run_dead(folder, writer, capsys, monkeypatch):
@@ -150,9 +150,9 @@ def test_a_clock_that_is_behind_makes_no_run_dead(folder, writer, capsys, monkey
     result = look(folder)
     assert (result.summary.state, result.summary.ended_by) == ("running", "interrupt")
     assert result.report.exists()
-    lines = [line for line in capsys.readouterr().out.splitlines() if "last news" in line]
-    assert re.search(r"last news 2:0\d:", lines[0])
-    assert re.search(r"last news \d+ s ago", lines[-1])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "last update" in line]
+    assert re.search(r"last update 2:0\d:", lines[0])
+    assert re.search(r"last update \d+ s ago", lines[-1])
 
 
 def test_a_clock_that_is_ahead_hides_no_death(folder, writer, monkeypatch):

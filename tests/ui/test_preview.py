@@ -47,7 +47,9 @@ def test_only_the_face_is_changed_and_the_label_put_in_its_corner_and_shown_as_i
     before, after = panel.preview.shown.before, panel.preview.shown.after
     assert before.shape == after.shape == (270, 480, 3)
     changed = np.any(before != after, axis=2)
-    (face, *_) = panel.choice.networks.faces(*panel.choice.finding(), Path("clip1.mp4"), before)
+    (face, *_) = panel.form_state.networks.faces(
+        *panel.form_state.detection_inputs(), Path("clip1.mp4"), before
+    )
     inside, around = grown(face.box, 0, changed.shape), grown(face.box, 40, changed.shape)
     assert changed[inside].mean() > 0.4
     assert np.mean(cv2.absdiff(before, after)[inside]) > 2
@@ -84,7 +86,7 @@ def test_networks_are_loaded_when_somebody_looks_and_stay(panel, opened, demo, t
     softer = panel.preview.shown
     panel.settings.overrides.value = "enhancer_blend: 100"
     assert not np.array_equal(panel.preview.shown.after, softer.after)
-    panel.choice.sources = (str(demo / "source" / "hanna.png"),)
+    panel.form_state.sources = (str(demo / "source" / "hanna.png"),)
     assert not np.array_equal(panel.preview.shown.after, softer.after)
     assert len(opened) == 1
     panel.settings.preset.value = "light"
@@ -92,7 +94,7 @@ def test_networks_are_loaded_when_somebody_looks_and_stay(panel, opened, demo, t
     plain = panel.preview.shown.after
     panel.settings.overrides.value = "face_swapper_pixel_boost: 256"
     assert not np.array_equal(panel.preview.shown.after, plain)
-    panel.choice.close()
+    panel.form_state.close()
     panel.preview.frame.value = 3
     assert panel.preview.shown.faces == 1
     assert len(opened) == 4
@@ -158,7 +160,7 @@ def test_what_a_run_has_found_is_shown_and_nothing_is_written(
     assert "Only this frame was looked at" in text_of(made.preview.message)
     assert made.preview.strips.value == ""
     assert not out.exists()
-    made.choice.close()
+    made.form_state.close()
     report = run_batch(
         asked.sources, asked.targets, out, consent=asked.consent, settings=asked.settings,
         models_dir=asked.models_dir, in_process=True,
