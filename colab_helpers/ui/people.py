@@ -94,7 +94,7 @@ class PeopleTab:
         if not rows:
             text = tr("Nobody has been found yet: press Find people, which changes nothing.")
         if len(rows) > MAX_PEOPLE_ROWS:
-            text += " " + tr("{count} people seen less are not shown.", count=len(rows) - MAX_PEOPLE_ROWS)
+            text += " " + tr("Not shown: {count} who are seen less.", count=len(rows) - MAX_PEOPLE_ROWS)
         if is_running:
             text += " " + tr('A run is in progress (tab "Run"); changes made now apply to the next run.')
         self.message.value = paragraph(text)

@@ -101,7 +101,7 @@ def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
     assert "  failed     b.mp4  no face was found" in printed
     show_result(result)
     line, remedy = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"Watched the run in {folder} for ")
+    assert line.startswith(f"Monitored the run in {folder} for ")
     assert line.endswith("10 samples: it ended, but not all files succeeded")
     assert remedy == f"What to do: {RETRY_REMEDY}."
 
@@ -252,7 +252,7 @@ def test_plain_papermill_looks_for_a_while_and_reports(tmp_path):
     names, limit = [str(tmp_path / name) for name in ("in.ipynb", "out.ipynb")], int(TIMEOUT)
     done = papermill.execute_notebook(*names, progress_bar=False, execution_timeout=limit)
     shown = done.cells[-4].outputs[0]["data"]["text/plain"]
-    assert shown.startswith("Watched this machine for 0:0")
+    assert shown.startswith("Monitored this machine for 0:0")
 
 
 def test_the_form_names_a_run_that_has_ended(run, tmp_path, folder, writer, capfd):

@@ -116,7 +116,7 @@ def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
 
 def test_consent_is_checked_while_it_is_written(make_panel, on_demo, tmp_path, demo, text_of):
     made = make_panel(on_demo)
-    assert "Noted in the report" in text_of(made.consent_hint)
+    assert "Recorded in the report" in text_of(made.consent_hint)
     made.consent.value = ""
     assert "no statement of consent" in text_of(made.consent_hint)
     with pytest.raises(ConsentError):

@@ -65,7 +65,7 @@ def test_everybody_has_a_card_with_pictures_and_what_to_look_at(made, text_of, p
     assert len(pictures_of(page)) == 2
     for picture in pictures_of(page):
         assert np.mean(cv2.absdiff(picture, expected)) < 4
-    assert [label for label, _ in shown["p1"][2].options][1:] == ["is the same as p2", "is the same as p3"]
+    assert [label for label, _ in shown["p1"][2].options][1:] == ["same person as p2", "same person as p3"]
 
 
 def test_what_is_chosen_is_in_the_map_at_once_and_in_the_preview(made, out, tmp_path, monkeypatch):
@@ -124,10 +124,10 @@ def test_what_is_refused_is_said_and_the_card_is_as_it_was(made, out, text_of):
 
 def test_many_people_are_not_all_shown(made, monkeypatch, text_of):
     monkeypatch.setattr(people, "MAX_PEOPLE_ROWS", 2)
-    made.people._shown = None
+    made.people._shown_state = None
     made.people.refresh()
     assert list(cards(made)) == ["p1", "p2"]
-    assert "1 who are seen less are not shown" in text_of(made.people.message)
+    assert "Not shown: 1 who" in text_of(made.people.message)
 
 
 def test_videos_tell_who_is_in_them_by_the_names_they_have_now(make_panel, on_demo, tmp_path, text_of):
@@ -151,7 +151,7 @@ def test_found_chosen_previewed_and_run(make_panel, idle, on_demo, tmp_path, tex
     )  # fmt: skip
     made = make_panel(asked)
     made.people.find_button.click()
-    assert "A run is at work" in text_of(made.people.message)
+    assert "A run is in progress" in text_of(made.people.message)
     idle.pass_by()
     assert not (tmp_path / "out" / "both.mp4").exists()
     assert len(cards(made)) == 2

@@ -113,7 +113,7 @@ def test_a_changed_photo_is_examined_again_and_its_name_is_no_markup(make_panel,
     assert "Good." in text_of(first)
     assert "<b onclick" not in first.value
     assert "&lt;b onclick=x&gt;.png" in first.value
-    assert "(picture as data)" in text_of(data)
+    assert "(image data)" in text_of(data)
     write(Path(path), np.full((50, 50, 3), 9, np.uint8))
     made.photos.refresh()
     assert "No face" in text_of(cards(made)[0])

@@ -129,7 +129,7 @@ def test_another_sex_is_shown_at_once(panel, opened):
     ("change", "said"),
     [
         ({"models_dir": "/nowhere"}, "/nowhere"),
-        ({"sources": ()}, "no photo of the person"),
+        ({"sources": ()}, "no source photo"),
         ({"sources": ("/nowhere/a.png",), "consent": CONSENT}, "there is no such file"),
         ({"consent": ""}, "no statement of consent was given"),
         ({"targets": ("/nowhere/a.mp4",)}, "there is no such file"),
@@ -157,7 +157,7 @@ def test_what_a_run_has_found_is_shown_and_nothing_is_written(
     )
     made = make_panel(asked)
     made.tabs.selected_index = PREVIEW
-    assert "Only this frame was looked at" in text_of(made.preview.message)
+    assert "Based on this frame only" in text_of(made.preview.message)
     assert made.preview.strips.value == ""
     assert not out.exists()
     made.form_state.close()
@@ -168,8 +168,8 @@ def test_what_a_run_has_found_is_shown_and_nothing_is_written(
     before = snapshot(out)
     made = make_panel(asked)
     made.tabs.selected_index = PREVIEW
-    assert "A run makes the same of it" in text_of(made.preview.message)
-    assert "Only this frame" not in text_of(made.preview.message)
+    assert "A run gives the same result" in text_of(made.preview.message)
+    assert "Based on this frame" not in text_of(made.preview.message)
     looked_at = []
     monkeypatch.setattr(content, "check_pictures", lambda _, one: looked_at.append(one[0][1]))
     monkeypatch.setattr(
@@ -183,5 +183,5 @@ def test_what_a_run_has_found_is_shown_and_nothing_is_written(
     assert text_of(made.preview.strips) == "Person 1 Person 1: missed in 0 spans"
     assert made.preview.strips.value.count("<svg") == 1
     made.settings.overrides.value = "face_detector_size: 320"  # whose faces no run has found
-    assert "Only this frame was looked at" in text_of(made.preview.message)
+    assert "Based on this frame only" in text_of(made.preview.message)
     assert snapshot(out) == before

@@ -58,8 +58,8 @@ def buttons(panel):
 
 def test_a_run_by_button(make_panel, light, idle, text_of):
     made, out = make_panel(light), light.output_dir
-    assert f"1 file(s), preset light; results go to {out}." in text_of(made.run.plan)
-    assert "Nothing has been made yet" in text_of(results(made))
+    assert f"1 file(s), preset light; output folder {out}." in text_of(made.run.plan)
+    assert "No results yet" in text_of(results(made))
     assert buttons(made) == (True, False)
     made.run.start_button.click()
     assert buttons(made) == (False, True)
@@ -129,7 +129,7 @@ def test_another_batch_is_refused_while_one_is_at_work(make_panel, on_demo, slow
     made = make_panel(on_demo.with_values(output_dir=tmp_path / "one"))
     made.run.start_button.click()
     made.videos.output.value = str(tmp_path / "two")
-    with pytest.raises(UsageError, match=r"one: another batch of this notebook is still at work.*Stop"):
+    with pytest.raises(UsageError, match=r"one: another batch of this notebook is still running.*Stop"):
         run_batch_swap(made.form_state)
     assert not (tmp_path / "two" / "clip1.mp4").exists()
 
@@ -148,10 +148,10 @@ def test_a_later_panel_takes_over_the_run(make_panel, on_demo, idle, slow, text_
 
 def test_the_cell_runs_on_colab_and_the_button_without_cells(make_panel, light, text_of, monkeypatch):
     monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.0")
-    assert run_batch_swap(make_panel(light).choice) is None
+    assert run_batch_swap(make_panel(light).form_state) is None
     monkeypatch.delenv("SERVER_SOFTWARE")
     made = make_panel(light, host=ColabHost())
     assert isinstance(made.run.box.children[1], ipywidgets.HTML)
-    assert 'Run the next cell, "3. Run"' in text_of(made.run.box.children[1])
+    assert 'run the next cell, "3. Run"' in text_of(made.run.box.children[1])
     run_batch_swap(made.form_state)
     assert "1 of 1 files" in text_of(results(made))
