@@ -174,12 +174,9 @@ def _uses_remote_gpus(samples: Sequence[Sample], status: BatchStatus | None) -> 
 
 def _tiles(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     timeline = active_timeline(samples)
-    charts = [(metric, chart_lines(metric, timeline)) for metric in (*METRICS, *queues(samples))]
-    return [
-        _tile(metric, samples[-1], lines)
-        for metric, lines in charts
-        if any(value is not None for _, value in lines[0])
-    ]
+    charts = ((metric, chart_lines(metric, timeline)) for metric in (*METRICS, *queues(samples)))
+    known = (chart for chart in charts if any(value is not None for _, value in chart[1][0]))
+    return [_tile(metric, samples[-1], lines) for metric, lines in known]
 
 
 def _tile(metric: Metric, newest: Sample, lines: Sequence[Points]) -> dict[str, Any]:
@@ -209,16 +206,12 @@ def _tile(metric: Metric, newest: Sample, lines: Sequence[Points]) -> dict[str, 
 
 def _headline(status: BatchStatus, now: float, lost: bool) -> tuple[str, str]:
     """Return the state of the run, and a sentence on it."""
-    count = Counter(file.status for file in status.files)
+    count, total = Counter(file.status for file in status.files), len(status.files)
     kinds = ", ".join(f"{count[state]} {_word(state, lost)}" for state in reversed(_ORDER) if count[state])
-    running = status.state == "running"
-    text = tr(
-        "{ended} of {count} files finished ({kinds}), elapsed time {time}",
-        ended=len(status.files) - count["queued"] - count["running"],
-        count=len(status.files),
-        kinds=kinds,
-        time=clock_text(max(0.0, (now if running and not lost else status.updated) - status.started)),
-    )
+    ended, running = total - count["queued"] - count["running"], status.state == "running"
+    time = clock_text(max(0.0, (now if running and not lost else status.updated) - status.started))
+    text = mark("{ended} of {count} files finished ({kinds}), elapsed time {time}")
+    text = tr(text, ended=ended, count=total, kinds=kinds, time=time)
     if running:
         text += tr(", last update {ago}", ago=_ago(now - status.updated, lost))
     remedy = RESUME_REMEDY if lost else RETRY_REMEDY if status.state == "failed" else ""
@@ -242,9 +235,8 @@ def _overall(status: BatchStatus | None) -> tuple[float, str] | None:
     share = sum(file.share for file in status.files) / len(status.files)
     parts = [tr("All files: {share:.0f} %", share=100 * share)]
     if status.crew:
-        parts.append(
-            tr("{number} workers, {rate} frames/s in total", number=status.crew, rate=number(status.rate))
-        )
+        rate = number(status.rate)
+        parts.append(tr("{number} workers, {rate} frames/s in total", number=status.crew, rate=rate))
         parts += [tr("{number} of them idle", number=status.idle)] if status.idle else []
     left = time_left(status, share)
     parts += [tr("about {time} left", time=clock_text(left))] if left is not None else []

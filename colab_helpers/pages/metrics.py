@@ -220,8 +220,7 @@ def chart_lines(
     count = max((len(sample.gpus) for _, sample in timeline if sample), default=0)
     count *= metric.name in EVERY_GPU
     gap = [None] * (count + 1)
-    rows = [
-        (time, [*map(metric.read, _each_gpu(metric, sample, count))] if sample else gap)
-        for time, sample in timeline
-    ]
-    return [[(time, values[gpu]) for time, values in rows] for gpu in range(count + 1)]
+    samples = (_each_gpu(metric, sample, count) if sample else None for _, sample in timeline)
+    rows = [[*map(metric.read, each)] if each else gap for each in samples]
+    times = [time for time, _ in timeline]
+    return [[*zip(times, (row[gpu] for row in rows), strict=True)] for gpu in range(count + 1)]

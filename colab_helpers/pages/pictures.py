@@ -150,11 +150,8 @@ def portrait_of(path: Path, seconds: float, box: Sequence[float]) -> str:
     info = probe(path)
     image, _ = _stored_frame(info, seconds, earliest=seconds)
     left, top, right, bottom = box
-    x, y, half = (
-        (left + right) / 2,
-        (top + bottom) / 2,
-        _PORTRAIT_MARGIN * max(right - left, bottom - top) / 2,
-    )
+    x, y = (left + right) / 2, (top + bottom) / 2
+    half = _PORTRAIT_MARGIN * max(right - left, bottom - top) / 2
     rows = slice(max(0, round(y - half)), max(0, round(y + half)))
     crop = image[rows, max(0, round(x - half)) : max(0, round(x + half))]
     if not crop.size:

@@ -37,15 +37,9 @@ def _environment() -> Environment:
     )
     environment.globals.update(tr=tr, state_words=STATE_WORDS, svg=svg, action_text=action_text)
     environment.globals.update(person_name=person_name, presence_bar=presence_bar, spans_text=spans_text)
-    environment.filters.update(
-        number=units.number,
-        clock=units.clock_text,
-        moment=units.moment,
-        duration=units.duration,
-        size=units.size,
-        memory=units.memory,
-        file_name=lambda path: Path(path).name,
-    )
+    environment.filters.update(clock=units.clock_text, file_name=lambda path: Path(path).name)
+    for function in (units.number, units.moment, units.duration, units.size, units.memory):
+        environment.filters[function.__name__] = function
     return environment
 
 

@@ -100,11 +100,8 @@ def results_html(
 ) -> str:
     """Render the results of a run for a notebook: the outcome of every file, pictures and video players.
 
-    Args:
-        report: The run.
-        folder: Its output folder.
-        retention_note: A sentence on how long files stay in that folder.
-        with_players: False if nobody watches: players make the notebook large.
+    ``retention_note`` is a sentence on how long files stay in the output folder. Without a viewer, omit the
+    players: they make the notebook large.
     """
     players, left_out = players_of(results_of(report)) if with_players else ([], [])
     return render(
@@ -130,13 +127,9 @@ def results_of(report: BatchReport) -> list[Path]:
 def failure_text(report: BatchReport) -> str:
     """List in one line the files that did not succeed, and why."""
     failed = [file for file in report.files if file.status != "done"]
-    reasons = [f"{Path(file.target).name}: {file.error or tr(STATE_WORDS[file.status])}" for file in failed]
-    return tr(
-        "{count} of {total} files did not succeed: {reasons}",
-        count=len(failed),
-        total=len(report.files),
-        reasons="; ".join(reasons),
-    )
+    each = (f"{Path(file.target).name}: {file.error or tr(STATE_WORDS[file.status])}" for file in failed)
+    text, total = mark("{count} of {total} files did not succeed: {reasons}"), len(report.files)
+    return tr(text, count=len(failed), total=total, reasons="; ".join(each))
 
 
 def _collect_pictures(files: Sequence[FileReport], limit: int) -> dict[str, Any]:
@@ -200,9 +193,8 @@ def _run_warnings(report: BatchReport) -> list[str]:
     head = tr("Skipped ({count})", count=len(skipped))
     lines += [f"{head}: {_names(skipped)}"] if skipped else []
     if any(model.standin for model in report.models):
-        lines.append(
-            tr("Stand-in networks were used, which know only the demo's rendered people: a trial run")
-        )
+        text = mark("Stand-in networks were used, which know only the demo's rendered people: a trial run")
+        lines.append(tr(text))
     if count := summary.memory_warnings:
         lines.append(tr("RAM ran low (more than 85 % in use) {count} time(s)", count=count))
     if count := summary.restarts:
@@ -215,15 +207,13 @@ def _file_warnings(report: BatchReport) -> list[str]:
     gpu = bool(report.machine.get("gpu"))
     checks: dict[str, Callable[[FileReport], bool]] = {
         tr("No face was changed in any frame"): lambda file: file.faces_swapped == 0,
-        tr("The number of frames differs from the target's"): lambda file: (
-            file.frames_in != file.frames_out and not retimed
+        tr("The number of frames differs from the target's"): lambda f: (
+            not retimed and f.frames_in != f.frames_out
         ),
-        tr("Frame timestamps differ from the target's"): lambda file: (
-            file.times_kept is False and not retimed
-        ),
-        tr("Video and audio differ in length by more than 0.1 s"): lambda file: (
-            abs((file.audio_seconds or 0.0) - (file.video_seconds or 0.0)) > _SOUND_DIFFERENCE
-            and bool(file.audio_seconds and file.video_seconds)
+        tr("Frame timestamps differ from the target's"): lambda f: not retimed and f.times_kept is False,
+        tr("Video and audio differ in length by more than 0.1 s"): lambda f: (
+            bool(f.audio_seconds and f.video_seconds)
+            and abs((f.audio_seconds or 0.0) - (f.video_seconds or 0.0)) > _SOUND_DIFFERENCE
         ),
         tr("There is a GPU, but the networks ran on the CPU"): lambda file: gpu and file.provider == "cpu",
     }

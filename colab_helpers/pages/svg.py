@@ -28,7 +28,7 @@ SMALL_WIDTH, SMALL_HEIGHT = 200, 34
 """Size of a sparkline with its values, in pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 40, 36
 """Margins of a chart for axes, title and legend, in pixels."""
-_STRIP_WIDTH, _STRIP_LEAST = 1000, 2.5
+_STRIP_WIDTH, _STRIP_MINIMUM = 1000, 2.5
 """Width of a strip in SVG units, and minimum width of a span, so that a single frame is visible."""
 _LETTER = 6.5  # mean width of a letter, in pixels
 _TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
@@ -47,15 +47,10 @@ def sparkline(
     limit: float | None = None,
     colour: str = BLUE,
 ) -> Markup:
-    """Draw a small chart without axes, from 0 up, the first line strongest, and its last value as text.
+    """Draw a small chart without axes, the first line strongest, with the last value as text.
 
-    Args:
-        lines: With several, the text is the range of their last values.
-        label: Accessible name, followed by the text.
-        unit: Follows the value in the text.
-        high: Upper end, by default the maximum.
-        limit: A dashed line is drawn there.
-        colour: Of the lines.
+    Values range from 0 to ``high``, by default the maximum; a dashed line marks ``limit``. With several
+    lines, the text is the range of their last values.
     """
     last = [number(value) for value in sorted(_values([line[-1] for line in lines if line]))]
     figures = f"{'–'.join(dict.fromkeys((last[0], last[-1])))} {unit}" if last else "–"
@@ -113,7 +108,7 @@ def strip(
 
 def _bars(spans: Sequence[tuple[int, int]], frames: int) -> str:
     unit = _STRIP_WIDTH / max(frames, 1)
-    widths = [(start * unit, max((stop - start) * unit, _STRIP_LEAST)) for start, stop in spans]
+    widths = [(start * unit, max((stop - start) * unit, _STRIP_MINIMUM)) for start, stop in spans]
     return " ".join(f"M{left:.1f} 0h{width:.1f}v10h-{width:.1f}z" for left, width in widths)
 
 

@@ -79,14 +79,9 @@ def file_text(progress: Progress) -> str:
 def machine_text(progress: Progress) -> str:
     """Format memory in use (S: system RAM, G: VRAM), execution provider, threads and batch size."""
     gpu = "-" if progress.gpu_percent is None else f"{progress.gpu_percent:.0f}%"
-    return tr(
-        "(S: {ram_percent:.0f}%, G: {gpu}), {provider}, threads {threads}, batch {batch_size}",
-        ram_percent=progress.ram_percent,
-        gpu=gpu,
-        provider=progress.provider,
-        threads=progress.threads,
-        batch_size=progress.batch_size,
-    )
+    text = mark("(S: {ram_percent:.0f}%, G: {gpu}), {provider}, threads {threads}, batch {batch_size}")
+    names = ("ram_percent", "provider", "threads", "batch_size")
+    return tr(text, gpu=gpu, **{name: getattr(progress, name) for name in names})
 
 
 def notes_of(report: BatchReport) -> list[str]:
@@ -100,14 +95,12 @@ def mark_text(file: FileReport) -> str:
     if file.status != "done" or file.mark is None:
         copied = file.status == "done" and not file.faces_swapped
         return tr("not marked: a copy of its target") if copied else ""
-    mark, where = file.mark, tr("in a sidecar file") if file.mark.beside else tr("in the file")
-    parts = [
-        tr("{where}, signed with the certificate made on this machine", where=where)
-        if mark.made_here
-        else tr("{where}, signed by {name}", where=where, name=mark.signed_by)
-    ]
-    parts += [tr("visible label: {text}", text=mark.label)] if mark.label else []
-    parts += [tr("disclosed by: {text}", text=mark.disclosure)] if mark.disclosure else []
+    record, where = file.mark, tr("in a sidecar file") if file.mark.beside else tr("in the file")
+    parts = [tr("{where}, signed by {name}", where=where, name=record.signed_by)]
+    if record.made_here:
+        parts = [tr("{where}, signed with the certificate made on this machine", where=where)]
+    parts += [tr("visible label: {text}", text=record.label)] if record.label else []
+    parts += [tr("disclosed by: {text}", text=record.disclosure)] if record.disclosure else []
     return "; ".join(parts)
 
 
@@ -138,11 +131,6 @@ def results_text(report: BatchReport) -> str:
 def summary_text(report: BatchReport) -> str:
     """Sum up a run in one line."""
     summary = report.summary
-    return tr(
-        "{succeeded} of {total} files in {seconds:.1f} s, {size:.1f} MB, memory warnings: {warnings}",
-        succeeded=summary.succeeded,
-        total=summary.total,
-        seconds=summary.seconds,
-        size=summary.bytes / 1e6,
-        warnings=summary.memory_warnings,
-    )
+    text = mark("{succeeded} of {total} files in {seconds:.1f} s, {size:.1f} MB, memory warnings: {warnings}")
+    values = {"succeeded": summary.succeeded, "total": summary.total, "warnings": summary.memory_warnings}
+    return tr(text, seconds=summary.seconds, size=summary.bytes / 1e6, **values)

@@ -54,9 +54,9 @@ def run_batch_swap(form_state: FormState | BatchRequest) -> Run | None:
         with ProgressLine(headless=host.headless) as line:
             paint = None if host.headless else open_html_area()
             if paint is None:
-                run.work(on_progress=line, on_status=line.status)
+                run.execute(on_progress=line, on_status=line.status)
             else:
-                run.work(on_status=RunView(run.folder, paint))
+                run.execute(on_status=RunView(run.folder, paint))
     finally:
         run.in_cell = False
         runs.update()

@@ -86,10 +86,8 @@ def fill_in(
     given = dict(pairs)
     for name in given:
         if name not in form:
-            raise UsageError(
-                tr("the notebook has no parameter {name!r}", name=name),
-                remedy=tr("choose from {names}", names=", ".join(form)),
-            )
+            remedy = tr("choose from {names}", names=", ".join(form))
+            raise UsageError(tr("the notebook has no parameter {name!r}", name=name), remedy=remedy)
     language = given.get("language", form.get("language"))
     with use_language(next((choice for choice in LANGUAGE_CHOICES if choice == language), "auto")):
         request = model(**{**form, **given})

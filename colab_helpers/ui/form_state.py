@@ -65,7 +65,7 @@ class Run:
         """What waits for the run: ``cell``, ``button`` or, if nothing does, the empty string."""
         return "cell" if self.in_cell else "button" if self.is_watched else ""
 
-    def work(
+    def execute(
         self, *, on_progress: ProgressCallback | None = None, on_status: StatusCallback | None = None
     ) -> BatchReport:
         """Run the batch, or join it if it is running already; return its report, also if stopped."""
@@ -80,17 +80,16 @@ class Run:
             self.report = stopped.report
         return self.report
 
-    def watch(self) -> None:
+    def start(self) -> None:
         """Run the batch in the background, watched by a thread."""
         # A daemon thread: the worker process survives the kernel, which need not wait for it.
-        self._thread = threading.Thread(
-            target=copy_context().run, args=(self._watch,), name="batch", daemon=True
-        )
+        target, arguments = copy_context().run, (self._watch,)
+        self._thread = threading.Thread(target=target, args=arguments, name="batch", daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
         try:
-            self.work(on_status=partial(setattr, self, "status"))
+            self.execute(on_status=partial(setattr, self, "status"))
         # Shown by the panel; KeyboardInterrupt means that the batch was stopped before it began.
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
             self.error = error
@@ -135,7 +134,7 @@ class RunController(HasTraits):
         run = self.begin(request, host)
         if not run.running_from:
             run.report = run.error = None
-            run.watch()
+            run.start()
         self.running_from = "button"  # even if it has ended by now: the next update tells
 
     def update(self) -> None:

@@ -31,7 +31,7 @@ from colab_helpers.batch.lock import FolderBusyError
 from colab_helpers.batch.report import REPORT_NAME, html_path
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute, size_and_mtime
-from colab_helpers.language import tr, use_language
+from colab_helpers.language import mark, tr, use_language
 from colab_helpers.machine import require_reachable
 from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, fill_in, read_form
 
@@ -63,19 +63,13 @@ def check_kernel() -> None:
     try:
         program = KernelSpecManager().get_kernel_spec(KERNEL).argv[0]
     except NoSuchKernel as error:
-        raise UsageError(
-            tr("there is no Jupyter kernel {KERNEL!r}", KERNEL=KERNEL),
-            remedy=tr("run 'bash setup.sh install notebook'"),
-        ) from error
+        what = tr("there is no Jupyter kernel {KERNEL!r}", KERNEL=KERNEL)
+        raise UsageError(what, remedy=tr("run 'bash setup.sh install notebook'")) from error
     # jupyter_client replaces a bare "python" by the current interpreter.
     if Path(program).name != program and Path(program).parent != Path(sys.executable).parent:
+        what = mark("the kernel {KERNEL!r} starts {program}, not {executable}")
         raise UsageError(
-            tr(
-                "the kernel {KERNEL!r} starts {program}, not {executable}",
-                KERNEL=KERNEL,
-                program=program,
-                executable=sys.executable,
-            ),
+            tr(what, KERNEL=KERNEL, program=program, executable=sys.executable),
             remedy=tr("run 'python -m ipykernel install --sys-prefix' in this environment"),
         )
 

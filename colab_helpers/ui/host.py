@@ -91,10 +91,8 @@ class Host:
         Raises:
             UsageError: Uploads are not possible here.
         """
-        raise UsageError(
-            tr("a cell can upload files on Google Colab only"),
-            remedy=tr("enter their paths, or upload them in the panel or in your notebook frontend"),
-        )
+        remedy = tr("enter their paths, or upload them in the panel or in your notebook frontend")
+        raise UsageError(tr("a cell can upload files on Google Colab only"), remedy=remedy)
 
     def download(self, path: Path) -> None:
         """Let the browser download a file.
@@ -102,11 +100,8 @@ class Host:
         Raises:
             UsageError: Downloads are not possible here.
         """
-        raise UsageError(
-            tr("a cell can download files on Google Colab only"),
-            where=str(path),
-            remedy=tr("copy it from there"),
-        )
+        what, remedy = tr("a cell can download files on Google Colab only"), tr("copy it from there")
+        raise UsageError(what, where=str(path), remedy=remedy)
 
     def show(self, html: str, text: str, *, kept: bool = False) -> None:
         """Show HTML in a notebook; print the text instead outside notebooks, or if headless.
@@ -173,11 +168,9 @@ class ColabHost(Host):
             raise UsageError(what, where=where, remedy=remedy)
 
     def _mount(self, path: Path) -> None:
-        self._require_user(
-            tr("Google Drive is not mounted, and a headless session has no user to allow access"),
-            where=str(path),
-            remedy=tr("mount Drive in the session first, or use files under /content"),
-        )
+        what = tr("Google Drive is not mounted, and a headless session has no user to allow access")
+        remedy = tr("mount Drive in the session first, or use files under /content")
+        self._require_user(what, where=str(path), remedy=remedy)
         from google.colab import drive
 
         cause, reason = None, tr("access was not allowed")
@@ -186,11 +179,9 @@ class ColabHost(Host):
         except Exception as error:  # noqa: BLE001 - Colab raises its own exception classes
             cause, reason = error, str(error) or type(error).__name__
         if is_unmounted_drive(path):
-            raise UsageError(
-                tr("Google Drive was not mounted ({reason})", reason=reason),
-                where=str(path),
-                remedy=tr("run the cell again and allow access, or use files under /content"),
-            ) from cause
+            what = tr("Google Drive was not mounted ({reason})", reason=reason)
+            remedy = tr("run the cell again and allow access, or use files under /content")
+            raise UsageError(what, where=str(path), remedy=remedy) from cause
 
     def secret(self, name: str) -> str | None:
         """Return the environment variable of that name, else the secret from Colab's sidebar."""

@@ -131,7 +131,7 @@ def _default_limit(host: Host) -> float:
     """Return how long to monitor a machine, which never ends by itself."""
     if host.headless:
         return HEADLESS_SECONDS
-    # Without cells (Voila) the cell ends early in any case.
+    # Voila also runs cells without a frontend, but its page keeps updating afterwards.
     return UNATTENDED_SECONDS if host.has_cells and not has_front_end() else math.inf
 
 

@@ -44,9 +44,8 @@ def show_panel(request: BatchRequest, earlier: object = None) -> FormState:
     host = this_host(headless=request.headless)
     if request.upload:
         photos, videos = _upload(host)
-        request = request.with_values(
-            sources=[*request.sources, *photos], targets=[*request.targets, *videos]
-        )
+        values = {"sources": [*request.sources, *photos], "targets": [*request.targets, *videos]}
+        request = request.with_values(**values)
     # ipywidgets keeps every widget alive: an earlier panel would hold on to its networks.
     form_state = FormState(request, earlier if isinstance(earlier, FormState) else None)
     library = None if request.headless else widget_library()
@@ -61,11 +60,8 @@ def _upload(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Let the user upload files; return the paths of images, and of all others."""
     paths = host.upload(host.runs / UPLOADS)
     if not paths:
-        raise UsageError(
-            tr("no file was chosen"),
-            where="upload",
-            remedy=tr("run the cell again and choose photos and videos, or untick upload"),
-        )
+        remedy = tr("run the cell again and choose photos and videos, or untick upload")
+        raise UsageError(tr("no file was chosen"), where="upload", remedy=remedy)
     photos = tuple(str(path) for path in paths if is_image(path))
     return photos, tuple(str(path) for path in paths if not is_image(path))
 
@@ -77,22 +73,14 @@ class Panel:
         self._host, self.form_state = host, form_state
         form_state.has_panel = True
         widgets = Widgets(library, form_state)
-        self.consent = widgets.input(
-            "Textarea",
-            "consent",
-            label=tr("Consent"),
-            placeholder=tr("Who is shown, and on what grounds"),
-            layout={"height": "52px"},
-        )
-        self.instead_of_label = widgets.input(
-            "Text",
-            "instead_of_label",
-            label=tr("Instead of the label"),
-            placeholder=tr("empty: a visible label; else how you disclose it, such as: in the credits"),
-        )
-        self.models = widgets.input(
-            "Text", "models_dir", label=tr("Models folder"), placeholder=tr("default folder")
-        )
+        style: dict[str, Any] = {"placeholder": tr("Who is shown, and on what grounds")}
+        style["layout"] = {"height": "52px"}
+        self.consent = widgets.input("Textarea", "consent", label=tr("Consent"), **style)
+        label = tr("Instead of the label")
+        hint = tr("empty: a visible label; else how you disclose it, such as: in the credits")
+        self.instead_of_label = widgets.input("Text", "instead_of_label", label=label, placeholder=hint)
+        hint = tr("default folder")
+        self.models = widgets.input("Text", "models_dir", label=tr("Models folder"), placeholder=hint)
         self.consent_hint, self.status = widgets.html(), widgets.html()
         self.settings = SettingsBox(widgets, form_state)
         self.photos, self.videos = PhotosTab(widgets, form_state, host), VideosTab(widgets, form_state, host)
@@ -133,12 +121,11 @@ class Panel:
     def _take_demo(self) -> None:
         try:
             self.form_state.demo = copy_demo(self._host.runs / DEMO_FOLDER)
-            self.status.value = paragraph(
-                tr(
-                    "No sources and targets are chosen: the demo with rendered people and its own small "
-                    "networks is used. Add your own photos and targets to leave it."
-                )
+            text = mark(
+                "No sources and targets are chosen: the demo with rendered people and its own small "
+                "networks is used. Add your own photos and targets to leave it."
             )
+            self.status.value = paragraph(tr(text))
         except (ColabHelpersError, OSError) as error:
             self.status.value = paragraph(error_message(error), RED)
 
@@ -176,6 +163,5 @@ class Panel:
         except ColabHelpersError as error:
             self.consent_hint.value = paragraph(error_message(error), RED)
             return
-        self.consent_hint.value = paragraph(
-            tr("Recorded in the report. Grounds are: {names}.", names=", ".join(grounds())), GREEN
-        )
+        text = tr("Recorded in the report. Grounds are: {names}.", names=", ".join(grounds()))
+        self.consent_hint.value = paragraph(text, GREEN)

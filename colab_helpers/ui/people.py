@@ -32,12 +32,7 @@ _NARROW = {"width": "310px"}
 class PeopleTab:
     """Cards of all people in the targets; each edit is written to the people map at once.
 
-    Args:
-        widgets: Creates the widgets.
-        form_state: Values of the panel.
-        host: Where the notebook runs.
-        find: Starts a run that only finds people.
-        changed: Called after each edit.
+    ``find`` starts a run that only finds people; ``changed`` is called after each edit.
     """
 
     def __init__(

@@ -53,11 +53,10 @@ class PhotosTab:
     def __init__(self, widgets: Widgets, form_state: FormState, host: Host) -> None:
         self._widgets, self._form_state, self._host = widgets, form_state, host
         self._examined: dict[object, ExaminedPhoto] = {}
-        hint = "/path/to/photo.jpg"
-        self.path = widgets.input("Text", label=tr("Photo or folder"), width="60%", placeholder=hint)
-        self.library = widgets.input(
-            "Text", "library", label=tr("Library"), width="60%", placeholder=tr("a folder of people")
-        )
+        style = {"width": "60%", "placeholder": "/path/to/photo.jpg"}
+        self.path = widgets.input("Text", label=tr("Photo or folder"), **style)
+        style["placeholder"] = tr("a folder of people")
+        self.library = widgets.input("Text", "library", label=tr("Library"), **style)
         self.person = widgets.library.Dropdown(layout={"width": "auto", "display": "none"})
         self.person.observe(lambda change: self._try(lambda: self._add_person(change["new"])), "value")
         self.add_button = widgets.button(tr("Add"), lambda: self._try(self._add_path))

@@ -68,10 +68,8 @@ def show_portraits(request: PortraitsRequest, portraits: Sequence[Portrait]) -> 
     if not portraits:
         return
     paths = {each.photo.parent.name: each.photo for each in portraits}
-    page = Markup(" ").join(
-        picture(shrink_to_fit(read_image(path), height=THUMBNAIL_HEIGHT), alt=name)
-        for name, path in paths.items()
-    )
+    small = {name: shrink_to_fit(read_image(path), height=THUMBNAIL_HEIGHT) for name, path in paths.items()}
+    page = Markup(" ").join(picture(image, alt=name) for name, image in small.items())
     usage = mark(
         "In batch_swap.ipynb set library to {library}: sources may be {names}; people = everybody gives "
         "each person who is not in people.yaml a different portrait."

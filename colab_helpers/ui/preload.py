@@ -41,12 +41,8 @@ _STATES: dict[State, str] = {
 }
 _FETCHABLE: tuple[State, ...] = ("missing", "damaged")
 CONVERTED_ROLES = ("swapper", "enhancer")
-_STANDIN_LICENCE = Licence(
-    name="Apache-2.0",
-    link="",
-    non_commercial=False,
-    forbids=mark("Nothing beyond its terms; part of the demo."),
-)
+_STANDIN_TERMS = mark("Nothing beyond its terms; part of the demo.")
+_STANDIN_LICENCE = Licence(name="Apache-2.0", link="", non_commercial=False, forbids=_STANDIN_TERMS)
 _STANDIN_HINT = mark(
     "The demo's stand-in networks know only the demo's rendered people: for the real ones untick demo, "
     "or set models_dir to another folder."
@@ -159,9 +155,8 @@ def _preload(plan: PreloadPlan) -> PreloadResult:
         fetched = _fetch(plan)
     converted, notes = _convert(plan) if plan.request.convert else ((), [])
     if cache is not None and fetched is not None:
-        notes.append(
-            tr("to use the cache directly, set models_dir in batch_swap.ipynb to {folder}", folder=cache)
-        )
+        hint = mark("to use the cache directly, set models_dir in batch_swap.ipynb to {folder}")
+        notes.append(tr(hint, folder=cache))
     subject = Subject.here(plan.request.settings, models_dir=plan.root, folder=plan.folder)
     diagnosis = run_checks(subject, {name: CHECKS[name] for name in ("gpu", "models")})
     values = {"fetched": fetched, "converted": converted, "notes": tuple(notes), "diagnosis": diagnosis}

@@ -44,9 +44,8 @@ class PreviewTab:
         self._targets: list[Path] = []
         self._is_open, self._is_stale = False, True
         self.shown: Preview | None = None
-        self.target = widgets.input(
-            "Dropdown", label=tr("Target"), width="60%", options=[(tr(NOTHING), -1)], value=-1
-        )
+        none = {"options": [(tr(NOTHING), -1)], "value": -1}
+        self.target = widgets.input("Dropdown", label=tr("Target"), width="60%", **none)
         self.frame = widgets.input("IntSlider", label=tr("Frame"), width="60%", min=0, max=100)
         self.strips = widgets.html(width="60%")
         self.message, self.pair = widgets.html(), widgets.html()
@@ -121,9 +120,8 @@ class PreviewTab:
         if shown.known:
             text += " " + tr("A run gives the same result: an earlier one has found the faces of this video.")
         elif not is_image(path):
-            notes.append(
-                tr("Based on this frame only: a run sees the whole video and may decide differently.")
-            )
+            note = mark("Based on this frame only: a run sees the whole video and may decide differently.")
+            notes.append(tr(note))
         if request.settings.face_selector == "reference" and not shown.known:
             text += " " + tr("The reference person is taken from this frame; a run uses the reference frame.")
         self.message.value = paragraph(text) + Markup().join(paragraph(note, AMBER) for note in notes)

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -156,9 +157,8 @@ class PreviewNetworks:
             limit = request.settings.similar_face_distance
             record = size_and_mtime(folder / PEOPLE_FOLDER_NAME / PEOPLE_RECORD_NAME)
             state = identity, folder, request.library, people, record, limit
-            batch = cached(
-                "batch", state, lambda: assign_people(people, KnownPeople.load(folder), resolver, limit=limit)
-            )
+            known = partial(KnownPeople.load, folder)
+            batch = cached("batch", state, lambda: assign_people(people, known(), resolver, limit=limit))
             return cached("assignment", (batch, key), lambda: batch.assignment(key)), notes
         filters = request.target_person, request.never
         states = tuple(tuple((photo, size_and_mtime(photo)) for photo in photos) for photos in filters)
@@ -185,9 +185,8 @@ class PreviewNetworks:
 
         selection = [getattr(engine.settings, name) for name in SELECTION_SETTINGS]
         key = (index.key, target, assignment, *selection)
-        return self._get_or_create(
-            "tracking", key, lambda: decide_faces(engine, probe(target), index, assignment)
-        )
+        decide = partial(decide_faces, engine)
+        return self._get_or_create("tracking", key, lambda: decide(probe(target), index, assignment))
 
     def _analyser(self, settings: Settings, models: Path | None) -> FaceAnalyser:
         from colab_helpers.faces.analyser import FaceAnalyser

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.pages.units import file_text, machine_text, progress_text
 
 if TYPE_CHECKING:
@@ -114,10 +114,6 @@ class FetchLine(_Line):
 
 def fetch_text(progress: FetchProgress) -> str:
     """Format the progress of downloads as one line."""
-    return tr(
-        "{files_done} of {files_total} files, {bytes_done:.0f} of {bytes_total:.0f} MB",
-        files_done=progress.files_done,
-        files_total=progress.files_total,
-        bytes_done=progress.bytes_done / 1e6,
-        bytes_total=progress.bytes_total / 1e6,
-    )
+    text = mark("{files_done} of {files_total} files, {bytes_done:.0f} of {bytes_total:.0f} MB")
+    files = {"files_done": progress.files_done, "files_total": progress.files_total}
+    return tr(text, bytes_done=progress.bytes_done / 1e6, bytes_total=progress.bytes_total / 1e6, **files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -28,27 +29,14 @@ class SettingsBox:
         self._presets, problem = _all_presets()
         preset, profile = _split(form_state.preset, self._presets)
         none = tr(NO_PROFILE)
-        self.preset = widgets.input(
-            "Dropdown",
-            label=tr("Preset"),
-            width="360px",
-            options=list(dict.fromkeys([*self._presets.presets, preset])),
-            value=preset,
-        )
-        self.profile = widgets.input(
-            "Dropdown",
-            label=tr("Machine"),
-            width="360px",
-            options=[none, *self._presets.profiles],
-            value=profile or none,
-        )
-        self.overrides = widgets.input(
-            "Textarea",
-            "overrides",
-            label=tr("Overrides"),
-            placeholder=tr("name: value, one per line, such as batch_size: 2"),
-            layout={"height": "70px"},
-        )
+        menu = partial(widgets.input, "Dropdown", width="360px")
+        options = list(dict.fromkeys([*self._presets.presets, preset]))
+        self.preset = menu(label=tr("Preset"), options=options, value=preset)
+        options = [none, *self._presets.profiles]
+        self.profile = menu(label=tr("Machine"), options=options, value=profile or none)
+        hint, layout = tr("name: value, one per line, such as batch_size: 2"), {"height": "70px"}
+        text = partial(widgets.input, "Textarea", "overrides", label=tr("Overrides"))
+        self.overrides = text(placeholder=hint, layout=layout)
         self.description, self.error, self.help = widgets.html(), widgets.html(), widgets.html()
         self.workers = _worker_inputs(widgets)
         accordion = widgets.library.Accordion(children=[self.workers, self.help], selected_index=None)
@@ -114,12 +102,9 @@ def suggestions(error: ColabHelpersError) -> list[str]:
     cause = error.__cause__
     details = cause.errors() if isinstance(cause, ValidationError) else []
     unknown = [str(item["loc"][-1]) for item in details if item["type"] == "extra_forbidden"]
-    matches = {name: get_close_matches(name, Settings.model_fields, n=1) for name in unknown}
-    return [
-        tr("Did you mean {name} instead of {written}?", name=match[0], written=name)
-        for name, match in matches.items()
-        if match
-    ]
+    text = mark("Did you mean {name} instead of {written}?")
+    pairs = ((get_close_matches(name, Settings.model_fields, n=1), name) for name in unknown)
+    return [tr(text, name=matches[0], written=name) for matches, name in pairs if matches]
 
 
 def value_text(value: Any) -> str:

@@ -59,8 +59,7 @@ def prepare_folder(host: Host, request: Request, report: str) -> Path:
     """Create and return the folder for a notebook's report, after checking all paths of the form.
 
     Raises:
-        ColabHelpersError: A path is not reachable, the folder not writable, or a user's file has the report's
-            name.
+        ColabHelpersError: A path is not reachable or writable, or a user's file has the report's name.
     """
     folder = request.output_dir or host.new_run_folder()
     host.ensure_reachable(folder, *request.places)

@@ -58,13 +58,8 @@ class VideosTab:
         self.table = widgets.html()
         hint = tr("Find faces in the middle of each")
         self.examine_button = widgets.button(tr("Examine all"), self.examine_all, hint=hint)
-        self.paths = widgets.input(
-            "Textarea",
-            "targets",
-            label=tr("Files, folders"),
-            placeholder=tr("one path per line"),
-            layout={"height": "70px"},
-        )
+        hint, label, layout = tr("one path per line"), tr("Files, folders"), {"height": "70px"}
+        self.paths = widgets.input("Textarea", "targets", label=label, placeholder=hint, layout=layout)
         hint = tr("all, or 1-30, or 1,4-6,9-")
         self.range = widgets.input("Text", "video_range", label=tr("Range"), width="auto", placeholder=hint)
         self.minutes = widgets.input(
@@ -119,9 +114,7 @@ class VideosTab:
 
     def _totals(self) -> Markup:
         videos, memory = this_machine().capacity
-        text = mark(
-            "This machine's {memory} would suffice for {videos} video(s) at once; they run one by one."
-        )
+        text = mark("This machine's {memory} suffices for {videos} video(s) at once; they run one by one.")
         capacity = tr(text, videos=videos, memory=memory)
         return paragraph(tr("{count} file(s).", count=len(self.files))) + paragraph(capacity)
 
