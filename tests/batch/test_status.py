@@ -220,7 +220,7 @@ def test_a_batch_is_at_work_while_a_process_is_or_somebody_starts_another(
     (tmp_path / STATUS_NAME).write_text(status.model_dump_json(by_alias=True))
     assert status.alive() is alive
     main(["status", str(tmp_path)])
-    assert capsys.readouterr().out.startswith("ended without a word") is not alive
+    assert capsys.readouterr().out.startswith("ended unexpectedly") is not alive
     assert (main(["stop", str(tmp_path)]) == SUCCESS) is alive
     assert (tmp_path / STOP_NAME).exists() is alive
 
