@@ -57,11 +57,9 @@ def _write_file(path: Path, data: bytes) -> Path:
         if path.exists():
             if path.read_bytes() == data:
                 return path
-            raise OutputError(
-                tr("a different file has the name of a demo file"),
-                where=str(path),
-                remedy=tr("choose another folder, or delete the file if it is from an earlier demo"),
-            )
+            remedy = tr("choose another folder, or delete the file if it is from an earlier demo")
+            what = tr("a different file has the name of a demo file")
+            raise OutputError(what, where=str(path), remedy=remedy)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
     return path

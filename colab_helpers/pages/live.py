@@ -184,20 +184,14 @@ def _tile(metric: Metric, newest: Sample, lines: Sequence[Points]) -> dict[str, 
     limit = metric.limit
     if limit is not None and metric.total:
         limit = limit / 100 * total if total else None
-    is_strained = bool(limit_warning(metric, newest))
+    is_strained, unit = bool(limit_warning(metric, newest)), tr(metric.unit)
     aside = tr("warning") if is_strained else ""
     if len(lines) > 1:
         aside = tr("{number} GPUs", number=len(lines))
     elif total and share is not None:
-        aside = tr("of {total} {unit}, {share:.0f} %", total=number(total), unit=tr(metric.unit), share=share)
-    chart = sparkline(
-        lines,
-        label=metric.heading,
-        unit=tr(metric.unit),
-        high=total or metric.high,
-        limit=limit or metric.least,
-        colour=ALARM if is_strained else BLUE,
-    )
+        aside = tr("of {total} {unit}, {share:.0f} %", total=number(total), unit=unit, share=share)
+    high, limit, colour = total or metric.high, limit or metric.least, ALARM if is_strained else BLUE
+    chart = sparkline(lines, label=metric.heading, unit=unit, high=high, limit=limit, colour=colour)
     return {"heading": metric.heading, "aside": aside, "strained": is_strained, "chart": chart}
 
 

@@ -121,11 +121,9 @@ class RunController(HasTraits):
         if last is not None and last.request == request:
             return last
         if last is not None and last.running_from:
-            raise UsageError(
-                tr("another batch of this notebook is still running"),
-                where=str(last.folder),
-                remedy=tr('wait for it, or press Stop in the tab "Run"; then start this one again'),
-            )
+            remedy = tr('wait for it, or press Stop in the tab "Run"; then start this one again')
+            what = tr("another batch of this notebook is still running")
+            raise UsageError(what, where=str(last.folder), remedy=remedy)
         self.latest = Run(request, host)
         return self.latest
 

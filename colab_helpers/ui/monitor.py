@@ -201,14 +201,12 @@ def _first_status(folder: Path) -> BatchStatus:
         return read_status(folder)
     except MissingFileError as error:
         exists = folder.is_dir()
-        raise MissingFileError(
-            tr("no batch was started in this folder") if exists else tr("there is no such folder"),
-            where=str(folder),
-            remedy=tr(
-                "enter the output_dir of batch_swap.ipynb and start that first; on Colab, where each "
-                "notebook has its own machine, both need the same folder on Google Drive"
-            ),
-        ) from error
+        what = tr("no batch was started in this folder") if exists else tr("there is no such folder")
+        remedy = mark(
+            "enter the output_dir of batch_swap.ipynb and start that first; on Colab, where each "
+            "notebook has its own machine, both need the same folder on Google Drive"
+        )
+        raise MissingFileError(what, where=str(folder), remedy=tr(remedy)) from error
 
 
 def _machine_facts() -> list[str]:

@@ -87,7 +87,7 @@ class PeopleTab:
     def _show_message(self, rows: Sequence[PersonSummary], is_running: bool) -> None:
         text = tr("Your choices are saved in {path}.", path=self._folder / MAP_NAME)
         if not rows:
-            text = tr("Nobody has been found yet: press Find people, which changes nothing.")
+            text = tr("Nobody has been found yet: start a run that only finds people; it changes nothing.")
         if len(rows) > MAX_PEOPLE_ROWS:
             text += " " + tr("Not shown: {count} who are seen less.", count=len(rows) - MAX_PEOPLE_ROWS)
         if is_running:

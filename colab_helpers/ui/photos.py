@@ -119,19 +119,16 @@ class PhotosTab:
         folder = in_library(path, self._library())
         self._add([folder] if folder else find_photos(path))
         self.path.value = ""
-        left_out = skipped_files([absolute(folder or path)], wanted=is_photo)
-        if left_out:
+        if left_out := skipped_files([absolute(folder or path)], wanted=is_photo):
             self.message.value = paragraph(". ".join(left_out))
 
     def _add_person(self, name: str | None) -> None:
-        folder = in_library(name or "", self._library())
-        if folder:
+        if folder := in_library(name or "", self._library()):
             self.person.value = ""
             self._add([folder])
 
     def _add_uploads(self) -> None:
-        folder = self._host.runs / UPLOADS
-        paths = []
+        folder, paths = self._host.runs / UPLOADS, []
         for name, data in uploaded_files(self.upload.value):
             read_image(data)  # raises if it is not an image
             folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from markupsafe import Markup
@@ -62,12 +63,10 @@ class VideosTab:
         self.paths = widgets.input("Textarea", "targets", label=label, placeholder=hint, layout=layout)
         hint = tr("all, or 1-30, or 1,4-6,9-")
         self.range = widgets.input("Text", "video_range", label=tr("Range"), width="auto", placeholder=hint)
-        self.minutes = widgets.input(
-            "BoundedFloatText", "session_minutes", label=tr("Minutes left"), width="240px", min=0, max=1e6
-        )
-        self.shortest = widgets.input(
-            "Checkbox", "shortest_first", label=tr("Shortest first"), width="auto", indent=False
-        )
+        minutes = partial(widgets.input, "BoundedFloatText", "session_minutes", min=0, max=1e6)
+        self.minutes = minutes(label=tr("Minutes left"), width="240px")
+        shortest = partial(widgets.input, "Checkbox", "shortest_first", indent=False)
+        self.shortest = shortest(label=tr("Shortest first"), width="auto")
         hint = tr("default: under runs, named by photos and targets")
         self.output = widgets.input("Text", "output_dir", label=tr("Output folder"), placeholder=hint)
         options = widgets.row(self.range, self.minutes, self.shortest)
