@@ -228,7 +228,7 @@ def test_the_others_are_done_and_page_and_manifest_say_what_was_seen(place: Path
             place / "photo.png", place / "other.png", ["swap"]
         )
     page = report_html(report, [])
-    assert "nsfw_2 looked at 3 frame(s): nothing that is refused" in page
+    assert "nsfw_2 checked 3 frame(s) and found nothing to refuse" in page
     assert "refused: sexual content in 1 of 1 checked frames" in page
     assert {"nsfw_2", "genderage"} <= {model.name for model in report.models}
 
@@ -348,7 +348,7 @@ def test_who_is_only_made_unrecognisable_needs_no_consent(place: Path) -> None:
     report = batch(place, "")
     assert [file.status for file in report.files] == ["done"]
     assert (report.consent.record(), report.files[0].content.state) == ({}, "allowed")
-    assert "none needed: nobody was put in" in report_html(report, [])
+    assert "not needed: no source face was used" in report_html(report, [])
     for source in ("photos", "bob.png"):
         (place / "out" / "people.yaml").write_text(HIDDEN.replace("leave", source))
         with pytest.raises(ConsentError, match=NO_CONSENT):

@@ -114,7 +114,7 @@ def test_the_verb_tells_it(tmp_path, capsys) -> None:
     writer.progress(progress(40))
     assert main(["status", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("running: 0 of 2 files ended (1 queued, 1 running)")
+    assert out.startswith("running: 0 of 2 files finished (1 queued, 1 running)")
     assert "a.mp4: 40/100 frames, 25.0 frames/s, ETA 0:03" in out
     assert "  queued     b.mp4" in out
     writer.file(0, FileReport(source=[], target="a.mp4", status="failed", error="it broke"))
@@ -220,7 +220,7 @@ def test_a_batch_is_at_work_while_a_process_is_or_somebody_starts_another(
     (tmp_path / STATUS_NAME).write_text(status.model_dump_json(by_alias=True))
     assert status.alive() is alive
     main(["status", str(tmp_path)])
-    assert capsys.readouterr().out.startswith("ended without a word") is not alive
+    assert capsys.readouterr().out.startswith("ended unexpectedly") is not alive
     assert (main(["stop", str(tmp_path)]) == SUCCESS) is alive
     assert (tmp_path / STOP_NAME).exists() is alive
 

@@ -204,7 +204,7 @@ def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot)
     voila.finish()
     page = voila.page
     voila.tab("People")
-    voila.sees("Nobody yet")
+    voila.sees("Nobody has been found yet")
     voila.press("Find people")
     page.get_by_text("in holiday.mp4").nth(1).wait_for(timeout=SLOW)
     shot(page.locator(".widget-tab"), "panel-people")

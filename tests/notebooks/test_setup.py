@@ -80,7 +80,7 @@ class Page(Host):
 def test_where_there_is_a_front_end_the_table_is_html(tmp_path, capsys):
     bad = Check(name="disk & folder", status="fail", detail="<none>", remedy="free 2 > 1")
     good = Check(name="python", status="pass", detail="3.12")
-    with pytest.raises(SetupError, match="1 finding"):
+    with pytest.raises(SetupError, match="1 check"):
         show_setup(SetupResult(Diagnosis.of([good, bad]), tmp_path / "doctor.json", Page()))
     (page,) = Page.shown
     assert capsys.readouterr().out == ""

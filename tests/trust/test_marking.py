@@ -147,7 +147,7 @@ def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
         assert file_tags({"COMMENT": comment}, comment=comment.partition("; ")[2]) == {"COMMENT": comment}
     page = (done.out / "report.html").read_text()
     assert page.count("in the file, signed with the certificate made on this machine") == 4
-    assert page.count("in a file beside it, signed with the certificate made on this machine") == 2
+    assert page.count("in a sidecar file, signed with the certificate made on this machine") == 2
 
 
 def test_a_result_without_its_manifest_is_made_again(batch, done, tmp_path: Path) -> None:
