@@ -159,7 +159,7 @@ class WorkerPool(BatchRunner):
                 if call.kind in ("segment", "finish"):
                     given["encoder"] = file.plan.encoder
                 if call.kind == "segment":
-                    given |= {"number": call.number, "goes_on": self._schedule.has_successor(call)}
+                    given |= {"number": call.number, "has_successor": self._schedule.has_successor(call)}
                 worker.assign(call)
                 worker.process.send(("whole" if call.kind == "finish" else call.kind, given))
 

@@ -102,11 +102,11 @@ if phase and WORKER in sys.orig_argv:
         return real_open(cls, *given, **named)
     Engine.open = classmethod(opened)
     held(Engine, "identity", "embed")
-    held(earlier, "file_digest", "hash")
+    held(resume, "file_digest", "hash")
     held(drive, "copy_bytes", "copy")
     held(report_progress.ProgressReporter, "frame", "frames")
     held(report_progress.ProgressReporter, "joining", "joining")
-    held(resume.UnfinishedFile, "keep", "segment")
+    held(resume.JournaledSegmentStore, "keep", "segment")
     real_append = journal.Journal.append
     def append(self, entry):
         if entry.event == "done":

@@ -320,7 +320,7 @@ class Elsewhere:
 
 SOON_SILENT = """
     import colab_helpers.batch.status
-    colab_helpers.batch.status.SILENCE = 3.0
+    colab_helpers.batch.status.HEARTBEAT_TIMEOUT = 3.0
 """
 
 
@@ -414,9 +414,9 @@ HANGS = """
 import os, signal, sys, time
 from pathlib import Path
 from colab_helpers.batch import processes, stop
-stop.LONGEST_STOP, stop.LOOK_EVERY = 0.2, 0.05
-asked = stop.Stop(owns_process=True)
-with asked.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(processes.STOPPED)):
+stop.STOP_TIMEOUT, stop.POLL_INTERVAL = 0.2, 0.05
+asked = stop.StopToken(owns_process=True)
+with asked.watching_file(Path(sys.argv[1]), on_late=lambda: os._exit(processes.STOPPED)):
     Path(sys.argv[1]).touch()
     time.sleep(600)
 """
@@ -430,7 +430,7 @@ def test_work_that_hangs_although_it_is_asked_to_stop_is_ended(tmp_path) -> None
 HANGING_DRIVE = """
     import time
     import colab_helpers.batch.status as room
-    genuine, room.FAR_WAIT = room.write_text, 0.2
+    genuine, room.REMOTE_STATUS_TIMEOUT = room.write_text, 0.2
     def write(path, text):
         if path.parent.name == "out":
             time.sleep(600)

@@ -150,11 +150,11 @@ IN_MEMBER = """
 if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     import os, signal, time
     from pathlib import Path
-    from colab_helpers.batch.task_runner import Hands
+    from colab_helpers.batch.task_runner import TaskRunner
     from colab_helpers.media.segments import SegmentWriter
     place = Path(os.environ["PLACE"])
     at = [None, 0]
-    segment, write = Hands.segment, SegmentWriter.write
+    segment, write = TaskRunner.segment, SegmentWriter.write
     def watched(self, index, number, **given):
         at[:] = [(Path(self.tasks[index].target).name, number), 0]
         return segment(self, index, number, **given)
@@ -163,7 +163,7 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv:
         at[1] += 1
         if at[0] is not None and at[1] == 4:
             amid_segment(*at[0])
-    Hands.segment, SegmentWriter.write = watched, amid
+    TaskRunner.segment, SegmentWriter.write = watched, amid
 """
 """Calls a test's ``amid_segment(name, number)`` in workers once some frames of a segment are written."""
 DIES_ONCE = """
@@ -244,9 +244,9 @@ OWN_DISKS = """
 if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     import os, signal
     from pathlib import Path
-    from colab_helpers.batch.drive import WorkPlaces
-    from colab_helpers.batch.resume import UnfinishedFile
-    keep, of = UnfinishedFile.keep, WorkPlaces.of
+    from colab_helpers.batch.drive import WorkDirs
+    from colab_helpers.batch.resume import JournaledSegmentStore
+    keep, of = JournaledSegmentStore.keep, WorkDirs.of
     def placed(folder, work_dir=None):
         return of(folder, Path(os.environ["PLACE"]) / f"disk{os.getpid()}")
     def kept(self, done):
@@ -255,7 +255,7 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv:
         if done.segment.number == 1 and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-    UnfinishedFile.keep, WorkPlaces.of = kept, staticmethod(placed)
+    JournaledSegmentStore.keep, WorkDirs.of = kept, staticmethod(placed)
 """
 
 
@@ -362,9 +362,9 @@ DIES_BEHIND_A_SEGMENT = """
 if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     import os, signal
     from pathlib import Path
-    from colab_helpers.batch.resume import UnfinishedFile
-    from colab_helpers.batch.task_runner import Hands
-    keep, whole, at = UnfinishedFile.keep, Hands.whole, []
+    from colab_helpers.batch.resume import JournaledSegmentStore
+    from colab_helpers.batch.task_runner import TaskRunner
+    keep, whole, at = JournaledSegmentStore.keep, TaskRunner.whole, []
     def kept(self, done):
         keep(self, done)
         died = Path(os.environ["PLACE"]) / "died"
@@ -377,7 +377,7 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv:
             return whole(self, index, **given)
         finally:
             at.pop()
-    UnfinishedFile.keep, Hands.whole = kept, watched
+    JournaledSegmentStore.keep, TaskRunner.whole = kept, watched
 """
 
 
@@ -487,7 +487,7 @@ def shown(
         stop: Any = SimpleNamespace(check=lambda: None)
         status = StatusWriter(tmp_path / "status.json", tasks)
         context = WorkerContext(job, WorkDirs(tmp_path, None), status, stop)
-        estimate: Any = SimpleNamespace(look=lambda: None)
+        estimate: Any = SimpleNamespace(update=lambda: None)
         crew = WorkerPool(context, [0, 1, 2], estimate, nothing, [""] * 3, print)
         crew._workers = [WorkerHandle(number, nothing, "", "box") for number in range(3)]
         for each in crew._workers:

@@ -191,7 +191,7 @@ def test_whatever_is_killed_nothing_is_lost_or_done_twice(
 
     seen = segments(out)
     until(more_than(out, seen))
-    doomed = processes(place, "ray::Worker")[0]
+    doomed = processes(place, "ray::WorkerActor")[0]
     kill(
         [each for each in processes(place, "colab_helpers.batch.pool_worker") if each.ppid() != doomed.pid]
         + [doomed]
