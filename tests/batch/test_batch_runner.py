@@ -207,7 +207,7 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(batch, tmp_path) -> None
     report = batch(*targets, on_progress=stop)
     assert [file.status for file in report.files] == ["done", "skipped", "skipped"]
     assert report.stopped
-    assert report.notes[-1] == "report.html was not made: stopped by the user"
+    assert report.notes[-1] == "report.html was not written: stopped by the user"
     assert leftover_files(tmp_path / "out", "a.mp4") == set()
     assert not (tmp_path / "out" / "report.html").exists()
 
@@ -217,7 +217,7 @@ def test_a_page_that_cannot_be_written_costs_nothing_else(batch, tmp_path) -> No
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     report = batch(make(tmp_path / "a.mp4", Spec(frames=5)))
     assert report.ok
-    assert report.notes[-1].startswith("report.html was not made: ended with exit code 1: error: ")
+    assert report.notes[-1].startswith("report.html was not written: exited with code 1: error: ")
     assert json.loads((tmp_path / "out" / "report.json").read_text())["notes"] == report.notes
 
 
@@ -252,7 +252,7 @@ def test_swap_never_replaces_what_it_reads(swap, name, photo, tmp_path) -> None:
     (tmp_path / "linked").symlink_to(tmp_path)
     (tmp_path / "hard.mp4").hardlink_to(target)
     before = target.read_bytes(), photo.read_bytes()
-    with pytest.raises(UsageError, match=r"read by the run.*What to do"):
+    with pytest.raises(UsageError, match=r"an input of the run.*What to do"):
         swap(target, f"{tmp_path}/{name}", settings=CPU.with_overrides(overwrite=True))
     assert (target.read_bytes(), photo.read_bytes()) == before
 
