@@ -18,7 +18,7 @@ from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import StopToken
 from colab_helpers.errors import OutputError, WorkerError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.progress import Progress, ProgressCallback
 
 Deaths = tuple[int, str]
@@ -83,22 +83,16 @@ class WorkerContext:
         times, cause = deaths or (earlier.history.interruptions(key, earlier.run), self.cause)
         notes = list[str]()
         if times >= MAX_DEATHS:
-            raise WorkerError(
-                tr(
-                    "the worker process died {deaths} times on this file, last: {cause}",
-                    deaths=times,
-                    cause=cause or tr("unknown"),
-                ),
-                where=str(task.target),
-                remedy=tr("free memory, choose the preset stable, or leave this file out"),
-            )
+            text = mark("the worker process died {deaths} times on this file, last: {cause}")
+            what = tr(text, deaths=times, cause=cause or tr("unknown"))
+            remedy = tr("free memory, choose the preset stable, or leave this file out")
+            raise WorkerError(what, where=str(task.target), remedy=remedy)
         try:
             entry = {"key": key, "run": earlier.run, "target": str(task.target)}
             journal.append(WorkStarted(**entry, pid=os.getpid(), number=number))
         except OutputError as error:
-            notes.append(
-                tr("if the worker dies on this file, the next run cannot detect it: {error}", error=error)
-            )
+            text = mark("if the worker dies on this file, the next run cannot detect it: {error}")
+            notes.append(tr(text, error=error))
         if times or short_of_memory:
             reason = tr("a worker process died on this file") if times else tr("RAM is short")
             engine, note = with_less_memory(engine, times or 1, reason=reason)

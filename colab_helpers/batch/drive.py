@@ -108,11 +108,9 @@ def make_private(folder: Path) -> None:
     state = folder.lstat()  # not stat: another user's link would lead to that user's folder
     shared = folder.parent.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if not stat.S_ISDIR(state.st_mode) or (shared and state.st_uid != os.getuid()):
-        raise OutputError(
-            tr("the work folder belongs to another user"),
-            where=str(folder),
-            remedy=tr("have it removed, or choose another work folder with --work-dir"),
-        )
+        what = tr("the work folder belongs to another user")
+        remedy = tr("have it removed, or choose another work folder with --work-dir")
+        raise OutputError(what, where=str(folder), remedy=remedy)
     if shared and stat.S_IMODE(state.st_mode) != 0o700:
         folder.chmod(0o700)
 
@@ -140,33 +138,29 @@ class RetryPolicy:
         while True:
             try:
                 result = action()
-                break
             except OutputError as error:
                 if self.clock() - started >= self.timeout:
                     raise
                 waited = True
                 self.on_wait(tr("waiting for free space or access: {error}", error=error))
                 self.sleep(_POLL_INTERVAL)
-        if waited:
-            self.on_wait(None)
-        return result
+            else:
+                if waited:
+                    self.on_wait(None)
+                return result
 
 
 def require_free_space(folder: Path, target_bytes: int, times: int, used: int = 0) -> None:
     """Raise OutputError unless ``times`` the target's size is free, counting ``used`` bytes of segments."""
     free = disk_free(folder)
     if free + used < times * target_bytes:
-        raise OutputError(
-            tr(
-                "{free:.1f} GB are free, but {needed:.1f} GB are needed: "
-                "{times} times the target's size, for its segments and for joining and signing the result",
-                free=free / 1e9,
-                needed=times * target_bytes / 1e9,
-                times=times,
-            ),
-            where=str(folder),
-            remedy=tr("free space or choose another output folder"),
+        text = mark(
+            "{free:.1f} GB are free, but {needed:.1f} GB are needed: "
+            "{times} times the target's size, for its segments and for joining and signing the result"
         )
+        what = tr(text, free=free / 1e9, needed=times * target_bytes / 1e9, times=times)
+        remedy = tr("free space or choose another output folder")
+        raise OutputError(what, where=str(folder), remedy=remedy)
 
 
 def copy_out(
@@ -178,13 +172,8 @@ def copy_out(
 ) -> str:
     """Copy a file to an unreliable disk, verify the copy, and publish it; return its SHA-256.
 
-    Replaces an existing file and creates missing folders.
-
-    Args:
-        source: File to copy.
-        target: Name under which it is published.
-        heartbeat: Called every few megabytes; may raise to cancel.
-        before_publish: Called when the copy is complete and verified.
+    Replaces an existing file and creates missing folders. ``heartbeat`` is called every few megabytes and may
+    raise to cancel, ``before_publish`` when the copy is complete and verified.
 
     Raises:
         OutputError: The disk is full or gone, or does not return what was written; nothing is left there.
@@ -192,11 +181,8 @@ def copy_out(
     with atomic_output(target) as partial:
         digest = copy_bytes(source, partial, heartbeat)
         if sha256_of(partial, on_chunk=heartbeat) != digest:
-            raise OutputError(
-                tr("the copy differs from what was written"),
-                where=str(target),
-                remedy=tr("check the disk or the mount"),
-            )
+            what, remedy = tr("the copy differs from what was written"), tr("check the disk or the mount")
+            raise OutputError(what, where=str(target), remedy=remedy)
         before_publish()
     return digest
 
@@ -208,9 +194,8 @@ def copy_in(source: Path, target: Path, *, heartbeat: Callable[[], None] = lambd
         MissingFileError: The source does not exist.
         OutputError: The local disk is full, or reading the source failed; nothing is left.
     """
-    with wrap_os_error(
-        MissingFileError, _UNREADABLE, source, mark("check the path; on Drive, mount it again")
-    ):
+    remedy = mark("check the path; on Drive, mount it again")
+    with wrap_os_error(MissingFileError, _UNREADABLE, source, remedy):
         state = source.stat()
         if target.is_file() and size_and_mtime(target) == (state.st_size, state.st_mtime_ns):
             return sha256_of(target, on_chunk=heartbeat)

@@ -14,8 +14,8 @@ from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
 
-# Seconds before the end of the session at which a warning is noted.
-_WARNING = 300.0
+_WARNING = mark("the session ends in about {minutes:.0f} minute(s); the next run continues from there")
+_WARNING_SECONDS = 300.0  # before the end of the session
 
 Load = tuple[int, int] | None
 """Frames of a target, and pixels of each; None if unknown."""
@@ -72,12 +72,9 @@ class Estimate:
         count = fitting(status, self._loads, self._order, left)
         if count is not None:
             self._status.fitting(count)
-        if left < _WARNING and not self._warned:
+        if left < _WARNING_SECONDS and not self._warned:
             self._warned = True
-            text = mark(
-                "the session ends in about {minutes:.0f} minute(s); the next run continues from there"
-            )
-            self._status.note(tr(text, minutes=max(0.0, left / 60)))
+            self._status.note(tr(_WARNING, minutes=max(0.0, left / 60)))
 
 
 def fitting(status: BatchStatus, loads: Sequence[Load], order: Sequence[int], left: float) -> int | None:

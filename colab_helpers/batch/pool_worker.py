@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -69,6 +69,9 @@ class _Connection(Connection):
         with self._lock:
             super().send(message)
 
+    def announce(self, notes: Iterable[str], times: int) -> None:
+        self.send(("announce", [*notes], times))
+
     def append(self, entry: Entry) -> None:
         """Send a journal entry and wait for the answer; raise OutputError if it could not be written."""
         self.send(("entry", entry))
@@ -86,15 +89,9 @@ def main(argv: Sequence[str]) -> None:
     context = WorkerContext(job, work_dirs, _RemoteStatus(connection.send), stop)
     with use_language(job.request.language):
         try:
-            base_policy = WritePolicy(
-                file_identities(job.inputs), job.request.settings.overwrite, made=is_own_file
-            )
-            runner = TaskRunner.open(
-                context,
-                base_policy,
-                connection,
-                lambda notes, times: connection.send(("announce", [*notes], times)),
-            )
+            overwrite, inputs = job.request.settings.overwrite, file_identities(job.inputs)
+            base_policy = WritePolicy(inputs, overwrite, made=is_own_file)
+            runner = TaskRunner.open(context, base_policy, connection, connection.announce)
         except RecycleError:
             connection.send(("leave",))
             return

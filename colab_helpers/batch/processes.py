@@ -101,11 +101,8 @@ def describe_exit(code: int) -> str:
 def repeated_death_error(folder: Path, number: int, cause: str, log: str = "") -> WorkerError:
     """Return the error for ``number`` workers in a row that died before they did any work."""
     text = mark("{number} worker processes in a row died before they did any work, the last one {cause}{log}")
-    return WorkerError(
-        tr(text, number=number, cause=cause, log=log),
-        where=str(folder),
-        remedy=tr("run 'python -m colab_helpers doctor'; free memory or choose the preset stable"),
-    )
+    remedy = tr("run 'python -m colab_helpers doctor'; free memory or choose the preset stable")
+    return WorkerError(tr(text, number=number, cause=cause, log=log), where=str(folder), remedy=remedy)
 
 
 def make_page(folder: Path, report: Path, heartbeat: Callable[[], None]) -> str:

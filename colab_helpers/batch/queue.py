@@ -58,20 +58,17 @@ class Queue:
         with self._state_lock:
             queued, _, alive = _records(job.folder)
             if queued or alive:
-                what = tr("a job with this name is queued or running")
-                raise FolderBusyError(
-                    what, where=job.folder.name, remedy=tr("stop it, or choose another name")
+                what, remedy = (
+                    tr("a job with this name is queued or running"),
+                    tr("stop it, or choose another name"),
                 )
+                raise FolderBusyError(what, where=job.folder.name, remedy=remedy)
             for name in (QUEUED_NAME, STATUS_NAME):
                 WritePolicy(made=is_own_file).ensure_writable(job.folder / name)
             job.save(job.folder / QUEUED_NAME)
 
     def stop(self, name: str) -> None:
-        """Stop a queued or running batch; a later one with its name continues from the finished work.
-
-        Raises:
-            UsageError: The batch is not running, or its status is not written yet.
-        """
+        """Stop a queued or running batch; raise UsageError if it is neither, or has no status yet."""
         with self._state_lock:
             job, _, alive = _records(self.folder / name)
             if job is not None and not alive and not self._is_current(job):

@@ -229,10 +229,8 @@ class FileRun:
         assert store is not None
         if self._work_folder is not None:
             target, output = self._copy_target(self._work_folder, output)
-        options = self._plan_options(self._marks(target))
-        return plan(
-            self.engine, self.assignment, probe(target), output, store, all_first=all_first, **options
-        )
+        kwargs = self._plan_options(self._marks(target))
+        return plan(self.engine, self.assignment, probe(target), output, store, all_first=all_first, **kwargs)
 
     def _copy_target(self, work: Path, output: Path) -> tuple[Path, Path]:
         """Copy the target to the local work folder; return the copy, and the path of its result there."""

@@ -18,7 +18,7 @@ from colab_helpers.batch.object_store import fetch, remove, send_all
 from colab_helpers.batch.status import BatchStatus, latest_status
 from colab_helpers.batch.stop import STATUS_NAME, STOP_NAME, STOP_SIGNALS, is_process_alive
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.progress import Progress, ProgressCallback
 
 StatusCallback = Callable[[BatchStatus], None]
@@ -46,10 +46,9 @@ class StallTimer:
 
 @dataclass(eq=False)
 class RunWatcher:
-    """Watches the run in an output folder.
+    """Watches the run in an output ``folder``.
 
     Attributes:
-        folder: The output folder.
         local_folder: Folder on the local disk with a more recent status, if the work is done there.
         stall_timeout: Seconds without any sign of life after which the worker is killed.
         on_progress: Called with each new progress of the current file.
@@ -128,9 +127,8 @@ class RunWatcher:
             activity = status.ticks if status is not None and known else _cpu_seconds(pid)
             if idle.seconds(activity) > self.stall_timeout and pid and not killed:
                 _signal(pid, signal.SIGKILL)
-                killed = tr(
-                    "made no progress for {limit:.0f} seconds and was killed", limit=self.stall_timeout
-                )
+                text = mark("made no progress for {limit:.0f} seconds and was killed")
+                killed = tr(text, limit=self.stall_timeout)
                 if own_pid:
                     return killed
             if status is not None and known:

@@ -127,10 +127,7 @@ class Scheduler:
         return call
 
     def failed(self, worker: Hashable) -> Call | None:
-        """Mark a worker's call as failed and end work on its file.
-
-        Returns the call, or None if it is obsolete, so that a file fails only once.
-        """
+        """Mark a worker's call as failed and end work on its file; return None if it is obsolete."""
         if (call := self._take(worker)) is not None:
             self._close(call.index)
         return call

@@ -21,7 +21,7 @@ from colab_helpers.batch.stop import HEARTBEAT_TIMEOUT, STATUS_NAME, STOP_NAME, 
 from colab_helpers.batch.worker_handles import WorkerStatus
 from colab_helpers.errors import OutputError
 from colab_helpers.files import load, load_or_none, to_json
-from colab_helpers.language import first_of, tr
+from colab_helpers.language import first_of, mark, tr
 from colab_helpers.progress import PROCESSING, Progress
 from colab_helpers.resources.samples import Sample
 
@@ -61,13 +61,8 @@ class BatchStatus(BaseModel, extra="forbid", populate_by_name=True):
     rate: float = Field(0.0, description="Frames per second of all workers together.")
     picture: str | None = Field(None, description="A frame just written, as a small JPEG data: URL.")
     sample: Sample | None = Field(None, description="Last sample of the machine's resources.")
-    progress: Progress | None = Field(
-        None,
-        description="Progress of the current file, or the last one; of several, the one shown in detail.",
-    )
-    files: list[FileReport] = Field(
-        description="While a file is running, ``frames_out`` of its result's ``frames_in`` are written."
-    )
+    progress: Progress | None = Field(None, description="Of the current or last file; of several, of one.")
+    files: list[FileReport] = Field(description="A running file has ``frames_out`` of its ``frames_in``.")
 
     @property
     def running(self) -> Progress | None:
@@ -79,13 +74,9 @@ class BatchStatus(BaseModel, extra="forbid", populate_by_name=True):
         """Notes on the whole run, including how many files fit the session; one sentence each."""
         if self.fitting is None:
             return list(self.notes)
-        fits = tr(
-            "at this rate {fitting} of {files} file(s) fit the {minutes:.0f} minutes of the session",
-            fitting=self.fitting,
-            files=len(self.files),
-            minutes=self.session_minutes,
-        )
-        return [*self.notes, fits]
+        text = mark("at this rate {fitting} of {files} file(s) fit the {minutes:.0f} minutes of the session")
+        values = {"fitting": self.fitting, "files": len(self.files), "minutes": self.session_minutes}
+        return [*self.notes, tr(text, **values)]
 
     def alive(self) -> bool:
         """Whether the run is going on: by its processes on this machine, by its last update elsewhere.
@@ -158,11 +149,7 @@ class StatusWriter:
         local_path: A local copy that is always up to date; ``path``, on a mounted drive that may hang, is
             then written from a thread every five seconds.
         run: Identifies the run; notes and counts of its earlier workers are kept.
-        job: Digest of the request.
-        supervisor: Process that starts another worker if this one dies; 0: none.
-        host: Name of this machine; by default its host name.
-        session_minutes: Length of the session; 0: unknown.
-        clock: Monotonic clock in seconds.
+        host: Name of this machine; by default its host name. Other arguments are fields of `BatchStatus`.
     """
 
     def __init__(
@@ -331,12 +318,7 @@ def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = 
 
 
 def read_status(folder: Path) -> BatchStatus:
-    """Read the status of the batch with an output folder.
-
-    Raises:
-        MissingFileError: There is no status.
-        UsageError: It cannot be read.
-    """
+    """Read the status in an output folder; raise MissingFileError or UsageError if that is impossible."""
     fetch(folder / STATUS_NAME)
     return load(
         BatchStatus,

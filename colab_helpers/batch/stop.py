@@ -139,10 +139,7 @@ def is_run_alive(status: Mapping[str, Any], silence: float = HEARTBEAT_TIMEOUT) 
 def request_stop(folder: Path) -> bool:
     """Ask the batch in an output folder to stop; return False if none is running there.
 
-    The status is read as plain JSON, which spares the import of its pydantic models.
-
-    Raises:
-        UsageError: The status cannot be read.
+    The status is read as plain JSON to spare the import of its models; UsageError is raised if that fails.
     """
     path, stored = folder / STATUS_NAME, address_of(folder) is not None
     if stored:
@@ -154,11 +151,9 @@ def request_stop(folder: Path) -> bool:
     except OSError:
         return False
     except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(
-            tr("not a status file that this version can read"),
-            where=str(path),
-            remedy=tr("use the version of the package that runs the batch"),
-        ) from error
+        what = tr("not a status file that this version can read")
+        remedy = tr("use the version of the package that runs the batch")
+        raise UsageError(what, where=str(path), remedy=remedy) from error
     if alive:
         copy_atomically(folder / STOP_NAME, io.BytesIO())
         if stored:

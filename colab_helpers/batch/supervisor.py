@@ -33,7 +33,7 @@ from colab_helpers.batch.run_watcher import GRACE_PERIOD, RunWatcher, StallTimer
 from colab_helpers.batch.status import BatchStatus, end_status
 from colab_helpers.batch.stop import HEARTBEAT_TIMEOUT, STOP_SIGNALS
 from colab_helpers.errors import ColabHelpersError, WorkerError
-from colab_helpers.files import load_or_none, open_nofollow
+from colab_helpers.files import load_or_none, open_nofollow, size_and_mtime
 from colab_helpers.language import tr
 from colab_helpers.progress import ProgressCallback
 
@@ -130,7 +130,8 @@ class Supervisor:
             if end.code in (BUSY, REFUSED):
                 watched_run = self._active_run() if end.code == BUSY else None
                 if watched_run is None:
-                    raise self._refusal()
+                    what = tr("the worker did not start and gave no reason{log}", log=self._log_tail())
+                    raise read_refusal(self._job_file) or WorkerError(what, where=str(self._job_file))
                 continue
             cause = end.cause
             if watched_run is not None:  # its own supervisor counts its deaths
@@ -173,11 +174,9 @@ class Supervisor:
         try:
             code = process.wait(GRACE_PERIOD)
         except subprocess.TimeoutExpired as error:
-            raise WorkerError(
-                tr("the worker process {pid} was killed but does not exit", pid=process.pid),
-                where=str(self.job.folder),
-                remedy=tr("check the disk or mount it works on, then run again"),
-            ) from error
+            what = tr("the worker process {pid} was killed but does not exit", pid=process.pid)
+            remedy = tr("check the disk or mount it works on, then run again")
+            raise WorkerError(what, where=str(self.job.folder), remedy=remedy) from error
         stopped = -code in STOP_SIGNALS  # by a signal before its handlers were installed
         return WorkerExit(STOPPED if stopped else code, self.job.run, stalled or describe_exit(code))
 
@@ -209,22 +208,13 @@ class Supervisor:
     def _raise_missing_report(self, run: str) -> NoReturn:
         status = self._watcher.status()
         notes = status.notes[-1:] if status is not None and status.run == run else []
-        raise WorkerError(
-            tr("the run has ended without a report{said}", said="".join(f": {note}" for note in notes)),
-            where=str(self.job.report_path),
-            remedy=tr("run again: finished work is kept"),
-        )
-
-    def _refusal(self) -> ColabHelpersError:
-        """Return why a worker did not start its job."""
-        what = tr("the worker did not start and gave no reason{log}", log=self._log_tail())
-        return read_refusal(self._job_file) or WorkerError(what, where=str(self._job_file))
+        what = tr("the run has ended without a report{said}", said="".join(f": {note}" for note in notes))
+        remedy = tr("run again: finished work is kept")
+        raise WorkerError(what, where=str(self.job.report_path), remedy=remedy)
 
     def _journal_size(self) -> int:
-        try:
-            return (self.job.folder / JOURNAL_NAME).stat().st_size
-        except OSError:
-            return 0
+        state = size_and_mtime(self.job.folder / JOURNAL_NAME)
+        return state[0] if state else 0
 
     def _log_tail(self) -> str:
         """Return the last lines of the workers' log, as the end of a sentence."""

@@ -35,7 +35,7 @@ from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.files import size_and_mtime
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import require_file
 from colab_helpers.pipeline.video import SegmentMaker
 from colab_helpers.progress import ProgressCallback
@@ -84,11 +84,7 @@ class TaskRunner:
     ) -> TaskRunner:
         """Load networks and sources, and find out which work is left.
 
-        Args:
-            context: The batch.
-            base_policy: Where the run itself may write.
-            journal: Takes journal entries.
-            announce: Called before any work.
+        ``base_policy``: where the run itself may write; ``announce`` is called before any work.
 
         Raises:
             ColabHelpersError: A model, source or folder is missing or unusable.
@@ -171,15 +167,9 @@ class TaskRunner:
     ) -> None:
         """Make one segment of a file that was prepared by this or another worker.
 
-        Args:
-            index: Number of the file.
-            number: Number of the segment.
-            encoder: Name of the encoder in the file's plan.
-            has_successor: Whether the following segment is likely to be this worker's next call.
-            deaths: How many workers have died on this segment, and the cause of the last death.
-
-        Raises:
-            ColabHelpersError: The segment cannot be made; pass the error to `failed`.
+        ``encoder`` is that of the file's plan; ``has_successor``: whether the following segment is likely to
+        be this worker's next call; ``deaths``: how many workers have died on this segment, and the last
+        cause. If it raises ColabHelpersError, call `failed`.
         """
         key = index, encoder, deaths
         if self._maker is None or self._segment_key != key or self.guard.short:
@@ -326,16 +316,13 @@ class TaskRunner:
         digest = digests.get(Path(report.output or ""), digest)
         if address_of(run.task.target):
             digests[run.task.target] = work.target
-        seen = {
-            address_of(path) or "": (*(size_and_mtime(path) or (0, 0)), sha) for path, sha in digests.items()
-        }
+        seen = {address_of(p) or "": (*(size_and_mtime(p) or (0, 0)), sha) for p, sha in digests.items()}
         try:
             self.context.retry.attempt(lambda: self._journal_result(work.key, report, digest, seen))
         except OutputError as error:
             # The segments are kept, so that a later run only has to join them.
-            report.fallbacks.append(
-                tr("the result could not be journaled; a later run will redo this file: {error}", error=error)
-            )
+            text = mark("the result could not be journaled; a later run will redo this file: {error}")
+            report.fallbacks.append(tr(text, error=error))
         else:
             work.discard()
 

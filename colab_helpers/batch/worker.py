@@ -54,6 +54,15 @@ from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
 
+_SUMMARY = mark(
+    "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine's {memory} is enough for "
+    "{videos} video(s) at once; files are processed one at a time"
+)
+_POOL_SUMMARY = mark("{files} file(s), {size:.1f} GB; {free:.0f} GB are free. {workers} workers share them")
+_SHORT_OF_SPACE = mark(
+    "the results may need up to {needed:.1f} GB, but {free:.1f} GB are free: later files may not fit"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a job as the main program of this process; return the exit code, such as ``STOPPED``."""
@@ -109,16 +118,14 @@ def run_job(
             needs_download(task.target)
         consent_for(job.request, job.inputs)
         work_dirs = WorkDirs.of(job.folder, job.request.work_dir)
-        base_policy = WritePolicy(
-            file_identities(job.inputs), overwrite=job.request.settings.overwrite, made=is_own_file
-        )
+        overwrite = job.request.settings.overwrite
+        base_policy = WritePolicy(file_identities(job.inputs), overwrite, made=is_own_file)
         with folder_lock(job.folder, host):
             status = _begin(job, work_dirs, base_policy, supervisor, host)
             if cause:
                 status.restarted(cause)
-            report = _Run(
-                job, work_dirs, status, stop or StopToken(), cause, on_progress, base_policy, make_pool
-            ).run()
+            stop = stop or StopToken()
+            report = _Run(job, work_dirs, status, stop, cause, on_progress, base_policy, make_pool).run()
             for task in job.tasks:  # pinned by workers up to the end
                 unpin(task.target)
             work_dirs.clean_up(job.run)
@@ -165,13 +172,8 @@ class _Run(WorkerContext):
         """Process the files and write the report; note an error in the status before raising it."""
         samples = self.job.folder / SAMPLES_NAME
         try:
-            with Recorder(
-                samples,
-                self.job.folder,
-                gpus=self._devices,
-                run_state=self._run_state,
-                on_sample=self.status.heartbeat,
-            ):
+            folder, devices, on_sample = self.job.folder, self._devices, self.status.heartbeat
+            with Recorder(samples, folder, gpus=devices, run_state=self._run_state, on_sample=on_sample):
                 report = self._process_files()
             report.save(self.job.report_path)
             self._make_page(report)
@@ -190,9 +192,7 @@ class _Run(WorkerContext):
         try:
             self.retry.attempt(lambda: send_all(records))
         except OutputError as error:
-            self.status.note(
-                tr("the report could not be uploaded; it is on this machine: {error}", error=error)
-            )
+            self.status.note(tr("the report could not be uploaded: {error}", error=error))
 
     def _run_state(self) -> Progress | str:
         """Return the progress of the current file, or the current stage in a word or two."""
@@ -230,9 +230,8 @@ class _Run(WorkerContext):
             except KeyboardInterrupt:
                 return SkippingRunner(self, (), Estimate((), (), self.status), "").run()
             if request.people == "only":
-                return SkippingRunner(
-                    self, order, estimate, tr("only a search for people was requested")
-                ).run()
+                reason = tr("only a search for people was requested")
+                return SkippingRunner(self, order, estimate, reason).run()
             return InProcessRunner(self, order, estimate, runner).run()
 
     def _order_files(self) -> tuple[list[int], Estimate]:
@@ -252,27 +251,14 @@ class _Run(WorkerContext):
         targets = [task.target for task in self.job.tasks if os.path.isfile(task.target)]  # noqa: PTH113
         size, free = sum(path.stat().st_size for path in targets), disk_free(self.job.folder)
         videos, memory = this_machine().capacity
-        summary = tr(
-            "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine's {memory} is enough for "
-            "{videos} video(s) at once; files are processed one at a time",
-            files=len(self.job.tasks),
-            size=size / 1e9,
-            free=free / 1e9,
-            videos=videos,
-            memory=memory,
-        )
+        values = {"files": len(self.job.tasks), "size": size / 1e9, "free": free / 1e9}
         if workers > 1:
-            text = mark(
-                "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. {workers} workers share them"
-            )
-            summary = tr(text, files=len(self.job.tasks), size=size / 1e9, free=free / 1e9, workers=workers)
-        warning = tr(
-            "the results may need up to {needed:.1f} GB, but {free:.1f} GB are free: later files may not fit",
-            needed=times * size / 1e9,
-            free=free / 1e9,
-        )
+            summary = tr(_POOL_SUMMARY, workers=workers, **values)
+        else:
+            summary = tr(_SUMMARY, videos=videos, memory=memory, **values)
         is_local = address_of(self.job.folder) is None  # otherwise each result leaves this disk
-        warnings = [warning] if is_local and free < times * size else []
+        short = is_local and free < times * size
+        warnings = [tr(_SHORT_OF_SPACE, needed=times * size / 1e9, free=free / 1e9)] if short else []
         self.status.note(summary, *self.job.notes, *notes, *skipped_files(self.job.folders), *warnings)
 
     def _end_late(self) -> None:

@@ -52,9 +52,7 @@ class WorkerHandle:
         name: Unique among the workers of the pool.
         last_heard: Monotonic time of its last message; infinity until it has started, which disables the
             stall timeout.
-        loaded: Whether its networks are loaded.
         pause: What its current call waits for.
-        kill_reason: Why the pool killed it.
     """
 
     number: int

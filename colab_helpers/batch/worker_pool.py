@@ -39,21 +39,13 @@ from colab_helpers.settings import Settings
 _POLL_INTERVAL = 0.5
 # How long workers may take to stop; shorter than the STOP_TIMEOUT of this process itself.
 _WORKER_STOP_TIMEOUT = STOP_TIMEOUT - 15.0
-_METHODS = {
-    "prepare": "prepare",
-    "segment": "make_segment",
-    "finish": "process_file",
-    "whole": "process_file",
-}
+_METHODS = {"prepare": "prepare", "segment": "make_segment"}  # for other calls "process_file"
 
 
 def devices_of(settings: Settings) -> list[str]:
     """Return the device of each worker by ``gpus``: a GPU's identifier, or "" for none.
 
-    The list is empty if a single worker is enough, as with one GPU.
-
-    Raises:
-        UsageError: ``gpus`` names a GPU that does not exist.
+    The list is empty for a single worker, as with one GPU. Raise UsageError for a GPU that does not exist.
     """
     gpus = "" if settings.gpus == "all" and settings.execution_provider == "cpu" else settings.gpus
     if gpus.startswith("cpu"):
@@ -63,11 +55,9 @@ def devices_of(settings: Settings) -> list[str]:
         return available if len(available) > 1 else []
     numbers = [int(number) for number in gpus.split(",")]
     if missing := [number for number in numbers if number >= len(available)]:
-        raise UsageError(
-            tr("there is no GPU {number}; {count} GPU(s) found", number=missing[0], count=len(available)),
-            where="gpus",
-            remedy=tr("GPUs are numbered from 0; check CUDA_VISIBLE_DEVICES, or leave gpus empty"),
-        )
+        what = tr("there is no GPU {number}; {count} GPU(s) found", number=missing[0], count=len(available))
+        remedy = tr("GPUs are numbered from 0; check CUDA_VISIBLE_DEVICES, or leave gpus empty")
+        raise UsageError(what, where="gpus", remedy=remedy)
     return [available[number] for number in dict.fromkeys(numbers)]
 
 
@@ -168,7 +158,7 @@ class WorkerPool(BatchRunner):
                 if call.kind == "segment":
                     kwargs |= {"number": call.number, "has_successor": self._schedule.has_successor(call)}
                 worker.assign(call)
-                worker.process.send((_METHODS[call.kind], kwargs))
+                worker.process.send((_METHODS.get(call.kind, "process_file"), kwargs))
 
     def _deaths(self, call: Call) -> Deaths:
         target = str(self.context.job.tasks[call.index].target)
@@ -316,12 +306,8 @@ class WorkerPool(BatchRunner):
         """Publish the workers' states, kill stalled workers, and start missing ones."""
         if time.monotonic() - self._published >= _POLL_INTERVAL:
             self._published, tasks = time.monotonic(), self.context.job.tasks
-            self.context.status.workers(
-                [
-                    each.status(tasks[each.call.index].target.name if each.call else "")
-                    for each in self._workers
-                ]
-            )
+            statuses = [w.status(tasks[w.call.index].target.name if w.call else "") for w in self._workers]
+            self.context.status.workers(statuses)
         for worker in self._workers:
             busy, limit = worker.call is not None or not worker.loaded, self._stall_timeout
             if busy and time.monotonic() - worker.last_heard > limit and not worker.kill_reason:

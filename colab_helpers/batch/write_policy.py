@@ -30,11 +30,8 @@ def file_identities(paths: Iterable[Path]) -> frozenset[tuple[int, int] | str]:
 def refuse_input(path: Path, inputs: frozenset[tuple[int, int] | str]) -> None:
     """Raise UsageError if ``path`` is one of the files that the run reads (from `file_identities`)."""
     if file_identities([path]) & inputs:
-        raise UsageError(
-            tr("this file is an input of the run and would be overwritten by it"),
-            where=str(path),
-            remedy=tr("choose another output folder or name"),
-        )
+        what = tr("this file is an input of the run and would be overwritten by it")
+        raise UsageError(what, where=str(path), remedy=tr("choose another output folder or name"))
 
 
 @dataclass(frozen=True)
@@ -54,20 +51,17 @@ class WritePolicy:
     set_aside: Callable[[Path], str | None] = lambda _path: None
 
     def ensure_writable(self, path: Path) -> str | None:
-        """Make sure that a file or folder may be written; return a note if an earlier result was renamed.
+        """Raise UsageError unless a file or folder may be written; return a note on a renamed earlier result.
 
-        Raises:
-            UsageError: The path is an input, or has something other than an earlier result or empty folder.
+        An empty folder, or what an earlier run made, may be replaced.
         """
         refresh_placeholder(path)
         refuse_input(path, self.inputs)
         note = None if self.overwrite else self.set_aside(path)
         if os.path.lexists(path) and not (self.overwrite or _is_empty(path) or self.made(path)):
-            raise UsageError(
-                tr("a file or folder with this name already exists, and no earlier run made it"),
-                where=str(path),
-                remedy=tr("choose another output folder or name, move it away, or set overwrite"),
-            )
+            what = tr("a file or folder with this name already exists, and no earlier run made it")
+            remedy = tr("choose another output folder or name, move it away, or set overwrite")
+            raise UsageError(what, where=str(path), remedy=remedy)
         return note
 
 

@@ -59,12 +59,11 @@ class Coordinator:
     def _run(self) -> None:
         context = ray.get_runtime_context()
         address = context.gcs_address.replace(LOOPBACK, socket.gethostname())
+        lost = tr("was lost with its node or process")
         try:
             run_job(
                 self._job,
-                cause=tr("was lost with its node or process")
-                if context.was_current_actor_reconstructed
-                else None,
+                cause=lost if context.was_current_actor_reconstructed else None,
                 make_pool=self._make_pool,
                 # Not a host name, so that no supervisor looks there for the process. Only a restarted
                 # coordinator has the same name, and need not wait for the heartbeat timeout.

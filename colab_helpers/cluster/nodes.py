@@ -82,11 +82,9 @@ def connect(address: str) -> Any:
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="critical")
     except (ConnectionError, RuntimeError) as error:
-        raise UsageError(
-            tr("the cluster refused the connection of this machine"),
-            where=address,
-            remedy=tr("copy {token} from the machine on which the cluster was started", token=token_path()),
-        ) from error
+        what = tr("the cluster refused the connection of this machine")
+        remedy = mark("copy {token} from the machine on which the cluster was started")
+        raise UsageError(what, where=address, remedy=tr(remedy, token=token_path())) from error
     return ray
 
 
@@ -135,14 +133,9 @@ def _run_ray(address: str, *options: str) -> None:
     )
     if result.returncode:
         lines = (result.stdout + result.stderr).splitlines()[-3:]
-        remedy = mark(
-            "choose another port, or run 'python -m colab_helpers cluster stop' to stop what runs there"
-        )
-        raise WorkerError(
-            tr("Ray did not start: {reason}", reason=" | ".join(line for line in lines if line.strip())),
-            where=address,
-            remedy=tr(remedy),
-        )
+        what = tr("Ray did not start: {reason}", reason=" | ".join(line for line in lines if line.strip()))
+        remedy = tr("choose another port, or stop it with 'python -m colab_helpers cluster stop'")
+        raise WorkerError(what, where=address, remedy=remedy)
     write_text(home() / "cluster.json", json.dumps({"address": address}))
 
 
@@ -150,10 +143,8 @@ def _known_address() -> str:
     try:
         return str(parse_json((home() / "cluster.json").read_bytes())["address"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            tr("this machine belongs to no cluster"),
-            remedy=tr("run 'python -m colab_helpers cluster start', or give the address of a cluster"),
-        ) from error
+        remedy = tr("run 'python -m colab_helpers cluster start', or give the address of a cluster")
+        raise UsageError(tr("this machine belongs to no cluster"), remedy=remedy) from error
 
 
 def _check_reachable(address: str) -> None:
@@ -162,11 +153,9 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), _CONNECT_TIMEOUT).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise UsageError(
-            tr("no cluster answers at this address ({reason})", reason=error),
-            where=address,
-            remedy=tr("use HOST:PORT as printed by 'cluster start', and check that the machine is reachable"),
-        ) from error
+        what = tr("no cluster answers at this address ({reason})", reason=error)
+        remedy = tr("use HOST:PORT as printed by 'cluster start', and check that the machine is reachable")
+        raise UsageError(what, where=address, remedy=remedy) from error
 
 
 def _environment(address: str) -> dict[str, str]:
@@ -177,17 +166,13 @@ def _environment(address: str) -> dict[str, str]:
     """
     require_extra("cluster", "ray")
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
-        raise UsageError(
-            tr("RAY_AUTH_MODE disables authentication: anyone who reaches the cluster could run any code"),
-            remedy=tr("unset RAY_AUTH_MODE; a token is used then"),
-        )
+        what = tr("RAY_AUTH_MODE disables authentication: anyone who reaches the cluster could run any code")
+        raise UsageError(what, remedy=tr("unset RAY_AUTH_MODE; a token is used then"))
     path = token_path()
     if not path.is_file() or stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise UsageError(
-            tr("the cluster token is missing or can be read by other users"),
-            where=str(path),
-            remedy=tr("copy it from the machine on which the cluster was started, and run chmod 600 on it"),
-        )
+        what = tr("the cluster token is missing or can be read by other users")
+        remedy = tr("copy it from the machine on which the cluster was started, and run chmod 600 on it")
+        raise UsageError(what, where=str(path), remedy=remedy)
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(path),

@@ -76,11 +76,8 @@ def with_mapped_paths(job: Job) -> Job:
     for pair in job.request.map_paths:
         old, equals, new = pair.partition("=")
         if not (equals and Path(old).is_absolute() and Path(new).is_absolute()):
-            raise UsageError(
-                tr("invalid path mapping {pair!r}", pair=pair),
-                where="map_paths",
-                remedy=tr("use OLD=NEW with absolute paths, for example /mnt/videos=/data/videos"),
-            )
+            remedy = tr("use OLD=NEW with absolute paths, for example /mnt/videos=/data/videos")
+            raise UsageError(tr("invalid path mapping {pair!r}", pair=pair), where="map_paths", remedy=remedy)
         for end in ('"', "/"):
             text = text.replace(f'"{old.rstrip("/")}{end}', f'"{new.rstrip("/")}{end}')
     return from_json(Job, text)

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.api import swap_image, swap_video
-from colab_helpers.batch import batch_runner as batch_room
-from colab_helpers.batch import drive
+from colab_helpers.batch import drive, task_runner
 from colab_helpers.batch.report import KEPT, FileReport
 from colab_helpers.errors import (
     ConsentError,
@@ -164,7 +163,7 @@ def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant
     with monkeypatch.context() as patch:
         told = []
         patch.setattr(
-            batch_room.WorkerContext, "heartbeat", lambda _: told.append(sys._getframe(1).f_code.co_name)
+            task_runner.WorkerContext, "heartbeat", lambda _: told.append(sys._getframe(1).f_code.co_name)
         )
         (file,) = again(settings=settings).files
     assert told.count("_in_tiles") == 5, "a run whose frames take minutes would seem hung"
@@ -186,7 +185,7 @@ def test_memory_warnings_are_counted(batch, tmp_path, monkeypatch) -> None:
     clock = count().__next__
     short = MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
     monkeypatch.setattr(
-        batch_room, "MemoryGuard", lambda on_warning, **_: replace(short, on_warning=on_warning)
+        task_runner, "MemoryGuard", lambda on_warning, **_: replace(short, on_warning=on_warning)
     )
     report = batch(*targets)
     assert report.summary.memory_warnings == 2

@@ -439,7 +439,7 @@ def test_without_credentials_the_store_is_said_to_refuse(batch, monkeypatch, tmp
 
     s3fs.S3FileSystem.clear_instance_cache()
     object_store._system.cache_clear()
-    with pytest.raises(OutputError, match=r"refuses access.*Credentials"):
+    with pytest.raises(OutputError, match=r"denied access.*Credentials"):
         batch()
     s3fs.S3FileSystem.clear_instance_cache()
 
