@@ -67,7 +67,7 @@ class WorkDirs:
 
     @property
     def has_remote_results(self) -> bool:
-        """Whether the results go to a mounted drive or object storage."""
+        """Whether the results go to another disk than the work folder, or to object storage."""
         return self.mirror is not None or address_of(self.local) is not None
 
     def make(self) -> None:
@@ -91,7 +91,7 @@ class WorkDirs:
 
 
 def wrap_unwritable(output_dir: Path) -> AbstractContextManager[None]:
-    """Turn an OSError into the OutputError that the output folder cannot be written to."""
+    """Turn OSError into an OutputError that says that the output folder cannot be written to."""
     what = mark("the output folder cannot be written to ({reason})")
     return wrap_os_error(OutputError, what, output_dir, mark("choose another output folder"))
 

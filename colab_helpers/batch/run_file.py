@@ -51,7 +51,7 @@ _SPACE, _WORK_SPACE, _COPIES_SPACE = 3, 4, 3
 
 @dataclass(eq=False, kw_only=True)
 class FileRun:
-    """The processing of one target.
+    """Processes one target.
 
     Attributes:
         assignment: What is done to whom.
@@ -100,7 +100,7 @@ class FileRun:
         )
 
     def _swaps(self) -> list[Treatment]:
-        return [one for one in self.assignment.treatments if one.action == "swap"]
+        return [treatment for treatment in self.assignment.treatments if treatment.action == "swap"]
 
     def run(self) -> str | None:
         """Process the target and fill in the report; return the result's SHA-256 if it is known."""
@@ -126,8 +126,7 @@ class FileRun:
             report.content = self.check.decision
             report.seconds = time.monotonic() - started
             report.fallbacks += self.engine.take_memory_notes()
-            # Reference cycles would keep whole frames until the next file, and the allocator the peak of all
-            # files.
+            # Otherwise cycles keep whole frames until the next file, and the allocator the peak of all files.
             gc.collect()
             return_free_memory()
             report.memory_after = process_memory()

@@ -53,7 +53,7 @@ class RunWatcher:
         stall_timeout: Seconds without any sign of life after which the worker is killed.
         on_progress: Called with each new progress of the current file.
         on_status: Called with each new status.
-        interrupts: Number of Ctrl-C so far.
+        interrupts: Number of interrupts (Ctrl-C) so far.
     """
 
     folder: Path

@@ -62,7 +62,7 @@ class BatchStatus(BaseModel, extra="forbid", populate_by_name=True):
     picture: str | None = Field(None, description="A frame just written, as a small JPEG data: URL.")
     sample: Sample | None = Field(None, description="Last sample of the machine's resources.")
     progress: Progress | None = Field(None, description="Of the current or last file; of several, of one.")
-    files: list[FileReport] = Field(description="A running file has ``frames_out`` of its ``frames_in``.")
+    files: list[FileReport] = Field(description="Of a running file ``frames_out`` of ``frames_in`` are done.")
 
     @property
     def running(self) -> Progress | None:

@@ -74,7 +74,7 @@ def clips(photo: Path, shared_dir: Path, constant_models: Path, tmp_path: Path) 
     """Runs a batch of some clips, of which the last two have several segments."""
 
     def run(out: str = "out", *, which: str = "clips", **given: Any) -> BatchReport:
-        targets = shared_clips(shared_dir / f"crew_{which}", SPECS[which])
+        targets = shared_clips(shared_dir / f"pool_{which}", SPECS[which])
         return run_here(photo, targets, tmp_path / out, constant_models, **given)
 
     return run
@@ -387,7 +387,7 @@ def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
     monkeypatch.setenv("PLACE", str(tmp_path))
     run_at_worker_start(monkeypatch, tmp_path, DIES_BEHIND_A_SEGMENT)
     specs = {"a.mp4": Spec(**SMALL, frames=44), "b.mp4": SHORT, "c.mp4": Spec(**SMALL, frames=54)}
-    targets = shared_clips(shared_dir / "crew_whole", specs)
+    targets = shared_clips(shared_dir / "pool_whole", specs)
     report = run_here(photo, targets, tmp_path / "two", constant_models, overrides=TWO)
     assert report.ok
     assert (tmp_path / "died").exists()
@@ -395,7 +395,7 @@ def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
 
 
 def test_copies_of_one_file_are_done_one_after_another(photo, shared_dir, constant_models, tmp_path) -> None:
-    clip = shared_clips(shared_dir / "crew_copies", {"a.mp4": Spec(**SMALL, frames=44)}) / "a.mp4"
+    clip = shared_clips(shared_dir / "pool_copies", {"a.mp4": Spec(**SMALL, frames=44)}) / "a.mp4"
     (folder := tmp_path / "in").mkdir()
     for name in ("a.mp4", "b.mp4"):
         shutil.copyfile(clip, folder / name)
@@ -613,7 +613,7 @@ def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch
     assert weighed == [1]
 
 
-def test_a_segment_that_is_noted_ends_the_count_of_deaths_of_earlier_crews_too(shown) -> None:
+def test_a_segment_that_is_noted_ends_the_count_of_deaths_of_earlier_pools_too(shown) -> None:
     pool, (*_, third) = shown()
     pool._earlier_deaths = {str(pool.context.job.tasks[1].target): 2}
     pool.journal, third.process = (SimpleNamespace(append=print, send=print) for _ in range(2))

@@ -188,7 +188,7 @@ def test_a_batch_gives_way_to_one_of_a_higher_priority_alone(pool: Callable[...,
     assert room(made) == {"a": 4}, "two more, once it is over"
 
 
-def test_news_of_a_worker_reach_the_crew_in_order_and_its_end_last(
+def test_news_of_a_worker_reach_the_pool_in_order_and_its_end_last(
     pool: Callable[..., ClusterWorkerPool],
 ) -> None:
     made = pool({"a": {"CPU": 4.0}})
