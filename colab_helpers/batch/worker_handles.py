@@ -50,8 +50,7 @@ class WorkerHandle:
         process: A `WorkerProcess`, or an object with the same methods for a worker on another machine.
         device: What the worker sees: a GPU's identifier, "" for none; on a cluster the node.
         name: Unique among the workers of the pool.
-        last_heard: Monotonic time of its last message; infinity until it has started, which disables the
-            stall timeout.
+        last_heard: Monotonic time of its last message; infinity, without stall timeout, until it has started.
         pause: What its current call waits for.
     """
 
