@@ -136,7 +136,7 @@ class Server:
     def gpu_status(self) -> dict[str, Any]:
         """Tell the VRAM in bytes, allocated by the job at work and reserved by all; and its networks."""
         job, gpu, (used, total) = self.queue.at_work, this_machine().gpu, gpu_memory() or (None, None)
-        sample = status.sample if job and (status := self.queue.told(job.folder.name)[1]) else None
+        sample = status.sample if job and (status := self.queue.state_of(job.folder.name)[1]) else None
         return {
             "gpu": gpu.name if gpu else None,
             "cuda": cuda_version(),
@@ -198,7 +198,7 @@ class Server:
 
     def jobs(self) -> list[dict[str, str]]:
         """List the jobs and how they stand: queued, running, done, failed or cancelled."""
-        return [{"id": name, "state": self.queue.told(name)[0]} for name in self.queue.names()]
+        return [{"id": name, "state": self.queue.state_of(name)[0]} for name in self.queue.names()]
 
     def add_job(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Have a batch wait for its turn; ``output_dir`` is the job's name, else one is made of its files."""
@@ -208,7 +208,7 @@ class Server:
 
     def job(self, name: str) -> dict[str, Any]:
         """Tell how a job stands, with the status of its run as ``status.json`` has it, once there is one."""
-        state, status = self.queue.told(_below(self.queue.folder, name).name)
+        state, status = self.queue.state_of(_below(self.queue.folder, name).name)
         return {"id": name, "state": state, "status": json.loads(to_json(status)) if status else None}
 
     def stop(self, name: str) -> dict[str, Any]:

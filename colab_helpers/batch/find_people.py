@@ -207,7 +207,7 @@ class PeopleFinder:
                     target,
                     location.open(self.context.retry, self.context.heartbeat),
                     watcher=check,
-                    on_progress=self.context.tell,
+                    on_progress=self.context.report_progress,
                     file_index=index,
                     file_count=len(self.context.job.tasks),
                 )

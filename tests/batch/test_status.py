@@ -176,7 +176,7 @@ def test_a_drive_that_hangs_holds_up_neither_work_nor_heartbeat(tmp_path, monkey
     assert time.monotonic() - started < TIMEOUT / 2
     told = BatchStatus.model_validate_json(local_path.read_bytes())
     assert (told.state, [file.status for file in told.files]) == ("done", ["done", "done"])
-    assert "the drive hangs" in told.notes[-1]
+    assert "the drive does not respond" in told.notes[-1]
     assert not far.exists()
     goes_on.set()
     while not (far.exists() and read_status(tmp_path).state == "done"):
@@ -249,7 +249,7 @@ def test_a_worker_started_again_goes_on_with_the_status_of_its_run(tmp_path) -> 
     assert second.status.memory_warnings == 2
     assert second.status.notes == [
         "something to know",
-        "the worker process was killed; a new one goes on with what is finished",
+        "the worker process was killed; a new one continues, finished work is kept",
     ]
     other = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="s")
     assert (other.status.restarts, other.status.notes) == (0, [])

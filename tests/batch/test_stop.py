@@ -191,7 +191,7 @@ def stop_once(batch: BatchCommand, place: Path, phase: str, means: str, chance: 
     where = f"{phase} by {means}: {state}: {text}"
     assert state == ("done" if phase == "end" else "cancelled"), where
     assert process.returncode == (0 if phase == "end" else 130), where
-    assert "a new one goes on" not in text, where
+    assert "a new one continues" not in text, where
     assert batch.workers() == [], where
     assert left_behind(batch) == set(), where
 

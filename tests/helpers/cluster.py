@@ -39,13 +39,13 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv and os.path.exists(os.envi
             self.context, self.journal = context, journal
         def prepare(self, index, *, deaths):
             return FilePlan(3, 10, "libx264")
-        def segment(self, index, number, **given):
+        def make_segment(self, index, number, **given):
             segment = Segment(Path(f"{number:06d}.nut"), number, 10 * number, 10, 0, 9, 10, 1, "0" * 64)
             part = FinishedSegment(segment, 10, FrameStats(), "libx264", "cpu", "0" * 64)
             self.journal.append(SegmentDone(key=str(index), part=part))
-        def whole(self, index, *, encoder="", deaths):
+        def process_file(self, index, *, encoder="", deaths):
             for number in () if encoder else range(3):
-                self.segment(index, number)
+                self.make_segment(index, number)
             target = str(self.context.job.tasks[index].target)
             report = FileReport(target=target, status="done", output=target, segments=3)
             self.journal.append(FileDone(key=str(index), sha256="0" * 64, report=report))

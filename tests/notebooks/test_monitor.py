@@ -177,7 +177,7 @@ def test_a_folder_without_a_run(folder):
         watch(MonitorRequest(folder=folder / "none", headless=True))
     assert list(folder.iterdir()) == []
     (folder / STATUS_NAME).write_text('{"schema": 99}')
-    with pytest.raises(UsageError, match="no status that this version can read"):
+    with pytest.raises(UsageError, match="not a status file that this version can read"):
         watch(MonitorRequest(folder=folder, headless=True))
 
 

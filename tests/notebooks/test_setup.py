@@ -101,6 +101,6 @@ def test_where_there_is_a_front_end_the_table_is_html(tmp_path, capsys):
 def test_a_report_replaces_no_file_of_the_users(tmp_path, name, verb, request_type):
     own = tmp_path / name
     own.write_text('{"mine": 1}')
-    with pytest.raises(UsageError, match=f"{name}: something of this name is there already"):
+    with pytest.raises(UsageError, match=f"{name}: a file or folder with this name already exists"):
         verb(request_type(output_dir=tmp_path, headless=True))
     assert own.read_text() == '{"mine": 1}'

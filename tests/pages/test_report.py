@@ -329,7 +329,7 @@ def test_a_page_replaces_no_file_of_the_users(tmp_path) -> None:
     a_report(a_file("a.mp4")).save(tmp_path / "report.json")
     own = tmp_path / "report.html"
     own.write_text("<p>mine</p>")
-    with use_language("en"), pytest.raises(UsageError, match="no earlier run into this folder made it"):
+    with use_language("en"), pytest.raises(UsageError, match="no earlier run made it"):
         write_page(tmp_path)
     assert own.read_text() == "<p>mine</p>"
     own.unlink()

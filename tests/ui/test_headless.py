@@ -211,7 +211,7 @@ ENDLESS = """
         while True:
             self.heartbeat()
             time.sleep(0.01)
-    FileRun._video = do
+    FileRun._process_video = do
 """
 
 
