@@ -263,7 +263,7 @@ def test_a_drive_that_is_not_there_is_refused_and_nothing_is_made_on_it(
 
     monkeypatch.setattr(Path, "stat", gone)
     if "link" not in words:
-        assert "the drive or disk there no longer answers (Transport endpoint" in refused()
+        assert "the drive or disk no longer responds (Transport endpoint" in refused()
     monkeypatch.undo()
     assert [path for place in machine.DRIVES for path in place.glob("MyDrive/*")] == []
 

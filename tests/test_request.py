@@ -172,8 +172,8 @@ def test_a_session_without_its_form_is_told_what_to_do() -> None:
         session = {name: model.model_fields[name].default for name in model.form()}
         assert model.of({**session, "something": "else"}) == model()
         session.pop("headless")
-        with pytest.raises(UsageError, match="'headless' is not known here: the kernel was restarted"):
+        with pytest.raises(UsageError, match="'headless' is not defined: the kernel was restarted"):
             model.of(session)
-    with pytest.raises(UsageError, match="'run' is not known here"):
+    with pytest.raises(UsageError, match="'run' is not defined"):
         recall("run", {})
     assert recall("run", {"run": None}) is None

@@ -71,7 +71,7 @@ class Service:
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        found = re.match(r"listening at (http://127\.0\.0\.1:\d+); the token is in (.+)\n", line)
+        found = re.match(r"listening on (http://127\.0\.0\.1:\d+); the token is in (.+)\n", line)
         assert found, line
         self.token = {"Authorization": f"Bearer {Path(found[2]).read_text()}"}
         self.address = found[1]
@@ -282,7 +282,7 @@ def test_requests_lead_nowhere_else(way: str, server: Server, tmp_path: Path) ->
     if "link" in way:
         (place / "link.png").symlink_to(tmp_path / "outside.png")
     asked = {"sources": [str(place / "photo.png")], "targets": [str(place / "photo.png")], "consent": CONSENT}
-    with pytest.raises(UsageError, match=r"over HTTP|none of the folders|cannot be the name of a folder"):
+    with pytest.raises(UsageError, match=r"over HTTP|not in any folder|not a valid folder name"):
         server.add_job({**asked, **ESCAPES[way](place)})
     assert not (tmp_path / "jobs").exists()
 

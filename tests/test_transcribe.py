@@ -159,8 +159,8 @@ def test_what_cannot_be_done_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert mine.read_text() == "mine"
     mine.unlink()
     target = target.rename(tmp_path / "clip.mp4")
-    genuine = transcribe._told
-    monkeypatch.setattr(transcribe, "_told", lambda packet: (genuine(packet), id(packet)))
+    genuine = transcribe._content
+    monkeypatch.setattr(transcribe, "_content", lambda packet: (genuine(packet), id(packet)))
     with pytest.raises(OutputError, match="not what was copied"):
         transcribe.add_subtitle_track(target, tmp_path / "copy.mp4", Transcript(SAID), lambda _: None)
     assert {path.name for path in tmp_path.iterdir()} == {"silent.mp4", "clip.avi", "clip.mp4"}
