@@ -139,7 +139,7 @@ def test_after_some_seeds_it_is_given_up_and_nothing_is_left(
     monkeypatch.setattr(portraits, "sex_and_age", lambda *_: np.array([0, np.nan]))
     with pytest.raises(NoFaceError, match="seems to be nan years old"):
         list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **given))
-    with pytest.raises(ValueError, match="adults alone"):
+    with pytest.raises(ValueError, match="adults only"):
         list(make_portraits("ana", tmp_path / "people", "a girl", **given))
     assert not (tmp_path / "people").exists()
 

@@ -148,7 +148,7 @@ def test_a_pattern_stands_for_its_files_in_natural_order(tmp_path: Path) -> None
         (tmp_path / name).touch()
     found = BatchRequest(targets=[str(tmp_path / "clip*.mp4"), str(tmp_path / "[1].mp4")]).target_paths
     assert [path.name for path in found] == ["clip2.mp4", "clip10.mp4", "[1].mp4"]
-    with pytest.raises(MissingFileError, match="no file's name fits"):
+    with pytest.raises(MissingFileError, match="no file matches it"):
         _ = BatchRequest(targets=str(tmp_path / "*.mov")).target_paths
 
 

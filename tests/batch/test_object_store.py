@@ -415,7 +415,7 @@ def test_a_map_that_is_edited_counts_wherever_that_was(batch, bucket, disk) -> N
     ("named", "told"),
     [
         ({"targets": "s3://films/none"}, "s3://films/none: there is nothing at this address"),
-        ({"targets": "s3://films/clips/*.mov"}, "no file's name fits it as a pattern"),
+        ({"targets": "s3://films/clips/*.mov"}, "no file matches it as a pattern"),
         ({"out": "s3://nobody/out"}, "s3://nobody/out: there is nothing at this address"),
         ({"out": "s3://films/out", "work_dir": "/tmp"}, "work_dir has no say"),
         ({"targets": "s3://films/clips", "out": "s3://films/clips"}, "overwrite its own target"),
