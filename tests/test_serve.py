@@ -359,7 +359,7 @@ def test_it_is_refused_where_it_cannot_be(
 ) -> None:
     (tmp_path / "token").write_text("x" * 40)
     (tmp_path / "token").chmod(0o640)
-    with pytest.raises(UsageError, match="others than you"):
+    with pytest.raises(UsageError, match="other users can read"):
         load_or_create_token(tmp_path / "token")
     with folder_lock(tmp_path / "jobs"):
         assert main(["serve", str(tmp_path / "jobs"), "--port", "0"]) == WRONG_USAGE
@@ -368,7 +368,7 @@ def test_it_is_refused_where_it_cannot_be(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert main(["serve", str(tmp_path / "jobs"), "--port", str(taken.getsockname()[1])]) == WRONG_USAGE
-    assert "nothing can listen there" in capsys.readouterr().err
+    assert "cannot listen there" in capsys.readouterr().err
     monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
     assert main(["serve", str(tmp_path / "jobs")]) == WRONG_USAGE
     assert "Colab's terms" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def environment(
             {"shared": True, "psutil": "5.8.0"},
             InstallPlan(
                 install=(PSUTIL,),
-                notes=(f"psutil 5.8.0 is too old or too new and will be changed to {PSUTIL}",),
+                notes=(f"psutil 5.8.0 is too old or too new and will be replaced by {PSUTIL}",),
             ),
         ),
     ],

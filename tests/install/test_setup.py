@@ -96,7 +96,7 @@ def sandbox(tmp_path) -> Sandbox:
     (root / "colab_helpers").mkdir(parents=True)
     shutil.copy(ROOT / "setup.sh", root)
     shutil.copy(ROOT / "pyproject.toml", root)
-    for name in ("__init__.py", "itself.py", "install.py", "requirements.py"):
+    for name in ("__init__.py", "startup.py", "install.py", "requirements.py"):
         shutil.copy(ROOT / "colab_helpers" / name, root / "colab_helpers")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
     packages = next((root / ".venv" / "lib").glob("python3*")) / "site-packages"
@@ -156,7 +156,7 @@ def test_a_failure_names_step_reason_and_remedy(sandbox):
     assert done.returncode == 1
     assert "The step 'install packages' failed" in done.stderr
     assert "[Errno 28]" in done.stderr
-    assert "What to do: find the reason in the lines above: the network" in done.stderr
+    assert "What to do: look for the reason in the lines above: the network" in done.stderr
 
 
 def test_where_uv_fails_pip_is_tried(sandbox):
@@ -271,7 +271,7 @@ def test_modules_that_hide_the_installed_ones_are_named(sandbox, polluted, how):
         cwd=polluted, env=variables, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert f"numpy is imported from {polluted}" in done.stderr
-    assert "What to do: start without PYTHONPATH" in done.stderr
+    assert "What to do: unset PYTHONPATH" in done.stderr
 
 
 def test_what_was_installed_elsewhere_is_not_called_complete(sandbox):
