@@ -17,15 +17,7 @@ if TYPE_CHECKING:
     from colab_helpers.settings import Settings, load_settings
 
 __version__ = VERSION
-__all__ = [
-    "FaceAnalyser",
-    "Settings",
-    "diagnose",
-    "load_settings",
-    "run_batch",
-    "swap_image",
-    "swap_video",
-]
+__all__ = ["FaceAnalyser", "Settings", "diagnose", "load_settings", "run_batch", "swap_image", "swap_video"]
 
 _MODULES = {
     "FaceAnalyser": "colab_helpers.faces.analyser",

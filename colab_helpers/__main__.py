@@ -130,9 +130,8 @@ def _swap(options: argparse.Namespace) -> int:
     if options.report_path:
         photos = (*options.sources, *options.target_person, *options.never)
         inputs = file_identities(map(Path, [*photos, options.target]))
-        check_report_path(
-            options.report_path, WritePolicy(inputs, settings.overwrite, made=is_own_file), page=False
-        )
+        policy = WritePolicy(inputs, settings.overwrite, made=is_own_file)
+        check_report_path(options.report_path, policy, page=False)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         names = ("sources", "target", "output", "consent", "models_dir", "target_person", "never", "library")
         arguments = {name: getattr(options, name) for name in names}
@@ -227,25 +226,14 @@ def _batch(options: argparse.Namespace) -> int:
 
 def _roop_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "script",
-        nargs="*",
-        metavar="WORD",
-        help=tr("start of the command: python run.py, or runbatch.py 1-30"),
-    )
+    add("script", nargs="*", metavar="WORD", help=tr("script: python run.py, or runbatch.py 1-30"))
     _run_options(parser)
     add("-t", "--target", metavar="VIDEO_OR_IMAGE")
-    add(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help=tr("output file, or a folder, where it gets the name that roop gives"),
-    )
+    add("-o", "--output", metavar="FILE", help=tr("output file; in a folder it gets roop's name for it"))
     add("--dry-run", help=tr("only show the translated command"), **SWITCH)
     # Names that mean something else in roop than as a setting have roop's meaning here.
-    add = parser.add_argument_group(
-        tr("options with roop's meaning"), conflict_handler="resolve"
-    ).add_argument
+    title = tr("options with roop's meaning")
+    add = parser.add_argument_group(title, conflict_handler="resolve").add_argument
     provider, quality = "setting_execution_provider", "setting_output_video_quality"
     add("--execution-provider", dest=provider, nargs="+", metavar="NAME", help=tr("cuda is used if it works"))
     add("--output-video-quality", dest=quality, metavar="N", help=tr("0 to 100, lower is better"))
@@ -278,13 +266,11 @@ def _people_options(parser: argparse.ArgumentParser) -> None:
     add("folder", help=tr("output folder of a batch, or a library of people"), **FOLDER)
     several: dict[str, Any] = {"action": "append", "default": []}
     pair = {**several, "nargs": 2}
-    add("--split", metavar="NAME", help=tr("split somebody in whom two people were mixed up"), **several)
+    add("--split", metavar="NAME", help=tr("split NAME, in whom two people were mixed up"), **several)
     add("--merge", metavar=("NAME", "OTHER"), help=tr("merge both into one person called NAME"), **pair)
-    source = tr(
-        "set somebody's source: photos, leave, blur, pixelate, portraits, a name in the library, or paths"
-    )
+    source = tr("source of NAME: photos, leave, blur, pixelate, portraits, a name in the library, or paths")
     add("--set", metavar="NAME=SOURCE", help=source, **several)
-    add("--name", metavar=("NAME", "NEW"), help=tr("rename somebody to NEW"), **pair)
+    add("--name", metavar=("NAME", "NEW"), help=tr("rename NAME to NEW"), **pair)
     add("--library", help=tr("library of people, one folder of photos per person"), **FOLDER)
     add_language(parser, models=True)
 
@@ -334,11 +320,7 @@ VERBS: dict[str, Verb] = {
     "batch": Verb(_batch_options, mark("swap the faces of many videos and images"), _batch),
     "roop": Verb(_roop_options, mark("run a roop command line, and show what it was translated to"), _roop),
     "status": Verb(_status_options, mark("show the status of the batch in an output folder"), _status),
-    "people": Verb(
-        _people_options,
-        mark("list the people of a batch or library, with pictures; edit who is who"),
-        _people,
-    ),
+    "people": Verb(_people_options, mark("show the people of a batch or library; edit who is who"), _people),
     "stop": Verb(_stop_options, mark("stop the batch in an output folder; a later run resumes it"), _stop),
     **extras.VERBS,
 }

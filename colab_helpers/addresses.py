@@ -56,9 +56,7 @@ def is_placeholder(path: Path) -> bool:
 def require_downloaded(path: Path) -> None:
     """Raise PermissionError for an object not downloaded yet: root could read its placeholder, as zeros."""
     if is_placeholder(path):
-        raise PermissionError(
-            errno.EACCES, tr("the file is in object storage and has not been downloaded"), str(path)
-        )
+        raise PermissionError(errno.EACCES, tr("this object has not been downloaded yet"), str(path))
 
 
 def localize_paths(text: str) -> str:
@@ -80,8 +78,6 @@ def refuse_address(path: str | Path, *, stored: bool = False) -> None:
     """Raise UsageError for an unsupported address, and with ``stored`` also for one in object storage."""
     store = address_of(path) or (str(path) if local_path_of(path) else None)
     if (stored and store) or (is_unsupported_url(path) and not str(path).startswith("data:")):
-        raise UsageError(
-            tr("this is an address, and only files can be read and written"),
-            where=without_secrets(store or str(path)),
-            remedy=tr("download it first, or mount the storage, and use the path of the file"),
-        )
+        what = tr("this is an address, and only files can be read and written")
+        remedy = tr("download it first, or mount the storage, and use the path of the file")
+        raise UsageError(what, where=without_secrets(store or str(path)), remedy=remedy)

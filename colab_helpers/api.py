@@ -269,16 +269,14 @@ def _open(
     on_progress: ProgressCallback | None = None,
 ) -> tuple[FileRun, Sequence[str]]:
     """Check everything, then load networks and sources; return the run and notes on the sources."""
-    folder = _absolute(library)
-    require_reachable([] if folder is None else [folder])
+    root = _absolute(library)
+    require_reachable([] if root is None else [root])
     photos, wanted, excluded = (
-        expand_photos((Source.of(image, folder) for image in images), folder)
+        expand_photos((Source.of(image, root) for image in images), root)
         for images in (sources, target_person, never)
     )
     others = [*wanted, *excluded]
-    task, stated, write_policy = build_task(
-        photos, others, target, output, consent, folder, settings.overwrite
-    )
+    task, record, write_policy = build_task(photos, others, target, output, consent, root, settings.overwrite)
     from concurrent.futures import ThreadPoolExecutor
 
     from colab_helpers.batch.photos import identity_of, load_person_filter, request_assignment
@@ -305,7 +303,7 @@ def _open(
         engine=engine,
         assignment=request_assignment(identity, person_filter, key=key),
         task=task,
-        consent=stated,
+        consent=record,
         report=report,
         write_policy=write_policy,
         on_progress=on_progress,

@@ -180,14 +180,10 @@ def _transcribe(options: argparse.Namespace) -> int:
             print_error(error)
             code = FAILURE
             continue
-        message = tr(
-            "{files}: {lines} line(s), language {language} ({share:.0%} probable)",
-            files=", ".join(map(str, written)),
-            lines=len(transcript.lines),
-            language=transcript.language or "?",
-            share=transcript.probability,
-        )
-        print(message, flush=True)
+        text = mark("{files}: {lines} line(s), language {language} ({share:.0%} probable)")
+        lines, language, share = len(transcript.lines), transcript.language or "?", transcript.probability
+        files = ", ".join(map(str, written))
+        print(tr(text, files=files, lines=lines, language=language, share=share), flush=True)
     return code
 
 
@@ -303,14 +299,8 @@ VERBS: dict[str, Verb] = {
     "prompt": Verb(_prompt_options, mark("improve the prompt for a picture, by rules"), _prompt),
     "portraits": Verb(_portraits_options, mark("paint people who do not exist, for the library"), _portraits),
     "preload": Verb(_preload_options, mark("fetch and verify the models that the settings need"), _preload),
-    "convert": Verb(
-        _convert_options, mark("convert models to float16, and GFPGAN weights to ONNX"), _convert
-    ),
-    "verify": Verb(
-        _verify_options, mark("show the provenance of files, and check their signatures"), _verify
-    ),
+    "convert": Verb(_convert_options, mark("convert models to float16 and GFPGAN weights to ONNX"), _convert),
+    "verify": Verb(_verify_options, mark("show the provenance of files and check their signatures"), _verify),
     "doctor": Verb(_doctor_options, mark("check what works on this machine"), _doctor),
-    "bench": Verb(
-        _bench_options, mark("measure what a run costs on this machine, and where its time goes"), _bench
-    ),
+    "bench": Verb(_bench_options, mark("measure what a run costs here, and where its time goes"), _bench),
 }

@@ -305,11 +305,12 @@ _OTHER_REMEDY = mark("check the folder and the free space")
 def unwritable_error(path: Path, error: Exception) -> OutputError:
     """Build the OutputError for an OSError or FFmpeg error met while writing a file."""
     code = getattr(error, "errno", None) or 0
-    return OutputError(
-        tr("the result cannot be written ({reason})", reason=getattr(error, "strerror", None) or error),
-        where=str(path),
-        remedy=tr(_REMEDIES.get(code, _OTHER_REMEDY)),
+    reason = getattr(error, "strerror", None) or error
+    what, remedy = (
+        tr("the result cannot be written ({reason})", reason=reason),
+        _REMEDIES.get(code, _OTHER_REMEDY),
     )
+    return OutputError(what, where=str(path), remedy=tr(remedy))
 
 
 def expand_pattern(target: str) -> list[Path]:
@@ -323,9 +324,7 @@ def expand_pattern(target: str) -> list[Path]:
         return [path]
     matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
     if not (files := sorted(matches, key=lambda path: natural_key(path.name))):
-        raise MissingFileError(
-            tr("there is no such file, and no file matches it as a pattern"),
-            where=target,
-            remedy=tr("check the name, the folder and the suffix"),
-        )
+        what = tr("there is no such file, and no file matches it as a pattern")
+        remedy = tr("check the name, the folder and the suffix")
+        raise MissingFileError(what, where=target, remedy=remedy)
     return files

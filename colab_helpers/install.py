@@ -59,20 +59,14 @@ FAILED = (
     "or an environment that is not yours (without --system the project's own .venv is used)"
 )
 RESTART = "restart the session (Runtime > Restart session), then Run all"
-SHADOWING_REMEDY = (
-    "unset PYTHONPATH and start Jupyter again; rename any file of your own that has the name of a package"
-)
+SHADOWING_REMEDY = "unset PYTHONPATH and start Jupyter again; rename files of your own named like a package"
 INSTALL_TARGET_REMEDY = (
     "unset PIP_TARGET, PIP_PREFIX and PIP_USER, also in pip's configuration (python -m pip config list)"
 )
 
 
 def execute_plan(plan: InstallPlan, *, shared: bool) -> None:
-    """Carry out a plan.
-
-    Raises:
-        InstallError: A step failed with every installer available.
-    """
+    """Carry out a plan; raise InstallError if a step fails with every installer available."""
     if plan.remove:
         _step("uninstall", *plan.remove)
     if plan.install:
@@ -198,9 +192,8 @@ def ensure(
         importlib.invalidate_caches()
         missing = make_plan(project, inspect_environment(project, extras, shared=shared), extras).missing()
         if missing:
-            raise InstallError(
-                "check packages", "still missing here: " + ", ".join(missing), INSTALL_TARGET_REMEDY
-            )
+            what = "still missing here: " + ", ".join(missing)
+            raise InstallError("check packages", what, INSTALL_TARGET_REMEDY)
         _say("installation complete")
     if stale := stale_modules(sys.modules, installed_versions(environment.installed)):
         raise InstallError("compare loaded modules", "; ".join(stale), RESTART)
@@ -213,9 +206,7 @@ def _say(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description="Install what this project needs and is missing.")
-    parser.add_argument(
-        "--extras", default="", help="extras of pyproject.toml, comma-separated: notebook,dev"
-    )
+    parser.add_argument("--extras", default="", help="extras of pyproject.toml, such as notebook,dev")
     parser.add_argument("--system", action="store_true", help="keep all installed packages as they are")
     arguments = parser.parse_args(argv)
     extras = [name.strip() for name in arguments.extras.split(",") if name.strip()]

@@ -179,11 +179,7 @@ def _is_mounted(path: Path) -> bool:
 
 
 def require_reachable(paths: Iterable[Path]) -> None:
-    """Check that the file systems of some paths are reachable.
-
-    Raises:
-        UsageError: A path is on a Google Drive that is not mounted, or on a mount that no longer responds.
-    """
+    """Raise UsageError if a path is on a Google Drive that is not mounted, or on a mount that is gone."""
     for path in paths:
         if is_unmounted_drive(path):
             raise _unmounted(path)
@@ -211,11 +207,9 @@ def lost_mount(error: OSError, path: Path) -> UsageError | None:
     """Return the error to raise if an OSError means that the file system is gone; else None."""
     if error.errno not in _GONE:
         return None
-    return UsageError(
-        tr("the drive or disk no longer responds ({reason})", reason=error.strerror),
-        where=str(path),
-        remedy=tr("unmount it and mount it again; on Colab: drive.flush_and_unmount(), then drive.mount()"),
-    )
+    what = tr("the drive or disk no longer responds ({reason})", reason=error.strerror)
+    remedy = tr("unmount it and mount it again; on Colab: drive.flush_and_unmount(), then drive.mount()")
+    return UsageError(what, where=str(path), remedy=remedy)
 
 
 def home() -> Path:

@@ -86,8 +86,8 @@ def make_portraits(
         prompt: Description of the person; it is improved first, see `prompts.improve_prompt`.
         count: Number of people, called NAME-1, NAME-2 and so on; names that exist are skipped. None makes one
             person, called NAME.
-        seed: First of up to five seeds: a picture without a single large adult face is rejected. Each
-            of several people has five seeds.
+        seed: First of up to five seeds, tried until a picture shows one large face of an adult; each of
+            several people has five seeds.
         size: Edge in pixels: 512, 768 or 1024; the model was made for 1024.
         models_dir: Folder of the model files, including those that find faces and estimate ages.
         painter: Opens the painter, given the models folder; by default `open_sdxl_lightning`.
@@ -226,8 +226,6 @@ def _fetch_config(folder: Path, *, offline: bool) -> None:
     try:
         snapshot_download(BASE, allow_patterns=list(CONFIG_FILES), **options)
     except Exception as error:
-        raise ModelError(
-            tr("the model's configuration files cannot be fetched ({reason})", reason=first_line(error)),
-            where=str(folder),
-            remedy=tr("check the network and run again"),
-        ) from error
+        what = tr("the model's configuration files cannot be fetched ({reason})", reason=first_line(error))
+        remedy = tr("check the network and run again")
+        raise ModelError(what, where=str(folder), remedy=remedy) from error

@@ -45,20 +45,17 @@ class PresetFile(BaseModel, extra="forbid", frozen=True):
         base = self.get(preset.extends)
         if base.extends is not None:
             text = mark("preset {name!r} extends {base!r}, which itself extends {further!r}")
-            raise SettingsError(
-                tr(text, name=name, base=preset.extends, further=base.extends),
-                remedy=tr("extend a preset that extends no other: only one level is allowed"),
-            )
+            what = tr(text, name=name, base=preset.extends, further=base.extends)
+            remedy = tr("extend a preset that extends no other: only one level is allowed")
+            raise SettingsError(what, remedy=remedy)
         return {**base.settings, **preset.settings}
 
     def get(self, name: str) -> Preset:
         """Return a preset or machine profile by name; raise SettingsError if there is none."""
         if name not in self.known:
             names = ", ".join([*self.presets, *self.profiles])
-            raise SettingsError(
-                tr("there is no preset {name!r}", name=name),
-                remedy=tr("choose one of {names}; join several with '+'", names=names),
-            )
+            remedy = tr("choose one of {names}; join several with '+'", names=names)
+            raise SettingsError(tr("there is no preset {name!r}", name=name), remedy=remedy)
         return self.known[name]
 
 

@@ -119,14 +119,10 @@ def improve_prompt(prompt: str, kind: Kind = "auto") -> str:
 
 def require_adult(prompt: str) -> None:
     """Raise UsageError if a prompt mentions children or minors."""
-    if _has(_folded(prompt), _MINORS) or re.search(
-        r"\bniñ(o|a|ez|it)", unicodedata.normalize("NFC", prompt.casefold())
-    ):
-        raise UsageError(
-            tr("portraits are made of adults only, and this prompt mentions somebody younger"),
-            where=prompt,
-            remedy=tr("describe an adult"),
-        )
+    composed = unicodedata.normalize("NFC", prompt.casefold())
+    if _has(_folded(prompt), _MINORS) or re.search(r"\bniñ(o|a|ez|it)", composed):
+        what = tr("portraits are made of adults only, and this prompt mentions somebody younger")
+        raise UsageError(what, where=prompt, remedy=tr("describe an adult"))
 
 
 def _folded(text: str) -> str:

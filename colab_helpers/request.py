@@ -105,19 +105,13 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_ref
 
 
 class Request(BaseModel):
-    """Options common to all requests.
-
-    Raises:
-        UsageError: A value is invalid; the message names it and what is allowed.
-    """
+    """Options common to all requests; raises UsageError, which says what is allowed, for invalid values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, defer_build=True)
     not_in_form: ClassVar[frozenset[str]] = frozenset()
     """Fields that only the command line and Python set."""
 
-    output_dir: OptionalPath = Field(
-        None, description="Folder of all results; empty: one in the folder runs of this host."
-    )
+    output_dir: OptionalPath = Field(None, description="Output folder; empty: one in the host's runs folder.")
     language: LanguageChoice = Field("auto", description="Language of all texts; auto: the environment's.")
     headless: bool = Field(False, description="Print plain lines; show no panel and ask no questions.")
 
@@ -156,17 +150,11 @@ class Request(BaseModel):
 
 
 def recall(name: str, session: Mapping[str, Any]) -> Any:
-    """Return a variable that an earlier cell set in the notebook's ``globals()``.
-
-    Raises:
-        UsageError: It is not defined: the kernel was restarted, or a cell was not run.
-    """
+    """Return a variable from the notebook's ``globals()``; raise UsageError if no earlier cell has set it."""
     if name in session:
         return session[name]
-    raise UsageError(
-        tr("{name!r} is not defined: the kernel was restarted, or a cell above was not run", name=name),
-        remedy=tr("run all cells from the top (Run all); finished work is kept and not repeated"),
-    )
+    what = tr("{name!r} is not defined: the kernel was restarted, or a cell above was not run", name=name)
+    raise UsageError(what, remedy=tr("run all cells from the top (Run all); finished work is kept"))
 
 
 def _refused(model: type[Request], error: ValidationError) -> UsageError:
@@ -235,9 +223,7 @@ class BatchRequest(SettingsRequest):
 
     not_in_form = frozenset({"report_path", "work_dir", "in_process"})
 
-    library: OptionalPath = Field(
-        None, description="Folder of people, each a folder of photos; sources may be names in it."
-    )
+    library: OptionalPath = Field(None, description="Folder of people, whose names can be used as sources.")
     sources: PathList = Field((), description="Photos of the source face; several are averaged.")
     targets: PathList = Field((), description="Videos, images, or folders of them.")
     target_person: PathList = Field(
@@ -257,18 +243,14 @@ class BatchRequest(SettingsRequest):
     shortest_first: bool = Field(False, description="Process the files with the least work first.")
     upload: bool = Field(False, description="Ask for photos and videos to upload from the browser.")
     download: bool = Field(False, description="Download the results through the browser.")
-    report_path: OptionalPath = Field(
-        None, description="File of the report; empty: report.json in the output folder."
-    )
+    report_path: OptionalPath = Field(None, description="Report file; empty: report.json in output_dir.")
     work_dir: OptionalPath = Field(None, description="Work folder on a local disk, for unfinished results.")
     in_process: bool = Field(False, description="Work in this process: a crash ends everything.")
     gpus: str = Field("all", description="The setting gpus; anything but all wins over presets.")
     cluster: str = Field("", description="HOST:PORT of the cluster to run on, or auto: that of this machine.")
     gpus_per_worker: float = Field(1.0, gt=0, le=1, description="Share of a GPU for each worker there.")
     priority: int = Field(0, description="A batch there waits as long as one of a higher priority works.")
-    map_paths: Lines = Field(
-        (), description="OLD=NEW: what lies below OLD here lies below NEW on the cluster's machines."
-    )
+    map_paths: Lines = Field((), description="OLD=NEW: paths below OLD here are below NEW on the cluster.")
 
     @cached_property
     def settings(self) -> Settings:
@@ -301,9 +283,8 @@ class BatchRequest(SettingsRequest):
     @property
     def mapped(self) -> bool:
         """Whether sources may be empty: people are only found, or have sources of their own."""
-        return self.people in ("only", "everybody") or bool(
-            self.output_dir and (self.output_dir / MAP_NAME).exists()
-        )
+        has_map = bool(self.output_dir and (self.output_dir / MAP_NAME).exists())
+        return has_map or self.people in ("only", "everybody")
 
     @property
     def run_name(self) -> str:

@@ -75,9 +75,8 @@ def read_project(root: Path = ROOT) -> Project:
 
         table = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         extras = {name: applying(lines) for name, lines in table["optional-dependencies"].items()}
-        return Project(
-            table["version"], table["requires-python"], applying(table["dependencies"]), extras, root
-        )
+        own = applying(table["dependencies"])
+        return Project(table["version"], table["requires-python"], own, extras, root)
     package, lines = metadata.metadata(PROJECT), metadata.requires(PROJECT) or []
     own = applying(lines)
     names = package.get_all("Provides-Extra") or []

@@ -55,9 +55,7 @@ _REFERENCE = {
     "reference_frame_number": mark("counted from 0 in the original video, even if the frame rate is changed"),
     "similar_face_distance": mark("the same measure: squared distance of unit embeddings"),
 }
-_KEPT = dict.fromkeys(
-    ("temp_frame_format", "temp_frame_quality"), mark("applies to the frames that are kept")
-)
+_KEPT = dict.fromkeys(("temp_frame_format", "temp_frame_quality"), mark("applies to frames that are kept"))
 _SAME = {
     **_REFERENCE,
     **_KEPT,
@@ -181,9 +179,7 @@ def _faces(options: RoopOptions) -> Translation:
     if options.get("frame_processors") == "face_enhancer":
         return {"many_faces": "true"}, tr("roop enhances every face")
     face, frame = (options.get(name, "0") for name in ("reference_face_position", "reference_frame_number"))
-    text = mark(
-        "only the person of face {face} in frame {frame}, by similarity; nobody else is enhanced either"
-    )
+    text = mark("only the person of face {face} in frame {frame}, by similarity; no other is enhanced either")
     one = {"many_faces": "false", "face_selector": "reference", "face_order": "best"}
     return one, tr(text, face=face, frame=frame)
 
@@ -202,9 +198,7 @@ def _single(options: Namespace) -> tuple[RoopJob, list[str]]:
     """Return the job of a single swap, and a line if roop would choose the result's name."""
     files = {"-s": options.sources, "-t": options.target, "-o": options.output}
     if missing := " ".join(flag for flag, value in files.items() if not value):
-        what = tr(
-            "without {missing} roop opens its window, which this package does not have", missing=missing
-        )
+        what = tr("without {missing} roop opens its window, which does not exist here", missing=missing)
         raise UsageError(what, remedy=tr("give -s, -t and -o, or open notebooks/batch_swap.ipynb"))
     target, output, lines = Path(options.target), options.output, []
     if Path(output).is_dir():

@@ -281,9 +281,7 @@ def _confine(paths: Iterable[str], roots: Collection[str]) -> None:
     """Raise UsageError for a path or pattern outside of all ``roots``, links followed."""
     for path in map(absolute, paths):
         inside = any(map(Path(os.path.realpath(path)).is_relative_to, roots))
-        if (
-            address_of(path) or ".." in path.parts or not inside
-        ):  # addresses would use the server's credentials
+        if address_of(path) or ".." in path.parts or not inside:  # an address uses the server's rights
             what = tr("this is not in any folder that requests may use")
             raise UsageError(what, where=str(path), remedy=tr("start the server with its folder in --inputs"))
 

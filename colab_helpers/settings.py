@@ -56,8 +56,7 @@ class Settings(BaseModel):
     )
     swapper_model: str = Field("inswapper_128", description="Model that swaps the faces.")
     face_swapper_pixel_boost: Literal[128, 256, 512] = Field(
-        128,
-        description="Edge of the swapped crop in pixels; above 128, in tiles of the model's own size.",
+        128, description="Edge of the swapped crop in pixels; above 128, in tiles of the model's own size."
     )
     enhancer_model: str = Field("GFPGANv1.4", description="Model that restores detail in the faces.")
     enhancer_weight: float = Field(
@@ -69,7 +68,7 @@ class Settings(BaseModel):
         "become sharper than the original one.",
     )
     frame_enhancer_model: str = Field(
-        "RealESRGAN_x2plus", description="Model that enlarges frames; realesr-general-x4v3: four times."
+        "RealESRGAN_x2plus", description="Model that enlarges frames: 2 times; realesr-general-x4v3: 4 times."
     )
     frame_enhancer_blend: Percent = Field(
         80, description="Share of the model in the enlarged frame, in percent; the rest is smooth scaling."
@@ -135,7 +134,7 @@ class Settings(BaseModel):
     )
     output_wait: Annotated[float, Field(ge=0.0, le=86400.0)] = Field(
         600.0,
-        description="Maximum wait, in seconds, for an output folder, as on Drive, that is full or gone.",
+        description="Maximum wait, in seconds, while the output folder (such as Drive) is full or gone.",
     )
 
     overwrite: bool = Field(
@@ -144,13 +143,13 @@ class Settings(BaseModel):
         "kept and their targets refused. Sources, targets and models are never replaced.",
     )
 
-    many_faces: bool = Field(True, description="Change every face; if false, only the one of face_selector.")
+    many_faces: bool = Field(True, description="Change every face; if false, only whom face_selector picks.")
     face_selector: Literal["one", "principal", "reference"] = Field(
         "one",
         description="Whom to change with many_faces off: one, the first by face_order in the whole video (a "
         "preview knows only its own frame until a run has found the faces); principal, whose face fills most "
-        "of the picture longest; reference, the person at reference_face_position "
-        "in frame reference_frame_number.",
+        "of the picture for the longest time; reference, the person at reference_face_position in frame "
+        "reference_frame_number.",
     )
     face_min_size: int = Field(
         0, ge=0, description="Minimum size of a face to change: the square root of its mean area, in pixels."
@@ -170,16 +169,14 @@ class Settings(BaseModel):
     reference_face_position: int = Field(
         0, ge=0, description="Position of the reference face in face_order, counted from 0."
     )
-    reference_frame_number: int = Field(
-        0, ge=0, description="Frame that shows the reference face, counted from 0."
-    )
+    reference_frame_number: int = Field(0, ge=0, description="Frame with the reference face, counted from 0.")
     similar_face_distance: Annotated[float, Field(ge=0.0, le=4.0)] = Field(
         0.85, description="Maximum distance from the reference: squared distance of unit embeddings."
     )
     face_detector_size: Literal[320, 480, 640, 960, 1280] = Field(
         640, description="Edge of the square image that the detector gets, in pixels."
     )
-    face_detector_score: float = Field(0.5, ge=0.05, le=0.99, description="Minimum score of a face.")
+    face_detector_score: float = Field(0.5, ge=0.05, le=0.99, description="Minimum score of a detected face.")
 
     keep_frames: bool = Field(False, description="Also write every output frame as an image file.")
     temp_frame_format: Literal["png", "jpg"] = Field("png", description="Image format of kept frames.")
@@ -189,7 +186,7 @@ class Settings(BaseModel):
         "auto", description="Video encoder; auto uses NVENC if a trial encode works, else libx264."
     )
     output_video_quality: int = Field(
-        25, ge=0, le=51, description="CRF or CQ of the encoder, 0 to 51: lower is better and larger."
+        25, ge=0, le=51, description="CRF or CQ of the encoder, 0 to 51: lower means better and larger files."
     )
     output_video_preset: str = Field(
         "auto", pattern=r"^[a-z0-9]+$", description="Speed preset of the encoder, such as veryfast or p4."
@@ -206,12 +203,9 @@ class Settings(BaseModel):
         description="Label burnt in where AI changed faces: always; start, the first two seconds of a video; "
         "off, for which disclosure must say what is done instead.",
     )
-    visible_label_position: LabelPosition = Field("bottom-right", description="Corner of the label.")
+    visible_label_position: LabelPosition = Field("bottom-right", description="Corner for the visible label.")
     visible_label_size: float = Field(
-        2.5,
-        ge=1.0,
-        le=20.0,
-        description="Letter size of the label, in percent of the picture's shorter side.",
+        2.5, ge=1.0, le=20.0, description="Letter size of the label, in percent of the image's shorter side."
     )
     visible_label_text: str = Field(
         "", max_length=80, description="Text of the label; empty: a standard one, such as AI-altered faces."

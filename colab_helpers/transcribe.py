@@ -94,9 +94,7 @@ def load_transcriber(folder: Path, *, named: bool, words: bool) -> Transcriber:
             raise ModelError(what, where=str(path), remedy=remedy)
         if not named and sha256_of(path) != digest:
             remedy = tr("remove it and fetch it again, or name a folder of your own with --model")
-            raise ModelError(
-                tr("this is not the expected file: its SHA-256 differs"), where=str(path), remedy=remedy
-            )
+            raise ModelError(tr("not the expected file: its SHA-256 differs"), where=str(path), remedy=remedy)
     from faster_whisper import WhisperModel
 
     try:
@@ -140,9 +138,8 @@ def transcribe(path: Path, transcriber: Transcriber, *, track: bool) -> tuple[Tr
         raise MediaError(what, where=str(path), remedy=remedy)
     transcript = transcribe_audio(path, transcriber)
     if track:
-        marks = Marks(
-            signed_by=load_credentials(LOCAL), target=path, target_manifest=sidecar(path), networks={}
-        )
+        credentials = load_credentials(LOCAL)
+        marks = Marks(signed_by=credentials, target=path, target_manifest=sidecar(path), networks={})
         add_subtitle_track(path, copy, transcript, lambda partial: marks.seal(partial, copy, ()))
     copy_atomically(subtitles, io.BytesIO(srt(transcript.lines).encode()))
     return transcript, [subtitles, copy][: 1 + track]

@@ -276,7 +276,7 @@ def test_no_word_of_cuda_reaches_whoever_asks(opened: dict[str, Any], tmp_path: 
 
         opened["pipeline"].unet.forward = fail
         try:
-            with pytest.raises(OutOfMemoryError, match="take a smaller size"):
+            with pytest.raises(OutOfMemoryError, match="choose a smaller size"):
                 paint("a woman", 5, 64)
         finally:
             del opened["pipeline"].unet.forward
@@ -286,5 +286,5 @@ def test_no_word_of_cuda_reaches_whoever_asks(opened: dict[str, Any], tmp_path: 
 def test_what_is_missing_offline_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="sdxl_lightning_4step"), open_sdxl_lightning(tmp_path, offline=True):
         pass
-    with pytest.raises(ModelError, match="small files cannot be had"):
+    with pytest.raises(ModelError, match="configuration files cannot be fetched"):
         portraits._fetch_config(tmp_path / CONFIG, offline=True)

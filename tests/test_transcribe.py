@@ -244,7 +244,7 @@ def test_a_network_hears_a_file(
     assert srt(transcript.lines) == first
     assert transcript.language is not None
     assert all(0 <= line.start < line.end <= 2.1 for line in transcript.lines)
-    with pytest.raises(ModelError, match="not the file of the catalogue"):
+    with pytest.raises(ModelError, match="not the expected file"):
         load_transcriber(model, named=False, words=False)
     shutil.copy(clip, model / "model.bin")
     with pytest.raises(ModelError, match="cannot be loaded"):

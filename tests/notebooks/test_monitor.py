@@ -246,7 +246,7 @@ def test_plain_papermill_looks_for_a_while_and_reports(tmp_path):
     """Nothing in the form says that nobody watches."""
     notebook = nbformat.read(NOTEBOOKS / "monitor.ipynb", as_version=4)
     assert monitor.UNATTENDED_SECONDS == 60
-    shorter = "from colab_helpers.ui import monitor\nmonitor.UNSEEN_SECONDS = 2"
+    shorter = "from colab_helpers.ui import monitor\nmonitor.UNATTENDED_SECONDS = 2"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(shorter))
     nbformat.write(notebook, tmp_path / "in.ipynb")
     names, limit = [str(tmp_path / name) for name in ("in.ipynb", "out.ipynb")], int(TIMEOUT)
