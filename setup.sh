@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The one door: install, run, test, notebook. See `bash setup.sh help`.
+# Install, run, test, open the notebooks: see `bash setup.sh help`.
 
-# sh setup.sh: up to here any shell understands it, and goes on as bash.
+# Started with another shell, as by `sh setup.sh`: restart with bash. Up to here the script is POSIX sh.
 if [ -z "${BASH_VERSION:-}" ]; then
   command -v bash >/dev/null 2>&1 && exec bash "$0" "$@"
-  echo "[setup] There is no bash. What to do: install it (apt install bash, apk add bash)." >&2
+  echo "[setup] bash was not found. What to do: install it (apt install bash, apk add bash)." >&2
   exit 1
 fi
-# Sourced, it would end the shell that somebody sits at.
+# If sourced, `exit` would end the user's shell.
 if (return 0 2>/dev/null); then
-  echo "[setup] This is to be run, not sourced. What to do: bash ${BASH_SOURCE[0]} ${*:-help}" >&2
+  echo "[setup] This script must be run, not sourced. What to do: bash ${BASH_SOURCE[0]} ${*:-help}" >&2
   return 1
 fi
 set -euo pipefail
@@ -20,17 +20,17 @@ system=""
 
 usage() {
   cat <<'TEXT'
-bash setup.sh [--system] install [extras]        make the environment (extras: notebook dev jupyter heif serve transcripts portraits cluster s3 gs)
-bash setup.sh [--system] run [name=value ...]    run the batch_swap notebook headless; without values on the demo
+bash setup.sh [--system] install [extras]        install into the environment (extras: notebook dev jupyter heif serve transcripts portraits cluster s3 gs)
+bash setup.sh [--system] run [name=value ...]    run the batch_swap notebook without a browser; by default the demo
 bash setup.sh [--system] test [pytest options]   run the test suite
 bash setup.sh [--system] notebook [lab options]  open the notebooks in JupyterLab
 
 Examples:  bash setup.sh run preset=speed
            bash setup.sh run 'sources=[me.jpg]' 'targets=[clips/]' consent='self: I am shown'
 
---system     use the running Python and leave every installed package where it is (always so on Colab);
+--system     use the current Python and keep all installed packages as they are (always so on Colab);
              otherwise everything goes into .venv
-PYTHON=...   the Python to make .venv from, or with --system the one to use (3.11, 3.12 or 3.13)
+PYTHON=...   the Python to create .venv with, or with --system to use (3.11, 3.12 or 3.13)
 TEXT
 }
 
@@ -45,8 +45,8 @@ suitable() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
 }
 
-# The Python to use: $PYTHON, the running one with --system, else the newest that fits. A name may be
-# there and still not start (pyenv's shims), so each is tried.
+# Prints the Python to use: $PYTHON, the current one with --system, else the newest suitable one. Each is
+# tried, since a command may exist and still not start (pyenv's shims).
 find_python() {
   local name names=(python3.13 python3.12 python3.11 python3 python)
   [ -z "$system" ] || names=(python3 python)
@@ -68,13 +68,13 @@ same_version() {
 
 make_venv() {
   local base="$1"
-  say "making .venv with $("$base" --version)"
+  say "creating .venv with $("$base" --version)"
   "$base" -m venv --clear "$venv" && return
-  # Debian leaves ensurepip out of its Python; uv does not need it.
+  # Debian's Python lacks ensurepip; uv does not need it.
   if command -v uv >/dev/null && uv venv --clear --seed --python "$base" "$venv"; then return; fi
   rm -rf "$venv"
-  die "make .venv" "$base cannot make an environment (see above)" \
-    "install its venv module (apt install python3-venv), or use the running Python: bash setup.sh --system"
+  die "create .venv" "$base cannot create an environment (see above)" \
+    "install its venv module (apt install python3-venv), or use the current Python: bash setup.sh --system"
 }
 
 # Sets $python to the interpreter everything runs with.
@@ -83,20 +83,20 @@ choose_environment() {
     python="$(find_python)"
     return
   fi
-  # .venv has all it needs; packages made for another Python would come first, and PYTHONHOME hides its own.
+  # PYTHONPATH would put other packages before those of .venv, and PYTHONHOME would hide its library.
   if [ -n "${PYTHONPATH:-}${PYTHONHOME:-}" ]; then
-    say "PYTHONPATH and PYTHONHOME are left out: .venv brings packages of its own"
+    say "PYTHONPATH and PYTHONHOME are ignored: .venv has packages of its own"
     unset PYTHONPATH PYTHONHOME
   fi
   python="$venv/bin/python"
   if ! "$python" -c '' >/dev/null 2>&1; then
-    [ ! -e "$venv" ] || say ".venv is damaged or its Python is gone: it is made anew"
+    [ ! -e "$venv" ] || say ".venv is damaged or its Python is gone: it is created again"
     local base
     base="$(find_python)"
     make_venv "$base"
   elif ! suitable "$python" || { [ -n "${PYTHON:-}" ] && ! same_version "$PYTHON" "$python"; }; then
     die "choose Python" ".venv already holds $("$python" --version)" \
-      "remove the folder $venv, so that it is made anew, or leave PYTHON out"
+      "remove the folder $venv, so that it is created again, or unset PYTHON"
   fi
 }
 
@@ -115,8 +115,8 @@ run() {
   local folder
   folder="$root/runs/$(date +%Y%m%d-%H%M%S)"
   [ ! -e "$folder" ] || folder="$folder-$$"
-  say "running the batch_swap notebook; everything it makes goes to ${folder#"$PWD"/}"
-  # In place of this shell: a signal sent to it reaches who can stop the batch.
+  say "running the batch_swap notebook; all output goes to ${folder#"$PWD"/}"
+  # exec: a signal sent to this process must reach the one that can stop the batch.
   exec "$python" -m colab_helpers.ui.headless \
     "$root/notebooks/batch_swap.ipynb" "$folder/batch_swap.ipynb" "$@"
 }
@@ -154,7 +154,7 @@ main() {
     help | -h | --help) usage ;;
     *)
       usage >&2
-      say "there is no '$verb'" >&2
+      say "unknown command '$verb'" >&2
       exit 2
       ;;
   esac

@@ -1,7 +1,6 @@
-"""Batch face swap for consented video: the public face of the package.
+"""Batch face swap for consented video: the public API.
 
-Heavy parts (ONNX Runtime, insightface, PyAV) load when they are first used, so that
-``import colab_helpers`` and ``--help`` are quick.
+Every name is imported on first use, since ONNX Runtime, insightface and PyAV load slowly.
 """
 
 from __future__ import annotations
@@ -18,17 +17,9 @@ if TYPE_CHECKING:
     from colab_helpers.settings import Settings, load_settings
 
 __version__ = VERSION
-__all__ = [
-    "FaceAnalyser",
-    "Settings",
-    "diagnose",
-    "load_settings",
-    "run_batch",
-    "swap_image",
-    "swap_video",
-]
+__all__ = ["FaceAnalyser", "Settings", "diagnose", "load_settings", "run_batch", "swap_image", "swap_video"]
 
-_HOMES = {
+_MODULES = {
     "FaceAnalyser": "colab_helpers.faces.analyser",
     "Settings": "colab_helpers.settings",
     "diagnose": "colab_helpers.diagnosis",
@@ -40,6 +31,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

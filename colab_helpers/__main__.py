@@ -1,7 +1,8 @@
-"""The package's verbs from a shell: ``python -m colab_helpers <verb>``.
+"""Command line of the package: ``python -m colab_helpers <verb>``.
 
-Exit code 0: everything succeeded; 1: something failed while it was done; 2: refused before any work; 130:
-stopped. For ``verify``, 0: every file is marked; 1: some is not, or there is none; 2: a mark does not hold.
+Exit codes: 0, everything succeeded; 1, something failed during the work; 2, refused before any work; 130,
+stopped. For ``verify``: 0, every file is marked; 1, a file is unmarked or none is media; 2, a mark is
+invalid.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ _STOPPED = mark("stopped; the same command goes on with what is finished")
 
 
 def run() -> NoReturn:
-    """Run the verb of the command line in a process of its own."""
+    """Entry point of a dedicated process: run the verb in ``sys.argv`` and exit."""
     begin_startup()
     exit_immediately(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
-    if isinstance(sys.stdout, TextIOWrapper):  # names that are no UTF-8, as stderr has them already
+    if isinstance(sys.stdout, TextIOWrapper):  # file names that are not UTF-8; stderr does this already
         sys.stdout.reconfigure(errors="backslashreplace")
     with use_language(requested_language(sys.argv[1:] if arguments is None else arguments)):
         options, unknown = build_parser(VERBS).parse_known_args(arguments)
@@ -70,24 +71,23 @@ def _run(options: argparse.Namespace) -> int:
     verb = VERBS[options.verb].run
     with ExitStack() as language:
         try:
-            if verb is not _roop:  # its values are not settings yet
-                # Presets and --set may name one, too.
-                asked = settings_of(options).language if hasattr(options, "preset") else options.language
-                language.enter_context(use_language(asked))
-            values = chain.from_iterable(_several(value) for value in vars(options).values())
+            if verb is not _roop:  # its options are not settings until translated
+                # Presets and --set may choose a language, too.
+                choice = settings_of(options).language if hasattr(options, "preset") else options.language
+                language.enter_context(use_language(choice))
+            values = chain.from_iterable(v if isinstance(v, list) else [v] for v in vars(options).values())
             require_reachable(paths := [value for value in values if isinstance(value, Path)])
             for path in paths if verb not in (_status, _stop, _people) else ():
                 refuse_address(path, stored=True)
-            if verb not in (_swap, _status, _stop):  # these load all at once, or end at once
+            if verb not in (_swap, _status, _stop):  # _swap calls it after its imports; the others are short
                 finish_startup()
             return verb(options)
         except ColabHelpersError as error:
             return print_error(error)
-        except BrokenPipeError:  # of ``| head``: it has what it wants
+        except BrokenPipeError:  # the reader, such as ``head``, has closed the pipe
             return FAILURE
         except OSError as error:
-            lost = lost_mount(error, Path(error.filename or "."))
-            if lost is None:
+            if (lost := lost_mount(error, Path(error.filename or "."))) is None:
                 raise
             print_error(lost)
             return FAILURE
@@ -96,23 +96,18 @@ def _run(options: argparse.Namespace) -> int:
             return INTERRUPTED
 
 
-def _several(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
-
-
 def _run_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    photos = tr("photo(s) of the person to put in, or their folder; averaged")
+    photos = tr("photo(s) of the source face, or a folder of them; several are averaged")
     add("-s", "--source", "--sources", dest="sources", nargs="+", default=[], metavar="FACE", help=photos)
-    library = tr("a folder of people, each a folder of photos; any FACE may be a name there")
+    library = tr("library of people, one folder of photos per person; a FACE may be a name in it")
     add("--library", help=library, **FOLDER)
-    person = tr("photo(s) of the one person who is changed, wherever she is")
+    person = tr("photo(s) of the only person to change")
     add("--target-person", nargs="+", default=[], metavar="FACE", help=person)
-    add("--never", nargs="+", default=[], metavar="FACE", help=tr("photo(s) of people who are never changed"))
-    consent = tr("who is shown, and on what ground: a sentence, or a consent.yaml (required)")
+    add("--never", nargs="+", default=[], metavar="FACE", help=tr("photo(s) of people never to change"))
+    consent = tr("who is shown and on what ground: a sentence or the path of a consent.yaml (required)")
     add("--consent", default="", metavar="TEXT", help=consent)
-    where = tr("where the report goes")
-    add("--report", dest="report_path", type=absolute, metavar="FILE", help=where)
+    add("--report", dest="report_path", type=absolute, metavar="FILE", help=tr("file for the report"))
     add_settings(parser, models=True)
 
 
@@ -120,12 +115,11 @@ def _swap_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _run_options(parser)
     add("-t", "--target", required=True, metavar="VIDEO_OR_IMAGE")
-    result = tr("result; its suffix is the container")
-    add("-o", "--output", required=True, metavar="FILE", help=result)
+    add("-o", "--output", required=True, metavar="FILE", help=tr("output file; its suffix is the container"))
 
 
 def _swap(options: argparse.Namespace) -> int:
-    import colab_helpers.batch.run_file  # noqa: F401 - and with it all that does the work
+    import colab_helpers.batch.run_file  # noqa: F401 - loads everything a swap needs
     from colab_helpers.api import swap_file
     from colab_helpers.batch.report import check_report_path, is_own_file
     from colab_helpers.batch.write_policy import WritePolicy, file_identities
@@ -136,13 +130,12 @@ def _swap(options: argparse.Namespace) -> int:
     if options.report_path:
         photos = (*options.sources, *options.target_person, *options.never)
         inputs = file_identities(map(Path, [*photos, options.target]))
-        check_report_path(
-            options.report_path, WritePolicy(inputs, settings.overwrite, made=is_own_file), page=False
-        )
+        policy = WritePolicy(inputs, settings.overwrite, made=is_own_file)
+        check_report_path(options.report_path, policy, page=False)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         names = ("sources", "target", "output", "consent", "models_dir", "target_person", "never", "library")
-        given = {name: getattr(options, name) for name in names}
-        report = swap_file(**given, settings=settings, on_progress=line)
+        arguments = {name: getattr(options, name) for name in names}
+        report = swap_file(**arguments, settings=settings, on_progress=line)
     if options.report_path:
         report.save(options.report_path)
     return _conclude(report)
@@ -150,7 +143,7 @@ def _swap(options: argparse.Namespace) -> int:
 
 def _status_options(parser: argparse.ArgumentParser) -> None:
     _stop_options(parser)
-    parser.add_argument("--json", help=tr("the whole status, for machines"), **SWITCH)
+    parser.add_argument("--json", help=tr("print the full status as JSON"), **SWITCH)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -176,7 +169,7 @@ def _stop(options: argparse.Namespace) -> int:
     if not request_stop(options.folder):
         print(tr("no batch is at work there"))
         return FAILURE
-    print(tr("asked to stop; what is finished is kept, and the same command goes on with it"))
+    print(tr("stop requested; finished work is kept, and the same command resumes the batch"))
     return SUCCESS
 
 
@@ -185,27 +178,25 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
     _run_options(parser)
     add("-t", "--targets", required=True, nargs="+", metavar="FOLDER_OR_FILE")
     add("-o", "--output-dir", "--output", required=True, metavar="DIR")
-    which = tr("which of the targets, counted from 1, such as 1-30 or 2,5-")
-    add("--range", dest="video_range", default="", metavar="1-30", help=which)
+    targets = tr("targets to process, counted from 1, such as 1-30 or 2,5-")
+    add("--range", dest="video_range", default="", metavar="1-30", help=targets)
     people = tr(
-        "find everybody first and go on by people.yaml, or only find them; everybody: whoever is not in it "
-        "gets a portrait of their own; auto: by the file if it is there"
+        "auto: follow people.yaml if it exists; find: find everybody first, then follow it; only: stop after "
+        "finding; everybody: also give whoever is not in people.yaml a portrait of their own"
     )
     add("--people", choices=("auto", "find", "only", "everybody"), default="auto", help=people)
-    work = tr("a folder on a local disk for unfinished work; chosen if not given")
+    work = tr("work folder for unfinished results, on a local disk; chosen automatically if not given")
     add("--work-dir", help=work, **FOLDER)
-    session = tr("how long this machine can be used: you are told what fits as soon as something is done")
+    session = tr("minutes this machine can be used; how much fits is shown once something is done")
     add("--session-minutes", default=0.0, metavar="N", help=session)
-    shortest = tr("begin with the files of fewest frames and pixels")
-    add("--shortest-first", help=shortest, **SWITCH)
-    here = tr("work in this process: a crash takes everything with it")
-    add("--in-process", help=here, **SWITCH)
+    add("--shortest-first", help=tr("process the files with the fewest frames and pixels first"), **SWITCH)
+    add("--in-process", help=tr("work in this process, without a worker: a crash ends all"), **SWITCH)
     add("--cluster", default="", metavar="ADDRESS", help=tr("have a cluster do it: HOST:PORT, or auto"))
     add("--gpus-per-worker", default=1.0, metavar="SHARE", help=tr("of a GPU, for each worker there"))
-    first = tr("a batch there waits as long as one of a higher priority works")
-    add("--priority", default=0, metavar="N", help=first)
-    other = tr("what lies below OLD here lies below NEW on the cluster's machines")
-    add("--map", dest="map_paths", action="append", default=[], metavar="OLD=NEW", help=other)
+    priority = tr("a batch there waits as long as one of a higher priority works")
+    add("--priority", default=0, metavar="N", help=priority)
+    mapping = tr("what lies below OLD here lies below NEW on the cluster's machines")
+    add("--map", dest="map_paths", action="append", default=[], metavar="OLD=NEW", help=mapping)
 
 
 def _batch(options: argparse.Namespace) -> int:
@@ -215,10 +206,10 @@ def _batch(options: argparse.Namespace) -> int:
     from colab_helpers.request import BatchRequest
     from colab_helpers.ui.progress import ProgressLine
 
-    given = {name: value for name, value in vars(options).items() if name in BatchRequest.model_fields}
-    request = BatchRequest(**given, overrides=overrides_of(options))
-    # Whoever ends this process politely means the batch; only a kill leaves the worker to itself.
-    # Not what SIGINT has: a shell that starts this in the background has that ignored.
+    fields = {name: value for name, value in vars(options).items() if name in BatchRequest.model_fields}
+    request = BatchRequest(**fields, overrides=overrides_of(options))
+    # SIGTERM stops the batch; only SIGKILL leaves the worker running. Not SIGINT's current handler: a shell
+    # that starts this in the background has set it to be ignored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         try:
@@ -235,18 +226,18 @@ def _batch(options: argparse.Namespace) -> int:
 
 def _roop_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("script", nargs="*", metavar="WORD", help=tr("how it begins: python run.py, or runbatch.py 1-30"))
+    add("script", nargs="*", metavar="WORD", help=tr("script: python run.py, or runbatch.py 1-30"))
     _run_options(parser)
     add("-t", "--target", metavar="VIDEO_OR_IMAGE")
-    add("-o", "--output", metavar="FILE", help=tr("result; in a folder it gets the name that roop gives"))
-    add("--dry-run", help=tr("only tell what it becomes"), **SWITCH)
-    # Of settings whose names roop has for something else, the meaning is roop's.
-    add = parser.add_argument_group(tr("as in roop"), conflict_handler="resolve").add_argument
+    add("-o", "--output", metavar="FILE", help=tr("output file; in a folder it gets roop's name for it"))
+    add("--dry-run", help=tr("only show the translated command"), **SWITCH)
+    # Names that mean something else in roop than as a setting have roop's meaning here.
+    title = tr("options with roop's meaning")
+    add = parser.add_argument_group(title, conflict_handler="resolve").add_argument
     provider, quality = "setting_execution_provider", "setting_output_video_quality"
-    where = tr("cuda is taken where it works")
-    add("--execution-provider", dest=provider, nargs="+", metavar="NAME", help=where)
+    add("--execution-provider", dest=provider, nargs="+", metavar="NAME", help=tr("cuda is used if it works"))
     add("--output-video-quality", dest=quality, metavar="N", help=tr("0 to 100, lower is better"))
-    add("--memory-optimization", help=tr("nothing: memory is always bounded"), **SWITCH)
+    add("--memory-optimization", help=tr("ignored: memory is always bounded"), **SWITCH)
 
 
 def _roop(options: argparse.Namespace) -> int:
@@ -256,7 +247,7 @@ def _roop(options: argparse.Namespace) -> int:
     print("\n".join(lines))
     if not options.dry_run:
         return _run(native)
-    settings_of(native)  # what cannot be used is refused
+    settings_of(native)  # raises SettingsError for a bad value
     return SUCCESS
 
 
@@ -272,17 +263,15 @@ def _conclude(report: BatchReport) -> int:
 
 def _people_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folder", help=tr("output folder of a batch, or a library: a folder of people"), **FOLDER)
+    add("folder", help=tr("output folder of a batch, or a library of people"), **FOLDER)
     several: dict[str, Any] = {"action": "append", "default": []}
     pair = {**several, "nargs": 2}
-    add("--split", metavar="NAME", help=tr("two people were taken for one"), **several)
-    add("--merge", metavar=("NAME", "OTHER"), help=tr("both are one person, called NAME"), **pair)
-    source = tr(
-        "put this source in: photos, leave, blur, pixelate, portraits, a name of the library, or paths"
-    )
+    add("--split", metavar="NAME", help=tr("split NAME, in whom two people were mixed up"), **several)
+    add("--merge", metavar=("NAME", "OTHER"), help=tr("merge both into one person called NAME"), **pair)
+    source = tr("source of NAME: photos, leave, blur, pixelate, portraits, a name in the library, or paths")
     add("--set", metavar="NAME=SOURCE", help=source, **several)
-    add("--name", metavar=("NAME", "NEW"), help=tr("call somebody NEW"), **pair)
-    add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)
+    add("--name", metavar=("NAME", "NEW"), help=tr("rename NAME to NEW"), **pair)
+    add("--library", help=tr("library of people, one folder of photos per person"), **FOLDER)
     add_language(parser, models=True)
 
 
@@ -293,37 +282,35 @@ def _people(options: argparse.Namespace) -> int:
     from colab_helpers.pages.sheet import batch_cards, library_cards, write_sheet
 
     sync_inputs(folder := options.folder, (), ())
-    if any((folder / name).exists() for name in PEOPLE_FILES):  # people were found in it, or named by hand
+    if any((folder / name).exists() for name in PEOPLE_FILES):  # found by a batch, or written by hand
         _edit_people(options)
-        cards, place = batch_cards(folder), folder / PEOPLE_FOLDER_NAME
+        cards, sheet_folder = batch_cards(folder), folder / PEOPLE_FOLDER_NAME
     elif options.split or options.merge or options.set or options.name:
-        raise UsageError(
-            tr("there are no people of a batch here that could be changed"),
-            where=str(folder),
-            remedy=tr("name the output folder of a batch whose people were found"),
-        )
+        what = tr("this folder has no people of a batch to edit")
+        remedy = tr("name the output folder of a batch whose people were found")
+        raise UsageError(what, where=str(folder), remedy=remedy)
     else:
-        cards, place = library_cards(folder, options.models_dir), folder
+        cards, sheet_folder = library_cards(folder, options.models_dir), folder
     print("\n".join(card.line for card in cards))
     title = tr("People of {folder}", folder=folder.name)
-    print(tr("pictures: {paths}", paths=write_sheet(place, title, cards)))
+    print(tr("pictures: {paths}", paths=write_sheet(sheet_folder, title, cards)))
     return SUCCESS
 
 
 def _edit_people(options: argparse.Namespace) -> None:
-    """Do what is asked in this order: split, merge, set, name; each is saved by itself."""
+    """Apply the edits in the order split, merge, set, name; each is saved before the next."""
     from colab_helpers.batch.people_edits import merge, rename, set_source, split
     from colab_helpers.files import absolute
 
     for name in options.split:
-        print(tr("{name} is now {parts}", name=name, parts=", ".join(split(options.folder, name))))
+        print(tr("{name} was split into {parts}", name=name, parts=", ".join(split(options.folder, name))))
     for one, other in options.merge:
         merge(options.folder, one, other)
     for pair in options.set:
         name, value = split_pair(pair, "p1=leave")
-        one = os.path.exists(absolute(value))  # noqa: PTH110 - many words are too long a name for Path.exists
-        words = [value] if one else [word.strip() for word in value.split(",")]
-        set_source(options.folder, name, words, options.library)
+        is_path = os.path.exists(absolute(value))  # noqa: PTH110 - Path.exists raises if the name is too long
+        sources = [value] if is_path else [word.strip() for word in value.split(",")]
+        set_source(options.folder, name, sources, options.library)
     for old, new in options.name:
         rename(options.folder, old, new)
 
@@ -331,18 +318,10 @@ def _edit_people(options: argparse.Namespace) -> None:
 VERBS: dict[str, Verb] = {
     "swap": Verb(_swap_options, mark("swap the faces of one video or image"), _swap),
     "batch": Verb(_batch_options, mark("swap the faces of many videos and images"), _batch),
-    "roop": Verb(
-        _roop_options, mark("do what a command line of roop's says, and tell what it became"), _roop
-    ),
-    "status": Verb(_status_options, mark("tell how the batch in an output folder stands"), _status),
-    "people": Verb(
-        _people_options,
-        mark("list the people of a batch or of a library, with pictures; change the map"),
-        _people,
-    ),
-    "stop": Verb(
-        _stop_options, mark("stop the batch in an output folder; a later run goes on with it"), _stop
-    ),
+    "roop": Verb(_roop_options, mark("run a roop command line, and show what it was translated to"), _roop),
+    "status": Verb(_status_options, mark("show the status of the batch in an output folder"), _status),
+    "people": Verb(_people_options, mark("show the people of a batch or library; edit who is who"), _people),
+    "stop": Verb(_stop_options, mark("stop the batch in an output folder; a later run resumes it"), _stop),
     **extras.VERBS,
 }
 

@@ -1,7 +1,7 @@
-"""The package's verbs for Python, the command line and the notebooks.
+"""The package's functions for Python, the command line and the notebooks.
 
-What loads the networks is imported where it is used: whoever only starts a batch's worker process, or watches
-it, need not wait for that.
+Modules that load networks are imported where they are used: starting or watching a worker process does not
+need them.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def swap_image(
     settings: Settings | None = None,
     models_dir: str | Path | None = None,
 ) -> ByteImage:
-    """Put the source's face on the faces of an image; pixels carry the label only: `swap_file` signs files.
+    """Swap the faces of an image for the source's; the result has the label, but no manifest.
 
     Args:
-        source: Photo of the person who is put in.
+        source: Photo of the source face.
         target: The image to change; it is not modified.
         consent: Who is shown, and on what ground.
         settings: As from ``load_settings``; the default preset if None.
@@ -53,10 +53,11 @@ def swap_image(
         ``(H, W, 3)`` uint8 BGR.
 
     Raises:
-        ConsentError, ContentError: No usable statement of consent; a target that is refused.
+        ConsentError: There is no usable statement of consent.
+        ContentError: The target's content is refused.
         ColabHelpersError: An image cannot be read, the source shows no face, or a model is missing.
     """
-    with _speaking(settings):
+    with _in_language_of(settings):
         photos = [Source.of(source)]
         path = isinstance(target, (str, Path)) and not str(target).startswith("data:")
         image = absolute(str(target)) if path else target
@@ -71,7 +72,7 @@ def swap_image(
         from colab_helpers.pipeline import process_image
         from colab_helpers.trust.content import ContentCheck, check_pictures
 
-        engine = Engine.open(settings or load_settings(), models_dir=_place(models_dir))
+        engine = Engine.open(settings or load_settings(), models_dir=_absolute(models_dir))
         identity = identity_of(engine, photos)
         check = ContentCheck(engine, Source.of(image).name, [identity.age if identity else None])
         pixels = read_image(image)
@@ -80,7 +81,7 @@ def swap_image(
 
 
 class SwapOptions(TypedDict, total=False):
-    """What ``swap_video`` also takes."""
+    """Further options of ``swap_video``."""
 
     models_dir: str | Path | None
     target_person: Sequence[str | Path]
@@ -98,32 +99,32 @@ def swap_video(
     settings: Settings | None = None,
     **options: Unpack[SwapOptions],
 ) -> FileReport:
-    """Put the source's face on the faces of a video (or image file).
+    """Swap the faces of a video or image file for the source's.
 
     Args:
-        source: One or several photos of the person who is put in, folders of them, or names of the library.
+        source: One or several photos of the source face, folders of them, or names in the library.
         target: The file to change.
-        output: The result; its suffix chooses the container. In a folder that is there it gets the target's
-            name.
+        output: The output file, whose suffix selects the container, or an existing folder, where it gets the
+            target's name.
         consent: Who is shown, and on what ground.
         settings: As from ``load_settings``; the default preset if None.
-        **options: ``models_dir``, the folder of the model files; ``target_person``, photos of the one person
-            who is changed (without any the settings decide); ``never``, photos of people who are never
-            changed; ``library``, a folder of people, each a folder of photos; ``on_progress``, called up to
-            four times a second.
+        **options: ``models_dir``, the folder of the model files; ``target_person``, photos of the only person
+            to change (by default the settings decide); ``never``, photos of people never to change;
+            ``library``, a folder of people, each a folder of photos; ``on_progress``, called up to four times
+            a second.
 
     Raises:
-        UsageError: The result would replace a photo, the target, or a file that is there already, unless
-            ``overwrite`` is set.
-        ColabHelpersError: The file could not be done; nothing is left of the result then.
+        UsageError: The result would replace a photo, the target, or, unless ``overwrite`` is set, another
+            existing file.
+        ColabHelpersError: The file failed; no partial result is left.
     """
-    import numpy as np  # slow, and seldom needed here
+    import numpy as np  # slow, and rarely needed here
 
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
-    with _speaking(settings):
-        file, _ = _open(sources, target, output, consent, settings or load_settings(), **options)
-        file.run()
-        return file.report
+    with _in_language_of(settings):
+        run, _ = _open(sources, target, output, consent, settings or load_settings(), **options)
+        run.run()
+        return run.report
 
 
 def swap_file(
@@ -135,33 +136,33 @@ def swap_file(
     settings: Settings | None = None,
     **options: Unpack[SwapOptions],
 ) -> BatchReport:
-    """Like ``swap_video``, but a failure of the work itself is in the report instead of being raised."""
-    with _speaking(settings):
-        file, notes = _open(sources, target, output, consent, settings or load_settings(), **options)
+    """Like ``swap_video``, but a failure during the work is put into the report instead of raised."""
+    with _in_language_of(settings):
+        run, notes = _open(sources, target, output, consent, settings or load_settings(), **options)
         from colab_helpers.batch.file_report import build_report, skipped
         from colab_helpers.batch.run_file import error_text
 
-        started, report, stopped = time.monotonic(), file.report, False
+        started, report, stopped = time.monotonic(), run.report, False
         try:
-            file.run()
+            run.run()
         except KeyboardInterrupt:
-            report, stopped = skipped(file.task, report.source), True
-        except Exception as error:  # noqa: BLE001 - what went wrong is in the report
+            report, stopped = skipped(run.task, report.source), True
+        except Exception as error:  # noqa: BLE001 - the error goes into the report
             report.error, report.status = error_text(error), "failed"
         return build_report(
             [report],
-            consent=file.consent,
-            settings=file.engine.settings.model_dump(mode="json"),
+            consent=run.consent,
+            settings=run.engine.settings.model_dump(mode="json"),
             seconds=time.monotonic() - started,
-            networks=file.engine.loaded,
-            notes=[*file.engine.notes, *notes],
+            networks=run.engine.loaded,
+            notes=[*run.engine.notes, *notes],
             stopped=stopped,
-            memory_warnings=file.guard.warnings,
+            memory_warnings=run.guard.warnings,
         )
 
 
 class BatchOptions(TypedDict, total=False):
-    """What ``run_batch`` also takes; fields of ``BatchRequest``."""
+    """Further options of ``run_batch``: fields of ``BatchRequest``."""
 
     target_person: Sequence[str | Path]
     never: Sequence[str | Path]
@@ -191,32 +192,32 @@ def run_batch(
     on_status: StatusCallback | None = None,
     **options: Unpack[BatchOptions],
 ) -> BatchReport:
-    """Put one person's face on the faces of many videos and images.
+    """Swap the faces of many videos and images for the source's.
 
-    The work is done by a process of its own, which outlives this one and is started again if it dies. The
-    same call again, from anywhere, watches it, or goes on where it ended.
+    A worker process does the work; it outlives this one and is restarted if it dies. The same call, from any
+    process, watches the running batch or resumes one that has ended.
 
     Args:
-        sources: Photos of the person who is put in, folders of them, or names of the library; photos of
-            somebody else are left out, which is noted.
+        sources: Photos of the source face, folders of them, or names in the library; photos of somebody else
+            are left out, with a note.
         targets: Files, folders, and patterns such as ``clips/*.mp4``.
         output_dir: Folder of the results; made if missing.
         consent: Who is shown, and on what ground.
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
-        on_progress: Called while a video runs.
-        on_status: Called with every new status of the worker process; it has the remarks on the whole run.
-        **options: Which of the targets, where the report goes, and so on, as in ``BatchRequest``.
+        on_progress: Called while a video is processed.
+        on_status: Called with every new status of the worker process, which has the notes on the whole run.
+        **options: Fields of ``BatchRequest``, such as ``video_range`` and ``report_path``.
 
     Returns:
-        The report. Failed files are in it with their error; they do not raise.
+        The report. Failed files are in it with their errors; they do not raise.
 
     Raises:
-        ColabHelpersError: Nothing could be started, or the worker process died again and again.
-        BatchStopped: A KeyboardInterrupt: somebody has stopped it; its ``report`` says what is finished.
+        ColabHelpersError: The batch could not be started, or the worker process died repeatedly.
+        BatchStopped: The batch was stopped (a KeyboardInterrupt); its ``report`` has the finished files.
     """
-    with _speaking(settings):
-        library = _place(options.get("library"))
+    with _in_language_of(settings):
+        library = _absolute(options.get("library"))
         photos = [Source.of(image, library) for image in sources]
         request = BatchRequest(
             sources=[photo.image for photo in photos],
@@ -237,15 +238,15 @@ def run_batch_request(
     on_progress: ProgressCallback | None = None,
     on_status: StatusCallback | None = None,
 ) -> BatchReport:
-    """Like ``run_batch``, from a request; ``photos`` are its sources with names for messages and reports."""
+    """Like ``run_batch``, from a request; ``photos`` are its sources, with names for messages and reports."""
     with use_language(request.language):
         job = build_job(request, photos)
-        with _speaking(job.request.settings):
+        with _in_language_of(job.request.settings):
             if request.in_process:
                 from colab_helpers.batch.worker import run_job
 
                 return run_job(job, on_progress=on_progress)
-            if request.cluster and request.people != "only":  # which one process does
+            if request.cluster and request.people != "only":  # finding people is done by one process
                 from colab_helpers.cluster.supervisor import ClusterSupervisor
 
                 return ClusterSupervisor(job, on_progress=on_progress, on_status=on_status).run()
@@ -267,15 +268,15 @@ def _open(
     library: str | Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> tuple[FileRun, Sequence[str]]:
-    """Check everything before any work, load the networks and the sources; also returns notes on these."""
-    known = _place(library)
-    require_reachable([] if known is None else [known])
-    photos, people, spared = (
-        expand_photos((Source.of(one, known) for one in each), known)
-        for each in (sources, target_person, never)
+    """Check everything, then load networks and sources; return the run and notes on the sources."""
+    root = _absolute(library)
+    require_reachable([] if root is None else [root])
+    photos, wanted, excluded = (
+        expand_photos((Source.of(image, root) for image in images), root)
+        for images in (sources, target_person, never)
     )
-    others = [*people, *spared]
-    task, given, write_policy = build_task(photos, others, target, output, consent, known, settings.overwrite)
+    others = [*wanted, *excluded]
+    task, record, write_policy = build_task(photos, others, target, output, consent, root, settings.overwrite)
     from concurrent.futures import ThreadPoolExecutor
 
     from colab_helpers.batch.photos import identity_of, load_person_filter, request_assignment
@@ -286,24 +287,23 @@ def _open(
     from colab_helpers.trust.content import require_networks
     from colab_helpers.trust.marking import check_marking
 
-    tune_allocator()  # before any thread has a store of its own
-    if not is_image(task.target):  # beside the networks; what is wrong with it is told when it is asked for
+    tune_allocator()  # before threads have memory arenas of their own
+    if not is_image(task.target):  # in parallel with loading; errors are raised by the later probe
         ThreadPoolExecutor(1).submit(probe, task.target)
     check_marking(settings)
-    engine = Engine.open(settings, models_dir=_place(models_dir))
+    engine = Engine.open(settings, models_dir=_absolute(models_dir))
     require_networks(engine)
     identity = identity_of(engine, photos)
-    person_filter, told = load_person_filter(
-        engine, [one.image for one in people], [one.image for one in spared]
-    )
+    images = [photo.image for photo in wanted], [photo.image for photo in excluded]
+    person_filter, fallbacks = load_person_filter(engine, *images)
     report = new_report(task, identity)
-    report.fallbacks += told
+    report.fallbacks += fallbacks
     key = " ".join(sorted(photos[number].digest for number in identity.used)) if identity else ""
     run = FileRun(
         engine=engine,
         assignment=request_assignment(identity, person_filter, key=key),
         task=task,
-        consent=given,
+        consent=record,
         report=report,
         write_policy=write_policy,
         on_progress=on_progress,
@@ -312,12 +312,12 @@ def _open(
 
 
 @contextmanager
-def _speaking(settings: Settings | None) -> Iterator[None]:
-    """Speak the language that settings name for as long as a verb works."""
+def _in_language_of(settings: Settings | None) -> Iterator[None]:
+    """Use the language of the settings within the block."""
     with use_language(settings.language if isinstance(settings, Settings) else "auto"):
         yield
 
 
-def _place(value: str | Path | None) -> Path | None:
+def _absolute(value: str | Path | None) -> Path | None:
     refuse_address(value or "", stored=True)
     return None if value is None else absolute(value)

@@ -1,7 +1,7 @@
-"""How a command line is read: ``build_parser``; the verbs stand in ``__main__`` and ``extras``.
+"""Parsing of the command line; the verbs themselves are in ``__main__`` and ``extras``.
 
-Settings are imported where options are made of them: a verb gets its options when it is asked for, so that
-``--version`` and ``--help`` need not wait for models of what they do not use.
+A verb's options are added, and ``settings`` imported, only when that verb is parsed: ``--version`` and
+``--help`` stay fast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SWITCH: dict[str, Any] = {"action": "store_true"}
 
 
 class Verb(NamedTuple):
-    """What a verb takes, what it is for (marked for translation), and what it does, to an exit code."""
+    """A verb: adds its options, has a help text (marked for translation), and runs to an exit code."""
 
     add_options: Callable[[argparse.ArgumentParser], None]
     purpose: str
@@ -36,7 +36,7 @@ class Verb(NamedTuple):
 
 
 def build_parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
-    """Build the whole command line."""
+    """Build the parser with a subparser for each verb."""
     parser = _Parser(prog="colab_helpers", description=tr("Batch face swap for consented, lawful use."))
     parser.add_argument("--version", action="version", version=VERSION)
     parsers = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
@@ -48,35 +48,35 @@ def build_parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
 
 
 def add_language(parser: argparse.ArgumentParser, *, models: bool = False) -> None:
-    """Of verbs without settings: the one that concerns them, too, and with ``models`` the folder of these."""
+    """Add ``--language``, for verbs without settings, and with ``models`` ``--models-dir``."""
     if models:
         parser.add_argument("--models-dir", help=tr("folder of the model files"), **FOLDER)
     parser.add_argument("--language", choices=LANGUAGE_CHOICES, default="auto", help=tr(LANGUAGE_HELP))
 
 
 def add_settings(parser: argparse.ArgumentParser, *, models: bool = False) -> None:
-    """Of verbs that take a preset and any setting, and with ``models`` the folder of these."""
+    """Add ``--preset``, ``--set`` an option for each setting, and with ``models`` ``--models-dir``."""
     from colab_helpers.settings import DEFAULT_PRESET, Settings, field_help
 
     if models:
         parser.add_argument("--models-dir", help=tr("folder of the model files"), **FOLDER)
-    group = parser.add_argument_group(tr("settings"), tr("a preset, and any setting on top of it"))
+    group = parser.add_argument_group(tr("settings"), tr("a preset, and settings that override it"))
     preset = tr("name(s) from presets.yaml, joined by '+'")
     group.add_argument("--preset", default=DEFAULT_PRESET, metavar="NAME", help=preset)
-    anything = tr("any setting, also those below")
+    anything = tr("override any setting, as the options below do")
     group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=anything)
     for name, field in Settings.model_fields.items():
-        # A switch may stand alone, as in roop: --many-faces is --many-faces true.
-        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
-        # Several words, as in roop: --frame-processors face_swapper face_enhancer.
-        bare |= {"nargs": "+"} if _takes_several(field.annotation) else {}
-        bare |= {"dest": f"setting_{name}", "metavar": "VALUE", "help": field_help(name).replace("%", "%%")}
-        group.add_argument(option_name(name), **bare)
+        # As in roop, --many-faces alone means --many-faces true.
+        kwargs: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+        # As in roop, a list is several words: --frame-processors face_swapper face_enhancer.
+        kwargs |= {"nargs": "+"} if _is_list(field.annotation) else {}
+        kwargs |= {"dest": f"setting_{name}", "metavar": "VALUE", "help": field_help(name).replace("%", "%%")}
+        group.add_argument(option_name(name), **kwargs)
 
 
-def _takes_several(annotation: Any) -> bool:
-    """Whether a setting may be a list."""
-    return get_origin(annotation) is tuple or any(map(_takes_several, get_args(annotation)))
+def _is_list(annotation: Any) -> bool:
+    """Return whether a setting of this type may be a list."""
+    return get_origin(annotation) is tuple or any(map(_is_list, get_args(annotation)))
 
 
 def option_name(setting: str) -> str:
@@ -85,75 +85,76 @@ def option_name(setting: str) -> str:
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """Return the settings that a command line asks for; options win over ``--set``, that over presets."""
+    """Load the settings of a command line: options override ``--set``, which overrides presets."""
     from colab_helpers.settings import load_settings
 
     return load_settings(options.preset, **overrides_of(options))
 
 
 def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what a command line sets on top of its preset."""
+    """Return the settings of a command line that override its preset."""
     from colab_helpers.settings import Settings
 
     pairs = (split_pair(pair, "batch_size=2") for pair in options.set)
     overrides = {key.replace("-", "_"): parse_value(value) for key, value in pairs}
-    given = {name: getattr(options, f"setting_{name}") for name in Settings.model_fields}
-    texts = {name: ",".join(text) if isinstance(text, list) else text for name, text in given.items()}
-    return overrides | {name: parse_value(text) for name, text in texts.items() if text is not None}
+    for name in Settings.model_fields:
+        if (text := getattr(options, f"setting_{name}")) is not None:
+            overrides[name] = parse_value(",".join(text) if isinstance(text, list) else text)
+    return overrides
 
 
 def split_pair(pair: str, example: str) -> tuple[str, str]:
-    """Return the two halves of KEY=VALUE; UsageError where it is none."""
+    """Split KEY=VALUE into its halves; raise UsageError if there is no ``=``."""
     key, separator, value = pair.partition("=")
     if not separator:
-        what = tr("--set takes KEY=VALUE, but got {pair!r}", pair=pair)
-        raise UsageError(what, remedy=tr("write it like --set {example}", example=example))
+        what = tr("--set takes KEY=VALUE, not {pair!r}", pair=pair)
+        raise UsageError(what, remedy=tr("write, for example, --set {example}", example=example))
     return key.strip(), value.strip()
 
 
 def parse_value(text: str) -> Any:
-    """Read a setting's value as YAML does: numbers, true and false, text."""
+    """Parse a setting's value as YAML: a number, a boolean, a list or text."""
     import yaml
 
     try:
         return from_yaml(text)
     except yaml.YAMLError as error:
-        what = tr("the value {text!r} cannot be read", text=text)
+        what = tr("the value {text!r} is not valid YAML", text=text)
         raise UsageError(what, remedy=tr("put it in quotes")) from error
 
 
 def requested_language(arguments: Sequence[str]) -> LanguageChoice:
-    """The language that a command line names, for the parser itself; ``auto`` without a known one."""
+    """Return the command line's ``--language``, for the parser's own texts; ``auto`` if absent or unknown."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--language", choices=LANGUAGE_CHOICES, default="auto")
     try:
-        asked: LanguageChoice = parser.parse_known_args(arguments)[0].language
+        choice: LanguageChoice = parser.parse_known_args(arguments)[0].language
     except (argparse.ArgumentError, SystemExit):
-        return "auto"  # whoever reads the whole command line will complain
-    return asked
+        return "auto"  # the full parser reports the error
+    return choice
 
 
 def with_option_names(remedy: str) -> str:
-    """A remedy with the names of settings as options: ``models_dir`` is ``--models-dir``."""
+    """Spell the settings in a remedy as options: ``models_dir`` becomes ``--models-dir``."""
     from colab_helpers.request import BatchRequest, PreloadRequest
     from colab_helpers.settings import Settings
 
     known = {*Settings.model_fields, *BatchRequest.model_fields, *PreloadRequest.model_fields}
-    # A single word may be just a word, unless a value follows.
+    # A name without an underscore may be an ordinary word, unless ``=`` follows.
     names = "|".join(rf"{name}\b" if "_" in name else rf"{name}(?==)" for name in known)
-    written = re.sub(rf"(?<![\w-])({names})", lambda found: option_name(found[1]), remedy)
+    written = re.sub(rf"(?<![\w-])({names})", lambda match: option_name(match[1]), remedy)
     return re.sub(r"(--[a-z-]+)=(?:true\b)?", r"\1 ", written).replace("  ", " ")
 
 
 def print_error(error: ColabHelpersError) -> int:
-    """Print an error in the command line's words; return the exit code."""
-    told = type(error)(error.what, where=error.where, remedy=with_option_names(error.remedy))
-    print(tr("error: {error}", error=told), file=sys.stderr)
+    """Print an error to stderr, with settings spelled as options; return the exit code."""
+    shown = type(error)(error.what, where=error.where, remedy=with_option_names(error.remedy))
+    print(tr("error: {error}", error=shown), file=sys.stderr)
     return WRONG_USAGE if error.refusal else FAILURE
 
 
 class _Parser(argparse.ArgumentParser):
-    """Gets its options when it is used, and says which one may be meant where one is misspelt."""
+    """A parser that adds its options on first use, and suggests the nearest option for a misspelt one."""
 
     add_options: Callable[[argparse.ArgumentParser], None] | None = None
 
@@ -166,8 +167,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         known = re.findall(r"--[a-z][a-z-]+", self.format_help())
-        given = [word.partition("=")[0] for word in self._words if word.startswith("--")]
-        odd = [word for word in given if not any(option.startswith(word) for option in known)]
-        meant = [close for word in odd for close in difflib.get_close_matches(word, known, 1)]
-        hint = tr(" (did you mean {options}?)", options=", ".join(meant)) if meant else ""
+        used = [word.partition("=")[0] for word in self._words if word.startswith("--")]
+        unknown = [word for word in used if not any(option.startswith(word) for option in known)]
+        nearest = [close for word in unknown for close in difflib.get_close_matches(word, known, 1)]
+        hint = tr(" (did you mean {options}?)", options=", ".join(nearest)) if nearest else ""
         super().error(message + hint)

@@ -1,7 +1,7 @@
-"""Every error a user can meet: what happened, where, and what to do next.
+"""Every error shown to users: what happened, where, and what to do next.
 
-Each class also derives from the builtin a caller would naturally catch, so ``except ValueError``
-and ``except SettingsError`` both work; never from OSError, whose handlers must not swallow a refusal.
+Each class also derives from a suitable builtin, so that both ``except ValueError`` and ``except
+SettingsError`` work; never from OSError, whose handlers must not swallow a refusal.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class ColabHelpersError(Exception):
     """Base of every error this package raises on purpose.
 
     Args:
-        what: What happened, one sentence, no trailing full stop needed.
-        where: The file, setting, model or stage concerned; empty if the sentence already says it.
-        remedy: What the user can do next. It names settings as forms and Python do (``models_dir``); the
-            command line spells them its own way.
+        what: What happened: one sentence; a final full stop is optional.
+        where: The file, setting, model or stage concerned; empty if ``what`` names it.
+        remedy: What the user can do next. Settings are named as in Python (``models_dir``); the command line
+            shows them as options.
     """
 
     refusal: ClassVar[bool] = True
-    """Raised out of a run, it says that the run was refused before any work: exit code 2, else 1."""
+    """Whether the run was refused before any work, for the exit code: 2 if so, else 1."""
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         self.what = what
@@ -41,7 +41,7 @@ class ColabHelpersError(Exception):
 
 
 class SettingsError(ColabHelpersError, ValueError):
-    """A preset, key or value that cannot be used."""
+    """An unknown preset or key, or an invalid value."""
 
 
 class UsageError(ColabHelpersError, ValueError):
@@ -49,15 +49,15 @@ class UsageError(ColabHelpersError, ValueError):
 
 
 class ConsentError(ColabHelpersError, ValueError):
-    """No usable statement of consent; nothing is processed without one."""
+    """The statement of consent, without which nothing is processed, is missing or unusable."""
 
 
 class ContentError(ColabHelpersError, ValueError):
-    """A target that shows what is never worked on: sexual content, or a seeming minor in doubtful content."""
+    """A target with refused content: sexual content, or an apparent minor in doubtful content."""
 
 
 class MediaError(ColabHelpersError, ValueError):
-    """A video or image that cannot be read, or holds nothing to work on."""
+    """A video or image that cannot be read or has nothing to process."""
 
 
 class MissingFileError(MediaError):
@@ -65,63 +65,63 @@ class MissingFileError(MediaError):
 
 
 class OutOfMemoryError(ColabHelpersError, MemoryError):
-    """RAM or GPU memory ran out although the work was cut down to single pieces."""
+    """RAM or GPU memory ran out even with the smallest pieces of work."""
 
     refusal = False
 
 
 class OutputError(ColabHelpersError, RuntimeError):
-    """A result that cannot be written (no permission, full disk, unsuitable container)."""
+    """A result cannot be written (no permission, full disk, unsuitable container)."""
 
 
 class EncoderError(ColabHelpersError, RuntimeError):
-    """An encoder that was asked for by name but does not work on this machine."""
+    """The encoder named in the settings does not work on this machine."""
 
 
 class ModelError(ColabHelpersError, RuntimeError):
-    """A model that is missing, damaged or does not keep its tensor contract."""
+    """A model is missing, damaged, or has other tensors than it should have."""
 
 
 class LicenceError(ColabHelpersError, RuntimeError):
-    """A model whose licence limits its use, and which nobody has accepted yet."""
+    """The licence of a model restricts its use and has not been accepted."""
 
 
 class ProviderError(ColabHelpersError, RuntimeError):
-    """An execution provider that was asked for but does not run the model."""
+    """The requested execution provider cannot run the model."""
 
 
 class NoFaceError(ColabHelpersError, ValueError):
-    """A source picture without a usable face."""
+    """A source photo without a usable face."""
 
 
 class WorkerError(ColabHelpersError, RuntimeError):
-    """The process that does the work died or could not be started."""
+    """The worker process died or could not be started."""
 
     refusal = False
 
 
 @contextmanager
 def wrap_os_error(kind: type[ColabHelpersError], what: str, where: object, remedy: str) -> Iterator[None]:
-    """Say of an error of the system what it means: an OSError is raised as ``kind``.
+    """Re-raise an OSError in the block as ``kind``.
 
-    ``what`` and ``remedy`` are marked for the catalogue; in the former ``{reason}`` is the system's own word.
+    ``what`` and ``remedy`` are marked for translation; ``{reason}`` in ``what`` is the system's message.
     """
     try:
         yield
     except OSError as error:
-        told = tr(what, reason=error.strerror or error)
-        raise kind(told, where=str(where), remedy=tr(remedy)) from error
+        message = tr(what, reason=error.strerror or error)
+        raise kind(message, where=str(where), remedy=tr(remedy)) from error
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """Make sure that an extra's modules are installed; UsageError with the one command where they are not."""
+    """Raise UsageError, with the command to run, if modules of an extra are not installed."""
     if missing := ", ".join(name for name in modules if find_spec(name) is None):
         what = tr("this needs packages that are not installed: {names}", names=missing)
         raise UsageError(what, remedy=tr("run 'bash setup.sh install {extra}'", extra=extra))
 
 
 def allowed_values(schema: Mapping[str, Any]) -> str:
-    """Return what a field takes, in words, by its JSON schema: choices, ranges, and ``auto``."""
+    """Describe the values that a field's JSON schema allows: choices, ranges, ``auto``."""
     parts = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
     return tr(" or ").join(dict.fromkeys(map(_allowed, parts)))
 
@@ -131,7 +131,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return ", ".join(map(str, schema.get("enum", [schema.get("const")])))
     if schema["type"] == "array":
         fixed = "maxItems" in schema
-        text = mark("a list of {count}, each {values}") if fixed else mark("a list of {values}")
+        text = mark("a list of {count} items, each {values}") if fixed else mark("a list of {values}")
         return tr(text, count=schema.get("maxItems"), values=_allowed(schema["items"]))
     if schema["type"] == "object":
         return tr("settings such as {example}", example="{batch_size: 2}")

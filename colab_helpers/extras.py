@@ -1,4 +1,4 @@
-"""Verbs beside the run and their options; what needs packages of its own says how to install them."""
+"""The other verbs and their options; those that need an extra say how to install it."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _preload_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    accept = tr("accept the licences shown; non-commercial models are refused without")
+    accept = tr("accept the licences shown; required for non-commercial models")
     add("--accept-licences", "--accept-licenses", help=accept, **SWITCH)
-    add("--offline", help=tr("never touch the network, only say what is missing"), **SWITCH)
-    add("--shared-cache", help=tr("copy from and to this folder, say on Drive"), **FOLDER)
-    add("--verify", help=tr("hash files that are there already"), **SWITCH)
+    add("--offline", help=tr("never use the network, only report what is missing"), **SWITCH)
+    add("--shared-cache", help=tr("cache of models to copy from and to, such as on Drive"), **FOLDER)
+    add("--verify", help=tr("also verify the hashes of files that are already there"), **SWITCH)
     add_settings(parser, models=True)
 
 
@@ -61,15 +61,14 @@ def _preload(options: argparse.Namespace) -> int:
 
     settings, root = settings_of(options), models_root(options.models_dir)
     print(models_text(describe_models(required_models(settings, root=root), root), root))
-    given = {name: getattr(options, name) for name in ("accept_licences", "offline", "shared_cache")}
-    how = {"models_dir": options.models_dir, "verify": options.verify}
+    fetch_options = FetchOptions(options.accept_licences, options.offline, shared_cache=options.shared_cache)
+    kwargs = {"models_dir": options.models_dir, "verify": options.verify}
     try:
         with FetchLine(headless=not sys.stderr.isatty()) as line:
-            report = preload(settings, FetchOptions(**given), on_progress=line, **how)
+            report = preload(settings, fetch_options, on_progress=line, **kwargs)
     except ModelError as error:
         code = print_error(error)
-        # Fetching is this verb's work.
-        return code if options.offline else FAILURE
+        return code if options.offline else FAILURE  # a failed download is a failure, not a refusal
     for file in report.files:
         print(f"{tr(SOURCE_WORDS[file.source])}: {file.path} ({file.record.bytes / 1e6:.1f} MB)")
     _print_notes(report.notes)
@@ -77,9 +76,9 @@ def _preload(options: argparse.Namespace) -> int:
 
 
 def _convert_options(parser: argparse.ArgumentParser) -> None:
-    files = tr("swapper or enhancer, .onnx or .pth")
+    files = tr("model of a swapper or enhancer, .onnx or .pth")
     parser.add_argument("models", nargs="+", type=absolute, metavar="FILE", help=files)
-    parser.add_argument("--half", help=tr("compute in float16, too"), **SWITCH)
+    parser.add_argument("--half", help=tr("also make copies that compute in float16"), **SWITCH)
     add_settings(parser)
 
 
@@ -96,7 +95,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=absolute, metavar="FILE")
-    trust = tr("PEM file of certificates that vouch for signers, beside the one made on this machine")
+    trust = tr("PEM file of further trusted certificates, beside the one made on this machine")
     parser.add_argument("--trust", type=absolute, metavar="FILE", help=trust)
     add_language(parser)
 
@@ -108,16 +107,16 @@ def _verify(options: argparse.Namespace) -> int:
     worst = SUCCESS if media else FAILURE
     for path in media:
         try:
-            print((found := verify(path, anchors=anchors)).text)
-            worst = max(worst, EXIT_CODES[found.state])
+            print((verification := verify(path, anchors=anchors)).text)
+            worst = max(worst, EXIT_CODES[verification.state])
         except ColabHelpersError as error:
             worst = max(worst, print_error(error))
-    _print_notes(tr("{name} is passed over: no picture or video", name=one_line(one.name)) for one in others)
+    _print_notes(tr("{name} skipped: not an image or video", name=one_line(path.name)) for path in others)
     return worst
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", help=tr("print JSON for machines"), **SWITCH)
+    parser.add_argument("--json", help=tr("print JSON"), **SWITCH)
     add_settings(parser, models=True)
 
 
@@ -137,14 +136,14 @@ def _print_notes(notes: Iterable[str]) -> None:
 
 def _serve_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    jobs = tr("where jobs wait and their results go, each in a folder of its own")
+    jobs = tr("folder for waiting jobs and their results, with one subfolder per job")
     add("jobs", help=jobs, **FOLDER)
-    inputs = tr("folders of photos and videos that requests may name; nothing else is read for them")
+    inputs = tr("folders of photos and videos that requests may name; no others are read")
     add("--inputs", nargs="+", default=[], help=inputs, **FOLDER)
-    add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)
-    host = tr("address to listen at; the default lets in this machine alone, others see all that is sent")
+    add("--library", help=tr("library of people, one folder of photos per person"), **FOLDER)
+    host = tr("address to listen on; the default admits this machine only, others expose unencrypted traffic")
     add("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
-    add("--port", type=int, default=8765, metavar="N", help=tr("0 takes one that is free"))
+    add("--port", type=int, default=8765, metavar="N", help=tr("port to listen on; 0 chooses a free one"))
     add_language(parser, models=True)
 
 
@@ -161,9 +160,9 @@ def _serve(options: argparse.Namespace) -> int:
 def _transcribe_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="+", type=absolute, metavar="VIDEO")
-    add("--track", help=tr("also write a copy with a track of them, marked as results are"), **SWITCH)
-    add("--words", help=tr("each word by itself, with its time"), **SWITCH)
-    add("--model", help=tr("folder of another Whisper model in CTranslate2's form"), **FOLDER)
+    add("--track", help=tr("also write a marked copy of the video with a subtitle track"), **SWITCH)
+    add("--words", help=tr("make each word a subtitle of its own"), **SWITCH)
+    add("--model", help=tr("folder of another Whisper model in CTranslate2 format"), **FOLDER)
     add_language(parser, models=True)
 
 
@@ -173,28 +172,24 @@ def _transcribe(options: argparse.Namespace) -> int:
     from colab_helpers.transcribe import MODEL, load_transcriber, transcribe
 
     folder: Path = options.model or models_root(options.models_dir) / MODEL
-    transcriber, failed = load_transcriber(folder, named=bool(options.model), words=options.words), SUCCESS
+    transcriber, code = load_transcriber(folder, named=bool(options.model), words=options.words), SUCCESS
     for path in options.files:
         try:
-            transcript, made = transcribe(path, transcriber, track=options.track)
+            transcript, written = transcribe(path, transcriber, track=options.track)
         except ColabHelpersError as error:
             print_error(error)
-            failed = FAILURE
+            code = FAILURE
             continue
-        told = tr(
-            "{files}: {lines} line(s) in the language {language} ({share:.0%} sure)",
-            files=", ".join(map(str, made)),
-            lines=len(transcript.lines),
-            language=transcript.language or "?",
-            share=transcript.probability,
-        )
-        print(told, flush=True)
-    return failed
+        text = mark("{files}: {lines} line(s), language {language} ({share:.0%} probable)")
+        lines, language, share = len(transcript.lines), transcript.language or "?", transcript.probability
+        files = ", ".join(map(str, written))
+        print(tr(text, files=files, lines=lines, language=language, share=share), flush=True)
+    return code
 
 
 def _prompt_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help=tr("what the picture shows, in English or Spanish"))
-    kinds = tr("auto is a portrait where it speaks of a person")
+    kinds = tr("kind of picture; auto: a portrait if the prompt mentions a person")
     parser.add_argument("--kind", choices=("auto", "portrait", "general"), default="auto", help=kinds)
     add_language(parser)
 
@@ -208,14 +203,14 @@ def _prompt(options: argparse.Namespace) -> int:
 
 def _portraits_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", metavar="NAME", help=tr("what the new person is called"))
-    add("prompt", help=tr("who is shown: an adult, in English or Spanish; it is improved first"))
-    add("--library", required=True, help=tr("a folder of people, each a folder of photos"), **FOLDER)
-    several = tr("make so many, called NAME-1, NAME-2 and so on, beside those who are there")
+    add("name", metavar="NAME", help=tr("name of the new person"))
+    add("prompt", help=tr("description of an adult, in English or Spanish; it is improved first"))
+    add("--library", required=True, help=tr("library of people, one folder of photos per person"), **FOLDER)
+    several = tr("number of people, called NAME-1, NAME-2 and so on; names that exist are skipped")
     add("--count", type=int, choices=range(1, 1000), metavar="N", help=several)
-    add("--seed", type=int, default=0, metavar="N", help=tr("another seed is another person"))
+    add("--seed", type=int, default=0, metavar="N", help=tr("random seed: another seed gives another person"))
     add("--size", type=int, choices=(512, 768, 1024), default=1024, help=tr("edge of the picture in pixels"))
-    add("--offline", help=tr("never touch the network, only say what is missing"), **SWITCH)
+    add("--offline", help=tr("never use the network, only report what is missing"), **SWITCH)
     add_language(parser, models=True)
 
 
@@ -223,19 +218,19 @@ def _portraits(options: argparse.Namespace) -> int:
     from colab_helpers.ui.portraits import PortraitsRequest, paint_portraits, show_prompt
 
     names = ("name", "prompt", "count", "size", "seed", "library", "models_dir", "offline", "language")
-    given = {name: getattr(options, name) for name in names}
-    paint_portraits(show_prompt(PortraitsRequest(**given, headless=True)))
-    return 0
+    fields = {name: getattr(options, name) for name in names}
+    paint_portraits(show_prompt(PortraitsRequest(**fields, headless=True)))
+    return SUCCESS
 
 
 def _cluster_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("action", choices=("start", "join", "status", "stop"))
-    address = tr("of the cluster, as start tells it")
+    address = tr("address of the cluster, as printed by start")
     add("address", nargs="?", default="auto", metavar="HOST:PORT", help=address)
-    host = tr("address at which others reach this machine; without it, start lets nobody else in")
+    host = tr("address at which others reach this machine; without it, start admits this machine only")
     add("--host", default="", help=host)
-    add("--port", type=int, default=6379, metavar="N", help=tr("where start listens"))
+    add("--port", type=int, default=6379, metavar="N", help=tr("port on which start listens"))
     add_language(parser)
 
 
@@ -245,12 +240,12 @@ def _cluster(options: argparse.Namespace) -> int:
     if options.action == "start":
         address = nodes.start(options.host or nodes.LOOPBACK, options.port)
         token = nodes.token_path()
-        print(tr("the cluster is at {address}; its token: {token}", address=address, token=token))
+        print(tr("the cluster is at {address}; its token is in {token}", address=address, token=token))
     elif options.action == "join":
         nodes.join(options.address, options.host)
-        print(tr("this machine is part of the cluster at {address}", address=options.address))
+        print(tr("this machine has joined the cluster at {address}", address=options.address))
     elif options.action == "stop":
-        print(tr("{number} node(s) of this machine ended", number=nodes.stop()))
+        print(tr("{number} node(s) on this machine stopped", number=nodes.stop()))
     else:
         print("\n".join(nodes.describe_cluster(options.address)))
     return SUCCESS
@@ -259,14 +254,14 @@ def _cluster(options: argparse.Namespace) -> int:
 def _bench_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     several: dict[str, Any] = {"nargs": "+", "metavar": "N"}
-    add("--json", type=absolute, metavar="FILE", help=tr("write all figures there, for machines"))
-    add("--quick", help=tr("one short clip, each run three times: a minute or two"), **SWITCH)
-    add("--demo", help=tr("the demo's clip and networks in place of made ones"), **SWITCH)
-    add("--heights", type=int, help=tr("of the clips, in pixels"), **several)
-    add("--faces", type=int, help=tr("in each frame"), **several)
-    add("--seconds", type=float, help=tr("that a clip lasts"), **several)
-    add("--repeat", type=int, metavar="N", help=tr("runs of which the median counts"))
-    add("--set", dest="settings", action="append", metavar="KEY=VALUE", help=tr("any setting of the runs"))
+    add("--json", type=absolute, metavar="FILE", help=tr("write all figures to this file, as JSON"))
+    add("--quick", help=tr("measure one short clip, three runs each: a minute or two"), **SWITCH)
+    add("--demo", help=tr("use the demo's clip and networks instead of generated ones"), **SWITCH)
+    add("--heights", type=int, help=tr("heights of the clips, in pixels"), **several)
+    add("--faces", type=int, help=tr("numbers of faces in each frame"), **several)
+    add("--seconds", type=float, help=tr("lengths of the clips, in seconds"), **several)
+    add("--repeat", type=int, metavar="N", help=tr("runs of each measurement, of which the median counts"))
+    add("--set", dest="settings", action="append", metavar="KEY=VALUE", help=tr("any setting for the runs"))
     add_language(parser, models=True)
 
 
@@ -283,47 +278,29 @@ def _bench(options: argparse.Namespace) -> int:
     for pair in options.settings or ():
         split_pair(pair, "output_video_preset=veryfast")
     names = ("heights", "faces", "seconds", "repeat", "settings")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     quick: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
-    plan = (quick if options.quick else {}) | given
+    fields = quick if options.quick else {}
+    fields |= {name: value for name in names if (value := getattr(options, name)) is not None}
     with TemporaryDirectory() as folder:
-        made = copy_demo(Path(folder) / "media") if options.demo else None
-        plan["demo"] = (made.targets[0], made.source, made.models) if made else None
-        asked = BenchPlan(**plan, models=options.models_dir)
-        found = bench(asked, Path(folder), partial(print, flush=True))
+        demo = copy_demo(Path(folder) / "media") if options.demo else None
+        fields["demo"] = (demo.targets[0], demo.source, demo.models) if demo else None
+        plan = BenchPlan(**fields, models=options.models_dir)
+        figures = bench(plan, Path(folder), partial(print, flush=True))
     if options.json:
-        write_text(options.json, json.dumps(found, indent=2) + "\n")
+        write_text(options.json, json.dumps(figures, indent=2) + "\n")
     return SUCCESS
 
 
 VERBS: dict[str, Verb] = {
-    "transcribe": Verb(_transcribe_options, mark("write what is said in videos as subtitles"), _transcribe),
-    "serve": Verb(_serve_options, mark("take jobs over HTTP from programs of this machine"), _serve),
-    "cluster": Verb(
-        _cluster_options,
-        mark("make this machine part of a cluster of your own, which does batches"),
-        _cluster,
-    ),
-    "demo": Verb(
-        _demo_options, mark("copy rendered people to try everything on, with stand-in models"), _demo
-    ),
-    "prompt": Verb(_prompt_options, mark("improve the description of a picture, by rules"), _prompt),
-    "portraits": Verb(
-        _portraits_options, mark("make up somebody who does not exist, for the library"), _portraits
-    ),
-    "preload": Verb(_preload_options, mark("fetch the models that the settings need, verified"), _preload),
-    "convert": Verb(
-        _convert_options,
-        mark("make checked half-precision copies of models, and ONNX of GFPGAN's weights"),
-        _convert,
-    ),
-    "verify": Verb(
-        _verify_options,
-        mark("tell what files say of how they were made, and whether that holds"),
-        _verify,
-    ),
-    "doctor": Verb(_doctor_options, mark("find out what works on this machine"), _doctor),
-    "bench": Verb(
-        _bench_options, mark("measure what a run costs on this machine, and where its time goes"), _bench
-    ),
+    "transcribe": Verb(_transcribe_options, mark("write subtitles of what is said in videos"), _transcribe),
+    "serve": Verb(_serve_options, mark("accept jobs over HTTP from programs on this machine"), _serve),
+    "cluster": Verb(_cluster_options, mark("manage a cluster of your own machines for batches"), _cluster),
+    "demo": Verb(_demo_options, mark("copy the demo: rendered people and stand-in models"), _demo),
+    "prompt": Verb(_prompt_options, mark("improve the prompt for a picture, by rules"), _prompt),
+    "portraits": Verb(_portraits_options, mark("paint people who do not exist, for the library"), _portraits),
+    "preload": Verb(_preload_options, mark("fetch and verify the models that the settings need"), _preload),
+    "convert": Verb(_convert_options, mark("convert models to float16 and GFPGAN weights to ONNX"), _convert),
+    "verify": Verb(_verify_options, mark("show the provenance of files and check their signatures"), _verify),
+    "doctor": Verb(_doctor_options, mark("check what works on this machine"), _doctor),
+    "bench": Verb(_bench_options, mark("measure what a run costs here, and where its time goes"), _bench),
 }

@@ -1,4 +1,4 @@
-"""Files: where they are, which are the same, their order, their bytes, and writing one whole or not."""
+"""Files: absolute paths, identity, natural order, hashes, JSON and YAML, and atomic writes."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="BaseModel")
 Seal = Callable[[Path], None]
-"""Completes a finished file under its hidden name, before it is published."""
+"""Completes a finished file (such as by signing it) under its hidden name, before it is published."""
 
 _CHUNK = 1 << 20
 _MAX_NAME = 255
-"""Bytes of a file's name that every usual file system takes."""
+"""Longest file name, in bytes, that all common file systems accept."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def absolute(path: str | Path) -> Path:
-    """Make a path that a user wrote absolute, with ``~`` expanded; links in it are left as they are.
+    """Make a user's path absolute, with ``~`` expanded and links left as they are.
 
-    Called once, where the path comes in: everything behind the door takes absolute paths. Of an address in
-    object storage it is the one that stands for it.
+    Called once, where a path enters the package; everything else expects absolute paths. An address in object
+    storage becomes the local path that stands for it.
 
     Raises:
-        UsageError: It has a null character, which no path has.
+        UsageError: The path contains a null character.
     """
     if "\0" in str(path):
-        what, remedy = tr("a path with a null character"), tr("write the path as the system shows it")
+        what, remedy = tr("the path contains a null character"), tr("write the path as the system shows it")
         raise UsageError(what, where=repr(str(path)), remedy=remedy)
-    if (place := local_path_of(path)) is not None:
-        return place
-    # Not Path.expanduser: it raises for a user who does not exist, whose path is then a name like any other.
+    if (local := local_path_of(path)) is not None:
+        return local
+    # Not Path.expanduser, which raises for ``~name`` of an unknown user: that is an ordinary file name.
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file or folder, links followed; False where either is not there."""
+    """Return whether two paths lead to the same file or folder, links followed; False if one is missing."""
     try:
         return one.samefile(other)
     except (OSError, ValueError):
@@ -58,48 +58,44 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def size_and_mtime(path: str | Path) -> tuple[int, int] | None:
-    """Size and time of change of a file, which tell whether it is another one; None where there is none."""
+    """Return a file's size and mtime in ns, by which changes are noticed; None if there is no such file."""
     try:
-        load_or_none = os.stat(path)  # noqa: PTH116 - a data URL may stand there, which is too long a name for Path
+        stat = os.stat(path)  # noqa: PTH116 - may be a data URL, which is too long a name for Path
     except (OSError, ValueError):
         return None
-    return load_or_none.st_size, load_or_none.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort key by which ``clip2`` comes before ``clip10``, whatever the case."""
+    """Return a case-insensitive sort key by which ``clip2`` comes before ``clip10``."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name.lower())
     return [(int(part), "") if "0" <= part[0] <= "9" else (-1, part) for part in parts]
 
 
 def numbered(path: Path, number: int) -> Path:
-    """The same path with a number in its name: ``clip.mp4`` is ``clip (2).mp4``."""
+    """Add a number to a file's name: ``clip.mp4`` becomes ``clip (2).mp4``."""
     return path.with_name(f"{path.stem} ({number}){path.suffix}")
 
 
 def to_json(model: BaseModel, **options: Any) -> str:
-    r"""Return a model as JSON; file names that are no UTF-8 survive as ``\udce9``.
+    r"""Dump a model to JSON; file names that are not UTF-8 are kept, with escapes such as ``\udce9``.
 
     Options are ``indent``, as for ``json.dumps``, and those of ``model_dump``.
     """
     indent = options.pop("indent", None)
     data = model.model_dump(mode="json", by_alias=True, **options)
     text = json.dumps(data, ensure_ascii=False, indent=indent, separators=None if indent else (",", ":"))
-    # pydantic refuses lone surrogates, and no encoding takes them; JSON can spell them.
-    return _SURROGATE.sub(lambda load_or_none: f"\\u{ord(load_or_none[0]):04x}", text)
+    # pydantic refuses lone surrogates and no encoding accepts them, but JSON can escape them.
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def from_json(kind: type[Model], data: str | bytes) -> Model:
-    """Read what ``to_json`` wrote.
-
-    Raises:
-        ValueError: It is no JSON, or does not fit the model.
-    """
+    """Parse what ``to_json`` wrote; raise ValueError if it is not JSON or does not fit the model."""
     return kind.model_validate(parse_json(data))
 
 
 def parse_json(data: str | bytes) -> Any:
-    """Return what JSON says; ValueError where it is none, or nested deeper than anything written here."""
+    """Parse JSON; raise ValueError if it is invalid or nested too deeply."""
     try:
         return json.loads(data)
     except RecursionError as error:
@@ -107,7 +103,7 @@ def parse_json(data: str | bytes) -> Any:
 
 
 def load_or_none(kind: type[Model], path: Path) -> Model | None:
-    """Read a file that ``to_json`` wrote; None where there is none, or none that fits the model."""
+    """Read a file that ``to_json`` wrote; None if it cannot be read or does not fit the model."""
     try:
         return from_json(kind, path.read_bytes())
     except (OSError, ValueError):
@@ -115,27 +111,23 @@ def load_or_none(kind: type[Model], path: Path) -> Model | None:
 
 
 def from_yaml(text: str) -> Any:
-    """Read YAML, with libyaml where it is, which is ten times as fast.
-
-    Raises:
-        yaml.YAMLError: It is none.
-    """
+    """Parse YAML, with libyaml if present, which is ten times as fast; raise YAMLError if it is invalid."""
     import yaml
 
     try:
         return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (RecursionError, ValueError) as error:  # nested too deeply; a date that there is not
+    except (RecursionError, ValueError) as error:  # nested too deeply; an impossible date
         raise yaml.YAMLError(str(error)) from error
 
 
 def load(
     kind: type[Model], path: Path, *, missing: str, missing_remedy: str, foreign: str, foreign_remedy: str
 ) -> Model:
-    """Read a file that ``to_json`` wrote, or say what is wrong and what to do.
+    """Read a file that ``to_json`` wrote, or raise an error with the given texts.
 
     Raises:
         MissingFileError: It cannot be read.
-        UsageError: It does not fit the model: of another version, or nothing of the kind.
+        UsageError: It does not fit the model: it is of another version or no such file at all.
     """
     try:
         return from_json(kind, path.read_bytes())
@@ -146,17 +138,17 @@ def load(
 
 
 def open_nofollow(path: str, flags: int) -> int:
-    """Open a file, but none that is a link: what is added would go elsewhere; an opener for ``open``."""
+    """Opener for ``open`` that refuses symbolic links, by which writes would go elsewhere."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file that nobody else may read, where it is made; an opener for ``open``."""
+    """Opener for ``open`` that creates files readable by their owner only."""
     return os.open(path, flags, 0o600)
 
 
 def ends_with_newline(file: BinaryIO) -> bool:
-    """Whether a file that is open for reading is empty or ends with a line break."""
+    """Return whether a file open for reading is empty or ends with a line break."""
     if file.seek(0, os.SEEK_END) == 0:
         return True
     file.seek(-1, os.SEEK_END)
@@ -164,9 +156,9 @@ def ends_with_newline(file: BinaryIO) -> bool:
 
 
 def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
-    """SHA-256 of a file's bytes, 64 lower-case hex digits; OSError where it cannot be read.
+    """Return a file's SHA-256 as 64 lower-case hex digits; raise OSError if it cannot be read.
 
-    ``on_chunk`` is called every megabyte; it may raise to give up.
+    ``on_chunk`` is called every megabyte and may raise to cancel.
     """
     require_downloaded(path)
     digest = hashlib.sha256()
@@ -179,7 +171,7 @@ def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
 
 
 def crc32_of(path: Path) -> str:
-    """CRC-32 of a file's bytes, 8 lower-case hex digits; OSError where it cannot be read."""
+    """Return a file's CRC-32 as 8 lower-case hex digits; raise OSError if it cannot be read."""
     value = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -188,24 +180,24 @@ def crc32_of(path: Path) -> str:
 
 
 def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Write a small file, all of it or nothing, safe on disk; its folder must be there.
+    """Write a small file atomically and sync it; its folder must exist.
 
-    Nobody else may read a ``private`` one.
+    Only the owner can read a ``private`` file.
 
     Raises:
-        OSError: It cannot be written; a file that was there stays as it was.
+        OSError: It cannot be written; an existing file is left as it was.
     """
-    # The process in the name keeps two writers apart; not mkstemp, whose files nobody else may read.
-    place, opener = path.with_name(f".{path.name}.{os.getpid()}.part"), open_private if private else None
-    with _published(path, place) as partial, open(partial, "xb", opener=opener) as file:
+    # The process id keeps concurrent writers apart; not mkstemp, whose files only the owner can read.
+    hidden, opener = path.with_name(f".{path.name}.{os.getpid()}.part"), open_private if private else None
+    with _published(path, hidden) as partial, open(partial, "xb", opener=opener) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def _published(path: Path, partial: Path) -> Iterator[Path]:
-    """Publish what is written under another name at the end of the block, or remove it."""
+    """Publish ``partial`` as ``path`` at the end of the block; remove it on an error."""
     try:
-        partial.unlink(missing_ok=True)  # a link would be followed
+        partial.unlink(missing_ok=True)  # it may be a link, which would be followed
         yield partial
         publish(partial, path)
     except BaseException:
@@ -216,12 +208,12 @@ def _published(path: Path, partial: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
-    """Give the hidden name a file is written under; it is published at the end of the block, or removed.
+    """Yield a hidden path to write to; at the end of the block it is published, on an error removed.
 
     Missing folders are made.
 
     Raises:
-        OutputError: It cannot be written there.
+        OutputError: The file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,18 +224,18 @@ def atomic_output(path: Path) -> Iterator[Path]:
 
 
 def no_seal(_partial: Path) -> None:
-    """Leave a file as it is."""
+    """Do nothing: the seal of files that need none."""
 
 
 def copy_atomically(
     path: Path, content: BinaryIO, seal: Seal = no_seal, *, on_chunk: Callable[[], None] = lambda: None
 ) -> None:
-    """Copy a finished file to its place, complete and sealed or not at all; missing folders are made.
+    """Write content to a file atomically, sealed before it is published; missing folders are made.
 
-    ``on_chunk`` is called every megabyte; it may raise to give up.
+    ``on_chunk`` is called every megabyte and may raise to cancel.
 
     Raises:
-        OutputError: It cannot be written there.
+        OutputError: The file cannot be written.
     """
     content.seek(0)
     with atomic_output(path) as partial:
@@ -255,15 +247,15 @@ def copy_atomically(
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Give a complete file its name once it is safe on disk: a name never stands for a torn file.
+    """Sync a complete file and rename it to its final name, which thus never holds a partial file.
 
     Raises:
-        OSError: It cannot be written or renamed.
+        OSError: It cannot be synced or renamed.
     """
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)
-    # Some mounted cloud drives cannot sync a folder; the file itself is safe already.
+    # Some mounted cloud drives cannot sync a folder; the file itself is synced already.
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -273,17 +265,17 @@ def publish(partial: Path, path: Path) -> None:
 
 
 def hidden_name(path: Path) -> Path:
-    """Return where a file is written until it is complete: beside its place, with the same suffix."""
+    """Return the path a file is written to until it is complete: in the same folder, with the same suffix."""
     return path.with_name(shorten_name(".", path.stem, f".part{path.suffix}"))
 
 
 def manifest_beside(path: Path) -> Path:
-    """Return where the manifest of a file lies that cannot hold it itself."""
+    """Return the path of the separate manifest of a file that cannot embed one."""
     return path.with_name(shorten_name("", path.name, ".c2pa"))
 
 
 def shorten_name(before: str, stem: str, after: str) -> str:
-    """Join a file's name of three parts; a stem that makes it too long is cut and told apart by its hash."""
+    """Join the parts of a file name; a stem that makes it too long is cut, and its hash added."""
     name = f"{before}{stem}{after}"
     if len(name.encode(errors="surrogateescape")) <= _MAX_NAME:
         return name
@@ -294,45 +286,45 @@ def shorten_name(before: str, stem: str, after: str) -> str:
 
 
 _SPACE = mark("free some space or choose another disk")
-_RIGHTS = mark("choose a folder you may write to")
+_RIGHTS = mark("choose a folder you can write to")
 _NO_FOLDER = mark("a part of the path is a file, not a folder: choose another folder")
 _REMEDIES = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
-    errno.EFBIG: mark("choose a disk that takes larger files"),
+    errno.EFBIG: mark("choose a disk that supports larger files"),
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
     errno.EROFS: _RIGHTS,
     errno.ENOTDIR: _NO_FOLDER,
     errno.EEXIST: _NO_FOLDER,
-    errno.EINVAL: mark("this container does not take what the source holds: write another, such as .mkv"),
+    errno.EINVAL: mark("the container cannot hold the target's streams: choose another, such as .mkv"),
 }
 _OTHER_REMEDY = mark("check the folder and the free space")
 
 
 def unwritable_error(path: Path, error: Exception) -> OutputError:
-    """Return the error to raise where an OSError, or FFmpeg's, says that a file cannot be written."""
+    """Build the OutputError for an OSError or FFmpeg error met while writing a file."""
     code = getattr(error, "errno", None) or 0
-    return OutputError(
-        tr("the result cannot be written ({reason})", reason=getattr(error, "strerror", None) or error),
-        where=str(path),
-        remedy=tr(_REMEDIES.get(code, _OTHER_REMEDY)),
+    reason = getattr(error, "strerror", None) or error
+    what, remedy = (
+        tr("the result cannot be written ({reason})", reason=reason),
+        _REMEDIES.get(code, _OTHER_REMEDY),
     )
+    return OutputError(what, where=str(path), remedy=tr(remedy))
 
 
 def expand_pattern(target: str) -> list[Path]:
-    """Return the files that a pattern such as ``clips/*.mp4`` stands for, in natural order, or the one named.
+    """Return the files that match a pattern such as ``clips/*.mp4``, in natural order; a plain path as it is.
 
-    MissingFileError where none fits.
+    Raises:
+        MissingFileError: No file matches.
     """
     path = Path(target)
     if not glob.has_magic(target) or path.exists():
         return [path]
-    load_or_none = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    if not (files := sorted(load_or_none, key=lambda path: natural_key(path.name))):
-        raise MissingFileError(
-            tr("there is no such file, and no file's name fits it as a pattern"),
-            where=target,
-            remedy=tr("check the name, the folder and the suffix"),
-        )
+    matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    if not (files := sorted(matches, key=lambda path: natural_key(path.name))):
+        what = tr("there is no such file, and no file matches it as a pattern")
+        remedy = tr("check the name, the folder and the suffix")
+        raise MissingFileError(what, where=target, remedy=remedy)
     return files

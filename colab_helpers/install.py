@@ -1,10 +1,10 @@
-"""Bring the running Python environment to what this project needs, and do nothing when it already is.
+"""Install what this project needs into the running Python environment; do nothing if all is there.
 
-``python colab_helpers/install.py [--extras notebook,dev] [--system]``; standard library only, so that it runs
-before anything is installed.
+``python colab_helpers/install.py [--extras notebook,dev] [--system]``; needs only the standard library, since
+it runs before anything is installed.
 
-In an environment that is not ours alone (Colab, ``--system``) a constraints file made from the live
-environment keeps everything that is already installed, and fits, exactly where it is.
+In an environment that others use, too (Colab, ``--system``), a constraints file made from the installed
+packages keeps those that are suitable at their versions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from colab_helpers.requirements import (
     requirement,
 )
 
-# Modules whose name is not that of their distribution.
+# Distributions whose module has another name.
 MODULES = {
     "c2pa-python": "c2pa",
     "onnxruntime-gpu": "onnxruntime",
@@ -51,29 +51,22 @@ MODULES = {
     "pyyaml": "yaml",
     "scikit-image": "skimage",
 }
-# Lines of pip and uv that are worth showing while they work.
+# Lines of pip and uv that are shown as progress.
 PROGRESS = re.compile(r"(Resolved|Prepared|Installed|Installing collected) |\s*Downloading .*MB\)")
 
 FAILED = (
-    "find the reason in the lines above: the network or its mirror (PIP_INDEX_URL), disk space (2 GB), or an "
-    "environment that is not yours (leave out --system, and the project's own .venv is used)"
+    "look for the reason in the lines above: the network or its mirror (PIP_INDEX_URL), disk space (2 GB), "
+    "or an environment that is not yours (without --system the project's own .venv is used)"
 )
 RESTART = "restart the session (Runtime > Restart session), then Run all"
-SHADOWING_REMEDY = (
-    "start without PYTHONPATH (unset PYTHONPATH, then Jupyter from there); rename a file of your own that is "
-    "called like a package"
-)
+SHADOWING_REMEDY = "unset PYTHONPATH and start Jupyter again; rename files of your own named like a package"
 INSTALL_TARGET_REMEDY = (
     "unset PIP_TARGET, PIP_PREFIX and PIP_USER, also in pip's configuration (python -m pip config list)"
 )
 
 
 def execute_plan(plan: InstallPlan, *, shared: bool) -> None:
-    """Do what a plan says.
-
-    Raises:
-        InstallError: A step failed with every installer there is.
-    """
+    """Carry out a plan; raise InstallError if a step fails with every installer available."""
     if plan.remove:
         _step("uninstall", *plan.remove)
     if plan.install:
@@ -87,12 +80,11 @@ def execute_plan(plan: InstallPlan, *, shared: bool) -> None:
 
 
 def _step(verb: str, *arguments: str) -> None:
-    """Have uv do something, where it is present, else or if it cannot pip."""
+    """Run a step with uv if present, and with pip if there is no uv or it fails."""
     yes = ("--yes",) if verb == "uninstall" else ()
     commands = [(sys.executable, "-m", "pip", verb, "--disable-pip-version-check", "--no-input", *yes)]
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
-    if uv:
+    own_uv = Path(sys.executable).with_name("uv")
+    if uv := str(own_uv) if own_uv.exists() else shutil.which("uv"):
         commands.insert(0, (uv, "pip", verb, "--python", sys.executable))
     output: list[str] = []
     for number, command in enumerate(commands, 1):
@@ -101,13 +93,12 @@ def _step(verb: str, *arguments: str) -> None:
         if code == 0:
             return
         if number < len(commands):
-            _say(f"uv could not do it ({output[-1] if output else 'no message'}); trying pip")
-    said = "\n  ".join(["the installer said:", *output])
-    raise InstallError(f"{verb} packages", said, FAILED)
+            _say(f"uv failed ({output[-1] if output else 'no message'}); trying pip")
+    raise InstallError(f"{verb} packages", "\n  ".join(["the installer's output:", *output]), FAILED)
 
 
 def _run(command: Sequence[str]) -> tuple[int, list[str]]:
-    """The exit code of an installer and its last lines; those that show progress are passed on."""
+    """Run an installer, showing its progress; return its exit code and its last lines."""
     tail: deque[str] = deque(maxlen=20)
     pipe, merged = subprocess.PIPE, subprocess.STDOUT
     with subprocess.Popen(
@@ -121,11 +112,11 @@ def _run(command: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def stale_modules(modules: Mapping[str, ModuleType], versions: Mapping[str, str]) -> list[str]:
-    """Find modules, such as ``sys.modules``, in another version than that of their installed distribution."""
+    """List modules (of ``sys.modules``) whose version differs from that of their installed distribution."""
     stale = []
     for name, installed in versions.items():
         loaded = getattr(modules.get(_module_of(name)), "__version__", None)
-        # A module may leave out trailing or local parts.
+        # A module's version may lack trailing or local parts.
         parts = [str(version).split("+")[0].split(".") for version in (loaded, installed)]
         if isinstance(loaded, str) and any(one != other for one, other in zip(*parts, strict=False)):
             stale.append(f"{name} {loaded} is loaded, {installed} is installed")
@@ -137,21 +128,21 @@ def _module_of(distribution: str) -> str:
 
 
 def find_shadowing_modules(names: Iterable[str], *, shared: bool) -> list[str]:
-    """Find needed modules that a folder before Python's own library brings: PYTHONPATH's, or the session's.
+    """List needed modules found before the standard library, in PYTHONPATH or the session's folder.
 
-    They may be made for another Python, or be somebody's own file of that name. In a shared environment such
-    a folder may be part of it; then only modules count that no distribution there has brought.
+    They may be made for another Python, or be a user's file of that name. In a shared one such folders
+    may be legitimate, so only modules that belong to no distribution are listed.
     """
     library = sysconfig.get_path("stdlib")
     ahead = sys.path[: sys.path.index(library)] if library in sys.path else []
     known = all_installed(ahead) if shared else {}
-    found = {}
+    shadowing = {}
     for name in names:
         spec = PathFinder.find_spec(_module_of(name), ahead)
         if spec and spec.origin and canonical(name) not in known:
-            place = Path(spec.origin).parents[1 if spec.submodule_search_locations else 0]
-            found[spec.name] = f"{spec.name} is taken from {place}"
-    return list(found.values())
+            folder = Path(spec.origin).parents[1 if spec.submodule_search_locations else 0]
+            shadowing[spec.name] = f"{spec.name} is imported from {folder}"
+    return list(shadowing.values())
 
 
 def ensure(
@@ -161,29 +152,32 @@ def ensure(
     install: bool = True,
     root: Path = ROOT,
 ) -> None:
-    """Install what is missing, or with ``install=False`` only say what is.
+    """Install what is missing, or with ``install=False`` raise an error that lists it.
 
-    Call it from the session that will use the packages: it also finds modules that this session loaded
-    before they were replaced. With ``system`` everything already installed is kept where it is; None decides
-    by the environment. ``root`` is the checkout.
+    Call it in the session that will use the packages: it also finds modules loaded before they were replaced.
+
+    Args:
+        extras: Extras of ``pyproject.toml``.
+        system: Keep all installed packages as they are; None decides by the environment.
+        install: Whether missing packages may be installed.
+        root: The checkout.
 
     Raises:
-        InstallError: Something is missing and may not be installed, a step failed, or the session must be
+        InstallError: Packages are missing and may not be installed, a step failed, or the session must be
             restarted.
     """
     extras = tuple(extras)
-    if not any(importlib.util.find_spec(name) for name in ("packaging", "pip")):  # ``uv venv`` brings neither
+    if not any(importlib.util.find_spec(name) for name in ("packaging", "pip")):  # as after ``uv venv``
         _run([sys.executable, "-m", "ensurepip", "--upgrade"])
         importlib.invalidate_caches()
     project = read_project(root)
     check_python(project, ".".join(map(str, sys.version_info[:3])))
-    # The system's Python, or Colab's own, was not made for this project.
-    others = sys.prefix == sys.base_prefix or "COLAB_RELEASE_TAG" in os.environ
-    shared = others if system is None else system
+    # The system's Python, or Colab's, is not this project's alone.
+    not_ours = sys.prefix == sys.base_prefix or "COLAB_RELEASE_TAG" in os.environ
+    shared = not_ours if system is None else system
     needed = [requirement(line).name for line in project.wanted(extras)]
-    foreign = find_shadowing_modules([*needed, "onnxruntime", "insightface"], shared=shared)
-    if foreign:
-        raise InstallError("look where modules come from", "; ".join(foreign), SHADOWING_REMEDY)
+    if shadowing := find_shadowing_modules([*needed, "onnxruntime", "insightface"], shared=shared):
+        raise InstallError("check where modules come from", "; ".join(shadowing), SHADOWING_REMEDY)
     environment = inspect_environment(project, extras, shared=shared)
     plan = make_plan(project, environment, extras)
     for note in plan.notes:
@@ -198,12 +192,10 @@ def ensure(
         importlib.invalidate_caches()
         missing = make_plan(project, inspect_environment(project, extras, shared=shared), extras).missing()
         if missing:
-            raise InstallError(
-                "check packages", "still missing here: " + ", ".join(missing), INSTALL_TARGET_REMEDY
-            )
+            what = "still missing here: " + ", ".join(missing)
+            raise InstallError("check packages", what, INSTALL_TARGET_REMEDY)
         _say("installation complete")
-    stale = stale_modules(sys.modules, installed_versions(environment.installed))
-    if stale:
+    if stale := stale_modules(sys.modules, installed_versions(environment.installed)):
         raise InstallError("compare loaded modules", "; ".join(stale), RESTART)
 
 
@@ -212,10 +204,10 @@ def _say(text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from a shell; return the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description="Install what this project needs and is missing.")
-    parser.add_argument("--extras", default="", help="extras of pyproject.toml, with commas: notebook,dev")
-    parser.add_argument("--system", action="store_true", help="keep every installed package where it is")
+    parser.add_argument("--extras", default="", help="extras of pyproject.toml, such as notebook,dev")
+    parser.add_argument("--system", action="store_true", help="keep all installed packages as they are")
     arguments = parser.parse_args(argv)
     extras = [name.strip() for name in arguments.extras.split(",") if name.strip()]
     try:
@@ -227,6 +219,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):  # noqa: UP036 - the reader may have started any Python
+    if sys.version_info < (3, 11):  # noqa: UP036 - any Python may run this file
         sys.exit("[install] Python 3.11, 3.12 or 3.13 is needed: PYTHON=/path/to/python3.12 bash setup.sh")
     sys.exit(main())

@@ -1,8 +1,8 @@
-"""The language people read: every text meant for them goes through ``tr``.
+"""Translation: every text shown to users goes through ``tr``.
 
-English stands in the code and is also the key of each translation, as gettext has it. The catalogue
-is ``locale/<language>/LC_MESSAGES/colab_helpers.po``; ``python docs/words.py`` brings it up to date.
-What machines read (names of settings, states in JSON files) is never translated.
+The English text in the code is the key of its translation, as in gettext. The catalogue is
+``locale/<language>/LC_MESSAGES/colab_helpers.po``; ``python docs/words.py`` updates it. What programs read
+(names of settings, states in JSON files) is never translated.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Literal, get_args
 Language = Literal["en", "es"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 LanguageChoice = Literal["auto", "en", "es"]
-"""What may be asked for; ``auto`` leaves it to the environment."""
+"""Values of the setting; ``auto`` leaves the choice to the environment."""
 LANGUAGE_CHOICES: tuple[LanguageChoice, ...] = get_args(LanguageChoice)
 
 LANGUAGE_ENV = "COLAB_HELPERS_LANGUAGE"
-"""Environment variable that names the language where nothing else does."""
+"""Environment variable for the language if neither a setting nor ``set_language`` chooses one."""
 
 DOMAIN = "colab_helpers"
 LOCALE = Path(__file__).with_name("locale")
@@ -33,80 +33,79 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _process: Language | None = None
 """Set by ``set_language`` for all threads."""
-_spoken: ContextVar[Language | None] = ContextVar("spoken", default=None)
+_current: ContextVar[Language | None] = ContextVar("current_language", default=None)
 """Set by ``use_language``; start a thread with ``contextvars.copy_context().run`` to inherit it."""
 LOCAL_PATH_PREFIX = re.compile(r"/[^\"\s]*?/colab_helpers-\d+/(s3|gs):/")
-"""How a path that stands for an address begins, in a text."""
+"""Matches the start of a path that stands for an address (see ``addresses``)."""
 
 
 def tr(text: str, /, **values: object) -> str:
-    """A text in the language spoken now.
+    """Translate a text to the current language.
 
     Args:
-        text: English, written out where ``tr`` is called (or where ``mark`` is), so that it can be collected.
-            Values stand in braces, with a format where need be: ``"{free:.1f} GB are free"``.
-        **values: What is put into the braces; without any, braces stay as they are.
+        text: English text, a literal at the call of ``tr`` or ``mark`` so that it can be collected, with
+            placeholders as for ``str.format``: ``"{free:.1f} GB are free"``.
+        **values: Values of the placeholders; without any, braces are left as they are.
     """
-    found = _translations(language()).gettext(text) if text else ""
-    return printable(found.format(**values)) if values else found
+    translated = _translations(language()).gettext(text) if text else ""
+    return printable(translated.format(**values)) if values else translated
 
 
 def printable(text: str) -> str:
-    r"""Return a text that can be encoded: bytes of a file's name that are no UTF-8 become ``\xe9``.
+    r"""Return a text that can be encoded: bytes of a file name that are not UTF-8 become ``\xe9``.
 
-    Python keeps such bytes as lone surrogates, which no stream, page or notebook takes.
+    Python keeps such bytes as lone surrogates, which streams, pages and notebooks cannot encode.
     """
-    return _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
+    return _SURROGATE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", text)
 
 
 def with_store_addresses(text: str) -> str:
-    """Return a text with addresses in place of the paths that stand for them (see ``addresses``)."""
+    """Replace local paths that stand for addresses with the addresses (see ``addresses``)."""
     return LOCAL_PATH_PREFIX.sub(r"\1://", text)
 
 
 def one_line(text: str) -> str:
-    r"""Return a text of somebody else's for a terminal: what moves its cursor or hides becomes ``\x1b``."""
-    shown = (letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
-    return "".join(shown)
+    r"""Escape untrusted text for a terminal: control and invisible characters as ``\x1b`` and so on."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_of(texts: Sequence[str], most: int) -> str:
-    """The first few of some texts, with commas, and how many more there are."""
+    """Join the first ``most`` texts with commas, and say how many more there are."""
     more = len(texts) - most
     return ", ".join([*texts[:most], *([tr("and {count} more", count=more)] if more > 0 else [])])
 
 
 def mark(text: str, /) -> str:
-    """The same text: marks a constant for the catalogue that ``tr`` translates when it is shown."""
+    """Return the text unchanged: marks a constant for the catalogue; ``tr`` translates it when shown."""
     return text
 
 
 LANGUAGE_HELP = mark(
-    "Language of messages, reports and notebooks: auto takes that of the environment variable "
+    "Language of messages, reports and notebooks: auto uses the environment variable "
     "COLAB_HELPERS_LANGUAGE, else English."
 )
-"""What the setting ``language`` is for; verbs without settings have it, too, and need not load them."""
+"""Help of the setting ``language``; here, so that verbs without settings need not import those."""
 
 
 def language() -> Language:
-    """Return the current language: of ``use_language``, ``set_language``, the environment, or English."""
-    return _spoken.get() or _process or _preferred(os.environ.get(LANGUAGE_ENV, ""))
+    """Return the current language: from ``use_language``, ``set_language``, the environment, or English."""
+    return _current.get() or _process or _preferred(os.environ.get(LANGUAGE_ENV, ""))
 
 
 def set_language(chosen: LanguageChoice) -> None:
-    """Set the language of this process, all threads of it; ``auto`` leaves it to the environment."""
+    """Set the language of the whole process; ``auto`` leaves it to the environment."""
     global _process
     _process = None if chosen == "auto" else chosen
 
 
 @contextmanager
 def use_language(chosen: LanguageChoice) -> Iterator[None]:
-    """Speak a language for a while, in this thread alone; ``auto`` keeps the one that is spoken already."""
-    token = _spoken.set(_spoken.get() if chosen == "auto" else chosen)
+    """Use a language within the block, in this thread only; ``auto`` keeps the current one."""
+    token = _current.set(_current.get() if chosen == "auto" else chosen)
     try:
         yield
     finally:
-        _spoken.reset(token)
+        _current.reset(token)
 
 
 @cache
@@ -116,7 +115,7 @@ def _preferred(name: str) -> Language:
             return known
     if name:
         warnings.warn(
-            f"{LANGUAGE_ENV}={name} is none of {', '.join(LANGUAGES)}: English is used", stacklevel=3
+            f"{LANGUAGE_ENV}={name} is not one of {', '.join(LANGUAGES)}: using English", stacklevel=3
         )
     return "en"
 

@@ -1,6 +1,6 @@
-"""What this machine has: CPU, RAM and disk with container limits honoured, its GPU, and its mounts.
+"""Resources of this machine: CPU, RAM and disk (within container limits), GPU, and mounts.
 
-Whether the GPU can actually run a network is proved by ``models.session``, which tries it.
+Whether the GPU can run a network is tested by ``models.session``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from colab_helpers.language import tr
 T = TypeVar("T")
 GIB = 1024**3
 SYSTEM_RESERVE = 2 * GIB
-"""RAM left to the operating system and the notebook server."""
+"""Bytes of RAM left to the operating system and the notebook server."""
 VRAM_OF_A_VIDEO = 5 * 10**9
-"""The most that a process with all networks took, in float32 (docs/gpu.md, "From file to file")."""
+"""Peak bytes of a process with all networks in float32, as measured (docs/gpu.md, "From file to file")."""
 
 _CGROUP_MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),  # cgroup v2
@@ -37,14 +37,14 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 DRIVES = (Path("/content/drive"), Path("/content/gdrive"))
-"""Where Colab's users mount Google Drive: today, and in notebooks of earlier years."""
+"""Usual mount points of Google Drive on Colab: the current one, and that of older notebooks."""
 HOME_ENV = "COLAB_HELPERS_HOME"
-"""Environment variable that names the folder for what outlives a run."""
+"""Environment variable with the folder for what outlives a run."""
 SHARED_BY_ENV = "COLAB_HELPERS_SHARED_BY"
-"""Environment variable of a worker process that tells how many of them share this machine."""
-# File systems that programs or other machines stand behind.
+"""Environment variable of a worker process with the number of workers that share this machine."""
+# File systems served by a program or by another machine.
 _REMOTE = ("fuse", "nfs", "cifs", "smb", "9p", "drvfs", "davfs", "afp")
-# What a file system says whose program or machine has gone.
+# Errors of a file system whose program or machine has gone.
 _GONE = {errno.ENOTCONN, errno.ESTALE, errno.EIO, errno.EHOSTDOWN, errno.ETIMEDOUT}
 
 
@@ -59,7 +59,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """The limits a run has to live within; ``memory_total`` in bytes."""
+    """Resources of a machine that limit a run; ``memory_total`` in bytes."""
 
     cpus: int
     memory_total: int
@@ -70,34 +70,34 @@ class Machine:
 
     @property
     def memory_budget(self) -> float:
-        """RAM a run may hold, in GiB: everything but the system's reserve, at least half a GiB.
+        """RAM that a run may use, in GiB: all but the system's reserve, at least half a GiB.
 
-        A worker that shares the machine with others has its part of it.
+        Workers that share the machine get equal parts.
         """
         return max(0.5, (self.memory_total - SYSTEM_RESERVE) / GIB / workers_per_machine())
 
     @property
     def safe_capacity(self) -> int:
-        """Videos for which RAM is enough at once: (RAM - 2 GB) / 2.5 GB, at least one."""
+        """Number of videos for which RAM suffices at the same time: (RAM - 2 GB) / 2.5 GB, at least one."""
         return max(1, int(self.memory_budget / 2.5))
 
     @property
     def capacity(self) -> tuple[int, str]:
-        """Videos that may safely be worked on at once, at least one, and which memory bears no more."""
-        borne = {"RAM": self.safe_capacity}
+        """Number of videos that fit into memory at the same time, at least one, and the limiting memory."""
+        capacities = {"RAM": self.safe_capacity}
         if self.gpu is not None:
-            borne["VRAM"] = max(1, self.gpu.memory_total // VRAM_OF_A_VIDEO)
-        bound = min(borne, key=lambda name: borne[name])
-        return borne[bound], bound
+            capacities["VRAM"] = max(1, self.gpu.memory_total // VRAM_OF_A_VIDEO)
+        limit = min(capacities, key=lambda name: capacities[name])
+        return capacities[limit], limit
 
 
 def workers_per_machine() -> int:
-    """How many worker processes of one batch share this machine: 1 unless it is told otherwise."""
+    """Return how many workers of one batch share this machine: 1 unless the environment says otherwise."""
     return int(os.environ.get(SHARED_BY_ENV, 1))
 
 
 def cpu_count() -> int:
-    """CPUs this process may use: scheduler affinity and the cgroup quota, whichever is smaller."""
+    """Return how many CPUs this process may use: the smaller of scheduler affinity and cgroup quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     with contextlib.suppress(OSError, ValueError):  # "max"
         quota, period = map(int, _CGROUP_CPU_MAX.read_text().split())
@@ -107,7 +107,7 @@ def cpu_count() -> int:
 
 @cache
 def has_avx512() -> bool:
-    """Whether the processor computes in AVX-512; False also where Linux does not tell."""
+    """Return whether the processor has AVX-512 (BW); False also if that is unknown."""
     try:
         return "avx512bw" in _CPU_INFO.read_text().split()
     except OSError:
@@ -115,8 +115,8 @@ def has_avx512() -> bool:
 
 
 def memory_total() -> int:
-    """RAM in bytes: the physical amount or the cgroup limit, whichever is smaller."""
-    import psutil  # slow, and not needed to say where things are
+    """Return the RAM in bytes: the smaller of physical RAM and cgroup limit."""
+    import psutil  # slow, and not needed by most of this module
 
     limits = [psutil.virtual_memory().total]
     for path in _CGROUP_MEMORY_LIMITS:
@@ -126,10 +126,10 @@ def memory_total() -> int:
 
 
 def disk_free(path: Path) -> int:
-    """Free bytes on the file system that holds ``path`` or its nearest existing parent.
+    """Return the free bytes on the file system of ``path`` or its nearest existing parent.
 
     Raises:
-        UsageError: The mount there no longer answers.
+        UsageError: The mount no longer responds.
     """
     existing = path.absolute()
     try:
@@ -141,49 +141,45 @@ def disk_free(path: Path) -> int:
 
 
 def mounts() -> dict[Path, str]:
-    """Every mount point with its kind of file system, also of mounts that no longer answer."""
+    """Return all mount points with their file system types, including mounts that no longer respond."""
     import psutil
 
     return {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a path, links followed, lies on a mounted drive rather than on a disk of this machine."""
+    """Return whether a path, links followed, is on a network or FUSE mount rather than a local disk."""
     known, real = mounts(), _real(path)
-    kind = next((known[place] for place in (real, *real.parents) if place in known), "")
-    # Container file systems are local, whatever they are made with.
+    kind = next((known[folder] for folder in (real, *real.parents) if folder in known), "")
+    # These two are local although they are FUSE: container layers, and disks such as NTFS.
     return kind.startswith(_REMOTE) and kind not in ("fuse.overlayfs", "fuseblk")
 
 
 def drive_of(path: Path) -> Path | None:
-    """The mount point of Google Drive that a path, links followed, lies under, mounted or not; else None."""
+    """Return the Google Drive mount point above a path, links followed, mounted or not; else None."""
     real = _real(path)
-    return next((place for place in DRIVES if real.is_relative_to(place)), None)
+    return next((drive for drive in DRIVES if real.is_relative_to(drive)), None)
 
 
 def is_unmounted_drive(path: Path) -> bool:
-    """Whether a path names Google Drive while nothing is mounted there: it would be on the VM's disk."""
-    place = drive_of(path)
-    # Elsewhere than on Colab a folder of that name may be somebody's own.
-    return place is not None and not _is_mounted(place) and (on_colab() or not place.exists())
+    """Return whether a path is on Google Drive, which is not mounted: a file would land on the VM's disk."""
+    drive = drive_of(path)
+    # Outside Colab a folder of that name may be an ordinary one.
+    return drive is not None and not _is_mounted(drive) and (on_colab() or not drive.exists())
 
 
 def mounted_drive() -> Path | None:
-    """The user's folder on Google Drive where it is mounted, in a notebook or a shell; else None."""
-    return next((place / "MyDrive" for place in DRIVES if _is_mounted(place)), None)
+    """Return the user's folder on a mounted Google Drive; None if it is not mounted."""
+    return next((drive / "MyDrive" for drive in DRIVES if _is_mounted(drive)), None)
 
 
-def _is_mounted(place: Path) -> bool:
-    # The table also has mounts that no longer answer; os.path.ismount also sees what the table may not show.
-    return place in mounts() or os.path.ismount(place)
+def _is_mounted(path: Path) -> bool:
+    # The table includes mounts that no longer respond; os.path.ismount, mounts that the table may not show.
+    return path in mounts() or os.path.ismount(path)
 
 
 def require_reachable(paths: Iterable[Path]) -> None:
-    """Make sure that places can be reached at all, before anything is made or missed there.
-
-    Raises:
-        UsageError: A path lies on a Google Drive that is not mounted, or on a mount that no longer answers.
-    """
+    """Raise UsageError if a path is on a Google Drive that is not mounted, or on a mount that is gone."""
     for path in paths:
         if is_unmounted_drive(path):
             raise _unmounted(path)
@@ -195,38 +191,35 @@ def require_reachable(paths: Iterable[Path]) -> None:
 
 
 def _unmounted(path: Path) -> UsageError:
-    place, drive = drive_of(path), mounted_drive()
-    what = tr("Google Drive is not mounted at {place}", place=place)
+    mount, drive = drive_of(path), mounted_drive()
+    what = tr("Google Drive is not mounted at {place}", place=mount)
     remedy = tr(
-        'mount it in a cell of a notebook of this session, "from google.colab import drive; '
-        "drive.mount('{place}')\", or name a place that is not on Drive",
-        place=place,
+        'mount it in a notebook cell of this session, "from google.colab import drive; '
+        "drive.mount('{place}')\", or use a path that is not on Drive",
+        place=mount,
     )
     if drive is not None:
-        remedy = tr("Drive is mounted at {place}: write the path with that", place=drive.parent)
+        remedy = tr("Drive is mounted at {place}: use that path instead", place=drive.parent)
     return UsageError(what, where=str(path), remedy=remedy)
 
 
 def lost_mount(error: OSError, path: Path) -> UsageError | None:
-    """What an error says where the file system itself has gone; None for errors of other kinds."""
+    """Return the error to raise if an OSError means that the file system is gone; else None."""
     if error.errno not in _GONE:
         return None
-    return UsageError(
-        tr("the drive or disk there no longer answers ({reason})", reason=error.strerror),
-        where=str(path),
-        remedy=tr("unmount it and mount it again; on Colab: drive.flush_and_unmount(), then drive.mount()"),
-    )
+    what = tr("the drive or disk no longer responds ({reason})", reason=error.strerror)
+    remedy = tr("unmount it and mount it again; on Colab: drive.flush_and_unmount(), then drive.mount()")
+    return UsageError(what, where=str(path), remedy=remedy)
 
 
 def home() -> Path:
-    """Folder for what outlives a run, such as saved presets.
+    """Return the folder for what outlives a run, such as saved presets.
 
-    ``COLAB_HELPERS_HOME``; else on Colab a folder of Drive where that is mounted, since the disk ends with
-    the session; else the user's own.
+    It is ``COLAB_HELPERS_HOME``; else on Colab a folder on Drive if that is mounted, since the disk is lost
+    with the session; else a folder in the user's home.
     """
-    named = os.environ.get(HOME_ENV)
-    if named:
-        return absolute(named)
+    if folder := os.environ.get(HOME_ENV):
+        return absolute(folder)
     if not on_colab():
         return Path.home() / ".colab_helpers"
     drive = mounted_drive()
@@ -234,19 +227,18 @@ def home() -> Path:
 
 
 def _real(path: Path) -> Path:
-    # Path.resolve raises where a mount does not answer; this leaves the rest of the path as it is.
+    # Path.resolve raises if a mount does not respond; realpath leaves the rest of the path as it is.
     return Path(os.path.realpath(path))
 
 
 def gpu_handles() -> list[Any]:
-    """NVML's handles of the GPUs that CUDA programs see, in the order in which they number them.
+    """Return NVML handles of the GPUs that CUDA sees, in CUDA's order.
 
-    NVML counts all cards by their place on the bus; CUDA counts those that ``CUDA_VISIBLE_DEVICES`` names,
-    the fastest first unless ``CUDA_DEVICE_ORDER`` says ``PCI_BUS_ID`` (CUDA C++ Programming Guide,
-    environment variables).
+    NVML numbers all GPUs by bus id; CUDA those in ``CUDA_VISIBLE_DEVICES``, the fastest first unless
+    ``CUDA_DEVICE_ORDER`` is ``PCI_BUS_ID`` (CUDA C++ Programming Guide, environment variables).
 
     Raises:
-        pynvml.NVMLError: NVML is not initialised, or there is no card.
+        pynvml.NVMLError: NVML is not initialised, or there is no GPU.
     """
     import pynvml
 
@@ -257,37 +249,37 @@ def gpu_handles() -> list[Any]:
             handles.sort(key=_speed, reverse=True)
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is None:
         return handles
-    named = (_named(wanted.strip(), handles) for wanted in visible.split(","))
-    # CUDA sees nothing from the first entry on that it does not know.
-    return list(takewhile(lambda handle: handle is not None, named))
+    entries = (_visible_device(entry.strip(), handles) for entry in visible.split(","))
+    # CUDA ignores the first unknown entry and all after it.
+    return list(takewhile(lambda handle: handle is not None, entries))
 
 
 def gpu_handle() -> Any:
-    """NVML's handle of the GPU that CUDA programs take by default, or None where they see none."""
+    """Return the NVML handle of CUDA's default GPU, or None if CUDA sees no GPU."""
     return next(iter(gpu_handles()), None)
 
 
-def _named(wanted: str, handles: list[Any]) -> Any:
-    """The card of a number or identifier, of which CUDA takes any beginning."""
+def _visible_device(entry: str, handles: list[Any]) -> Any:
+    """Return the GPU of an entry of ``CUDA_VISIBLE_DEVICES``: an index, or a UUID or its beginning."""
     import pynvml
 
-    if wanted.isdecimal():
-        return dict(enumerate(handles)).get(int(wanted))
-    if wanted.startswith("MIG-"):
-        return pynvml.nvmlDeviceGetHandleByUUID(wanted)
-    named = (each for each in handles if pynvml.nvmlDeviceGetUUID(each).startswith(wanted))
-    return next(named, None) if wanted.startswith("GPU-") else None
+    if entry.isdecimal():
+        return dict(enumerate(handles)).get(int(entry))
+    if entry.startswith("MIG-"):
+        return pynvml.nvmlDeviceGetHandleByUUID(entry)
+    matches = (handle for handle in handles if pynvml.nvmlDeviceGetUUID(handle).startswith(entry))
+    return next(matches, None) if entry.startswith("GPU-") else None
 
 
 def visible_gpus() -> list[str]:
-    """Identifiers of the GPUs that CUDA programs see, by which a process can be given one of them."""
+    """Return the UUIDs of the GPUs that CUDA sees, for ``CUDA_VISIBLE_DEVICES`` of a process."""
     import pynvml
 
-    return _asked(lambda: [pynvml.nvmlDeviceGetUUID(handle) for handle in gpu_handles()]) or []
+    return _query_nvml(lambda: [pynvml.nvmlDeviceGetUUID(handle) for handle in gpu_handles()]) or []
 
 
 def _speed(handle: Any) -> int:
-    """About as CUDA ranks: cores times clock; 0 where the driver does not tell."""
+    """Estimate CUDA's ranking as cores times clock; 0 if the driver does not report them."""
     import pynvml
 
     try:
@@ -298,7 +290,7 @@ def _speed(handle: Any) -> int:
 
 
 def find_gpu() -> Gpu | None:
-    """The NVIDIA GPU that CUDA takes by default, or None where there is no driver or no device."""
+    """Describe CUDA's default GPU; None if there is no driver or device."""
     import pynvml
 
     def first() -> Gpu | None:
@@ -307,31 +299,31 @@ def find_gpu() -> Gpu | None:
         total, driver = pynvml.nvmlDeviceGetMemoryInfo(handle).total, pynvml.nvmlSystemGetDriverVersion()
         return Gpu(pynvml.nvmlDeviceGetName(handle), int(total), driver)
 
-    return _asked(first)
+    return _query_nvml(first)
 
 
-def _asked(question: Callable[[], T]) -> T | None:
-    """Ask NVML; None where there is no driver or no device."""
+def _query_nvml(query: Callable[[], T]) -> T | None:
+    """Run a query with NVML initialised; return None if there is no driver or device."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        return question()
+        return query()
     except pynvml.NVMLError:
         return None
     finally:
-        with contextlib.suppress(pynvml.NVMLError):  # it may not have begun
+        with contextlib.suppress(pynvml.NVMLError):  # nvmlInit may have failed
             pynvml.nvmlShutdown()
 
 
 def on_colab() -> bool:
-    """Whether this is a VM of Google Colab, in a notebook or a shell."""
+    """Return whether this is a Google Colab VM, in a notebook or a shell."""
     return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
 
 
 @cache
 def this_machine() -> Machine:
-    """Describe the machine this process runs on; measured once per process."""
+    """Describe this machine; measured once per process."""
     system = os.uname()  # platform.platform() says the same, but starts a program for it
     return Machine(
         cpus=cpu_count(),

@@ -1,4 +1,4 @@
-"""``presets.yaml``: named overlays over the defaults of ``Settings``, the shipped ones and the user's own."""
+"""Presets: named overlays over the defaults of ``Settings``, shipped or the user's own (``presets.yaml``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from colab_helpers.files import absolute, from_yaml
 from colab_helpers.language import mark, tr
 
 PRESETS_NAME = "presets.yaml"
-"""Of the shipped file, and of the user's own in the folder that ``machine.home`` names."""
+"""Name of the shipped file, and of the user's file in the folder ``machine.home()``."""
 
 
 class Preset(BaseModel, extra="forbid", frozen=True):
@@ -38,39 +38,36 @@ class PresetFile(BaseModel, extra="forbid", frozen=True):
         return {**self.profiles, **self.presets}
 
     def values(self, name: str) -> dict[str, Any]:
-        """Return the keys a preset sets, including those of the one preset it extends."""
+        """Return the settings of a preset, including those of the preset it extends."""
         preset = self.get(name)
         if preset.extends is None:
             return dict(preset.settings)
         base = self.get(preset.extends)
         if base.extends is not None:
             text = mark("preset {name!r} extends {base!r}, which itself extends {further!r}")
-            raise SettingsError(
-                tr(text, name=name, base=preset.extends, further=base.extends),
-                remedy=tr("extend a preset that stands on its own: one level is allowed"),
-            )
+            what = tr(text, name=name, base=preset.extends, further=base.extends)
+            remedy = tr("extend a preset that extends no other: only one level is allowed")
+            raise SettingsError(what, remedy=remedy)
         return {**base.settings, **preset.settings}
 
     def get(self, name: str) -> Preset:
-        """Return a preset or machine profile by name."""
+        """Return a preset or machine profile by name; raise SettingsError if there is none."""
         if name not in self.known:
             names = ", ".join([*self.presets, *self.profiles])
-            raise SettingsError(
-                tr("there is no preset {name!r}", name=name),
-                remedy=tr("choose one of {names}; join several with '+'", names=names),
-            )
+            remedy = tr("choose one of {names}; join several with '+'", names=names)
+            raise SettingsError(tr("there is no preset {name!r}", name=name), remedy=remedy)
         return self.known[name]
 
 
 @cache
 def _shipped() -> PresetFile:
-    """The presets of the package, which lie in it, or beside it in a checkout."""
+    """Load the package's presets, from its folder or, in a checkout, the folder above."""
     package = Path(__file__).resolve().parent
     return load_presets(next(path for path in (package, package.parent) if (path / PRESETS_NAME).exists()))
 
 
 def load_presets(path: Path | None = None) -> PresetFile:
-    """Read and check a preset file, or that in a folder; the shipped one if None.
+    """Read and validate a preset file, given by its path or folder; the shipped one if None.
 
     Raises:
         SettingsError: The file is missing, not YAML, or does not follow the schema.
@@ -86,13 +83,14 @@ def load_presets(path: Path | None = None) -> PresetFile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(tr("is not valid YAML: {error}", error=error), where=str(path)) from error
     except ValidationError as error:
-        told = dict.fromkeys(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        what = tr("{context}: {complaints}", context=tr("preset file"), complaints="; ".join(told))
+        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        complaints = "; ".join(dict.fromkeys(problems))
+        what = tr("{context}: {complaints}", context=tr("preset file"), complaints=complaints)
         raise SettingsError(what, where=str(path)) from error
 
 
 def all_presets(folder: Path) -> PresetFile:
-    """Return the shipped presets and those in a user's folder; where names are equal the shipped one counts.
+    """Return the shipped presets and those in a user's folder; for equal names the shipped one wins.
 
     Raises:
         SettingsError: The user's file does not follow the schema.
@@ -102,11 +100,8 @@ def all_presets(folder: Path) -> PresetFile:
         return shipped
     own = load_presets(folder)
 
-    def joined(ours: dict[str, Preset], theirs: dict[str, Preset]) -> dict[str, Preset]:
-        return {**ours, **{name: each for name, each in theirs.items() if name not in shipped.known}}
+    def merge(ours: dict[str, Preset], theirs: dict[str, Preset]) -> dict[str, Preset]:
+        return {**ours, **{name: preset for name, preset in theirs.items() if name not in shipped.known}}
 
-    return PresetFile(
-        version=1,
-        presets=joined(shipped.presets, own.presets),
-        profiles=joined(shipped.profiles, own.profiles),
-    )
+    presets, profiles = merge(shipped.presets, own.presets), merge(shipped.profiles, own.profiles)
+    return PresetFile(version=1, presets=presets, profiles=profiles)

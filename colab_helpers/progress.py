@@ -1,4 +1,4 @@
-"""Where a run stands: what the pipeline tells and every display shows."""
+"""Progress of a run, as the pipeline reports it and every display shows it."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass, field
 from colab_helpers.language import mark
 
 FINDING = mark("finding faces")
-"""The stage in which faces are searched for, before anything is changed."""
+"""The stage that finds faces, before anything is changed."""
 PROCESSING = mark("frames")
-"""The stage in which frames are changed and written."""
+"""The stage that changes and writes frames."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """Progress of a run at one moment.
 
     Attributes:
-        file: Name of the target, number ``file_index``, from 0, of ``file_count``.
-        frame: Frames written so far, of ``frames`` (None if the file does not say).
-        fps: Frames per second since the file began; of a worker since the first of segments in a row.
-        eta: Seconds until the file is done, or None.
-        ram_percent: RAM in use on the machine; ``gpu_percent`` VRAM, ``gpu_load`` how busy the GPU is, both
-            None without one.
-        provider: Where the networks run.
-        threads: Groups of frames worked on at a time.
+        file: Name of the target, which is number ``file_index``, from 0, of ``file_count``.
+        frame: Frames written so far, of ``frames`` (None if unknown).
+        fps: Frames per second since the file was started; for a worker, since the first of consecutive
+            segments.
+        eta: Estimated seconds until the file is done, or None.
+        ram_percent: RAM in use on the machine; ``gpu_percent`` is VRAM in use and ``gpu_load`` the GPU's
+            utilization, both in percent and None without a GPU.
+        provider: Execution provider of the networks.
+        threads: Groups of frames processed at the same time.
         batch_size: Frames whose faces go through a network together.
-        stage: What is being done: `PROCESSING`, `FINDING` before them, or ``joining`` the segments at the
-        end.
-        waiting: Items waiting behind each stage of the pipeline, by its name: an empty queue waits for
+        stage: `FINDING`, then `PROCESSING`, then ``joining`` of the segments.
+        waiting: Items in the queue after each stage of the pipeline, by its name: an empty queue waits for
             the stage before it, a full one for the stage after it.
     """
 

@@ -1,6 +1,6 @@
-"""Prompts made better by rules: what a picture wants said is added, unless the prompt speaks of it already.
+"""Improvement of prompts by rules: phrases on framing, style, light and so on are added where they lack.
 
-Standard library only, and the same for ever for the same words. Words are compared without case and accents.
+Uses the standard library only, and is deterministic. Words are compared without case and accents.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ Kind = Literal["auto", "portrait", "general"]
 
 
 class Rule(NamedTuple):
-    """What is added, in English and Spanish, where a prompt has none of some words.
+    """A phrase, in English and Spanish, that is added to a prompt without any of some words.
 
-    What it adds has one of them itself, so that nothing is added twice.
+    The phrase contains one of these words itself, so that it is never added twice.
     """
 
-    unless: str  # regular expression of whole words, folded
+    unless: str  # regular expression of whole words, as `_folded` returns them
     portrait: tuple[str, str]
     general: tuple[str, str]
-    indoors: bool = False  # what a portrait gets contradicts a place in the open: that gets the general
+    indoors: bool = False  # `portrait` contradicts an outdoor scene, which gets `general` instead
 
 
 _FRAMING = r"portrait|retrato|headshot|close up|primer plano|selfie|full body|cuerpo entero|profile|perfil"
@@ -37,7 +37,7 @@ _RULES = (
         ),
         ("balanced composition", "composición equilibrada"),
     ),
-    Rule(  # a style that is asked for is not contradicted
+    Rule(  # any named style, which must not be contradicted
         r"photo\w*|foto|fotograf\w*|fotorrealista|realis\w*|painting|pintura|oleo|oil|watercolou?r|acuarela|3d|"
         r"drawing|dibujo|sketch|boceto|illustration|ilustracion|cartoon|caricatura|anime|comic|render|engraving",
         ("photorealistic", "fotorrealista"),
@@ -84,7 +84,7 @@ _PEOPLE = (
     rf"{_FRAMING}|wom[ae]n|m[ae]n|persons?|people|face|lady|gentleman|actor|actress|grand(mother|father)|"
     r"hombres?|mujer(es)?|personas?|cara|rostro|senora?|actriz|ancian[ao]|abuel[ao]"
 )
-# Nobody who is no adult is made up here.
+# Portraits are made of adults only.
 _MINORS = (
     r"child(ren|ish)?|kids?|boys?|girls?|bab(y|ies)|toddlers?|infants?|(pre)?teen\w*|minors?|school(girl|boy)s?|"
     r"underage|bebes?|menor(es)?|adolescentes?|infantil(es)?|colegial\w*|chaval\w*|crios?|"
@@ -93,44 +93,40 @@ _MINORS = (
 
 
 def improve_prompt(prompt: str, kind: Kind = "auto") -> str:
-    """Return a prompt with what it lacks of framing, style, quality, light, lens and mood, in its language.
+    """Add what a prompt lacks of framing, style, quality, light, lens and mood, in its own language.
 
     Args:
         prompt: English or Spanish.
-        kind: ``portrait``, ``general``, or ``auto``: a portrait where it speaks of a person.
+        kind: ``portrait``, ``general``, or ``auto``: a portrait if the prompt mentions a person.
 
     Raises:
-        UsageError: It is empty.
+        UsageError: The prompt is empty.
     """
     words = " ".join(prompt.split()).rstrip(" ,.;")
     if not words:
-        raise UsageError(tr("the prompt is empty"), remedy=tr("say what the picture shows"))
-    said = _folded(words)
-    portrait = _has(said, _PEOPLE) if kind == "auto" else kind == "portrait"
-    lacking = [rule for rule in _RULES if not _has(said, rule.unless)]
-    spanish, outdoors = _has(said, _SPANISH), _has(said, _OUTDOORS)
-    adds = ", ".join(
+        raise UsageError(tr("the prompt is empty"), remedy=tr("describe what the picture shows"))
+    folded = _folded(words)
+    portrait = _has(folded, _PEOPLE) if kind == "auto" else kind == "portrait"
+    spanish, outdoors = _has(folded, _SPANISH), _has(folded, _OUTDOORS)
+    phrases = ", ".join(
         (rule.portrait if portrait and not (rule.indoors and outdoors) else rule.general)[spanish]
-        for rule in lacking
+        for rule in _RULES
+        if not _has(folded, rule.unless)
     )
-    added = [part for part in adds.split(", ") if part and not _has(said, re.escape(_folded(part)))]
+    added = [part for part in phrases.split(", ") if part and not _has(folded, re.escape(_folded(part)))]
     return ", ".join([words, *added])
 
 
 def require_adult(prompt: str) -> None:
-    """Refuse a prompt that speaks of children or minors; UsageError where it does."""
-    if _has(_folded(prompt), _MINORS) or re.search(
-        r"\bniñ(o|a|ez|it)", unicodedata.normalize("NFC", prompt.casefold())
-    ):
-        raise UsageError(
-            tr("portraits are made of adults alone, and this prompt speaks of somebody younger"),
-            where=prompt,
-            remedy=tr("describe an adult"),
-        )
+    """Raise UsageError if a prompt mentions children or minors."""
+    composed = unicodedata.normalize("NFC", prompt.casefold())
+    if _has(_folded(prompt), _MINORS) or re.search(r"\bniñ(o|a|ez|it)", composed):
+        what = tr("portraits are made of adults only, and this prompt mentions somebody younger")
+        raise UsageError(what, where=prompt, remedy=tr("describe an adult"))
 
 
 def _folded(text: str) -> str:
-    """Letters and figures alone, without case and accents, a blank between two words."""
+    """Return the words and numbers of a text, without case and accents, separated by single spaces."""
     letters = unicodedata.normalize("NFKD", text.casefold())
     kept = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return " ".join(re.findall(r"[^\W_]+(?:\.\d+)?", kept))

@@ -1,13 +1,12 @@
-"""What this project needs, what the running environment has, and the plan that brings it there.
+"""What this project requires, what the environment has, and the plan to install the difference.
 
-Standard library only: this runs before anything is installed. The list is the one in ``pyproject.toml``; two
-packages cannot stand in it and are chosen here:
+Standard library only: this runs before anything is installed. Requirements are read from ``pyproject.toml``,
+except for those chosen here:
 
-* ONNX Runtime comes as two distributions that overwrite each other (``onnxruntime`` for the CPU,
-  ``onnxruntime-gpu`` for CUDA 12 or 13). Exactly one of them fits a machine.
-* insightface and faster-whisper depend on ``onnxruntime`` by name and would overwrite
-  ``onnxruntime-gpu``, so they are installed without their dependencies; what they really need is in
-  ``pyproject.toml``.
+* ONNX Runtime comes as distributions that overwrite each other (``onnxruntime`` for the CPU,
+  ``onnxruntime-gpu`` for CUDA 12 or 13), exactly one of which fits a machine.
+* insightface and faster-whisper depend on ``onnxruntime`` by name, which would overwrite ``onnxruntime-gpu``:
+  they are installed without dependencies; those they need are in ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNTIME_FOR_CPU = "onnxruntime>=1.20,<2"
 # Wheels on PyPI up to 1.26 are built for CUDA 12 (Colab: 12.8), from 1.27 on for CUDA 13.
 RUNTIME_FOR_CUDA = {12: "onnxruntime-gpu>=1.23,<1.27", 13: "onnxruntime-gpu>=1.27,<2"}
-INSIGHTFACE = "insightface>=2.0,<3"  # from 1.0 on its classes take sessions of ours
+INSIGHTFACE = "insightface>=2.0,<3"  # from 1.0 on its classes accept our sessions
 NO_DEPS_PACKAGES = {"transcripts": "faster-whisper>=1.1,<2"}
-"""What an extra brings that depends on ``onnxruntime`` by name, as insightface does."""
-# Distributions that install the same module; one at a time.
+"""Package of an extra that depends on ``onnxruntime`` by name, as insightface does."""
+# Distributions that install the same module: only one may be present.
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
-# CUDA's runtime and cuDNN, as PyTorch brings them.
+# CUDA's runtime and cuDNN, as PyTorch installs them.
 CUDA_PACKAGES = {
     12: ("nvidia-cuda-runtime-cu12", "nvidia-cudnn-cu12"),
     13: ("nvidia-cuda-runtime", "nvidia-cudnn-cu13"),
@@ -50,47 +49,46 @@ class InstallError(RuntimeError):
 
 
 class Project(NamedTuple):
-    """What ``pyproject.toml`` asks for: those PEP 508 requirements that apply here."""
+    """Content of ``pyproject.toml``: the PEP 508 requirements whose markers apply here."""
 
     version: str
     requires_python: str
     requirements: tuple[str, ...]
     extras: Mapping[str, tuple[str, ...]]
     root: Path | None
-    """The checkout to install editable; None when the package came as a wheel."""
+    """The checkout to install editable; None if the package was installed from a wheel."""
 
     def wanted(self, extras: Iterable[str]) -> tuple[str, ...]:
         """Return the requirements of the package and of the named extras."""
         unknown = ", ".join(sorted(set(extras) - set(self.extras)))
         if unknown:
             remedy = f"choose from {', '.join(self.extras)}"
-            raise InstallError("read pyproject.toml", f"there are no extras {unknown}", remedy)
+            raise InstallError("read pyproject.toml", f"there is no extra {unknown}", remedy)
         return self.requirements + tuple(line for name in extras for line in self.extras[name])
 
 
 def read_project(root: Path = ROOT) -> Project:
-    """Read the dependency list: from the checkout, or from the installed package's metadata."""
+    """Read the requirements from the checkout, or else from the installed package's metadata."""
     path = root / "pyproject.toml"
     if path.exists():
-        import tomllib  # not at the top: an unsuitable Python must get as far as being told so
+        import tomllib  # not at the top: on an old Python the error message must come first
 
         table = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         extras = {name: applying(lines) for name, lines in table["optional-dependencies"].items()}
-        return Project(
-            table["version"], table["requires-python"], applying(table["dependencies"]), extras, root
-        )
-    found, lines = metadata.metadata(PROJECT), metadata.requires(PROJECT) or []
+        own = applying(table["dependencies"])
+        return Project(table["version"], table["requires-python"], own, extras, root)
+    package, lines = metadata.metadata(PROJECT), metadata.requires(PROJECT) or []
     own = applying(lines)
-    names = found.get_all("Provides-Extra") or []
+    names = package.get_all("Provides-Extra") or []
     extras = {name: tuple(line for line in applying(lines, name) if line not in own) for name in names}
-    return Project(found["Version"], found["Requires-Python"], own, extras, None)
+    return Project(package["Version"], package["Requires-Python"], own, extras, None)
 
 
 def applying(lines: Iterable[str], extra: str = "") -> tuple[str, ...]:
-    """Return the requirements whose markers, if they have any, hold here, without the markers."""
+    """Return the requirements whose markers, if any, apply here, without the markers."""
     parsed = [(line, requirement(line).marker) for line in lines]
-    held = (line for line, marker in parsed if marker is None or marker.evaluate({"extra": extra}))
-    return tuple(line.split(";")[0].strip() for line in held)
+    applicable = (line for line, marker in parsed if marker is None or marker.evaluate({"extra": extra}))
+    return tuple(line.split(";")[0].strip() for line in applicable)
 
 
 def requirement(line: str) -> Any:
@@ -99,7 +97,7 @@ def requirement(line: str) -> Any:
 
 
 def _packaging(part: str) -> ModuleType:
-    """A module of ``packaging``, or of the copy that pip carries."""
+    """Import a module of ``packaging``, or of pip's copy of it."""
     for parent in ("packaging", "pip._vendor.packaging"):
         try:
             return importlib.import_module(f"{parent}.{part}")
@@ -110,22 +108,22 @@ def _packaging(part: str) -> ModuleType:
 
 
 def canonical(name: str) -> str:
-    """Return a distribution's name in the form in which names are compared (PEP 503)."""
+    """Normalize a distribution's name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def is_satisfied(line: str, installed: Mapping[str, str]) -> bool:
-    """Tell whether a requirement is met by an installed version."""
+    """Return whether an installed version meets a requirement."""
     parsed = requirement(line)
     version = installed.get(canonical(parsed.name))
     return version is not None and bool(parsed.specifier.contains(version, prereleases=True))
 
 
 def check_python(project: Project, text: str) -> None:
-    """Refuse a Python (its version as ``3.12.1``) that the packages have no builds for."""
+    """Raise InstallError if a Python version, such as ``3.12.1``, is not supported."""
     if not _packaging("specifiers").SpecifierSet(project.requires_python).contains(text, prereleases=True):
-        what = f"this is Python {text} ({sys.executable}), needed is {project.requires_python}"
-        remedy = "name a fitting one: PYTHON=/path/to/python3.12 bash setup.sh install"
+        what = f"this is Python {text} ({sys.executable}), but {project.requires_python} is required"
+        remedy = "choose another one: PYTHON=/path/to/python3.12 bash setup.sh install"
         raise InstallError("check Python", what, remedy)
 
 
@@ -133,25 +131,25 @@ class Cuda(NamedTuple):
     """A working NVIDIA driver; numbers are CUDA major versions."""
 
     driver: int
-    """The newest CUDA that the driver runs; it runs older ones, too."""
+    """The newest CUDA that the driver supports; it supports older ones, too."""
     libraries: frozenset[int] = frozenset()
-    """Versions whose runtime library and cuDNN 9 are here."""
+    """Versions whose runtime library and cuDNN 9 are present."""
 
 
 class Environment(NamedTuple):
-    """All that the choice depends on."""
+    """State of an environment that a plan depends on."""
 
     installed: Mapping[str, str]
-    """Version by canonical distribution name."""
+    """Versions by canonical distribution name."""
     cuda: Cuda | None = None
     shared: bool = False
-    """Whether others use this environment too (Colab, ``--system``): nothing in it may move."""
+    """Whether others use this environment, too (Colab, ``--system``): installed packages must stay."""
     editable_root: Path | None = None
-    """The checkout the installed package points to."""
+    """The checkout of an editable installation of this package."""
 
 
 def inspect_environment(project: Project, extras: Iterable[str], *, shared: bool = False) -> Environment:
-    """Take stock of the running environment; reads metadata only of packages that matter."""
+    """Inspect the running environment, reading metadata of relevant packages only."""
     names = [requirement(line).name for line in project.wanted(extras)]
     no_deps = [requirement(line).name for line in (INSIGHTFACE, *NO_DEPS_PACKAGES.values())]
     installed = installed_versions([*names, *RUNTIMES, *no_deps, PROJECT])
@@ -159,24 +157,23 @@ def inspect_environment(project: Project, extras: Iterable[str], *, shared: bool
 
 
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those distributions, of the given names, that are installed."""
-    found = {}
+    """Return the versions of those of the named distributions that are installed."""
+    versions = {}
     for name in names:
         try:
-            found[canonical(name)] = metadata.version(name)
+            versions[canonical(name)] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def all_installed(places: Sequence[str]) -> dict[str, str]:
-    """Return every distribution in some folders with its version."""
-    found: dict[str, str] = {}
-    for distribution in metadata.distributions(path=list(places)):
-        name = distribution.metadata["Name"]
-        if name:  # a half-removed package leaves metadata without a name
-            found.setdefault(canonical(name), distribution.version)
-    return found
+def all_installed(folders: Sequence[str]) -> dict[str, str]:
+    """Return the versions of all distributions in some folders."""
+    versions: dict[str, str] = {}
+    for distribution in metadata.distributions(path=list(folders)):
+        if name := distribution.metadata["Name"]:  # a half-removed package has none
+            versions.setdefault(canonical(name), distribution.version)
+    return versions
 
 
 def _editable_root() -> Path | None:
@@ -190,18 +187,18 @@ def _editable_root() -> Path | None:
 
 
 def find_cuda() -> Cuda | None:
-    """Find the NVIDIA driver, if it works and has a device, and the CUDA libraries beside it.
+    """Find the NVIDIA driver, if it works and has a device, and the installed CUDA libraries.
 
-    Asks NVML, not CUDA itself: initialising CUDA here would spoil it for processes forked later.
+    Asks NVML, since initialising CUDA itself would make it unusable in processes forked later.
     """
     nvml = _loads("libnvidia-ml.so.1")
     if nvml is None or nvml.nvmlInit_v2() != 0:
         return None
     count, version = ctypes.c_uint(), ctypes.c_int()
-    counted = nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    asked = nvml.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(version))
+    errors = nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    errors += nvml.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(version))
     nvml.nvmlShutdown()
-    if counted != 0 or asked != 0 or not count.value or not _loads("libcuda.so.1"):
+    if errors or not count.value or not _loads("libcuda.so.1"):
         return None
     libraries = frozenset(
         major
@@ -209,7 +206,7 @@ def find_cuda() -> Cuda | None:
         if len(installed_versions(packages)) == len(packages)
         or (_loads(f"libcudart.so.{major}") and _loads("libcudnn.so.9"))
     )
-    return Cuda(version.value // 1000, libraries)  # 1000 * major + 10 * minor
+    return Cuda(version.value // 1000, libraries)  # NVML reports 1000 * major + 10 * minor
 
 
 def _loads(name: str) -> ctypes.CDLL | None:
@@ -220,7 +217,7 @@ def _loads(name: str) -> ctypes.CDLL | None:
 
 
 class InstallPlan(NamedTuple):
-    """What brings an environment to what is needed."""
+    """Steps that install what an environment lacks."""
 
     remove: tuple[str, ...] = ()
     install: tuple[str, ...] = ()
@@ -231,7 +228,7 @@ class InstallPlan(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def missing(self) -> tuple[str, ...]:
-        """Return what is to be installed, in words; nothing where all is there."""
+        """List what has to be installed; empty if nothing is missing."""
         return self.install + self.no_deps + ((f"{PROJECT} (this checkout)",) if self.editable else ())
 
 
@@ -242,15 +239,15 @@ def make_plan(project: Project, environment: Environment, extras: Iterable[str] 
     remove, runtime, notes = _plan_runtime(environment)
     for name, line in ((canonical(requirement(line).name), line) for line in missing):
         if environment.shared and name in installed:
-            notes += (f"{name} {installed[name]} is too old or too new and will be changed to {line}",)
+            notes += (f"{name} {installed[name]} is too old or too new and will be replaced by {line}",)
     stale = installed.get(PROJECT) != project.version or environment.editable_root != project.root
-    unbound = (INSIGHTFACE, *(NO_DEPS_PACKAGES[name] for name in extras if name in NO_DEPS_PACKAGES))
-    no_deps = tuple(line for line in unbound if not is_satisfied(line, installed))
+    candidates = (INSIGHTFACE, *(NO_DEPS_PACKAGES[name] for name in extras if name in NO_DEPS_PACKAGES))
+    no_deps = tuple(line for line in candidates if not is_satisfied(line, installed))
     return InstallPlan(remove, missing + runtime, no_deps, project.root if stale else None, notes)
 
 
 def _plan_runtime(environment: Environment) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """What to remove, to install and to say so that exactly one ONNX Runtime is installed."""
+    """Return what to remove, what to install, and notes, so that exactly one ONNX Runtime is installed."""
     line, reason = choose_runtime(environment.cuda)
     wanted = requirement(line)
     present = tuple(name for name in RUNTIMES if name in environment.installed)
@@ -259,29 +256,29 @@ def _plan_runtime(environment: Environment) -> tuple[tuple[str, ...], tuple[str,
         return ((), (), ()) if complete else ((), (line,), (reason,))
     if not present:
         return (), (line,), (reason,)
-    clash = f"{' and '.join(present)} are installed and overwrite each other: all go, one comes back"
+    clash = f"{' and '.join(present)} are installed and overwrite each other: all will be replaced by one"
     if len(present) == 1:
-        clash = f"{present[0]} is installed but does not fit this machine: it is replaced"
+        clash = f"{present[0]} is installed but does not fit this machine: it will be replaced"
     return present, (line,), (clash, reason)
 
 
 def choose_runtime(cuda: Cuda | None) -> tuple[str, str]:
-    """Choose the one ONNX Runtime for this machine: the requirement, and the reason as a sentence.
+    """Choose the ONNX Runtime for this machine; return the requirement, and the reason as a sentence.
 
-    CUDA 12 wherever the driver runs it, since CUDA 13 dropped Pascal and Volta; 13 where only its libraries
-    are there. Where none are, the requirement asks for them as packages.
+    CUDA 12 if the driver supports it, since CUDA 13 dropped Pascal and Volta; 13 if only its libraries are
+    installed. If no libraries are, the requirement includes them as packages.
     """
     if cuda is None:
         return RUNTIME_FOR_CPU, "no working NVIDIA driver: ONNX Runtime for the CPU"
     oldest = min(RUNTIME_FOR_CUDA)
     if cuda.driver < oldest:
-        reason = f"the NVIDIA driver only runs CUDA {cuda.driver}: ONNX Runtime for the CPU"
-        return RUNTIME_FOR_CPU, f"{reason}; a newer driver allows the GPU"
+        reason = f"the NVIDIA driver only supports CUDA {cuda.driver}: ONNX Runtime for the CPU"
+        return RUNTIME_FOR_CPU, f"{reason}; update the driver to use the GPU"
     usable = [major for major in cuda.libraries if major <= cuda.driver]
     major = min(usable, default=oldest)
     line = RUNTIME_FOR_CUDA[major]
     line = line if usable else line.replace("onnxruntime-gpu", "onnxruntime-gpu[cuda,cudnn]")
-    return line, f"CUDA {major}: onnxruntime-gpu of the range built for it"
+    return line, f"CUDA {major}: onnxruntime-gpu, in the versions built for it"
 
 
 def constraint_lines(installed: Mapping[str, str], plan: InstallPlan) -> list[str]:
@@ -293,7 +290,7 @@ def constraint_lines(installed: Mapping[str, str], plan: InstallPlan) -> list[st
 
 
 def _is_valid(pin: str) -> bool:
-    """Whether an installer can read the pin; a distribution's own version may be anything."""
+    """Return whether an installer can parse the pin: a distribution's version may be any text."""
     try:
         requirement(pin)
     except ValueError:

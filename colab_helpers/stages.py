@@ -1,7 +1,7 @@
-"""Bounded stages in threads: every stage runs ahead of the next by a few items and no more.
+"""Pipeline stages in threads, with bounded queues: each stage runs ahead of the next by a few items at most.
 
-An error in any stage ends all of them and comes out of the last one as itself. Leaving the last stage
-early (error, break, Ctrl-C) stops the ones before it; no thread outlives its generator, unless it hangs.
+An error in any stage ends all of them and is raised unchanged by the last one. Leaving the last stage early
+(error, break, Ctrl-C) stops the ones before it; no thread outlives its generator, unless it hangs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _MAX_WAIT = 30.0
-"""Seconds a stage that is no longer wanted may take to finish its item."""
+"""Seconds that an abandoned stage may take to finish its item."""
 
 
 class Channel(Generic[T]):
@@ -33,7 +33,7 @@ class Channel(Generic[T]):
         self._error: BaseException | None = None
 
     def put(self, item: T) -> bool:
-        """Wait for room and append; False if the reader has gone."""
+        """Wait for room and append an item; return False if the reader has abandoned the channel."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._items) < self._depth or self._abandoned)
             if not self._abandoned:
@@ -42,24 +42,24 @@ class Channel(Generic[T]):
             return not self._abandoned
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Say that nothing more comes, and why, if by an error."""
+        """Close the writing end; the reader raises ``error``, if any, after the last item."""
         with self._changed:
             self._finished, self._error = True, error
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Say that nothing more is wanted; waiting writers return at once."""
+        """Close the reading end; waiting writers return at once."""
         with self._changed:
             self._abandoned = True
             self._items.clear()
             self._changed.notify_all()
 
     def __len__(self) -> int:
-        """How many items wait."""
+        """Return the number of waiting items."""
         return len(self._items)
 
     def __iter__(self) -> Iterator[T]:
-        """Yield items until the writer finishes; raise the writer's error in its place."""
+        """Yield items until the writer finishes; then raise its error, if any."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._finished)
@@ -75,21 +75,21 @@ class Channel(Generic[T]):
 def run_ahead(
     items: Iterable[T], depth: int, *, name: str, gauges: dict[str, Sized] | None = None
 ) -> Generator[T, None, None]:
-    """Yield the items, produced by a thread of that name that keeps at most ``depth`` waiting.
+    """Yield the items, produced ahead by a thread called ``name`` that keeps at most ``depth`` waiting.
 
-    ``gauges`` gets an entry under the same name whose length is the number waiting at any time.
+    ``gauges[name]`` is set to an object whose length is the number of waiting items.
     """
     channel: Channel[T] = Channel(depth)
     if gauges is not None:
         gauges[name] = channel
-    # Daemon: a decoder stuck in a system call must not keep the process from ending.
+    # Daemon: a decoder that hangs in a system call must not keep the process alive.
     thread = threading.Thread(target=copy_context().run, args=(_feed, items, channel), name=name, daemon=True)
     thread.start()
     try:
         yield from channel
     finally:
         channel.abandon()
-        # A stage stuck in a system call (a drive that hangs) is left behind: it ends with the process.
+        # A stage that hangs in a system call (such as on a drive) is left to end with the process.
         thread.join(_MAX_WAIT)
 
 
@@ -106,9 +106,9 @@ def _feed(items: Iterable[T], channel: Channel[T]) -> None:
 
 @contextmanager
 def _closing(items: Iterable[object]) -> Iterator[None]:
-    """Close the stage before when this one ends, in the thread that ran it.
+    """Close the previous stage, if it is a generator, in the thread that ran it.
 
-    Left to the garbage collector it would live on as long as an error's traceback refers to it.
+    The garbage collector would close it only once no error's traceback refers to it.
     """
     try:
         yield
@@ -118,7 +118,7 @@ def _closing(items: Iterable[object]) -> Iterator[None]:
 
 
 def map_ordered(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Generator[R, None, None]:
-    """Apply a function with up to ``workers`` calls at a time; results come in the items' order."""
+    """Apply a function with up to ``workers`` concurrent calls; yield results in the items' order."""
     if workers == 1:
         with _closing(items):
             yield from map(function, items)
@@ -138,7 +138,7 @@ def map_ordered(function: Callable[[T], R], items: Iterable[T], *, workers: int)
 
 
 def in_groups(items: Iterable[T], size: int) -> Generator[list[T], None, None]:
-    """Collect items into lists of ``size``; the last may be shorter."""
+    """Yield the items in lists of ``size``; the last may be shorter."""
     group: list[T] = []
     with _closing(items):
         for item in items:

@@ -1,7 +1,7 @@
-"""What is said in results, as subtitles: a file beside each, and a track; needs the extra transcripts.
+"""Subtitles for videos: a file beside each, and optionally a track; needs the extra ``transcripts``.
 
-faster-whisper listens, on the CPU and without the network: its model is a folder of files that lie there
-already. Sound is heard in pieces of minutes, whatever a video's length; pictures are copied packet by packet.
+faster-whisper recognizes speech on the CPU and offline: the model's files must be there already. Audio is
+decoded in chunks of minutes, whatever the video's length; video packets are copied one by one.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from colab_helpers.trust.marking import Marks
 from colab_helpers.trust.signing import LOCAL, load_credentials
 
 RATE = 16_000
-"""Samples a second that Whisper takes."""
+"""Sample rate of Whisper's input, in Hz."""
 _LONGEST, _WINDOW, _STEP = 300 * RATE, 30 * RATE, RATE // 10
-# A piece ends where the last 30 of its 300 seconds are quietest, by tenths of a second.
+# A chunk is cut in the quietest tenth of a second of the last 30 of its 300 seconds.
 _TICK = Fraction(1, 1000)
 MODEL, _REVISION = "faster-whisper-base", "ebe41f70d5b6dfa9166e2c581c45c9c0cfc57b66"
 _FILES = {
@@ -58,7 +58,7 @@ AudioSamples = NDArray[np.float32]
 
 
 class Line(NamedTuple):
-    """A line of subtitles; times in seconds."""
+    """One subtitle; times in seconds."""
 
     start: float
     end: float
@@ -66,7 +66,7 @@ class Line(NamedTuple):
 
 
 class Transcript(NamedTuple):
-    """Lines in their order, their language (ISO 639-1), and how sure that is, 0 to 1."""
+    """Lines in order of time, their language (ISO 639-1) and its probability, 0 to 1."""
 
     lines: list[Line]
     language: str | None = None
@@ -74,27 +74,27 @@ class Transcript(NamedTuple):
 
 
 Transcriber = Callable[[AudioSamples, str | None], Transcript]
-"""Hears ``(samples,)`` float32 at `RATE`, −1 to 1, in a language, or finds out which."""
+"""Transcribes ``(samples,)`` float32 at `RATE`, −1 to 1, in a given language; None detects it."""
 
 
 def load_transcriber(folder: Path, *, named: bool, words: bool) -> Transcriber:
-    """Load a Whisper model in CTranslate2's form; with ``words`` each word is a line.
+    """Load a Whisper model in CTranslate2 format; with ``words`` each word is a line.
 
-    Unless somebody ``named`` the folder it has to be `MODEL`, by its hashes.
+    Unless the user ``named`` the folder, its files must have the hashes of `MODEL`.
 
     Raises:
-        ModelError: A file is missing, another than it should be, or of no such model.
+        ModelError: A file is missing or differs, or the model cannot be loaded.
     """
     for name, digest in _FILES.items():
         path = folder / name
-        if not path.is_file() and not (named and name == "vocabulary.txt"):  # newer ones have another
+        if not path.is_file() and not (named and name == "vocabulary.txt"):  # newer models have another file
             command = f"hf download Systran/{MODEL} --revision {_REVISION} --local-dir {folder}"
-            what = tr("a file of the model that listens is missing")
+            what = tr("a file of the speech recognition model is missing")
             remedy = tr("fetch the model (145 MB, MIT licence) with '{command}'", command=command)
             raise ModelError(what, where=str(path), remedy=remedy)
         if not named and sha256_of(path) != digest:
-            remedy = tr("remove it and fetch it again, or name a folder of your own in --model")
-            raise ModelError(tr("this is not the file of the catalogue"), where=str(path), remedy=remedy)
+            remedy = tr("remove it and fetch it again, or name a folder of your own with --model")
+            raise ModelError(tr("not the expected file: its SHA-256 differs"), where=str(path), remedy=remedy)
     from faster_whisper import WhisperModel
 
     try:
@@ -103,27 +103,29 @@ def load_transcriber(folder: Path, *, named: bool, words: bool) -> Transcriber:
         what = tr("the model cannot be loaded ({reason})", reason=error)
         raise ModelError(what, where=str(folder)) from error
 
-    # Without other temperatures, which draw lots, the same sound gives the same lines.
-    same: dict[str, Any] = {"temperature": 0.0, "condition_on_previous_text": False}
+    # Higher temperatures sample at random; with 0 the same audio always gives the same lines.
+    deterministic: dict[str, Any] = {"temperature": 0.0, "condition_on_previous_text": False}
 
     def transcriber(samples: AudioSamples, language: str | None) -> Transcript:
-        found, info = model.transcribe(
-            samples, language=language, vad_filter=True, word_timestamps=words, **same
+        segments, info = model.transcribe(
+            samples, language=language, vad_filter=True, word_timestamps=words, **deterministic
         )
-        parts = ((each.start, each.end, each.word) for one in found for each in one.words or ())
-        whole = ((one.start, one.end, one.text) for one in found)
-        lines = [Line(start, end, text.strip()) for start, end, text in (parts if words else whole)]
+        by_word = ((word.start, word.end, word.word) for segment in segments for word in segment.words or ())
+        by_segment = ((segment.start, segment.end, segment.text) for segment in segments)
+        lines = [Line(start, end, text.strip()) for start, end, text in (by_word if words else by_segment)]
         return Transcript([line for line in lines if line.text], info.language, info.language_probability)
 
     return transcriber
 
 
 def transcribe(path: Path, transcriber: Transcriber, *, track: bool) -> tuple[Transcript, list[Path]]:
-    """Write what is said in a video to ``.srt`` beside it, and with ``track`` a copy that has it, too.
+    """Write the subtitles of a video to ``.srt`` beside it, and with ``track`` a copy with a subtitle track.
+
+    Returns the transcript and the files written.
 
     Raises:
-        UsageError: Something is there already under a name of a result.
-        MediaError: The file cannot be read, or has no sound.
+        UsageError: A file to write exists already.
+        MediaError: The file cannot be read, has no audio, or its kind cannot get a track.
         OutputError: A result cannot be written.
     """
     path = require_file(path)
@@ -131,53 +133,49 @@ def transcribe(path: Path, transcriber: Transcriber, *, track: bool) -> tuple[Tr
     for result in filter(None, (subtitles, copy, sidecar(copy)) if track else (subtitles,)):
         WritePolicy().ensure_writable(result)
     if track and path.suffix.lower() not in MUXERS:
-        what, remedy = (
-            tr("this kind of file takes no track here"),
-            tr("use one of {suffixes}", suffixes=", ".join(MUXERS)),
-        )
+        what = tr("a subtitle track cannot be added to this kind of file")
+        remedy = tr("use one of {suffixes}", suffixes=", ".join(MUXERS))
         raise MediaError(what, where=str(path), remedy=remedy)
     transcript = transcribe_audio(path, transcriber)
     if track:
-        marks = Marks(
-            signed_by=load_credentials(LOCAL), target=path, target_manifest=sidecar(path), networks={}
-        )
+        credentials = load_credentials(LOCAL)
+        marks = Marks(signed_by=credentials, target=path, target_manifest=sidecar(path), networks={})
         add_subtitle_track(path, copy, transcript, lambda partial: marks.seal(partial, copy, ()))
     copy_atomically(subtitles, io.BytesIO(srt(transcript.lines).encode()))
     return transcript, [subtitles, copy][: 1 + track]
 
 
 def transcribe_audio(path: Path, transcriber: Transcriber) -> Transcript:
-    """Hear a whole file; its language is that of the first piece in which something is said."""
-    found = Transcript([])
+    """Transcribe a whole file; its language is that of the first chunk with speech."""
+    result = Transcript([])
     for start, samples in audio_chunks(path):
-        transcript = transcriber(samples, found.language)
-        ends = start + len(samples) / RATE  # models may hear further
-        timed = (
-            Line(start + line.start, min(start + line.end, ends), line.text) for line in transcript.lines
-        )
+        chunk = transcriber(samples, result.language)
+        end = start + len(samples) / RATE  # models may give times beyond the chunk
+        timed = (Line(start + line.start, min(start + line.end, end), line.text) for line in chunk.lines)
         lines = [line for line in timed if line.start < line.end]
-        known = found if found.language or not lines else transcript
-        found = known._replace(lines=found.lines + lines)
-    return found
+        first = result if result.language or not lines else chunk
+        result = first._replace(lines=result.lines + lines)
+    return result
 
 
 def audio_chunks(path: Path) -> Iterator[tuple[float, AudioSamples]]:
-    """Yield a file's sound and when each piece begins: five minutes at most, cut where it is quiet.
+    """Yield start and samples of a file's audio in chunks of at most five minutes, cut where it is quiet.
 
-    MediaError where it has none.
+    Raises:
+        MediaError: There is no readable audio.
     """
     with open_source(path) as container:
-        readable = [one for one in container.streams.audio if one.codec_context]
-        stream = min(readable, key=lambda one: not one.disposition & Disposition.default, default=None)
+        streams = [stream for stream in container.streams.audio if stream.codec_context]
+        stream = min(streams, key=lambda each: not each.disposition & Disposition.default, default=None)
         if stream is None:
-            raise MediaError(tr("the file has no sound that can be read"), where=str(path))
+            raise MediaError(tr("the file has no audio that can be read"), where=str(path))
         resampler, end, count = AudioResampler(format="flt", layout="mono", rate=RATE), 0.0, 0
         blocks: list[AudioSamples] = []
         for packet in demux_packets(container, stream):
-            with suppress(av.FFmpegError):  # one damaged packet: a pause
+            with suppress(av.FFmpegError):  # a damaged packet becomes silence
                 for frame in stream.decode(packet):
                     begin = end if frame.time is None else frame.time
-                    if blocks and (gap := round((begin - end) * RATE)) > _STEP:  # nothing lies there: silence
+                    if blocks and (gap := round((begin - end) * RATE)) > _STEP:  # a gap becomes silence
                         if gap > _WINDOW:
                             yield end - count / RATE, np.concatenate(blocks)
                             blocks, count, gap = [], 0, 0
@@ -188,59 +186,59 @@ def audio_chunks(path: Path) -> Iterator[tuple[float, AudioSamples]]:
                     blocks += parts
                     count += sum(map(len, parts))
             if count >= _LONGEST:
-                held = np.concatenate(blocks)
-                steps = held[-_WINDOW:].reshape(-1, _STEP)
+                samples = np.concatenate(blocks)
+                steps = samples[-_WINDOW:].reshape(-1, _STEP)
                 quietest = int(np.square(steps).mean(1).argmin())
-                cut = len(held) - _WINDOW + quietest * _STEP + _STEP // 2
-                yield end - len(held) / RATE, held[:cut]
-                blocks, count = [held[cut:]], len(held) - cut
+                cut = len(samples) - _WINDOW + quietest * _STEP + _STEP // 2
+                yield end - len(samples) / RATE, samples[:cut]
+                blocks, count = [samples[cut:]], len(samples) - cut
         if blocks:
-            held = np.concatenate([*blocks, *(part.to_ndarray()[0] for part in resampler.resample(None))])
-            yield max(0.0, end - len(held) / RATE), held
+            samples = np.concatenate([*blocks, *(part.to_ndarray()[0] for part in resampler.resample(None))])
+            yield max(0.0, end - len(samples) / RATE), samples
 
 
 def srt(lines: Iterable[Line]) -> str:
-    """Write lines as SubRip text."""
-    told = (f"{n}\n{_clock(x.start)} --> {_clock(x.end)}\n{x.text}\n" for n, x in enumerate(lines, 1))
-    return "\n".join(told)
+    """Format lines as SubRip (``.srt``)."""
+    cues = (f"{n}\n{_timecode(x.start)} --> {_timecode(x.end)}\n{x.text}\n" for n, x in enumerate(lines, 1))
+    return "\n".join(cues)
 
 
-def _clock(seconds: float) -> str:
-    ticks = max(0, round(seconds * 1000))
-    return f"{ticks // 3_600_000:02}:{ticks // 60_000 % 60:02}:{ticks // 1000 % 60:02},{ticks % 1000:03}"
+def _timecode(seconds: float) -> str:
+    ms = max(0, round(seconds * 1000))
+    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02},{ms % 1000:03}"
 
 
 def add_subtitle_track(path: Path, output: Path, transcript: Transcript, seal: Seal) -> None:
-    """Copy a video packet by packet and give it a track of text; OutputError where the copy is another."""
+    """Copy a video with an added subtitle track; raise OutputError if the copied video packets differ."""
     info = probe(path)
-    with atomic_output(output) as partial, open_source(path) as source, open_source(path) as pictures:
+    with atomic_output(output) as partial, open_source(path) as source, open_source(path) as video:
         copier = StreamCopier(source, info)
         with open_output(partial, output, source, file_tags(info.metadata), info.time_base) as result:
             for stream in source.streams:
                 if stream.index != info.video_index:
                     copier.add(stream, result)
                     continue
-                picture = result.add_stream_from_template(stream, opaque=True)
-                picture.disposition = stream.disposition
-                picture.metadata.update(stream_tags(stream, encoded=False))
-            due = deque(_texts(result, transcript))
+                video_stream = result.add_stream_from_template(stream, opaque=True)
+                video_stream.disposition = stream.disposition
+                video_stream.metadata.update(stream_tags(stream, encoded=False))
+            due = deque(_subtitle_packets(result, transcript))
             result.start_encoding()
             copier.start()
-            for packet in _packets(pictures, info):
+            for packet in _packets(video, info):
                 time = Fraction(packet.pts or 0) * (packet.time_base or 1)
-                packet.stream = picture
+                packet.stream = video_stream
                 result.mux_one(packet)
                 copier.copy_until(result, time)
                 while due and (due[0].dts or 0) * _TICK <= time:
                     result.mux_one(due.popleft())
             copier.finish(result)
-            for text in due:
-                result.mux_one(text)
+            for subtitle in due:
+                result.mux_one(subtitle)
         with open_source(partial) as copy:
-            pictures.seek(0)
-            pairs = zip_longest(_packets(pictures, info), _packets(copy, probe(partial)))
-            if not all(one and other and _told(one) == _told(other) for one, other in pairs):
-                raise OutputError(tr("the copy with its track is not what was copied"), where=str(output))
+            video.seek(0)
+            pairs = zip_longest(_packets(video, info), _packets(copy, probe(partial)))
+            if not all(one and other and _content(one) == _content(other) for one, other in pairs):
+                raise OutputError(tr("the copy differs from the original video"), where=str(output))
         seal(partial)
 
 
@@ -248,12 +246,12 @@ def _packets(container: Any, info: VideoInfo) -> Iterator[Packet[Any]]:
     return (packet for packet in demux_packets(container, container.streams[info.video_index]) if packet.size)
 
 
-def _told(packet: Packet[Any]) -> tuple[object, ...]:
+def _content(packet: Packet[Any]) -> tuple[object, ...]:
     return Fraction(packet.pts or 0) * (packet.time_base or 1), packet.is_keyframe, bytes(packet)
 
 
-def _texts(result: OutputContainer, transcript: Transcript) -> Iterator[Packet[Any]]:
-    """Add a track of text; yield its packets."""
+def _subtitle_packets(result: OutputContainer, transcript: Transcript) -> Iterator[Packet[Any]]:
+    """Add a subtitle track; yield its packets."""
     mov = is_mov(result.format.name)
     stream: Any = result.add_stream("mov_text" if mov else "subrip")
     stream.codec_context.subtitle_header = _STYLE

@@ -80,7 +80,7 @@ def test_a_batch_succeeds_or_fails_and_targets_may_be_a_pattern(
         ("swap -t in/a.mp4 -o out -s none.png --models-dir none", "none.png: there is no such file"),
         ("batch -t in/a.mp4 -o out -s https://host/me.png", "this is an address"),
         ("batch -t https://host/a.mp4 -o out", "this is an address"),
-        ("batch -t in/*.mov -o out", "no file's name fits it as a pattern"),
+        ("batch -t in/*.mov -o out", "no file matches it as a pattern"),
         ("batch -t empty -o out", "the folder contains no video or image"),
         ("batch -t in/a.mp4 -o out.mp4", "name a folder in --output-dir; for one file use"),
         ("batch -t in/a.mp4 -o in/a.mp4", "this is the name of a file"),
@@ -251,7 +251,7 @@ def test_a_drive_that_is_not_there_is_refused_and_nothing_is_made_on_it(
     # What is mounted at one place is not looked for at the other.
     there, other = ("gdrive", "drive") if " gdrive" in words else ("drive", "gdrive")
     colab[content / other] = "fuse.drive"
-    assert "write the path with that" in refused()
+    assert "use that path instead" in refused()
     # A mount that no longer answers.
     colab[content / there] = "fuse.drive"
     stat = Path.stat
@@ -263,7 +263,7 @@ def test_a_drive_that_is_not_there_is_refused_and_nothing_is_made_on_it(
 
     monkeypatch.setattr(Path, "stat", gone)
     if "link" not in words:
-        assert "the drive or disk there no longer answers (Transport endpoint" in refused()
+        assert "the drive or disk no longer responds (Transport endpoint" in refused()
     monkeypatch.undo()
     assert [path for place in machine.DRIVES for path in place.glob("MyDrive/*")] == []
 

@@ -105,7 +105,7 @@ def test_the_language_is_set_for_a_while_for_good_or_by_the_environment(monkeypa
         set_language(chosen)
         assert language.language() == expected
     monkeypatch.setenv(language.LANGUAGE_ENV, "tlh")
-    with pytest.warns(UserWarning, match="none of en, es"):
+    with pytest.warns(UserWarning, match="not one of en, es"):
         assert language.language() == "en"
 
 

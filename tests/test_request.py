@@ -148,7 +148,7 @@ def test_a_pattern_stands_for_its_files_in_natural_order(tmp_path: Path) -> None
         (tmp_path / name).touch()
     found = BatchRequest(targets=[str(tmp_path / "clip*.mp4"), str(tmp_path / "[1].mp4")]).target_paths
     assert [path.name for path in found] == ["clip2.mp4", "clip10.mp4", "[1].mp4"]
-    with pytest.raises(MissingFileError, match="no file's name fits"):
+    with pytest.raises(MissingFileError, match="no file matches it"):
         _ = BatchRequest(targets=str(tmp_path / "*.mov")).target_paths
 
 
@@ -172,8 +172,8 @@ def test_a_session_without_its_form_is_told_what_to_do() -> None:
         session = {name: model.model_fields[name].default for name in model.form()}
         assert model.of({**session, "something": "else"}) == model()
         session.pop("headless")
-        with pytest.raises(UsageError, match="'headless' is not known here: the kernel was restarted"):
+        with pytest.raises(UsageError, match="'headless' is not defined: the kernel was restarted"):
             model.of(session)
-    with pytest.raises(UsageError, match="'run' is not known here"):
+    with pytest.raises(UsageError, match="'run' is not defined"):
         recall("run", {})
     assert recall("run", {"run": None}) is None

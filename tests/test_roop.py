@@ -105,7 +105,7 @@ def test_a_line_asks_for_the_same_here_and_every_option_is_told_once(line: str, 
     settings = load_settings("balanced", **{name: parse_value(value) for name, value in pairs})
     assert settings_of(native) == settings
     # The command that is told does the same.
-    words = shlex.split(lines[-1].partition("words: ")[2])[3:]
+    words = shlex.split(lines[-1].partition("command: ")[2])[3:]
     assert words[0] == native.verb == ("batch" if "runbatch.py" in line else "swap")
     assert settings_of(build_parser(VERBS).parse_args(words)) == settings
     flags = {word.replace("processors", "processor") for word in line.split() if word[:2] == "--"}
@@ -149,8 +149,8 @@ def test_a_result_in_a_folder_gets_the_name_that_roop_gives() -> None:
         (f"{FILES} --output-video-quality best", "output_video_quality = 'best' is not allowed"),
         (f"{FILES} --execution-threads many --dry-run", "execution_threads = 'many' is not allowed"),
         ("python run.py -s me.jpg", "without -t -o roop opens its window"),
-        (f"python runbach.py {FILES}", "begin with python runbatch.py"),
-        (f"python run.py 1-30 {FILES}", "'python run.py 1-30' is not how"),
+        (f"python runbach.py {FILES}", "start with python runbatch.py"),
+        (f"python run.py 1-30 {FILES}", "'python run.py 1-30' is not the start"),
         ("runbatch.py 1-30", "source: there is no photo for runbatch.py"),
         (f"python run.py {FILES}", "no statement of consent was given"),
     ],

@@ -71,7 +71,7 @@ class Service:
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        found = re.match(r"listening at (http://127\.0\.0\.1:\d+); the token is in (.+)\n", line)
+        found = re.match(r"listening on (http://127\.0\.0\.1:\d+); the token is in (.+)\n", line)
         assert found, line
         self.token = {"Authorization": f"Bearer {Path(found[2]).read_text()}"}
         self.address = found[1]
@@ -282,7 +282,7 @@ def test_requests_lead_nowhere_else(way: str, server: Server, tmp_path: Path) ->
     if "link" in way:
         (place / "link.png").symlink_to(tmp_path / "outside.png")
     asked = {"sources": [str(place / "photo.png")], "targets": [str(place / "photo.png")], "consent": CONSENT}
-    with pytest.raises(UsageError, match=r"over HTTP|none of the folders|cannot be the name of a folder"):
+    with pytest.raises(UsageError, match=r"over HTTP|not in any folder|not a valid folder name"):
         server.add_job({**asked, **ESCAPES[way](place)})
     assert not (tmp_path / "jobs").exists()
 
@@ -359,7 +359,7 @@ def test_it_is_refused_where_it_cannot_be(
 ) -> None:
     (tmp_path / "token").write_text("x" * 40)
     (tmp_path / "token").chmod(0o640)
-    with pytest.raises(UsageError, match="others than you"):
+    with pytest.raises(UsageError, match="other users can read"):
         load_or_create_token(tmp_path / "token")
     with folder_lock(tmp_path / "jobs"):
         assert main(["serve", str(tmp_path / "jobs"), "--port", "0"]) == WRONG_USAGE
@@ -368,7 +368,7 @@ def test_it_is_refused_where_it_cannot_be(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert main(["serve", str(tmp_path / "jobs"), "--port", str(taken.getsockname()[1])]) == WRONG_USAGE
-    assert "nothing can listen there" in capsys.readouterr().err
+    assert "cannot listen there" in capsys.readouterr().err
     monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
     assert main(["serve", str(tmp_path / "jobs")]) == WRONG_USAGE
     assert "Colab's terms" in capsys.readouterr().err

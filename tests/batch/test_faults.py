@@ -312,7 +312,7 @@ def test_a_disk_that_is_full_while_a_video_is_written(
         report = run_here(source, target, out, constant_models, in_process=False, **LARGE)
     error = report.files[0].error or ""
     assert "cannot be written (File too large)" in error
-    assert "What to do: choose a disk that takes larger files" in error
+    assert "What to do: choose a disk that supports larger files" in error
     assert not list(out.glob("*.mp4")) + list(out.glob(".*.mp4")) + list(out.rglob(".*.nut"))
     finished = len(list(journal_entries(out, "segment")))
     assert finished == (3 if place == "result" else 0)

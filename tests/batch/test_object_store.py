@@ -415,9 +415,9 @@ def test_a_map_that_is_edited_counts_wherever_that_was(batch, bucket, disk) -> N
     ("named", "told"),
     [
         ({"targets": "s3://films/none"}, "s3://films/none: there is nothing at this address"),
-        ({"targets": "s3://films/clips/*.mov"}, "no file's name fits it as a pattern"),
+        ({"targets": "s3://films/clips/*.mov"}, "no file matches it as a pattern"),
         ({"out": "s3://nobody/out"}, "s3://nobody/out: there is nothing at this address"),
-        ({"out": "s3://films/out", "work_dir": "/tmp"}, "work_dir has no say"),
+        ({"out": "s3://films/out", "work_dir": "/tmp"}, "work_dir cannot be used"),
         ({"targets": "s3://films/clips", "out": "s3://films/clips"}, "overwrite its own target"),
     ],
 )
@@ -474,7 +474,7 @@ def test_an_address_with_a_secret_or_a_way_out_is_refused_and_not_repeated(addre
 def test_verbs_that_stay_with_files_take_no_address(disk, words, capsys) -> None:
     assert main(words) == WRONG_USAGE
     assert "s3://films/" in (told := capsys.readouterr().err)
-    assert "only files are read and written" in told
+    assert "only files can be read and written" in told
     assert not [*disk().rglob("*")]
 
 
@@ -486,7 +486,7 @@ def test_what_was_not_brought_is_read_by_nobody(bucket, disk) -> None:
         for read in (sha256_of, file_digest, require_file, probe, read_image, partial(verify, anchors=[])):
             with pytest.raises((PermissionError, MediaError, MissingFileError)):
                 read(path)
-    with pytest.raises(MediaError, match=r"^s3://films/shown/a.mp4: .*object storage and is not here"):
+    with pytest.raises(MediaError, match=r"^s3://films/shown/a.mp4: .*this object has not been downloaded"):
         probe(folder / "a.mp4")
 
 

@@ -49,7 +49,7 @@ def environment(
             {"shared": True, "psutil": "5.8.0"},
             InstallPlan(
                 install=(PSUTIL,),
-                notes=(f"psutil 5.8.0 is too old or too new and will be changed to {PSUTIL}",),
+                notes=(f"psutil 5.8.0 is too old or too new and will be replaced by {PSUTIL}",),
             ),
         ),
     ],
@@ -69,7 +69,7 @@ def test_what_an_extra_brings_that_names_a_runtime_comes_without_dependencies():
 
 def test_extras_count_and_an_unknown_one_is_named():
     assert make_plan(PROJECT, environment(), ["notebook"]).install == (PAPERMILL,)
-    with pytest.raises(InstallError, match=r"no extras gpu[\s\S]*notebook"):
+    with pytest.raises(InstallError, match=r"no extra gpu[\s\S]*notebook"):
         make_plan(PROJECT, environment(), ["gpu"])
 
 

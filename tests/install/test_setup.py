@@ -96,7 +96,7 @@ def sandbox(tmp_path) -> Sandbox:
     (root / "colab_helpers").mkdir(parents=True)
     shutil.copy(ROOT / "setup.sh", root)
     shutil.copy(ROOT / "pyproject.toml", root)
-    for name in ("__init__.py", "itself.py", "install.py", "requirements.py"):
+    for name in ("__init__.py", "startup.py", "install.py", "requirements.py"):
         shutil.copy(ROOT / "colab_helpers" / name, root / "colab_helpers")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
     packages = next((root / ".venv" / "lib").glob("python3*")) / "site-packages"
@@ -156,7 +156,7 @@ def test_a_failure_names_step_reason_and_remedy(sandbox):
     assert done.returncode == 1
     assert "The step 'install packages' failed" in done.stderr
     assert "[Errno 28]" in done.stderr
-    assert "What to do: find the reason in the lines above: the network" in done.stderr
+    assert "What to do: look for the reason in the lines above: the network" in done.stderr
 
 
 def test_where_uv_fails_pip_is_tried(sandbox):
@@ -165,7 +165,7 @@ def test_where_uv_fails_pip_is_tried(sandbox):
     uv.chmod(0o755)
     done = sandbox.call("install")
     assert done.returncode == 0, done.stderr
-    assert "uv could not do it (error: no such index); trying pip" in done.stdout
+    assert "uv failed (error: no such index); trying pip" in done.stdout
     assert len(sandbox.calls()) == 2
 
 
@@ -175,7 +175,7 @@ def test_a_broken_environment_is_made_anew(sandbox, tmp_path):
     python.symlink_to(tmp_path / "a Python that is gone")
     # The real Python can make an environment; the pip it brings is stopped before it downloads anything.
     done = sandbox.call("install", PYTHON=sys.executable, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
-    assert "made anew" in done.stdout
+    assert "created again" in done.stdout
     assert python.exists()
     assert done.returncode == 1
     assert "What to do:" in done.stderr
@@ -190,7 +190,7 @@ def test_an_unsuitable_python_and_a_misspelt_verb_are_refused(sandbox):
     done = sandbox.call("instal")
     assert done.returncode == 2
     assert "bash setup.sh [--system] install" in done.stderr
-    assert "there is no 'instal'" in done.stderr
+    assert "unknown command 'instal'" in done.stderr
 
 
 def test_any_shell_opens_the_door(sandbox):
@@ -250,7 +250,7 @@ def polluted(tmp_path) -> Path:
 def test_packages_of_pythonpath_do_not_count_as_installed(sandbox, polluted):
     done = sandbox.call("install", PYTHONPATH=str(polluted))
     assert done.returncode == 0, done.stderr
-    assert "PYTHONPATH and PYTHONHOME are left out" in done.stdout
+    assert "PYTHONPATH and PYTHONHOME are ignored" in done.stdout
     assert "numpy>=2.0,<3" in sandbox.calls()[0]["arguments"]
     assert "nothing to install" in sandbox.call("install", PYTHONHOME="/nowhere").stdout
 
@@ -270,8 +270,8 @@ def test_modules_that_hide_the_installed_ones_are_named(sandbox, polluted, how):
         [python, "-c", code, sandbox.root / "colab_helpers" / "install.py"],
         cwd=polluted, env=variables, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert f"numpy is taken from {polluted}" in done.stderr
-    assert "What to do: start without PYTHONPATH" in done.stderr
+    assert f"numpy is imported from {polluted}" in done.stderr
+    assert "What to do: unset PYTHONPATH" in done.stderr
 
 
 def test_what_was_installed_elsewhere_is_not_called_complete(sandbox):

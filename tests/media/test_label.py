@@ -151,7 +151,7 @@ def test_it_can_be_shown_at_the_start_alone() -> None:
     assert (off.visible_label, Label.of(off)) == ("off", None)
     assert Settings(visible_label=True).visible_label == "always"
     for disclosure in ("", "  "):
-        with pytest.raises(ValueError, match="write into disclosure how else"):
+        with pytest.raises(ValueError, match="say in disclosure how viewers"):
             Settings(visible_label="off", disclosure=disclosure)
 
 

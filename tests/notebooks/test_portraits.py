@@ -56,7 +56,7 @@ def test_people_are_made_kept_and_shown(tmp_path: Path, monkeypatch, capsys) -> 
     assert "people = everybody" in shown[-1]
     assert synthetic_people(library) == ["crowd-1", "crowd-2"]
     assert np.array_equal(read_image(made[0].photo), paint.paint("", 8, 512))
-    with pytest.raises(UsageError, match="adults alone"):
+    with pytest.raises(UsageError, match="adults only"):
         show_prompt(PortraitsRequest(prompt="a boy", **given))
     with pytest.raises(UsageError, match="size = 600"):
         PortraitsRequest(size=600)

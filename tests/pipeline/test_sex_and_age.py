@@ -174,7 +174,7 @@ def test_the_network_is_opened_only_if_it_is_asked(
         assert [one.name for one in pieces_engine(standins, **asked).networks][2] == "genderage"
         assert detection_key(load_settings(), None) != detection_key(load_settings(**asked), None)
     assert "genderage" not in [one.name for one in pieces_engine(standins).networks]
-    with pytest.raises(SettingsError, match="face_selector_age_start is above"):
+    with pytest.raises(SettingsError, match="face_selector_age_start is greater than"):
         load_settings(face_selector_age_start=31, face_selector_age_end=30)
 
 

@@ -139,7 +139,7 @@ def test_all_that_a_batch_leaves_can_be_named(results: Path, capsys: pytest.Capt
     media = [path.name for path in results.iterdir() if path.stem == "a" and path.suffix != ".c2pa"]
     assert (code, len(media), told.count("marked, and unchanged")) == (0, 6, 6)
     for name in ("report.json", "a.mkv.c2pa", "faces"):
-        assert f"{name} is passed over: no picture or video" in told
+        assert f"{name} skipped: not an image or video" in told
     assert verified(capsys, results)[1].count("marked, and unchanged") == 6
     (results / "0.mp4").touch()  # empty: the others are told all the same
     code, told = verified(capsys, results / "0.mp4", *results.glob("a.*"))
