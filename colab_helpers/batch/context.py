@@ -10,9 +10,10 @@ from functools import cached_property
 from colab_helpers.batch.drive import FACES_NAME, RetryPolicy, WorkDirs
 from colab_helpers.batch.face_indexes import FaceIndexLocation, FaceIndexMetadata, folder_name
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.journal import JournalWriter, WorkStarted
+from colab_helpers.batch.journal import History, JournalWriter, WorkStarted, read_journal
 from colab_helpers.batch.memory_growth import with_less_memory
 from colab_helpers.batch.plan import Task
+from colab_helpers.batch.report import JOURNAL_NAME
 from colab_helpers.batch.resume import EarlierWork
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import StopToken
@@ -59,6 +60,10 @@ class WorkerContext:
     def retry(self) -> RetryPolicy:
         """Retry policy for the output folder."""
         return RetryPolicy(self.job.request.settings.output_wait, on_wait=self._set_pause, sleep=self.sleep)
+
+    def read_journal(self) -> History:
+        """Read the batch's journal, retrying while the output folder cannot be read."""
+        return self.retry.attempt(lambda: read_journal(self.job.folder / JOURNAL_NAME))
 
     def begin(
         self,

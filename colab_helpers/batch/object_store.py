@@ -336,10 +336,15 @@ def _remove_unused() -> None:
                 path.unlink()
 
 
-def parts_of(path: Path, first: int = 0) -> list[bytes]:
+def parts_of(path: Path, first: int = 0, attempts: int = _ATTEMPTS) -> list[bytes]:
     """Return the parts of an append-only file, each an object in its store, from number ``first`` on."""
     with _at(path) as (system, name):
-        return [system.cat_file(part) for part in sorted(system.find(f"{name}.parts"))[first:]]
+        try:
+            return [system.cat_file(part) for part in sorted(system.find(f"{name}.parts"))[first:]]
+        except FileNotFoundError:  # while a part is being replaced, some stores have neither version
+            if attempts == 1:
+                raise
+    return parts_of(path, first, attempts - 1)
 
 
 def send_part(path: Path, number: int, data: bytes) -> None:

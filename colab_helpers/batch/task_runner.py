@@ -18,12 +18,12 @@ from colab_helpers.addresses import address_of
 from colab_helpers.batch.batch_assignment import person_filter_digests
 from colab_helpers.batch.context import NO_DEATHS, Announce, Deaths, WorkerContext, face_index_location
 from colab_helpers.batch.find_people import PeopleFinder
-from colab_helpers.batch.journal import FileDone, FileFailed, JournalWriter, read_journal
+from colab_helpers.batch.journal import FileDone, FileFailed, JournalWriter
 from colab_helpers.batch.object_store import ObjectStates, fetch, needs_download, pin, sync_inputs, unpin
 from colab_helpers.batch.outputs import deliver_result, may_have_segments
 from colab_helpers.batch.photos import identity_of, load_person_filter, request_assignment
 from colab_helpers.batch.plan import Task, listed
-from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
+from colab_helpers.batch.report import FileReport, ModelReport
 from colab_helpers.batch.resume import DigestCache, EarlierWork, JournaledSegmentStore, model_digest
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.scheduler import FilePlan
@@ -100,7 +100,7 @@ class TaskRunner:
             source = identity_of(engine, job.sources) if job.sources or not job.request.mapped else None
             person_filter, notes = load_person_filter(engine, job.request.target_person, job.request.never)
         digests = DigestCache(context.work_dirs.local / "digests.json", context.heartbeat, context.retry)
-        digests.learn(history := read_journal(job.folder / JOURNAL_NAME))
+        digests.learn(history := context.read_journal())
         earlier = EarlierWork(
             history,
             run=job.run,
@@ -192,7 +192,7 @@ class TaskRunner:
         """
         self.close()
         if encoder or (deaths and deaths[0]):  # other workers have added to the journal
-            self.earlier.history = read_journal(self.context.job.folder / JOURNAL_NAME)
+            self.earlier.history = self.context.read_journal()
         report, task = self._new_report(index), self.tasks[index]
         try:
             with self._reporting_failure(index, report):

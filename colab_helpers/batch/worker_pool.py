@@ -21,9 +21,9 @@ from typing import Any
 
 from colab_helpers.batch.batch_runner import BatchRunner
 from colab_helpers.batch.context import MAX_DEATHS, NO_DEATHS, Announce, Deaths
-from colab_helpers.batch.journal import Entry, FileDone, Journal, SegmentDone, WorkStarted, read_journal
+from colab_helpers.batch.journal import Entry, FileDone, Journal, SegmentDone, WorkStarted
 from colab_helpers.batch.processes import WorkerProcess, describe_exit, repeated_death_error
-from colab_helpers.batch.report import JOURNAL_NAME, FileReport
+from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.run_file import error_text
 from colab_helpers.batch.scheduler import Call, FilePlan, Scheduler
 from colab_helpers.batch.stop import STOP_TIMEOUT
@@ -91,7 +91,7 @@ class WorkerPool(BatchRunner):
         job = self.context.job
         # The first worker looks at all files; the others start once it has.
         self._wait_for_first = job.request.mapped or job.request.people != "auto"
-        history = read_journal(job.folder / JOURNAL_NAME)
+        history = self.context.read_journal()
         begun = {entry.target: entry.key for entry in history.entries if isinstance(entry, WorkStarted)}
         # Deaths in earlier worker pools of this run.
         self._earlier_deaths = {target: history.interruptions(key, job.run) for target, key in begun.items()}

@@ -338,6 +338,27 @@ def test_whoever_reads_a_journal_leaves_the_file_of_whoever_writes_it(bucket, di
     assert read_journal(path).entries == [entry(number) for number in (1, 2, 3)]
 
 
+def test_a_journal_is_read_while_a_part_of_it_is_replaced(bucket, disk, monkeypatch) -> None:
+    """A store may list a part, and have neither its old nor its new version for a moment."""
+    path = local_path_of("s3://films/out/journal.jsonl")
+    with Journal(path) as journal:
+        journal.append(entry(1))
+    system, gone = object_store._system("s3"), [2]
+    cat_file = system.cat_file
+
+    def replaced(part: str) -> bytes:
+        gone[0] -= 1
+        if gone[0] >= 0:
+            raise FileNotFoundError(part)
+        return bytes(cat_file(part))
+
+    monkeypatch.setattr(system, "cat_file", replaced)
+    assert read_journal(path).entries == [entry(1)]
+    gone[0] = 99
+    with pytest.raises(OutputError, match="nothing at this address"):
+        read_journal(path)
+
+
 def test_a_part_of_an_entry_that_was_given_up_harms_no_other(bucket, disk, monkeypatch) -> None:
     monkeypatch.setattr("colab_helpers.batch.journal._PART", 500)
     path = local_path_of("s3://films/out/journal.jsonl")

@@ -422,7 +422,8 @@ def pool_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[WorkerPool, list[s
     request = BatchRequest(output_dir=tmp_path, people="find")
     job = Job(request=request, tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
     status = SimpleNamespace(note=told.append, restarted=told.append)
-    context: Any = SimpleNamespace(job=job, work_dirs=WorkDirs(tmp_path, None), status=status)
+    work_dirs, journal = WorkDirs(tmp_path, None), History()
+    context: Any = SimpleNamespace(job=job, work_dirs=work_dirs, status=status, read_journal=lambda: journal)
     process = SimpleNamespace(kill=lambda: None)
     monkeypatch.setattr("colab_helpers.batch.worker_pool.WorkerProcess", lambda *given: process)
     nothing: Any = None

@@ -13,6 +13,7 @@ import pytest
 
 from colab_helpers.batch import worker_pool as base
 from colab_helpers.batch.job import Job
+from colab_helpers.batch.journal import History
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.worker_handles import WorkerInfo, WorkerStatus
 from colab_helpers.cluster import worker_pool as module
@@ -90,7 +91,8 @@ def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Clust
         )
         shown, causes = list[list[WorkerStatus]](), list[str]()
         status = SimpleNamespace(workers=shown.append, restarted=causes.append, note=print)
-        context: Any = SimpleNamespace(job=job, status=status, shown=shown, causes=causes)
+        given_to: dict[str, Any] = {"read_journal": History, "shown": shown, "causes": causes}
+        context: Any = SimpleNamespace(job=job, status=status, **given_to)
         nothing: Any = None
         return ClusterWorkerPool(
             context, range(9), nothing, nothing, [], print, ray=FakeRay(nodes), coordinator=None

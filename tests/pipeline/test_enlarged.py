@@ -138,7 +138,7 @@ def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the
     given: dict[str, Any] = {"target": "", "mirror": None, "retry": RetryPolicy(0.0), "index": place}
     kept = JournaledSegmentStore(tmp_path / "kept", key="key", journal=journal, history=History(), **given)
     result = process_video(engine, SOURCE, target, tmp_path / "whole.mkv", store=kept)
-    assert sum("goes on in tiles of 192 pixels" in note for note in result.notes) == 1
+    assert sum("continuing with tiles of 192 pixels" in note for note in result.notes) == 1
     assert any(
         "cpu (tiles: 320) up to segment 0, cpu (tiles: 192) up to segment 2" in n for n in result.notes
     )
