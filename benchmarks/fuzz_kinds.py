@@ -24,7 +24,7 @@ from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import to_json
 from colab_helpers.media.animation import ANIMATION_KINDS, Animation
-from colab_helpers.media.images import is_written, read_image, read_still
+from colab_helpers.media.images import is_writable, read_image, read_still
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
@@ -88,7 +88,7 @@ def _watch(path: Path) -> None:
 def _pictures(folder: Path) -> Iterator[Kind]:
     image = Image.fromarray(np.random.default_rng(5).integers(0, 255, (24, 32, 4), np.uint8))
     for suffix in (".png", ".jpg", ".webp", ".gif", ".tif", ".bmp", ".avif", ".heic"):
-        if suffix != ".gif" and not is_written(suffix):
+        if suffix != ".gif" and not is_writable(suffix):
             continue
         files = []
         for number, mode in enumerate(("RGB", "RGBA", "L")):

@@ -39,7 +39,7 @@ from benchmarks.real_shapes import gfpgan, inswapper, iresnet50, scrfd_10g
 from colab_helpers.diagnosis.bench import CONSENT
 from colab_helpers.diagnosis.bench_clip import make_clip
 from colab_helpers.diagnosis.bench_networks import FACE, detector_outputs, write_constant_models
-from colab_helpers.faces.path_choice import tried
+from colab_helpers.faces.path_choice import try_path
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.machine import this_machine
@@ -159,7 +159,7 @@ def pixels(bench: Bench) -> Row:
             path = PixelPath(Swapper(network) if role == "swapper" else Enhancer(network), runtime)
             try:
                 path.prepare(capture=graphs)
-                rows[f"{role}{', captured' if graphs else ''}"] = tried(path).model_dump()
+                rows[f"{role}{', captured' if graphs else ''}"] = try_path(path).model_dump()
             except Exception as error:  # noqa: BLE001 - without a capture it may still run
                 rows[f"{role}{', captured' if graphs else ''}"] = f"failed: {error}"
     return rows

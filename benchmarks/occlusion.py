@@ -57,7 +57,7 @@ class OcclusionCounts:
         for truth in shown.faces:
             left, top, right, bottom = truth.box.clip(0).astype(int)
             boxes[top:bottom, left:right] = True
-        for job in map(work.job, work.faces):
+        for job in map(work.face_job, work.faces):
             place = similarity_transform(job.face.kps, arcface_template(128))
             mask = masks.of(128, place, job.face, job.visibility)
             weights.paste(np.full((128, 128, 3), 255, np.uint8), place, mask, box=job.face.box)
@@ -74,7 +74,7 @@ class OcclusionCounts:
         return self.painted / max(self.cover, 1), self.kept / max(self.face, 1)
 
 
-def covered(
+def count_occlusion(
     engine: Engine, source: FloatArray, scene: Scene, found: Sequence[Sequence[Face]]
 ) -> OcclusionCounts:
     """Change the faces that were found in each frame of a scene, and count; frames without any do not."""
@@ -86,7 +86,7 @@ def covered(
 
     for work in with_visibility(works(), engine.masks, workers=1):
         before = work.picture.image.copy()
-        changer.change(list(map(work.job, work.faces)))
+        changer.change(list(map(work.face_job, work.faces)))
         if work.faces:
             counted.add(scene.render_all(work.index), before, work, engine.masks)
     return counted
@@ -111,7 +111,7 @@ def table(models: Path, seed: int, *, seconds: float = 2.0) -> Iterator[str]:
             )
             source = engine.analyser.find(portrait("hanna"))[0].embedding
             assert source is not None
-            counted = covered(engine, source, scene, true_faces(scene))
+            counted = count_occlusion(engine, source, scene, true_faces(scene))
             for field in fields(OcclusionCounts):
                 total = getattr(whole[name], field.name) + getattr(counted, field.name)
                 setattr(whole[name], field.name, total)

@@ -133,7 +133,7 @@ class Server:
     def gpu_status(self) -> dict[str, Any]:
         """Return VRAM in bytes, allocated by the running job and reserved by all; and the job's networks."""
         job, gpu, (used, total) = self.queue.at_work, this_machine().gpu, gpu_memory() or (None, None)
-        sample = status.sample if job and (status := self.queue.told(job.folder.name)[1]) else None
+        sample = status.sample if job and (status := self.queue.state_of(job.folder.name)[1]) else None
         return {
             "gpu": gpu.name if gpu else None,
             "cuda": cuda_version(),
@@ -195,7 +195,7 @@ class Server:
 
     def jobs(self) -> list[dict[str, str]]:
         """List the jobs with their states: queued, running, done, failed or cancelled."""
-        return [{"id": name, "state": self.queue.told(name)[0]} for name in self.queue.names()]
+        return [{"id": name, "state": self.queue.state_of(name)[0]} for name in self.queue.names()]
 
     def add_job(self, body: dict[str, Any]) -> dict[str, Any]:
         """Queue a batch; ``output_dir`` is the job's name, by default made from its files' names."""
@@ -205,7 +205,7 @@ class Server:
 
     def job(self, name: str) -> dict[str, Any]:
         """Return the state of a job, and the content of its ``status.json`` once it exists."""
-        state, status = self.queue.told(_subfolder(self.queue.folder, name).name)
+        state, status = self.queue.state_of(_subfolder(self.queue.folder, name).name)
         return {"id": name, "state": state, "status": json.loads(to_json(status)) if status else None}
 
     def stop(self, name: str) -> dict[str, Any]:

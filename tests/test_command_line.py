@@ -81,7 +81,7 @@ def test_a_batch_succeeds_or_fails_and_targets_may_be_a_pattern(
         ("batch -t in/a.mp4 -o out -s https://host/me.png", "this is an address"),
         ("batch -t https://host/a.mp4 -o out", "this is an address"),
         ("batch -t in/*.mov -o out", "no file matches it as a pattern"),
-        ("batch -t empty -o out", "the folder holds no video or image"),
+        ("batch -t empty -o out", "the folder contains no video or image"),
         ("batch -t in/a.mp4 -o out.mp4", "name a folder in --output-dir; for one file use"),
         ("batch -t in/a.mp4 -o in/a.mp4", "this is the name of a file"),
         ("batch -t in/a.mp4 -o in", "result would overwrite"),
@@ -148,7 +148,7 @@ def test_ctrl_c_ends_with_130(
     resuming.join()
     assert main([*words, "--in-process"]) == INTERRUPTED
     monkeypatch.undo()
-    assert capsys.readouterr().err.count("the same command goes on with what is finished") == 3
+    assert capsys.readouterr().err.count("run the same command again to resume") == 3
     assert main(words) == SUCCESS
 
 

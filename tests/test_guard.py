@@ -39,14 +39,14 @@ def test_enough_ram_is_no_event(percent) -> None:
 def test_waits_until_half_is_free() -> None:
     machine = Machine(91.0, 90.0, 80.0, 60.0, RESUME_PERCENT)
     guard = machine.guard()
-    assert guard.check(wait=True) == "RAM in use was 91 %; after 3 s of collecting and waiting 50 %"
+    assert guard.check(wait=True) == "RAM in use was 91 %, and 50 % after 3 s of freeing and waiting"
     assert guard.warnings == 1
 
 
 def test_goes_on_after_two_minutes() -> None:
     machine = Machine(95.0)
     guard = machine.guard()
-    assert guard.check(wait=True).endswith("95 %")
+    assert "and 95 % after 120 s" in guard.check(wait=True)
     assert machine.time == MAX_WAIT_SECONDS == 120
     assert guard.short
     machine.percents = [60.0]

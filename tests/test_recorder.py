@@ -262,7 +262,7 @@ def test_damaged_and_foreign_lines_are_passed_over(tmp_path) -> None:
 def test_the_recent_ones_of_a_run_are_read_at_any_moment(tmp_path, monkeypatch) -> None:
     path, samples = tmp_path / "s.jsonl", [a_sample(time=float(i)) for i in range(50)]
     length = len(samples[0].model_dump_json()) + 1
-    monkeypatch.setattr(samples_room, "_RECENT", 12 * length)
+    monkeypatch.setattr(samples_room, "_RECENT_BYTES", 12 * length)
     assert recent_samples(path) == []
     write(path, samples)
     found = recent_samples(path)
@@ -327,7 +327,7 @@ def queues(decode: int, find: int, change: int) -> dict[str, int]:
     return {"decode": decode, "find faces": find, "change faces": change}
 
 
-ON_CPU, NETWORKS = "The networks run on the CPU", "The networks are the limit"
+ON_CPU, NETWORKS = "The networks run on the CPU", "Network-bound"
 LAST_FULL, ALL_FULL, EMPTY = queues(8, 8, 0), queues(8, 8, 8), queues(0, 0, 0)
 OLD = [a_sample(time=100.0 + i, file="a.mp4", frame=i, queues=ALL_FULL) for i in range(100)]
 BETWEEN = [*run_of(6), a_sample(time=1021.0, cpu_percent=50.0)]
@@ -336,7 +336,7 @@ BETWEEN = [*run_of(6), a_sample(time=1021.0, cpu_percent=50.0)]
 @pytest.mark.parametrize(
     ("samples", "beginning", "evidence"),
     [
-        ([], "Nothing is known", ""),
+        ([], "No samples yet", ""),
         (run_of(file=None, fps=0.0, moving=False), "Idle", "CPU 50 %"),
         (run_of(moving=False, stage="loading models"), "No frame was finished", "loading models"),
         (run_of(moving=False, ram_used=7 * GIB), "Waiting for memory", "RAM 88 %"),
@@ -351,7 +351,7 @@ BETWEEN = [*run_of(6), a_sample(time=1021.0, cpu_percent=50.0)]
         (run_of(gpu=GpuSample(utilisation=97, encoder=99)), "Encode-bound", "encoder 99 %"),
         (run_of(gpu=GpuSample(utilisation=20, decoder=95)), "Decode-bound", "GPU 20 %"),
         (run_of(cpu_percent=99.0), "CPU-bound", "CPU 99 %"),
-        (run_of(1), "Nothing stands out", "RAM 25 %"),
+        (run_of(1), "No clear bottleneck", "RAM 25 %"),
         # Only the newest count, and of those the ones at work; a queue that is empty now and then waits.
         ([*OLD, *run_of(queues=EMPTY)], "Decode-bound", ""),
         ([*run_of(4, queues=queues(8, 8, 2)), *BETWEEN], "Encode-bound", "change faces 2.0"),

@@ -319,7 +319,7 @@ def test_what_cannot_begin_has_failed_and_says_why(server: Server, tmp_path: Pat
     name = server.add_job({**asked, "output_dir": "odd"})["id"]
     job = server.queue._next()
     assert job is not None
-    server.queue._do(job)
+    server.queue._run(job)
     told = server.job(name)
     assert told["state"] == "failed"
     assert "other" in told["status"]["notes"][-1]

@@ -1,1 +1,1 @@
-"""Many files, one report."""
+"""Batches: planning, running and resuming work on many files, and reporting on it."""

@@ -1,4 +1,4 @@
-"""What is done to whom in each target: the user's map, put to what is known of the people in it."""
+"""Apply the people map to the people found in a batch: what is done to whom in each target."""
 
 from __future__ import annotations
 
@@ -44,150 +44,150 @@ from colab_helpers.request import BatchRequest
 
 @dataclass(frozen=True, eq=False)
 class BatchAssignment:
-    """Who is who in a batch, and what is done to each."""
+    """The people of a batch and the treatment of each."""
 
     known: KnownPeople
-    people_map: PeopleMap  # in which everybody is named
+    people_map: PeopleMap  # complete: it names every group
     people: Mapping[str, KnownPerson]
-    default: Treatment | None  # what is done to whoever is nobody of them
+    default: Treatment | None  # for everybody else
 
     def assignment(self, key: str) -> Assignment:
-        """Return who is who in a target, by the key of its face index; by looks where it was not found."""
+        """Return the assignment of a target by its index key; if it was not scanned, people match by look."""
         video = self.known.videos.get(key)
         if video is None:
             return Assignment(self.default, people=self.people, has_people_map=True)
         names = self.people_map.names
         tracks = {number: names.get(group, UNKNOWN_PERSON) for number, group in video.tracks.items()}
-        looks = {number: one.look for number, one in video.seen.items()}
-        return Assignment(
-            self._usual(video), people=self.people, tracks=tracks, looks=looks, has_people_map=True
-        )
+        looks = {number: track.look for number, track in video.seen.items()}
+        fallback = self._fallback(video)
+        return Assignment(fallback, people=self.people, tracks=tracks, looks=looks, has_people_map=True)
 
     def decisions(self, key: str) -> object:
-        """Return what tells the results of a target apart: what is done to each track, whoever that is."""
-        found = self.assignment(key)
-        default_treatment = _digest(found.default_treatment)
+        """Return what the map adds to a target's work key: the treatment of each track, without names."""
+        assignment = self.assignment(key)
+        default = _digest(assignment.default_treatment)
         if key in self.known.videos:
-            people = {name: _digest(person.treatment) for name, person in found.people.items()}
-            return {str(number): people.get(name, default_treatment) for number, name in found.tracks.items()}
+            people = {name: _digest(person.treatment) for name, person in assignment.people.items()}
+            return {str(number): people.get(name, default) for number, name in assignment.tracks.items()}
         looks = ((person.looks.astype("<f2").tobytes(), person.treatment) for person in self.people.values())
         known = sorted([hashlib.sha256(look).hexdigest(), _digest(treatment)] for look, treatment in looks)
-        return {"people": known, "usual": default_treatment}
+        return {"people": known, "usual": default}
 
-    def _usual(self, video: KnownTarget) -> Treatment | None:
-        """What is done to tracks that were hardly seen, which may show anybody who is there or is alike."""
+    def _fallback(self, video: KnownTarget) -> Treatment | None:
+        """Return the treatment of ungrouped tracks: anybody in the video, or the person most like them."""
         names = self.people_map.names
         may_be = {names[group] for group in video.tracks.values() if group}
         for number, group in video.tracks.items():
             if not group and number in video.seen:
                 look = video.seen[number].look
-                likes = {name: float((person.looks @ look).max())
-                         for name, person in self.people.items() if len(person.looks)}  # fmt: skip
-                may_be |= {max(likes, key=lambda name: likes[name])} if likes else set()
+                similarities = {name: float((person.looks @ look).max())
+                                for name, person in self.people.items() if len(person.looks)}  # fmt: skip
+                if similarities:
+                    may_be.add(max(similarities, key=lambda name: similarities[name]))
         return fallback_treatment(self.default, (self.people[name].treatment for name in may_be))
 
 
 @dataclass(frozen=True, eq=False)
 class TreatmentResolver:
-    """What the sources of a map stand for."""
+    """Turns the sources of a people map into treatments."""
 
     engine: Engine
-    folder: Path  # where its relative paths start
-    library: Path | None  # holds its names
-    identity: Identity | None  # who is on the ``photos`` of the run
-    photos: Sequence[Source]
-    needed: bool = True  # whether anything will be done: else it does not matter that the run has no photos
-    _shown: dict[tuple[str, ...], tuple[Identity, list[Source]]] = field(default_factory=dict, init=False)
+    folder: Path  # base of relative paths in the map
+    library: Path | None  # whose names the map may use
+    identity: Identity | None  # the person in ``photos``
+    photos: Sequence[Source]  # source photos of the run
+    needed: bool = True  # whether targets will be processed; if not, ``photos`` may be missing
+    _read: dict[tuple[str, ...], tuple[Identity, list[Source]]] = field(default_factory=dict, init=False)
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of the photos that were looked at, one sentence each."""
-        return [note for identity, _ in self._shown.values() for note in identity.notes]
+        """Notes on the photos that were read, one sentence each."""
+        return [note for identity, _ in self._read.values() for note in identity.notes]
 
     @cached_property
     def _portraits(self) -> list[str]:
-        """Those of the library who do not exist, but for whom the run puts in itself."""
+        """Synthetic people of the library, without those among the run's own sources."""
         own = library_people_in(self.library, [photo.image for photo in self.photos])
         return [name for name in synthetic_people(self.library) if name not in own]
 
     def of(self, people_map: PeopleMap) -> tuple[dict[str, Treatment | None], Treatment | None]:
-        """Return what is done to everybody by name, and to others; UsageError tells whose source is none."""
-        people = {
-            name: self._treatment(name, one.source, one.settings) for name, one in people_map.people.items()
-        }
-        return people, self._treatment("default", people_map.default, {})
+        """Return the treatment of each person by name, and the default one.
+
+        Raise UsageError, which names the person, if a source cannot be used.
+        """
+        people = people_map.people
+        treatments = {name: self._treatment(name, one.source, one.settings) for name, one in people.items()}
+        return treatments, self._treatment("default", people_map.default, {})
 
     def looks(self, people_map: PeopleMap) -> dict[str, FloatArray]:
-        """Return how people look on the photos that the map names for them, ``(512,)`` unit each."""
+        """Return the ``(512,)`` unit embedding of each person for whom the map names photos, by name."""
         shown = {name: one.photos for name, one in people_map.people.items() if one.photos}
-        return {name: unit(self._named(name, photos)[0].embedding) for name, photos in shown.items()}
+        return {name: unit(self._read_photos(name, photos)[0].embedding) for name, photos in shown.items()}
 
-    def portraits(self, whole: PeopleMap, known: KnownPeople) -> dict[str, Treatment | None]:
-        """Return what is done to those who are to have a portrait of their own, by name: another for each.
+    def portraits(self, people_map: PeopleMap, known: KnownPeople) -> dict[str, Treatment | None]:
+        """Return the treatment of each person whose source is a portrait of their own, by name.
 
-        Whom somebody got is kept with their first group: it is the same as long as the library has it.
-        UsageError where there are not enough.
+        Each gets a different one, which is stored in their first group and kept while the library has it.
+        Raise UsageError if there are not enough.
         """
-        words = {word for source in (whole.default, *(one.source for one in whole.people.values()))
+        people = people_map.people
+        words = {word for source in (people_map.default, *(one.source for one in people.values()))
                  for word in source if word not in RESERVED}  # fmt: skip
-        named = library_people_in(
-            self.library, (Source.near(self.folder, word, self.library).image for word in words)
-        )
-        free = [name for name in self._portraits if name not in named]
-        due = {name: known.groups[person.faces[0]] for name, person in whole.people.items()
-               if self.needed and person.source == (PORTRAITS,) and person.faces}  # fmt: skip
-        self._require_portraits(len(due), len(free))
-        kept = {group.portrait: name for name, group in reversed(due.items()) if group.portrait in free}
-        left, got = iter([name for name in free if name not in kept]), dict[str, Treatment | None]()
-        for name, group in due.items():
-            group.portrait = group.portrait if kept.get(group.portrait) == name else next(left)
+        images = (Source.near(self.folder, word, self.library).image for word in words)
+        reserved = library_people_in(self.library, images)
+        free = [name for name in self._portraits if name not in reserved]
+        groups = {name: known.groups[person.faces[0]] for name, person in people.items()
+                  if self.needed and person.source == (PORTRAITS,) and person.faces}  # fmt: skip
+        self._require_portraits(len(groups), len(free))
+        kept = {group.portrait: name for name, group in reversed(groups.items()) if group.portrait in free}
+        unused, treatments = (name for name in free if name not in kept), dict[str, Treatment | None]()
+        for name, group in groups.items():
+            group.portrait = group.portrait if kept.get(group.portrait) == name else next(unused)
             source = (f"{self.library}/{group.portrait}",)
-            got[name] = self._treatment(name, source, whole.people[name].settings)
-        return got
+            treatments[name] = self._treatment(name, source, people[name].settings)
+        return treatments
 
-    def _require_portraits(self, people: int, there: int) -> None:
+    def _require_portraits(self, needed: int, available: int) -> None:
         where = str(self.folder / MAP_NAME)
-        if people and self.engine.swapper is None:
-            what = tr("portraits are put in by face_swapper, which the run does not have")
+        if needed and self.engine.swapper is None:
+            what = tr("portraits need the face_swapper, which this run does not use")
             remedy = tr("add it to frame_processors, or choose another source in {file}", file=MAP_NAME)
             raise UsageError(what, where=where, remedy=remedy)
-        if people > there:
-            told = mark("{people} are to have a portrait of their own, and the library has {there} for them")
-            place = shlex.quote(str(self.library or "FOLDER"))
-            verb = f'portraits crowd "an adult" --count {people - there} --library {place}'
+        if needed > available:
+            text = mark("{people} person(s) need their own portrait, but the library has only {there} left")
+            library = shlex.quote(str(self.library or "FOLDER"))
+            verb = f'portraits crowd "an adult" --count {needed - available} --library {library}'
             remedy = tr("run '{command}'", command=f"python -m colab_helpers {verb}")
-            raise UsageError(tr(told, people=people, there=there), where=where, remedy=remedy)
+            raise UsageError(tr(text, people=needed, there=available), where=where, remedy=remedy)
 
     def _treatment(self, name: str, source: tuple[str, ...], settings: Mapping[str, Any]) -> Treatment | None:
         if source == (LEAVE,):
             return None
         if source in (("blur",), ("pixelate",)):
             return Treatment(action=source[0])
-        with self._naming(name):
-            if settings:  # which may need a network that the run has not
+        with self._error_context(name):
+            if settings:  # they may need a network that the run has not loaded
                 self.engine.changer(Treatment(settings=settings))
         if source == (PORTRAITS,):
             self._require_portraits(int(self.needed), len(self._portraits))
-            return Treatment(action="blur")  # of whom nobody can tell who it is
+            return Treatment(action="blur")  # for tracks in no group, which cannot get a portrait
         own = source == (PHOTOS,)
         if self.engine.swapper is None or (own and not (self.identity or self.needed)):
             return Treatment(settings=settings)
         if own and self.identity is None:
             what = tr("the source of {name} is photos, but the run has none", name=name)
-            told = mark("name photos of the person to put in as sources, or another source in {file}")
-            remedy = tr(told, file=MAP_NAME)
+            text = mark("name photos of the person to put in as sources, or another source in {file}")
+            remedy = tr(text, file=MAP_NAME)
             raise UsageError(what, where=str(self.folder / MAP_NAME), remedy=remedy)
-        identity, photos = (self.identity, self.photos) if own else self._named(name, source)
+        identity, photos = (self.identity, self.photos) if own else self._read_photos(name, source)
         assert identity is not None
         key = " ".join(sorted(photos[number].digest for number in identity.used))
-        told = "" if own else ", ".join(source)
-        return Treatment(
-            source=identity.embedding, source_name=told, settings=settings, key=key, age=identity.age
-        )
+        look, age, shown = identity.embedding, identity.age, "" if own else ", ".join(source)
+        return Treatment(source=look, source_name=shown, settings=settings, key=key, age=age)
 
     @contextmanager
-    def _naming(self, name: str) -> Iterator[None]:
-        """Say of what is wrong for whom in the map it is."""
+    def _error_context(self, name: str) -> Iterator[None]:
+        """Add the map's path and the person's name to errors."""
         try:
             yield
         except ColabHelpersError as error:
@@ -195,70 +195,69 @@ class TreatmentResolver:
             where = f"{self.folder / MAP_NAME}: {name}"
             raise UsageError(what, where=where, remedy=error.remedy) from error
 
-    def _named(self, name: str, written: tuple[str, ...]) -> tuple[Identity, list[Source]]:
-        """Find out whom photos show that the map names for somebody."""
-        if written not in self._shown:
-            with self._naming(name):
-                there = (Source.near(self.folder, one, self.library) for one in written)
-                photos = expand_photos(there, self.library)
-                shown = self.engine.identity([(one.name, partial(read_image, one.image)) for one in photos])
-            self._shown[written] = shown, photos
-        return self._shown[written]
+    def _read_photos(self, name: str, words: tuple[str, ...]) -> tuple[Identity, list[Source]]:
+        """Read the photos that the map names for a person; each list of words once."""
+        if words not in self._read:
+            with self._error_context(name):
+                sources = (Source.near(self.folder, word, self.library) for word in words)
+                photos = expand_photos(sources, self.library)
+                images = [(photo.name, partial(read_image, photo.image)) for photo in photos]
+                self._read[words] = self.engine.identity(images), photos
+        return self._read[words]
 
 
 def assign_people(
     people_map: PeopleMap, known: KnownPeople, treatments: TreatmentResolver, *, limit: float
 ) -> BatchAssignment:
-    """Put a map to the groups that are known.
+    """Apply a people map to the groups that were found.
 
-    ``limit`` is the squared distance up to which one shows somebody on photos. UsageError where the map names
-    a group that there is not, or a source that is none.
+    ``limit`` is the squared embedding distance up to which a group shows the person in a map's photos.
+    Portraits that people get are stored in ``known``. Raise UsageError if the map names a group that does not
+    exist, or a source that cannot be used.
     """
     check_groups(people_map, known)
-    (done, default), looks = treatments.of(people_map), treatments.looks(people_map)
-    whole = complete_map(people_map, known, looks, limit)
-    people, portraits = {}, treatments.portraits(whole, known)
-    for name, person in whole.people.items():
-        shown = [known.groups[group].look for group in person.faces]
-        shown += [looks[name]] if name in looks else []
-        stacked = np.stack(shown) if shown else np.zeros((0, 512), np.float32)
-        people[name] = KnownPerson(name, stacked, portraits.get(name, done.get(name, default)))
-    return BatchAssignment(known, whole, people, default)
+    (by_name, default), photo_looks = treatments.of(people_map), treatments.looks(people_map)
+    completed = complete_map(people_map, known, photo_looks, limit)
+    people, portraits = {}, treatments.portraits(completed, known)
+    for name, person in completed.people.items():
+        looks = [known.groups[group].look for group in person.faces]
+        looks += [photo_looks[name]] if name in photo_looks else []
+        stacked = np.stack(looks) if looks else np.zeros((0, 512), np.float32)
+        people[name] = KnownPerson(name, stacked, portraits.get(name, by_name.get(name, default)))
+    return BatchAssignment(known, completed, people, default)
 
 
 def check_groups(people_map: PeopleMap, known: KnownPeople) -> None:
-    """Raise UsageError where a map names groups that there are not, or those of another record."""
-    groups, names = (
-        people_map.names,
-        {"record": f"{PEOPLE_FOLDER_NAME}/{PEOPLE_RECORD_NAME}", "map": MAP_NAME},
-    )
+    """Raise UsageError if a map names groups that do not exist, or those of another record."""
+    groups, record = people_map.names, f"{PEOPLE_FOLDER_NAME}/{PEOPLE_RECORD_NAME}"
     if groups and (not known.groups or people_map.record not in ("", known.record)):
-        what = tr("its faces are of another {record} than the one that is there, if any", **names)
-        remedy = tr("put that {record} back; or move {map} away, too: everybody is named anew", **names)
-        raise UsageError(what, where=MAP_NAME, remedy=remedy)
+        what = tr("its faces refer to another {record}: the one here is different or missing", record=record)
+        text = mark("restore that {record}, or move {map} away too, to have a new one written")
+        raise UsageError(what, where=MAP_NAME, remedy=tr(text, record=record, map=MAP_NAME))
     for group, name in groups.items():
         if group not in known.groups:
-            what = tr("{name}: nobody was found who is {group}", name=name, group=group)
+            what = tr("{name}: there is no group {group}", name=name, group=group)
             remedy = tr("allowed: {names}", names=", ".join(known.groups))
             raise UsageError(what, where=MAP_NAME, remedy=remedy)
 
 
 def initial_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
-    """Return the map that says what a request without one does.
+    """Return the map that is equivalent to a request without one.
 
-    It is done to people whom nobody has seen yet, too, if to ``everybody``; nothing is unless it ``swaps``:
-    has photos of who is put in, or an enhancer alone.
+    It changes the groups that the request chooses in more than half of their frames and, if ``everybody``,
+    people found later; nobody unless ``swaps``: the run has source photos, or only enhances.
     """
     people_map = PeopleMap(record=known.record, default=(PHOTOS if everybody and swaps else LEAVE,))
-    for group, found in known.tracks().items():
-        tracks = [known.videos[key].seen[n] for key, n in found]
-        chosen = sum(one.found for one in tracks if one.chosen) * 2 > sum(one.found for one in tracks)
+    for group, members in known.tracks().items():
+        tracks = [known.videos[key].seen[n] for key, n in members]
+        frames = sum(track.found for track in tracks)
+        chosen = sum(track.found for track in tracks if track.chosen) * 2 > frames
         people_map.put(group, faces=(group,), source=(PHOTOS if chosen and swaps else LEAVE,))
     return people_map
 
 
 def person_filter_digests(request: BatchRequest) -> list[str]:
-    """Return digests of the photos of who is changed, and of who never is."""
+    """Return digests of the photos in ``target_person`` and ``never``."""
     return [
         f"{kind} {Source.of(photo).digest}"
         for kind, photos in (("target", request.target_person), ("never", request.never))

@@ -1,4 +1,4 @@
-"""A batch from first to last file: one bad file never stops the others."""
+"""Run all files of a batch; one bad file never stops the others."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from colab_helpers.trust.consent import parse_consent
 
 @dataclass(eq=False)
 class BatchRunner(ABC):
-    """Many targets, done in an ``order``.
+    """Processes the targets of a batch in an ``order``.
 
     Attributes:
-        loaded: What does the work.
-        files: What became of those that are over, by number.
+        loaded: Networks and photos in use.
+        files: Reports of the files that have ended, by number.
     """
 
     context: WorkerContext
@@ -36,9 +36,9 @@ class BatchRunner(ABC):
     files: dict[int, FileReport] = field(default_factory=dict, init=False)
 
     def run(self) -> BatchReport:
-        """Do every task; a stop ends the current one cleanly and leaves the rest as skipped."""
+        """Process every task; a stop ends the current one cleanly and skips the rest."""
         status = self.context.status
-        # Earlier workers of this run were at work, too; from here on a clock that jumps changes nothing.
+        # Includes earlier workers of this run; monotonic from here on, whatever happens to the clock.
         began = time.monotonic() - max(0.0, time.time() - status.status.started)
         stopped = False
         try:
@@ -46,65 +46,62 @@ class BatchRunner(ABC):
             remove_stale(self.context.job.folder / FACES_NAME)
         except KeyboardInterrupt:
             stopped = True
-        loaded, now = self.loaded, status.status
-        reports = [
-            self.files.get(n) or skipped(task, list(loaded.photos or self.context.job.names))
-            for n, task in enumerate(self.context.job.tasks)
-        ]
+        loaded, job = self.loaded, self.context.job
+        photos = list(loaded.photos or job.names)
         return build_report(
-            reports,
-            consent=parse_consent(self.context.job.request.consent),
-            settings=loaded.settings or self.context.job.request.settings.model_dump(mode="json"),
+            [self.files.get(n) or skipped(task, photos) for n, task in enumerate(job.tasks)],
+            consent=parse_consent(job.request.consent),
+            settings=loaded.settings or job.request.settings.model_dump(mode="json"),
             seconds=time.monotonic() - began,
             networks=loaded.models,
-            notes=[*loaded.notes, *now.remarks, *([status.problem] if status.problem else [])],
-            run=self.context.job.run,
+            notes=[*loaded.notes, *status.status.remarks, *([status.problem] if status.problem else [])],
+            run=job.run,
             stopped=stopped,
-            memory_warnings=now.memory_warnings,
-            restarts=now.restarts,
+            memory_warnings=status.status.memory_warnings,
+            restarts=status.status.restarts,
         )
 
     @abstractmethod
     def _run_all(self) -> None:
-        """Do every task, and tell by `ended` what became of each."""
+        """Process every task, and call `file_ended` for each."""
 
-    def ended(self, index: int, report: FileReport) -> None:
-        """Tell what became of a file."""
+    def file_ended(self, index: int, report: FileReport) -> None:
+        """Record the report of a file that has ended."""
         self.files[index] = report
         self.context.status.file(index, report)
 
-    def tell(self, progress: Progress) -> None:
-        """Say where a file stands, and how many fit the session."""
-        self.context.tell(progress)
+    def report_progress(self, progress: Progress) -> None:
+        """Report a file's progress, and update the estimate."""
+        self.context.report_progress(progress)
         self.estimate.update()
 
 
 @dataclass(eq=False)
 class InProcessRunner(BatchRunner):
-    """A batch done by one pair of ``runner``, in this process."""
+    """Processes a batch with one ``runner``, in this process."""
 
     runner: TaskRunner
 
     def _run_all(self) -> None:
         self.loaded = self.runner.loaded
-        growth, self.runner.on_progress = MemoryGrowth(), self.tell
+        growth, self.runner.on_progress = MemoryGrowth(), self.report_progress
         for index in self.order:
             self.context.heartbeat()
-            self.ended(index, self.runner.whole(index))
+            self.file_ended(index, self.runner.process_file(index))
             if self.runner.did_work and len(self.files) < len(self.context.job.tasks):
                 growth.check(self.context.stop)
 
 
 @dataclass(eq=False)
 class SkippingRunner(BatchRunner):
-    """A batch of which no file is done, for a reason; without one somebody has stopped it."""
+    """Skips all files of a batch for a ``reason``; an empty one means that it was stopped."""
 
-    why: str
+    reason: str
 
     def _run_all(self) -> None:
-        if not self.why:
+        if not self.reason:
             raise KeyboardInterrupt
         for index in self.order:
-            report = skipped(self.context.job.tasks[index], list(self.context.job.names), self.why)
+            report = skipped(self.context.job.tasks[index], list(self.context.job.names), self.reason)
             report.fallbacks = list(self.context.status.status.files[index].fallbacks)
-            self.ended(index, report)
+            self.file_ended(index, report)

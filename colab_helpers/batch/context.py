@@ -1,8 +1,9 @@
-"""What whoever works on a batch is told to do, where, and whom it tells and listens to."""
+"""What a worker needs to know of its batch: the job, its folders, and its status, stop and retry handling."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,23 +18,25 @@ from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import StopToken
 from colab_helpers.errors import OutputError, WorkerError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.progress import Progress, ProgressCallback
 
 Deaths = tuple[int, str]
-"""How many workers have died on something, and of what the last."""
+"""How many workers have died on a file or segment, and the cause of the last death."""
 NO_DEATHS: Deaths = (0, "")
 MAX_DEATHS = 3
-"""Workers that may die on a file before it is given up: the first, and two with less memory."""
+"""Workers that may die on a file before it fails: the first, and two with less memory."""
+Announce = Callable[[Iterable[str], int], None]
+"""Takes notes for the user, and how many times its targets' size the batch may need on disk."""
 
 
 @dataclass(frozen=True, eq=False)
 class WorkerContext:
-    """What a batch is told to do, where it works, and whom it tells and listens to.
+    """A batch as one of its workers sees it.
 
     Attributes:
-        cause: What the worker before this one died of.
-        on_progress: Called while a video runs.
+        cause: Why the previous worker died; None if none did.
+        on_progress: Called while a video is processed.
     """
 
     job: Job
@@ -44,18 +47,18 @@ class WorkerContext:
     on_progress: ProgressCallback | None = None
 
     def heartbeat(self) -> None:
-        """Say that the work gets on; KeyboardInterrupt where somebody asks to stop."""
+        """Send a heartbeat; raise KeyboardInterrupt if a stop was requested."""
         self.status.tick()
         self.stop.check()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not when somebody asks to stop."""
+        """Wait with heartbeats; raise KeyboardInterrupt if a stop is requested."""
         self.stop.sleep(seconds, self.status.tick)
 
     @cached_property
     def retry(self) -> RetryPolicy:
-        """Waits for the output folder."""
-        return RetryPolicy(self.job.request.settings.output_wait, tell=self._tell_pause, sleep=self.sleep)
+        """Retry policy for the output folder."""
+        return RetryPolicy(self.job.request.settings.output_wait, on_wait=self._set_pause, sleep=self.sleep)
 
     def begin(
         self,
@@ -67,53 +70,52 @@ class WorkerContext:
         *,
         number: int | None = None,
         deaths: Deaths | None = None,
-        short: bool = False,
+        short_of_memory: bool = False,
     ) -> tuple[Engine, list[str]]:
-        """Note that work on a file, or on a segment of a ``number``, begins; return the networks and notes.
+        """Journal that work on a file, or its segment ``number``, begins; return engine and notes.
 
-        They are used with less memory where it is ``short`` or workers died on that, which the journal tells
-        whoever works alone; WorkerError where too many did.
+        The engine uses less memory if workers have died on this work, or if ``short_of_memory``. ``deaths``
+        None counts the deaths in the journal, which is correct for a single worker.
+
+        Raises:
+            WorkerError: `MAX_DEATHS` workers have died on this work.
         """
-        died, notes = deaths or (earlier.history.interruptions(key, earlier.run), self.cause), list[str]()
-        times, cause = died
+        times, cause = deaths or (earlier.history.interruptions(key, earlier.run), self.cause)
+        notes = list[str]()
         if times >= MAX_DEATHS:
-            raise WorkerError(
-                tr(
-                    "the worker process died {deaths} times on this file, last: {cause}",
-                    deaths=times,
-                    cause=cause or tr("unknown"),
-                ),
-                where=str(task.target),
-                remedy=tr("free memory, choose the preset stable, or leave this file out"),
-            )
+            text = mark("the worker process died {deaths} times on this file, last: {cause}")
+            what = tr(text, deaths=times, cause=cause or tr("unknown"))
+            remedy = tr("free memory, choose the preset stable, or leave this file out")
+            raise WorkerError(what, where=str(task.target), remedy=remedy)
         try:
             entry = {"key": key, "run": earlier.run, "target": str(task.target)}
             journal.append(WorkStarted(**entry, pid=os.getpid(), number=number))
         except OutputError as error:
-            notes.append(tr("a death of the worker on this file would go unnoticed: {error}", error=error))
-        if times or short:
+            text = mark("if the worker dies on this file, the next run cannot detect it: {error}")
+            notes.append(tr(text, error=error))
+        if times or short_of_memory:
             reason = tr("a worker process died on this file") if times else tr("RAM is short")
             engine, note = with_less_memory(engine, times or 1, reason=reason)
             notes.append(note)
         return engine, notes
 
-    def tell(self, progress: Progress) -> None:
-        """Say where a file stands; KeyboardInterrupt where somebody asks to stop."""
+    def report_progress(self, progress: Progress) -> None:
+        """Report a file's progress; raise KeyboardInterrupt if a stop was requested."""
         self.status.progress(progress)
         if self.on_progress:
             self.on_progress(progress)
         self.heartbeat()
 
-    def _tell_pause(self, reason: str | None) -> None:
+    def _set_pause(self, reason: str | None) -> None:
         self.status.pause(reason)
         self.stop.check()
 
 
 def face_index_location(context: WorkerContext, earlier: EarlierWork, task: Task) -> FaceIndexLocation:
-    """Where the face index of a target lies; MissingFileError, OSError where the target cannot be read."""
+    """Return where a target's face index is kept; raise MissingFileError or OSError if it is unreadable."""
     key, work_dirs = earlier.index_key(task), context.work_dirs
-    name, about = folder_name(key), FaceIndexMetadata.of(task.target, earlier.digests(task.target))
-    beside, near = context.job.folder / FACES_NAME / name, work_dirs.local / FACES_NAME / name
+    name, metadata = folder_name(key), FaceIndexMetadata.of(task.target, earlier.digests(task.target))
+    beside_results, local = context.job.folder / FACES_NAME / name, work_dirs.local / FACES_NAME / name
     if work_dirs.mirror:
-        return FaceIndexLocation(key, about, near, beside)
-    return FaceIndexLocation(key, about, beside, None)
+        return FaceIndexLocation(key, metadata, local, beside_results)
+    return FaceIndexLocation(key, metadata, beside_results, None)

@@ -1,4 +1,4 @@
-"""How much of a batch fits the time that a session has left, reckoned from the pace of the file at work."""
+"""Estimate how many files of a batch fit the rest of the session, from the rate of the current file."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import av
 
 from colab_helpers.batch.status import BatchStatus, StatusWriter
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
 
-# Seconds before the end of the session at which it is said that it ends.
-_WARNING = 300.0
+_WARNING = mark("the session ends in about {minutes:.0f} minute(s); the next run continues from there")
+_WARNING_SECONDS = 300.0  # before the end of the session
 
 Load = tuple[int, int] | None
+"""Frames of a target, and pixels of each; None if unknown."""
 
 
 def workload_of(target: Path, *, heartbeat: Callable[[], None] = lambda: None) -> Load:
-    """Return the frames of a target, counted or reckoned, and the pixels of each; None if it cannot be read.
+    """Return the number of frames of a target, declared or estimated, and the pixels of each.
 
-    An image counts nothing. ``heartbeat`` is called before, as reading the beginning may take long.
+    None if the target cannot be read; zeros for an image. ``heartbeat`` is called first, as opening a file
+    may take long.
     """
     heartbeat()
     if is_image(target):
@@ -31,12 +33,12 @@ def workload_of(target: Path, *, heartbeat: Callable[[], None] = lambda: None) -
     try:
         info = probe(target)
     except (ColabHelpersError, av.FFmpegError):
-        return None  # whoever does the file will say what is wrong with it
+        return None  # the error is reported when the file is processed
     return (info.frames, info.width * info.height) if info.frames else None
 
 
 def shortest_first(loads: Sequence[Load]) -> list[int]:
-    """Return positions in the order of frames times pixels: images first, what cannot be read last."""
+    """Return positions in the order of frames times pixels: images first, unreadable targets last."""
     return sorted(range(len(loads)), key=lambda n: _product(loads[n], float("inf")))
 
 
@@ -45,9 +47,9 @@ def _product(load: Load, unknown: float = 0.0) -> float:
 
 
 class Estimate:
-    """Keeps the status up to date on how many files fit the session, and warns before it ends.
+    """Updates the number of files that fit the session, and warns before it ends.
 
-    ``loads`` are frames and pixels of each file, ``order`` the positions of the files as they are done.
+    ``order`` has the numbers of the files in the order in which they are processed.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Estimate:
         self._warned = False
 
     def update(self) -> None:
-        """Reckon anew by what is at work."""
+        """Recompute the estimate from the current progress."""
         status = self._status.status
         if not status.session_minutes:
             return
@@ -70,27 +72,22 @@ class Estimate:
         count = fitting(status, self._loads, self._order, left)
         if count is not None:
             self._status.fitting(count)
-        if left < _WARNING and not self._warned:
+        if left < _WARNING_SECONDS and not self._warned:
             self._warned = True
-            told = tr(
-                "the session ends in about {minutes:.0f} minute(s): what is not done then is taken up "
-                "by the next run",
-                minutes=max(0.0, left / 60),
-            )
-            self._status.note(told)
+            self._status.note(tr(_WARNING, minutes=max(0.0, left / 60)))
 
 
 def fitting(status: BatchStatus, loads: Sequence[Load], order: Sequence[int], left: float) -> int | None:
-    """Count the files that have ended, and those that do before so many seconds have passed.
+    """Count the files that have ended, and those expected to end within ``left`` seconds.
 
-    At the pace of the file at work, from its first frame in this run on, or of all workers together; None
-    while there is none.
+    The rate is that of the current file since its first frame in this run, or of all workers together; None
+    while there is no rate.
     """
     progress = status.running
     load = loads[progress.file_index] if progress else None
     if progress is None or load is None or not progress.frames or not (progress.fps and _product(load)):
         return None
-    # A result may have another number of frames than its target: what counts is which share of it is done.
+    # A result may have another number of frames than its target, so the share that is done counts.
     rate = max(status.rate, progress.fps) * _product(load) / progress.frames
     open_files = ("queued", "running")
     count = sum(file.status not in open_files for file in status.files)

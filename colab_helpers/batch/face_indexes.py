@@ -1,4 +1,4 @@
-"""Face indexes beside the results: found again by their target, and removed once they are of no use."""
+"""Store face indexes beside the results, find them again by target, and remove stale ones."""
 
 from __future__ import annotations
 
@@ -25,39 +25,31 @@ from colab_helpers.trust.content import CONTENT_NAME
 
 ABOUT_NAME = "about.json"
 KEPT_SECONDS = 30 * 24 * 3600.0
-"""How long an index stays that no run has used."""
+"""How long an unused index is kept."""
 _FOLDER_NAME = re.compile(r"[0-9a-f]{24}")
 _OWN_FILE = re.compile(r"\.?(\d{8,}|about|content)(\.part)?\.(npz|json)(\.\d+\.part)?")
 
 
 class FaceIndexMetadata(BaseModel, extra="forbid", frozen=True):
-    """Whose index lies in a folder, and when a run used it last (seconds since 1970).
-
-    ``sha256``, ``size`` and ``mtime_ns`` are the target's.
-    """
+    """The target of a face index, and when a run used the index last."""
 
     version: Literal[1] = 1
-    target: str
+    target: str  # absolute path; size, time and digest are of this file
     size: int
     mtime_ns: int
     sha256: str
-    used: float
+    used: float  # seconds since 1970
 
     @classmethod
     def of(cls, target: Path, sha256: str) -> FaceIndexMetadata:
-        """Describe the index of a target that a run is about to use; OSError if the target has gone."""
-        state = target.stat()
-        return cls(
-            target=str(target.absolute()),
-            size=state.st_size,
-            mtime_ns=state.st_mtime_ns,
-            sha256=sha256,
-            used=time.time(),
-        )
+        """Describe the index of a target, used now; raise OSError if the target is missing."""
+        state, path = target.stat(), str(target.absolute())
+        size, mtime_ns = state.st_size, state.st_mtime_ns
+        return cls(target=path, size=size, mtime_ns=mtime_ns, sha256=sha256, used=time.time())
 
     @property
     def matches_target(self) -> bool:
-        """Whether the target lies there as it was, or nobody can tell because its folder has gone."""
+        """Whether the target is unchanged, or cannot be checked because its folder is missing."""
         target = Path(self.target)
         state = size_and_mtime(target)
         return (self.size, self.mtime_ns) == state if state else not target.parent.is_dir()
@@ -65,71 +57,69 @@ class FaceIndexMetadata(BaseModel, extra="forbid", frozen=True):
 
 @dataclass(frozen=True)
 class FaceIndexLocation:
-    """Where the face index of a target lies: beside the results, for every later run.
+    """Where the face index of a target is stored: beside the results, for later runs.
 
     Attributes:
         key: Of `keys.index_key`.
-        about: What is noted beside it.
-        place: Folder on the local disk in which it is written.
-        mirror: Folder beside the results to which it is copied, if those lie on a mounted drive.
+        metadata: Written beside the index.
+        folder: Folder in which the index is written; on the local disk if there is a mirror.
+        mirror: Folder beside the results to which the index is copied, if the results are on a mounted drive.
     """
 
     key: str
-    about: FaceIndexMetadata
-    place: Path
+    metadata: FaceIndexMetadata
+    folder: Path
     mirror: Path | None
 
     @property
     def content(self) -> Path:
-        """Where it is kept what was seen in the target beside faces."""
-        return (self.mirror or self.place) / CONTENT_NAME
+        """Path of the target's content check record."""
+        return (self.mirror or self.folder) / CONTENT_NAME
 
     def open(self, retry: RetryPolicy, heartbeat: Callable[[], None]) -> FaceIndex:
-        """Open it, with what a mirror holds."""
+        """Open the index with the chunks that mirror or store hold; new chunks are copied there."""
         mirror = self.mirror
-        with suppress(OutputError):  # the index itself is found by its key
-            write_text((mirror or self.place) / ABOUT_NAME, to_json(self.about))
-        if address_of(self.place):
-            return self._stored(retry, heartbeat)
+        with suppress(OutputError):  # the index is found by its key without metadata
+            write_text((mirror or self.folder) / ABOUT_NAME, to_json(self.metadata))
+        if address_of(self.folder):
+            return self._open_stored(retry, heartbeat)
         if mirror is None:
-            return FaceIndex(self.place, self.key)
-        with suppress(OSError, MediaError, OutputError):  # what cannot be read is found again
+            return FaceIndex(self.folder, self.key)
+        with suppress(OSError, MediaError, OutputError):  # faces of unreadable chunks are detected again
             for chunk in sorted(mirror.glob("*.npz")):
-                copy_in(chunk, self.place / chunk.name, heartbeat=heartbeat)
+                copy_in(chunk, self.folder / chunk.name, heartbeat=heartbeat)
 
         def keep(chunk: Path) -> None:
             retry.attempt(lambda: copy_out(chunk, mirror / chunk.name, heartbeat=heartbeat))
 
-        return FaceIndex(self.place, self.key, keep=keep)
+        return FaceIndex(self.folder, self.key, keep=keep)
 
-    def _stored(self, retry: RetryPolicy, heartbeat: Callable[[], None]) -> FaceIndex:
-        """Open it with what a store holds, which gets whatever is found."""
-
+    def _open_stored(self, retry: RetryPolicy, heartbeat: Callable[[], None]) -> FaceIndex:
         def keep(chunk: Path) -> None:
             retry.attempt(lambda: send(chunk, heartbeat))
 
         with suppress(MediaError, OutputError):  # as above
-            fetch(self.place, heartbeat)
-        return FaceIndex(self.place, self.key, keep=keep)
+            fetch(self.folder, heartbeat)
+        return FaceIndex(self.folder, self.key, keep=keep)
 
 
 def folder_name(key: str) -> str:
-    """Return what the folder of an index is called."""
+    """Return the name of an index's folder."""
     return key[:24]
 
 
 def find_index(
     output_dir: Path, target: Path, settings: Settings, models: Mapping[str, str]
 ) -> FaceIndex | None:
-    """Return what an earlier run into a folder found in a target; None where it did not find everything.
+    """Return the face index of a target in an output folder; None if there is none, or it is incomplete.
 
-    Nothing is written, and the target is not read: it counts as the same while its size and time are.
+    Nothing is written, and the target is not read: it counts as unchanged while its size and time are.
     """
     for path in (output_dir / FACES_NAME).glob(f"*/{ABOUT_NAME}"):
-        about = load_or_none(FaceIndexMetadata, path)
-        if about is None or about.target != str(target.absolute()) or not about.matches_target:
+        metadata = load_or_none(FaceIndexMetadata, path)
+        if metadata is None or metadata.target != str(target.absolute()) or not metadata.matches_target:
             continue
-        key = index_key(target=about.sha256, settings=settings, models=models)
+        key = index_key(target=metadata.sha256, settings=settings, models=models)
         if path.parent.name == folder_name(key):
             index = FaceIndex(path.parent, key)
             return index if index.complete else None
@@ -137,21 +127,21 @@ def find_index(
 
 
 def remove_stale(faces: Path) -> None:
-    """Remove the indexes in a folder that no run is likely to use; whoever calls holds the results' lock.
+    """Remove stale indexes below a folder; the caller must hold the lock of the output folder.
 
-    An index stays if a run used it in the last 30 days and its target is there as it was. Nothing is removed
-    but what an index consists of.
+    An index is kept if a run used it in the last 30 days and its target is unchanged. Only files that belong
+    to an index are removed.
     """
     with suppress(OSError):
         for folder in list(faces.iterdir()):
             ours = _FOLDER_NAME.fullmatch(folder.name) and not folder.is_symlink() and folder.is_dir()
-            if ours and not _is_of_use(load_or_none(FaceIndexMetadata, folder / ABOUT_NAME)):
+            if ours and _is_stale(load_or_none(FaceIndexMetadata, folder / ABOUT_NAME)):
                 for path in list(folder.iterdir()):
                     if _OWN_FILE.fullmatch(path.name) and not path.is_dir():
                         path.unlink()
-                with suppress(OSError):  # something of somebody else's lies there
+                with suppress(OSError):  # not empty: it holds files of others
                     folder.rmdir()
 
 
-def _is_of_use(about: FaceIndexMetadata | None) -> bool:
-    return about is not None and time.time() - about.used <= KEPT_SECONDS and about.matches_target
+def _is_stale(metadata: FaceIndexMetadata | None) -> bool:
+    return not metadata or time.time() - metadata.used > KEPT_SECONDS or not metadata.matches_target

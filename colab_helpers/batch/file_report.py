@@ -1,4 +1,4 @@
-"""What is reported of a file once its result is made, and of a run."""
+"""Build the reports of finished files and of runs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from colab_helpers.trust.records import Consent
 
 
 def fill_report(result: FileResult, report: FileReport, marks: Marks) -> None:
-    """Copy what the pipeline measured into the report, and how it marked the result."""
-    if marks.marked:
-        by, said, report.manifest = marks.signed_by, marks.disclosed(result.measured.actions), marks.manifest
-        report.mark = MarkReport(beside=bool(marks.manifest), signed_by=by.name, made_here=by.local, **said)
+    """Copy the pipeline's measurements and the result's marks into the report."""
     measured = result.measured
+    if marks.marked:
+        by, texts, report.manifest = marks.signed_by, marks.disclosed(measured.actions), marks.manifest
+        report.mark = MarkReport(beside=bool(marks.manifest), signed_by=by.name, made_here=by.local, **texts)
     for name in vars(result).keys() - {"measured", "notes", "seconds", "people"}:
         setattr(report, name, getattr(result, name))
     report.faces_swapped, report.frames_without_face = result.faces_swapped, result.frames_without_face
@@ -75,10 +75,10 @@ def _person_report(person: PersonStats) -> PersonReport:
     )
 
 
-def skipped(task: Task, sources: list[str], why: str = "") -> FileReport:
-    """Return the report of a task that was not done: somebody stopped the batch, unless ``why`` tells it."""
-    why = why or tr("stopped by the user")
-    return FileReport(source=sources, target=str(task.target), status="skipped", error=why)
+def skipped(task: Task, sources: list[str], reason: str = "") -> FileReport:
+    """Return the report of a skipped task; without a ``reason`` it was stopped by the user."""
+    reason = reason or tr("stopped by the user")
+    return FileReport(source=sources, target=str(task.target), status="skipped", error=reason)
 
 
 def build_report(
@@ -94,11 +94,11 @@ def build_report(
     memory_warnings: int = 0,
     restarts: int = 0,
 ) -> BatchReport:
-    """Put together the report of a run on this machine."""
-    foreign = consent.unnamed(swapped_people(files))
-    if foreign:
-        told = mark("the statement of consent does not name everybody who was changed or put in: {names}")
-        notes = [*notes, tr(told, names=", ".join(foreign))]
+    """Build the report of a run on this machine."""
+    unnamed = consent.unnamed(swapped_people(files))
+    if unnamed:
+        text = mark("the statement of consent does not name these people who were changed or put in: {names}")
+        notes = [*notes, tr(text, names=", ".join(unnamed))]
     return BatchReport(
         run=run,
         stopped=stopped,
@@ -107,7 +107,7 @@ def build_report(
         machine=asdict(this_machine()),
         models=[ModelReport(name=net.name, path=str(net.path), standin=net.standin) for net in networks],
         notes=list(notes),
-        not_in_consent=foreign,
+        not_in_consent=unnamed,
         summary=summarize(files, seconds=seconds, memory_warnings=memory_warnings, restarts=restarts),
         files=list(files),
     )

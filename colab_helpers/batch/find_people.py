@@ -1,7 +1,7 @@
-"""Who is in the targets, before any is worked on: everybody is found, put together over the batch, and named.
+"""Find the people in the targets before any is processed: scan all targets, group tracks, name the groups.
 
-What was found in a target is kept at once, so that a run that is taken up looks at nothing twice. Nothing is
-put together before all targets were looked at: who is called what does not depend on when a run was killed.
+The scan of a target is saved at once, so that a resumed run scans nothing twice. Tracks are grouped only
+after all targets were scanned, so that names do not depend on when a run was killed.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ from colab_helpers.trust.content import ContentCheck, check_pictures
 
 @dataclass(frozen=True, eq=False)
 class PeopleFinder:
-    """Finds everybody in the targets of a batch."""
+    """Finds the people in the targets of a batch and assigns a treatment to each."""
 
     context: WorkerContext
     engine: Engine
     earlier: EarlierWork
     journal: JournalWriter
-    usual: Assignment  # whom the request changes where no map says otherwise
-    source: Identity | None  # who is on the photos of the run
+    default: Assignment  # what the request does without a people map
+    source: Identity | None  # the person in the source photos
 
     @property
     def _folder(self) -> Path:
@@ -72,70 +72,67 @@ class PeopleFinder:
 
     @cached_property
     def _treatments(self) -> TreatmentResolver:
-        job = self.context.job
-        needed = job.request.people != "only"
-        return TreatmentResolver(
-            self.engine, job.folder, job.request.library, self.source, job.sources, needed
-        )
+        job, request = self.context.job, self.context.job.request
+        needed, library = request.people != "only", request.library
+        return TreatmentResolver(self.engine, job.folder, library, self.source, job.sources, needed)
 
     def assignment_lookup(self) -> Callable[[Task], Assignment]:
-        """Return what says what is done to whom in a target, by a map if there is one; raises as `found`."""
-        found = self.found()
-        if found is None:
-            return lambda _task: self.usual
-        self.earlier.decisions = found.decisions
-        return lambda task: found.assignment(self.earlier.index_key(task))
+        """Return a function from tasks to assignments, by the people map if there is one; see `find`."""
+        batch = self.find()
+        if batch is None:
+            return lambda _task: self.default
+        self.earlier.decisions = batch.decisions
+        return lambda task: batch.assignment(self.earlier.index_key(task))
 
-    def found(self) -> BatchAssignment | None:
-        """Return who is who in the batch, and what is done to each; None where nobody asks for that.
+    def find(self) -> BatchAssignment | None:
+        """Scan the targets and return the batch's assignment; None if the request does not ask for people.
 
-        UsageError, ConsentError where the map cannot be used, or puts in somebody who is not covered;
-        OutputError where what was found cannot be written; KeyboardInterrupt as somebody asks to stop.
+        Raises:
+            UsageError: The map cannot be used.
+            ConsentError: The statement of consent does not cover somebody whom the map puts in.
+            OutputError: The record of people, the map or the triage cannot be written.
+            KeyboardInterrupt: A stop was requested.
         """
-        asked, people_map = self.context.job.request.people, self._asked(PeopleMap.load(self._folder))
-        if people_map is None and asked == "auto":
+        mode, people_map = self.context.job.request.people, self._requested(PeopleMap.load(self._folder))
+        if people_map is None and mode == "auto":
             return None
         known = self._known()
-        if people_map is not None:  # what is wrong with it is told before any work
+        if people_map is not None:  # report its errors before any work
             self._treatments.of(people_map)
             check_groups(people_map, known)
-        names = self._scan_targets(known, anew=people_map is None)
-        known.call(names)
+        names = self._scan_targets(known, rescan=people_map is None)
+        known.rename_targets(names)
         known.add(names)
         self._save(known)
-        # The map as the user has it now: finding everybody takes long.
-        place = self._folder / MAP_NAME
-        self.context.retry.attempt(lambda: fetch(place))
+        # The scan takes long: read the map again, as the user may have edited it meanwhile.
+        path = self._folder / MAP_NAME
+        self.context.retry.attempt(lambda: fetch(path))
         written = PeopleMap.load(self._folder)
-        people_map = self._asked(written) or people_map or self._first_map(known)
+        people_map = self._requested(written) or people_map or self._first_map(known)
         consent_for(self.context.job.request, self.context.job.inputs, people_map)
-        assignment = assign_people(
-            people_map, known, self._treatments, limit=self.engine.settings.similar_face_distance
-        )
-        self._save(known)  # who got which portrait
-        if asked != "auto" and assignment.people_map != written:
+        limit = self.engine.settings.similar_face_distance
+        assignment = assign_people(people_map, known, self._treatments, limit=limit)
+        self._save(known)  # with the portraits that were assigned
+        if mode != "auto" and assignment.people_map != written:
             self.context.retry.attempt(lambda: assignment.people_map.save(self._folder))
-            self.context.retry.attempt(lambda: send_all([place]))
+            self.context.retry.attempt(lambda: send_all([path]))
         self.context.retry.attempt(lambda: send_all([self._folder / PEOPLE_FOLDER_NAME]))
         self._publish_triage(assignment, [known.videos[key] for key in names if key in known.videos])
         return assignment
 
-    def _asked(self, written: PeopleMap | None) -> PeopleMap | None:
-        """Return the map as the request has it, in which ``everybody`` else may be to have a portrait."""
+    def _requested(self, written: PeopleMap | None) -> PeopleMap | None:
+        """Apply ``people="everybody"`` to the map: whoever is not in it gets a portrait of their own."""
         if self.context.job.request.people != "everybody":
             return written
-        if self.usual.person_filter is not None:
-            told = tr("{map} counts: target_person and never have no say", map=MAP_NAME)
-            raise UsageError(told, remedy=tr("enter there, by photos, who is not to get a portrait"))
+        if self.default.person_filter is not None:
+            what = tr("{map} takes precedence: target_person and never are ignored", map=MAP_NAME)
+            raise UsageError(what, remedy=tr("list there, by photos, the people who must not get a portrait"))
         return with_portraits(written)
 
     def _first_map(self, known: KnownPeople) -> PeopleMap:
-        settings, person_filter = self.context.job.request.settings, self.usual.person_filter
-        chooses = (
-            not settings.many_faces
-            or settings.asks_attributes
-            or (person_filter and person_filter.wanted is not None)
-        )
+        settings, person_filter = self.context.job.request.settings, self.default.person_filter
+        filters = person_filter is not None and person_filter.wanted is not None
+        chooses = not settings.many_faces or settings.asks_attributes or filters
         swaps = self.engine.swapper is None or self.source is not None
         return initial_map(known, everybody=not chooses, swaps=swaps)
 
@@ -143,24 +140,24 @@ class PeopleFinder:
         known, (_, recogniser, *_) = KnownPeople.load(self._folder), self.engine.analyser.networks
         digest = self.earlier.models[recogniser.name]
         if known.recogniser not in ("", digest):
-            what = tr("the people here were told apart by another network than {name}", name=recogniser.name)
-            remedy = tr("take that network, or another output folder")
-            raise UsageError(what, where=str(self._folder / PEOPLE_FOLDER_NAME), remedy=remedy)
+            text = mark("the people here were identified with a different recognition model than {name}")
+            remedy, where = tr("use that model, or another output folder"), self._folder / PEOPLE_FOLDER_NAME
+            raise UsageError(tr(text, name=recogniser.name), where=str(where), remedy=remedy)
         known.recogniser = digest
         return known
 
     def _save(self, known: KnownPeople) -> None:
         self.context.retry.attempt(lambda: known.save(self._folder))
 
-    def _scan_targets(self, known: KnownPeople, *, anew: bool) -> dict[str, str]:
-        """Look at every target that is not known; return names of those that are then by key, in their order.
+    def _scan_targets(self, known: KnownPeople, *, rescan: bool) -> dict[str, str]:
+        """Scan the targets that are not known yet; return the output names of all known ones by index key.
 
-        ``anew`` also at those that were put together already: another request may choose others. That takes
-        no detection, as their indexes are there.
+        With ``rescan`` those that are grouped already are scanned, too, because this request may choose other
+        people in them. That takes no detection, as their face indexes exist.
         """
         names, growth = dict[str, str](), MemoryGrowth()
         choice = selection_key(self.engine.settings, self.earlier.person_filter)
-        if anew and known.choice != choice:  # another request, cut short, may have chosen others
+        if rescan and known.choice != choice:  # scanned, but not grouped, by a run that chose other people
             known.found, known.choice = {}, choice
         for index, task in enumerate(self.context.job.tasks):
             self.context.heartbeat()
@@ -168,77 +165,77 @@ class PeopleFinder:
                 if not self.context.retry.attempt(partial(needs_download, task.target)):
                     require_file(task.target)
                 key = self.earlier.index_key(task)
-                old = known.found.get(key) or (None if anew else known.videos.get(key))
-                # Without its index the numbers of its tracks mean nothing.
-                seen = None if old and self._has_index(task) else self._scan_target(index, task, key)
+                old = known.found.get(key) or (None if rescan else known.videos.get(key))
+                # Track numbers mean nothing without the index.
+                scanned = None if old and self._has_index(task) else self._scan_target(index, task, key)
             except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
-                if not isinstance(error, MediaError):  # which is told when its turn comes
-                    told = mark("nobody could be looked for in {name}: {error}")
-                    self.context.status.note(tr(told, name=task.target.name, error=error_text(error)))
+                if not isinstance(error, MediaError):  # that is reported when the target is processed
+                    text = mark("could not look for people in {name}: {error}")
+                    self.context.status.note(tr(text, name=task.target.name, error=error_text(error)))
                 continue
             finally:
                 unpin(task.target)
             names.setdefault(key, task.output.name)
-            if seen is not None:
-                known.found[key] = seen
+            if scanned is not None:
+                known.found[key] = scanned
                 self._save(known)
-                self.context.status.file(index, _waiting(task))
+                self.context.status.file(index, _queued(task))
                 growth.check(self.context.stop)
         return names
 
     def _has_index(self, task: Task) -> bool:
-        place = face_index_location(self.context, self.earlier, task)
-        folders = filter(None, (place.place, place.mirror))
+        location = face_index_location(self.context, self.earlier, task)
+        folders = filter(None, (location.folder, location.mirror))
         return is_frame_by_frame(task) or any(any(folder.glob("*.npz")) for folder in folders)
 
     def _scan_target(self, index: int, task: Task, key: str) -> KnownTarget:
-        """Find the faces of a target, and keep pictures of the best."""
+        """Find the faces of a target, and save pictures of the best."""
         self.context.retry.attempt(lambda: pin(task.target, self.context.heartbeat))
         engine, _ = self.context.begin(self.engine, task, key, self.earlier, self.journal)
-        place, still = face_index_location(self.context, self.earlier, task), is_frame_by_frame(task)
-        kept = None if still else place.content
-        check = ContentCheck(engine, task.target, digest=model_digest, place=kept, key=place.key)
+        location, still = face_index_location(self.context, self.earlier, task), is_frame_by_frame(task)
+        record = None if still else location.content
+        check = ContentCheck(engine, task.target, digest=model_digest, place=record, key=location.key)
         check.begin()
         if still:
             check_pictures(check, pictures_of(task.target))
-            found = find_in_picture(engine, self.usual, task.target)
+            scan = find_in_picture(engine, self.default, task.target)
         else:
-            with self._near(task, place.place) as target:
-                found = find_faces(
+            with self._local_copy(task, location.folder) as target:
+                scan = find_faces(
                     engine,
-                    self.usual,
+                    self.default,
                     target,
-                    place.open(self.context.retry, self.context.heartbeat),
+                    location.open(self.context.retry, self.context.heartbeat),
                     watcher=check,
-                    on_progress=self.context.tell,
+                    on_progress=self.context.report_progress,
                     file_index=index,
                     file_count=len(self.context.job.tasks),
                 )
-        seen = {track.number: TrackSummary.of(key, track) for track in found.tracks}
-        tracks = {n: KnownTrack.of(one, chosen=n in found.chosen) for n, one in seen.items() if one}
-        self._keep_pictures(key, tracks, found)
+        summaries = {track.number: TrackSummary.of(key, track) for track in scan.tracks}
+        tracks = {n: KnownTrack.of(one, chosen=n in scan.chosen) for n, one in summaries.items() if one}
+        self._save_pictures(key, tracks, scan)
         return KnownTarget(
             target=task.output.name,
             sha256=self.earlier.digests(task.target),
-            rate=found.rate,
-            sight=_sight(found),
-            tracks=dict.fromkeys(seen, UNKNOWN_PERSON),
+            rate=scan.rate,
+            sight=_visibility(scan),
+            tracks=dict.fromkeys(summaries, UNKNOWN_PERSON),
             seen=tracks,
         )
 
     @contextmanager
-    def _near(self, task: Task, place: Path) -> Iterator[Path]:
-        """Have a target at hand: from a mounted drive no video is decoded."""
-        copy = place / "in" / task.target.name
-        if away := self.context.work_dirs.mirror is not None:
+    def _local_copy(self, task: Task, folder: Path) -> Iterator[Path]:
+        """Provide a target as a local file: videos are not decoded from a mounted drive."""
+        copy = folder / "in" / task.target.name
+        if mounted := self.context.work_dirs.mirror is not None:
             self.context.retry.attempt(lambda: copy_in(task.target, copy, heartbeat=self.context.heartbeat))
         try:
-            yield copy if away else task.target
+            yield copy if mounted else task.target
         finally:
             shutil.rmtree(copy.parent, ignore_errors=True)
 
-    def _keep_pictures(self, key: str, tracks: dict[int, KnownTrack], found: FaceScan) -> None:
-        for portrait in found.portraits:
+    def _save_pictures(self, key: str, tracks: dict[int, KnownTrack], scan: FaceScan) -> None:
+        for portrait in scan.portraits:
             track = tracks.get(portrait.track)
             if track is not None and portrait.worth > track.worth:
                 track.crop = f"{key[:12]}-{portrait.track}.jpg"
@@ -247,43 +244,43 @@ class PeopleFinder:
                 self.context.retry.attempt(partial(write_image, path, portrait.image, quality=90))
 
     def _publish_triage(self, assignment: BatchAssignment, videos: list[KnownTarget]) -> None:
-        """Write down how the targets look, and say what is worth knowing."""
+        """Write the triage, and show it in the status."""
         triage = build_triage(videos, assignment.people_map.names, measured_throughput(self.earlier.history))
         self.context.retry.attempt(lambda: triage.save(self._folder))
-        lines = {file.target: file for file in triage.files}
+        files = {file.target: file for file in triage.files}
         for index, task in enumerate(self.context.job.tasks):
-            if file := lines.get(task.output.name):
-                self.context.status.file(index, _waiting(task, describe_triage(file)))
-        told = tr("{people} person(s) are seen in {files} file(s): {map} says what is done to each",
-                  people=len(assignment.people), files=len(videos), map=MAP_NAME)  # fmt: skip
-        notes = [told, *self._treatments.notes, *triage.lines()]
-        if self.usual.person_filter is not None:
-            notes.append(tr("{map} counts: target_person and never have no say", map=MAP_NAME))
-        if told not in self.context.status.status.notes:
+            if file := files.get(task.output.name):
+                self.context.status.file(index, _queued(task, describe_triage(file)))
+        summary = tr("{people} person(s) found in {files} file(s): {map} says what is done to each",
+                     people=len(assignment.people), files=len(videos), map=MAP_NAME)  # fmt: skip
+        notes = [summary, *self._treatments.notes, *triage.lines()]
+        if self.default.person_filter is not None:
+            notes.append(tr("{map} takes precedence: target_person and never are ignored", map=MAP_NAME))
+        if summary not in self.context.status.status.notes:
             self.context.status.note(*notes)
 
 
-def _waiting(task: Task, *remarks: str) -> FileReport:
+def _queued(task: Task, *remarks: str) -> FileReport:
     return FileReport(target=str(task.target), status="queued", fallbacks=[one for one in remarks if one])
 
 
 def describe_triage(file: FileTriage) -> str:
-    """Say who is seen in a target, how long, and what speaks against a good result."""
+    """List the people in a target with their seconds on screen, and what may spoil the result."""
     people = [tr("{name} {seconds:.0f} s", name=name, seconds=time) if time else name
               for name, time in file.people.items()]  # fmt: skip
     return "; ".join([", ".join(people), *file.remarks]).strip("; ")
 
 
-def _sight(found: FaceScan) -> FaceVisibility:
-    def share(count: float, whole: int) -> float:
-        return round(count / whole, 4) if whole else 0.0
+def _visibility(scan: FaceScan) -> FaceVisibility:
+    def share(count: float, total: int) -> float:
+        return round(count / total, 4) if total else 0.0
 
-    covered = [one.covered for one in found.portraits if one.covered is not None]
+    covered = [one.covered for one in scan.portraits if one.covered is not None]
     return FaceVisibility(
-        frames=found.frames,
-        faces=share(found.shown, found.frames),
-        turned=share(found.turned, found.faces),
-        small=share(found.small, found.faces),
-        dark=share(sum(one.dark for one in found.portraits), len(found.portraits)),
+        frames=scan.frames,
+        faces=share(scan.shown, scan.frames),
+        turned=share(scan.turned, scan.faces),
+        small=share(scan.small, scan.faces),
+        dark=share(sum(one.dark for one in scan.portraits), len(scan.portraits)),
         covered=share(sum(covered), len(covered)) if covered else None,
     )

@@ -1,9 +1,8 @@
-"""What a batch has finished, so that nothing is done twice and nothing half-done passes for finished.
+"""The journal of a batch: what is finished, so that a resumed run repeats nothing and trusts nothing partial.
 
-One JSON object a line, appended and synced to disk before the work counts as done. Every line carries a
-checksum: a line torn by a crash, or damaged later, is as if it had never been written, and its work is
-repeated. Entries count in the order of the file; their times are only told to readers, so a clock that
-jumps changes nothing.
+One JSON object per line, appended and synced to disk before the work counts as done. Every line has a
+checksum: a line torn by a crash, or damaged later, is ignored, and its work is repeated. The order of the
+file is what counts; timestamps are informative only, so clock changes are harmless.
 """
 
 from __future__ import annotations
@@ -35,53 +34,51 @@ from colab_helpers.files import (
 from colab_helpers.language import mark
 from colab_helpers.pipeline import FinishedSegment
 
-_PART = 64 << 10  # bytes of a journal in one object of a store: so much at most is sent with each entry
+_PART = 64 << 10  # bytes of journal per object in a store, the most that is sent for an entry
 
 
 class _Entry(BaseModel, extra="forbid", frozen=True, defer_build=True):
-    key: str = Field(description="Key of the work on one target, from keys.work_key.")
-    time: float = Field(default_factory=time.time, description="Seconds since 1970, for readers only.")
+    key: str = Field(description="Work key of the target, from keys.work_key.")
+    time: float = Field(default_factory=time.time, description="Seconds since 1970; informative only.")
 
 
 class SegmentDone(_Entry):
-    """A segment is encoded and safe on disk; its path is the file's name alone."""
+    """A segment is encoded and on disk; its path is the file name alone."""
 
     event: Literal["segment"] = "segment"
-    worker: str = Field("", description="Who made it, where several work at the batch.")
+    worker: str = Field("", description="Worker that made it, in a batch of several workers.")
     part: FinishedSegment
 
 
 class FileDone(_Entry):
-    """A result is complete in its place."""
+    """A result is complete at its final path."""
 
     event: Literal["done"] = "done"
     run: str = ""
     sha256: str = Field(description="Of the result.")
-    seen: ObjectStates = Field({}, description="Of target and result, where they lie in object storage.")
-    stated: tuple[str, str] | None = Field(None, description="Consent and disclosure that its manifest has.")
+    seen: ObjectStates = Field({}, description="Of target and result, if they are in object storage.")
+    stated: tuple[str, str] | None = Field(None, description="Consent and disclosure in its manifest.")
     report: FileReport
 
 
 class WorkStarted(_Entry):
-    """Work on a target began or went on; without a later entry of the same key it was cut off."""
+    """Work on a target began or was resumed; without a later entry of the same key it was interrupted."""
 
     event: Literal["started"] = "started"
     run: str
     target: str
     pid: int
-    number: int | None = Field(None, description="Of the segment, where no more than that began.")
+    number: int | None = Field(None, description="Of the segment, if only that began.")
 
 
 class OutputsClaimed(_Entry):
-    """A result is about to be made where nothing was, or something of an earlier run's.
+    """A result is about to be written to a path that is free or has a result of an earlier run.
 
-    What lies there is the batch's own from then on, even if a crash comes between the result and its entry.
+    From then on a file there belongs to the batch, even if a crash separates the result from its entry.
     """
 
     event: Literal["claimed"] = "claimed"
-    names: tuple[str, ...] = Field(
-        description="Of the result and of what goes beside it; none: what was claimed was not made after all."
-    )
+    names: tuple[str, ...] = Field(description="Of result and files beside it; empty withdraws the claim.")
 
 
 class FileFailed(_Entry):
@@ -100,16 +97,16 @@ _HEAD_LENGTH = len(_HEAD.format(0))
 
 @dataclass
 class History:
-    """A journal as it was read: its entries in order, and how many damaged lines had to be ignored."""
+    """The entries of a journal in order, and the number of damaged lines that were ignored."""
 
     entries: list[Entry] = field(default_factory=list)
     damaged: int = 0
 
     @cached_property
     def made(self) -> dict[str, set[str] | None]:
-        """Names of everything that was made in the folder, and the digests it may have.
+        """Names of everything that was made in the output folder, with the digests it may have.
 
-        None: not known, as of a folder of frames, or of a result at which a crash came before its entry.
+        None if digests are unknown: for a frames folder, or a result whose entry is missing after a crash.
         """
         made: dict[str, set[str] | None] = {}
         claims: dict[str, str] = {}
@@ -130,29 +127,29 @@ class History:
         return made | dict.fromkeys(claims)
 
     def segments(self, key: str) -> dict[int, FinishedSegment]:
-        """Return the finished segments of a target by number; the latest of each counts."""
+        """Return the finished segments of a target by number; the latest entry of each counts."""
         return {e.part.segment.number: e.part for e in self.of(key) if isinstance(e, SegmentDone)}
 
     def result(self, key: str, output: str | None = None) -> FileDone | None:
-        """Return the latest result of a target, under its planned name or one with a suffix more.
+        """Return the latest result of a target, under its planned name or that with a suffix added.
 
-        A copy of the target has a result of its own.
+        Copies of a target share its key; their results are told apart by ``output``.
         """
         done = (entry for entry in reversed(self.of(key)) if isinstance(entry, FileDone))
-        return next((e for e in done if output is None or _may_be(e.report.output or "", output)), None)
+        return next((e for e in done if output is None or _is_planned(e.report.output or "", output)), None)
 
     def failure(self, key: str, run: str, target: str | None = None) -> FileFailed | None:
-        """Return how a target failed in this run; None if it did not, or was taken up again since."""
+        """Return how a target failed in this run; None if it did not, or was started again since."""
         last = next(reversed(self.of(key)), None)
         if not isinstance(last, FileFailed) or last.run != run:
             return None
         return last if target in (None, last.report.target) else None
 
     def interruptions(self, key: str, run: str) -> int:
-        """Count how often in a row work on a target was cut off in this run before it got any further.
+        """Count how often in a row work on a target was interrupted in this run without any progress.
 
-        A finished segment is progress: a long video that is interrupted once a day is not a bad video. Of
-        segments begun one by one, whoever schedules them counts the deaths.
+        A finished segment is progress: a long video that is interrupted once a day is not a bad video. If
+        segments are started one by one, their scheduler counts the worker deaths.
         """
         count = 0
         for entry in self.of(key):
@@ -169,23 +166,22 @@ class History:
 
     @cached_property
     def _by_key(self) -> dict[str, list[Entry]]:
-        found: dict[str, list[Entry]] = {}
+        entries: dict[str, list[Entry]] = {}
         for entry in self.entries:
-            found.setdefault(entry.key, []).append(entry)
-        return found
+            entries.setdefault(entry.key, []).append(entry)
+        return entries
 
 
-def _may_be(output: str, planned: str) -> bool:
-    """Whether a result is the one that was planned under a name."""
+def _is_planned(output: str, planned: str) -> bool:
     path = Path(output)
     return path.name in (planned, shorten_name("", planned, path.suffix))
 
 
 def read_journal(path: Path) -> History:
-    """Read a journal; one that is not there yet is empty. OutputError where it cannot be read."""
+    """Read a journal; a missing one is empty. Raise OutputError if it cannot be read."""
     history = History()
-    unreadable = _telling(path, mark("the journal cannot be read ({reason})"))
-    with unreadable, suppress(FileNotFoundError), _readable(path).open("rb") as file:
+    errors = _wrap_error(path, mark("the journal cannot be read ({reason})"))
+    with errors, suppress(FileNotFoundError), _local_copy(path).open("rb") as file:
         for line in file:
             entry = _parse(line)
             if entry is not None:
@@ -195,38 +191,38 @@ def read_journal(path: Path) -> History:
     return history
 
 
-def _readable(path: Path) -> Path:
-    """Return where a journal can be read: of one in a store a copy, which nobody writes but this."""
+def _local_copy(path: Path) -> Path:
+    """Return the file to read a journal from: for one in a store a copy that only this function writes."""
     if address_of(path) is None:
         return path
     copy = path.with_name(f".{path.name}.read")
-    known = copy.read_bytes() if copy.is_file() else b""
-    whole = len(known) - len(known) % _PART  # what is full does not change any more
-    told = b"".join(parts_of(path, whole // _PART))
-    if told != known[whole:]:
+    local = copy.read_bytes() if copy.is_file() else b""
+    full = len(local) - len(local) % _PART  # full parts do not change any more
+    rest = b"".join(parts_of(path, full // _PART))
+    if rest != local[full:]:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(copy, known[:whole] + told)
+        write_atomically(copy, local[:full] + rest)
     return copy
 
 
 def sync_journal(path: Path) -> None:
-    """Have a journal, before it is written to, be the same here and in its store, if it is in one.
+    """Make a journal in a store and its local file the same, before anything is appended.
 
-    What the store has counts, and what a run noted here that died before it could send it.
+    The store's content counts, and after it entries that a run wrote locally but died before it sent them.
     """
     if address_of(path) is None:
         return
-    known, parts = path.read_bytes() if path.is_file() else b"", parts_of(path)
-    told = b"".join(parts)
-    if not known.startswith(told):
+    local, parts = path.read_bytes() if path.is_file() else b"", parts_of(path)
+    stored = b"".join(parts)
+    if not local.startswith(stored):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, told)
-    if known or told:  # a part that is not full, but the last, is of an entry that was given up
-        _send(path, len(told) if all(len(part) == _PART for part in parts[:-1]) else 0)
+        write_atomically(path, stored)
+    if local or stored:  # a part before the last that is not full was left by an entry that failed
+        _send(path, len(stored) if all(len(part) == _PART for part in parts[:-1]) else 0)
 
 
 def _send(path: Path, start: int) -> None:
-    """Send what a journal has from a byte on, if it belongs into a store."""
+    """Send a journal from a byte offset on, if it is in a store."""
     if address_of(path) is not None:
         with path.open("rb") as file:
             file.seek(start - start % _PART)
@@ -235,27 +231,28 @@ def _send(path: Path, start: int) -> None:
 
 
 class JournalWriter(Protocol):
-    """Has entries noted: writes the journal, or tells whoever does."""
+    """Appends entries to a journal, directly or through another process."""
 
     def append(self, entry: Entry) -> None:
-        """Add an entry, which is on disk when this returns; OutputError where that cannot be."""
+        """Append an entry, which is on disk when this returns; raise OutputError if that fails."""
 
 
 class Journal:
-    """A journal open for appending, made if missing; OutputError where it cannot be written to."""
+    """A journal open for appending, created if missing; raises OutputError if that fails."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with _telling(path, mark("the journal cannot be opened ({reason})")):
+        with _wrap_error(path, mark("the journal cannot be opened ({reason})")):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a+b", buffering=0, opener=open_nofollow)  # noqa: SIM115
             self._has_torn_line = not ends_with_newline(self._file)
-        self._makers: dict[str, dict[int, str]] = {}  # by the keys of files in work
+        # Worker of each segment by number, by the key of each unfinished target.
+        self._makers: dict[str, dict[int, str]] = {}
 
     def append(self, entry: Entry, worker: str = "") -> None:
-        """Add an entry, on disk when this returns; after an OutputError readers will not see a part of it.
+        """Append an entry, on disk when this returns; after an OutputError readers see no part of it.
 
-        A segment's names the ``worker``, one of several; a result's report is told who made its segments.
+        A segment's entry gets the ``worker``; the report of a result gets the makers of its segments.
         """
         if isinstance(entry, SegmentDone):
             entry = entry.model_copy(update={"worker": worker})
@@ -267,24 +264,24 @@ class Journal:
         self._write(entry)
 
     def _made_by(self, key: str, segments: int) -> dict[str, list[tuple[int, int]]]:
-        """Return who made which of a file's segments, as spans; nothing where one worked alone."""
+        """Return the spans of segments that each worker made; empty if there was a single worker."""
         makers, spans = self._makers.pop(key, {}), dict[str, list[tuple[int, int]]]()
-        if len(makers) < segments:  # an earlier run made the others
+        if len(makers) < segments:  # earlier runs made the others
             earlier = read_journal(self._path).of(key)
             makers = {e.part.segment.number: e.worker for e in earlier if isinstance(e, SegmentDone)} | makers
         for number in range(segments if any(makers.values()) else 0):
-            mine = spans.setdefault(makers.get(number, ""), [])
-            start = mine.pop()[0] if mine and mine[-1][1] == number else number
-            mine.append((start, number + 1))
+            own = spans.setdefault(makers.get(number, ""), [])
+            start = own.pop()[0] if own and own[-1][1] == number else number
+            own.append((start, number + 1))
         return spans
 
     def _write(self, entry: Entry) -> None:
         body = to_json(entry)
         line = f"{_HEAD.format(zlib.crc32(body.encode()))}{body}}}\n".encode()
-        if self._has_torn_line:  # by a crash, or by a full disk a moment ago
+        if self._has_torn_line:  # after a crash, or a failed write
             line = b"\n" + line
         self._has_torn_line, start = True, self._file.seek(0, os.SEEK_END)
-        with _telling(self._path, mark("the journal cannot be written to ({reason})")):
+        with _wrap_error(self._path, mark("the journal cannot be written to ({reason})")):
             while line:
                 line = line[self._file.write(line) or 0 :]
             os.fsync(self._file.fileno())
@@ -299,7 +296,7 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it; where nothing was noted, as of a batch that is refused, nothing is left behind."""
+        """Close the file; remove it if it is empty, as after a batch that was refused."""
         with suppress(OSError):
             if not self._file.seek(0, os.SEEK_END):
                 self._path.unlink()
@@ -315,9 +312,9 @@ def _parse(line: bytes) -> Entry | None:
     try:
         return _ENTRY.validate_python(parse_json(body))
     except ValueError:
-        return None  # of another version of this package: its work cannot be trusted
+        return None  # from another version of this package: do not trust its work
 
 
-def _telling(path: Path, what: str) -> AbstractContextManager[None]:
+def _wrap_error(path: Path, what: str) -> AbstractContextManager[None]:
     remedy = mark("free space or make the folder writable, then run again: finished work is kept")
     return wrap_os_error(OutputError, what, path, remedy)

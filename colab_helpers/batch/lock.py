@@ -1,4 +1,4 @@
-"""One batch at a time in a folder."""
+"""Lock an output folder for one batch at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from colab_helpers.batch.drive import WorkDirs, telling_unwritable
+from colab_helpers.batch.drive import WorkDirs, wrap_unwritable
 from colab_helpers.batch.status import BatchStatus, latest_status
 from colab_helpers.batch.stop import STATUS_NAME, is_process_alive
 from colab_helpers.errors import UsageError
@@ -21,23 +21,23 @@ LOCK_NAME = ".colab_helpers.lock"
 
 
 class FolderBusyError(UsageError):
-    """Another batch works in the folder."""
+    """Another batch is running in the folder."""
 
 
 @contextmanager
 def folder_lock(output_dir: Path, host: str = "") -> Iterator[None]:
-    """Hold a folder, which is made if missing, against a second batch; ``host``: what we call ourselves.
+    """Lock a folder, which is created if missing; ``host`` is this machine's name in the status.
 
-    Mounted drives know no locks: theirs lies on a local disk, in one place for all batches of this user.
+    Mounted drives do not support locks: theirs are on the local disk, in one folder for this user's batches.
 
     Raises:
-        FolderBusyError: Another batch works in it, on this machine or, as its status tells, on another.
-        OutputError: The folder cannot be made or written to.
+        FolderBusyError: Another batch is running in it, on this machine or, by its status, on another.
+        OutputError: The folder cannot be created or written to.
     """
     work_dirs = WorkDirs.of(output_dir)
     path = (work_dirs.local if work_dirs.mirror else output_dir) / LOCK_NAME
     lock = FileLock(path, timeout=0)
-    with telling_unwritable(output_dir):
+    with wrap_unwritable(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         if work_dirs.mirror:
             work_dirs.make()
@@ -49,18 +49,18 @@ def folder_lock(output_dir: Path, host: str = "") -> Iterator[None]:
         _check_status(output_dir, host)
         yield
     finally:
-        # While it is held: removed later, it might already be another's.
+        # Before the release, after which the file may belong to another batch.
         path.unlink(missing_ok=True)
         lock.release()
 
 
-def _busy(output_dir: Path, status: BatchStatus | None, *, afar: bool = False) -> FolderBusyError:
-    """Return the refusal that names who works in a folder, as far as its status tells."""
+def _busy(output_dir: Path, status: BatchStatus | None, *, remote: bool = False) -> FolderBusyError:
+    """Return the error that names the batch running in a folder, if its status is known."""
     what = tr("another run is working in this folder{holder}", holder=_holder(status))
     remedy = tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder")
-    if afar:
+    if remote:
         what = tr("another machine is working in this folder{holder}", holder=_holder(status))
-        remedy = tr("wait until it has been silent for half a minute, or choose another output folder")
+        remedy = tr("wait until its status has not changed for 30 seconds, or choose another output folder")
     return FolderBusyError(what, where=str(output_dir), remedy=remedy)
 
 
@@ -72,11 +72,11 @@ def _holder(status: BatchStatus | None) -> str:
 
 
 def _check_status(output_dir: Path, host: str) -> None:
-    """Whoever works in the folder without its lock, which is on another disk, is known by the status."""
+    """Raise FolderBusyError for a batch whose lock is on another disk, known by its status alone."""
     status = latest_status([output_dir / STATUS_NAME])
     if status is None or status.state != "running" or status.host == host:
         return
     here = status.host == socket.gethostname()
-    works = is_process_alive(status.pid, status.pid_started) if here else status.alive()
-    if works and (not here or status.pid != os.getpid()):
-        raise _busy(output_dir, status, afar=not here)
+    running = is_process_alive(status.pid, status.pid_started) if here else status.alive()
+    if running and (not here or status.pid != os.getpid()):
+        raise _busy(output_dir, status, remote=not here)

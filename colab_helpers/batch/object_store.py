@@ -1,9 +1,9 @@
-"""Object storage: what lies at an address is on this disk only while somebody works with it.
+"""Object storage: objects are on the local disk only while they are in use.
 
-The path that stands for an address (``addresses.local_path_of``) is a file of the object's size. Its time of
-change is a number made of the object's version, and as long as it only waits, nobody may read it. So whatever
-looks at names, sizes and times treats it as any file, and what was found out about a version stays known.
-Other paths are left alone by everything here. Of a store that cannot be used everything says OutputError.
+The local path of an address (``addresses.local_path_of``) is a placeholder until the object is downloaded: a
+sparse file of the object's size, without read permission, whose modification time is derived from the
+object's version. Code that looks at names, sizes and times can treat it as the file, and caches keyed by them
+stay valid. All functions ignore paths without an address, and raise OutputError if a store cannot be used.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from colab_helpers.files import sha256_of, shorten_name, size_and_mtime, unwrita
 from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image
 
-Beat = Callable[[], None]
+Heartbeat = Callable[[], None]
 ObjectStates = dict[str, tuple[int, int, str]]
-"""Size, version and SHA-256 of what lies at addresses."""
+"""Size, version and SHA-256 of objects, by address."""
 
-_FILE = re.compile(r"(?!\.\.?$)[^\0]+", re.DOTALL)  # objects may be called what no file can be called
+_FILE_NAME = re.compile(r"(?!\.\.?$)[^\0]+", re.DOTALL)  # object names need not be valid file names
 _PARTIAL = re.compile(r"\..*\.(\d+)-\d+\.part.*", re.DOTALL)
-_CHUNK, _BLOCK = 4 << 20, 16 << 20  # bytes read, and sent, at once; a store takes 10,000 such parts
-_MAX_NAME, _MAX_REASON, _MAX_KEPT, _TRIES = 255, 200, 7 * 24 * 3600.0, 3
-_held: dict[Path, int] = {}  # by paths, files that are open as long as this process needs them
-_NOTHING, _NAMES = mark("there is nothing at this address"), mark("check the names of bucket and object")
+_CHUNK, _BLOCK = 4 << 20, 16 << 20  # bytes per read and per uploaded part; a store takes 10,000 parts
+_MAX_NAME, _MAX_REASON, _MAX_UNUSED_SECONDS, _ATTEMPTS = 255, 200, 7 * 24 * 3600.0, 3
+_pinned: dict[Path, int] = {}  # locked file descriptors of the objects that this process needs
+_NOTHING, _NAMES = mark("there is nothing at this address"), mark("check the bucket and object names")
 
 
 @lru_cache
@@ -49,7 +49,7 @@ def _system(kind: str) -> Any:
 
 @contextmanager
 def _at(path: Path) -> Iterator[tuple[Any, str]]:
-    """Give the store of what a path stands for, and its name there; an error is told, but FileExistsError."""
+    """Yield file system and name of a path's object; translate errors other than FileExistsError."""
     kind, _, name = (address := address_of(path) or "").partition("://")
     try:
         yield _system(kind), name
@@ -60,30 +60,30 @@ def _at(path: Path) -> Iterator[tuple[Any, str]]:
     except Exception as error:
         reason = without_secrets(f"{type(error).__name__}: {error}".strip())[:_MAX_REASON]
         if isinstance(error, PermissionError) or "Credentials" in reason:
-            what = tr("the store refuses access ({reason})", reason=reason)
-            remedy = tr("give this machine credentials as the store's own command line takes them")
+            what = tr("the object store denied access ({reason})", reason=reason)
+            remedy = tr("set up credentials as for the store's own command line tool")
         else:
-            what = tr("the store cannot be used ({reason})", reason=reason)
-            remedy = tr("check network, endpoint and region")
+            what = tr("the object store cannot be used ({reason})", reason=reason)
+            remedy = tr("check the network, the endpoint and the region")
         raise OutputError(what, where=address, remedy=remedy) from error
 
 
-def _told(system: Any, name: str) -> dict[str, Any] | None:
-    """What a store says of an object or folder; None where there is none."""
+def _info(system: Any, name: str) -> dict[str, Any] | None:
+    """Return a store's metadata of an object or folder; None if there is none."""
     with suppress(FileNotFoundError):
         return dict(system.info(name))
     return None
 
 
 def _state(info: dict[str, Any]) -> tuple[int, int]:
-    """Size of an object, and its version as a time of change, in nanoseconds, that any disk can keep."""
+    """Return an object's size, and its version as a modification time in ns that any disk can store."""
     version = info.get("generation") or info.get("ETag") or info.get("etag") or info
     return int(info["size"]), int(hashlib.sha256(str(version).encode()).hexdigest(), 16) % (2**31 * 10**9)
 
 
 def _make(folder: Path) -> None:
-    """Make a folder where nobody else can look into it."""
-    from colab_helpers.batch.drive import make_private  # brings what no page needs
+    """Create a folder below the private root of object storage."""
+    from colab_helpers.batch.drive import make_private  # slow to import, and not needed for pages
 
     make_private(root())
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def _make(folder: Path) -> None:
 
 @contextmanager
 def _replacing(path: Path, version: int) -> Iterator[Path]:
-    """Give the name under which a file is written that then takes a path's place; others do the same."""
+    """Yield a temporary path that atomically replaces ``path``; safe with other threads and processes."""
     partial = path.with_name(shorten_name(".", path.stem, f".{os.getpid()}-{get_ident()}.part{path.suffix}"))
     try:
         _make(path.parent)
@@ -105,8 +105,8 @@ def _replacing(path: Path, version: int) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _wait(path: Path, state: tuple[int, int]) -> None:
-    """Make a path stand for an object of this size and version that is not here."""
+def _make_placeholder(path: Path, state: tuple[int, int]) -> None:
+    """Make a path the placeholder of an object with this size and version."""
     with _replacing(path, state[1]) as partial:
         with partial.open("xb") as file:
             file.truncate(state[0])
@@ -114,9 +114,9 @@ def _wait(path: Path, state: tuple[int, int]) -> None:
 
 
 def needs_download(path: Path) -> bool:
-    """Whether an object has yet to be brought; looked for now, if nobody on this machine has.
+    """Whether an object has yet to be downloaded; looked up if it has no local path yet.
 
-    Pictures are brought: what they are is asked of their bytes.
+    Images are downloaded at once, as their type is read from their content.
     """
     if not os.path.lexists(path):
         refresh_placeholder(path)
@@ -126,41 +126,41 @@ def needs_download(path: Path) -> bool:
 
 
 def refresh_placeholder(path: Path) -> None:
-    """Have a path stand for what lies at its address now: an object, or a folder of some.
+    """Update the placeholders of an object, or of all objects in a folder, to the store's current state.
 
-    What was brought and is still that version stays, as does what is on this disk alone.
+    Downloads of the current version, and files that are only on this disk, stay.
     """
     if address_of(path) is None:
         return
     _make(root())
     with _at(path) as (system, name):
-        found = _told(system, name)
+        found = _info(system, name)
         is_folder = found is not None and found["type"] == "directory"
-        inside = system.ls(name, detail=True, refresh=True) if is_folder else []
-    there = {path: found} if found and not is_folder else {}
+        entries = system.ls(name, detail=True, refresh=True) if is_folder else []
+    objects = {path: found} if found and not is_folder else {}
     if is_folder:
         _make(path)
-    for one in inside:
-        above, _, own = str(one["name"]).rstrip("/").rpartition("/")
-        if above == name.rstrip("/") and _FILE.fullmatch(own) and len(os.fsencode(own)) <= _MAX_NAME:
-            there[path / own] = one
-    for place, one in there.items():
-        if one["type"] == "directory":
-            place.mkdir(exist_ok=True)
-        elif size_and_mtime(place) != _state(one):
-            _wait(place, _state(one))
-    for place in path.iterdir() if path.is_dir() else [path]:
-        if place not in there and is_placeholder(place):
-            place.unlink()
+    for info in entries:
+        parent, _, own = str(info["name"]).rstrip("/").rpartition("/")
+        if parent == name.rstrip("/") and _FILE_NAME.fullmatch(own) and len(os.fsencode(own)) <= _MAX_NAME:
+            objects[path / own] = info
+    for local, info in objects.items():
+        if info["type"] == "directory":
+            local.mkdir(exist_ok=True)
+        elif size_and_mtime(local) != _state(info):
+            _make_placeholder(local, _state(info))
+    for local in path.iterdir() if path.is_dir() else [path]:
+        if local not in objects and is_placeholder(local):
+            local.unlink()
     with suppress(OSError):
-        path.rmdir()  # of an empty folder nothing is known in a store
+        path.rmdir()  # only if empty: stores have no empty folders
 
 
-def fetch(path: Path, heartbeat: Beat = lambda: None) -> None:
-    """Bring what lies at an address, or all directly in a folder there, unless it is here."""
+def fetch(path: Path, heartbeat: Heartbeat = lambda: None) -> None:
+    """Download an object, or all objects directly in a folder, unless they are up to date."""
     if address_of(path) is None:
         return
-    for left in reversed(range(_TRIES)):
+    for attempts_left in reversed(range(_ATTEMPTS)):
         refresh_placeholder(path)
         if not is_placeholder(path):
             break
@@ -170,113 +170,110 @@ def fetch(path: Path, heartbeat: Beat = lambda: None) -> None:
                 with partial.open("xb") as file:
                     for chunk in _chunks(path, heartbeat):
                         file.write(chunk)
-                if _now(path) != (partial.stat().st_size, state.st_mtime_ns):
-                    what, where = tr("it was changed while it was read"), str(address_of(path))
+                if _current_state(path) != (partial.stat().st_size, state.st_mtime_ns):
+                    what, where = tr("the object changed while it was being read"), str(address_of(path))
                     raise OutputError(what, where=where, remedy=tr("run again"))
-        except OutputError:  # of a status that is written anew each time, it is usual
-            if not left:
+        except OutputError:  # expected for a status, which is rewritten all the time
+            if not attempts_left:
                 raise
-    for file_there in path.iterdir() if path.is_dir() else ():
-        if is_placeholder(file_there):
-            fetch(file_there, heartbeat)
+    for child in path.iterdir() if path.is_dir() else ():
+        if is_placeholder(child):
+            fetch(child, heartbeat)
 
 
-def _now(path: Path) -> tuple[int, int] | None:
-    """Size and version of the object that a path stands for; None where there is none."""
+def _current_state(path: Path) -> tuple[int, int] | None:
+    """Return size and version of a path's object in the store; None if there is none."""
     with _at(path) as at:
-        found = _told(*at)
-        return _state(found) if found else None
+        info = _info(*at)
+        return _state(info) if info else None
 
 
-def _chunks(path: Path, heartbeat: Beat) -> Iterator[bytes]:
+def _chunks(path: Path, heartbeat: Heartbeat) -> Iterator[bytes]:
     with _at(path) as (system, name), system.open(name, "rb", block_size=_BLOCK) as file:
         while chunk := file.read(_CHUNK):
             yield chunk
             heartbeat()
 
 
-def pin(path: Path, heartbeat: Beat = lambda: None) -> None:
-    """Bring an object, and keep it here until `unpin`, whatever others of this machine do."""
-    while address_of(path) and (path not in _held or is_placeholder(path)):
-        _let_go(path)
+def pin(path: Path, heartbeat: Heartbeat = lambda: None) -> None:
+    """Download an object and keep it until `unpin`, even if other processes unpin it."""
+    while address_of(path) and (path not in _pinned or is_placeholder(path)):
+        _release(path)
         fetch(path, heartbeat)
         if not os.path.lexists(path):
             break
-        file = os.open(path, os.O_RDONLY)
-        fcntl.flock(file, fcntl.LOCK_SH)
-        if is_placeholder(path) or not os.path.samestat(os.fstat(file), path.stat()):  # given back just then
-            os.close(file)
+        descriptor = os.open(path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if is_placeholder(path) or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            os.close(descriptor)  # another process unpinned it before it was locked
         else:
-            _held[path] = file
+            _pinned[path] = descriptor
 
 
 def unpin(path: Path) -> None:
-    """Give back the room of what was brought, unless others hold it; it can be brought again."""
-    _let_go(path)
+    """Replace a download by its placeholder to free the space, unless another process has pinned it."""
+    _release(path)
     if address_of(path) and path.is_file() and not is_placeholder(path) and (state := size_and_mtime(path)):
         with suppress(BlockingIOError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _wait(path, state)
+            _make_placeholder(path, state)
 
 
-def _let_go(path: Path) -> None:
-    if (file := _held.pop(path, None)) is not None:
-        os.close(file)
+def _release(path: Path) -> None:
+    if (descriptor := _pinned.pop(path, None)) is not None:
+        os.close(descriptor)
 
 
-def send(path: Path, heartbeat: Beat = lambda: None, *, new: bool = False) -> str:
-    """Send a file to the address it stands for, all of it or nothing; return its SHA-256.
-
-    FileExistsError where it is to be ``new``, and something is there.
-    """
+def send(path: Path, heartbeat: Heartbeat = lambda: None, *, new: bool = False) -> str:
+    """Upload a file atomically; return its SHA-256. Raise FileExistsError if a ``new`` object exists."""
     digest = hashlib.sha256()
-    with _at(path) as (system, name), path.open("rb") as reading:
-        if new and _now(path):
+    with _at(path) as (system, name), path.open("rb") as source:
+        if new and _current_state(path):
             raise FileExistsError(name)
         if path.stat().st_size <= _CHUNK:  # in one request
-            system.pipe_file(name, data := reading.read(), mode="create" if new else "overwrite")
+            system.pipe_file(name, data := source.read(), mode="create" if new else "overwrite")
             return hashlib.sha256(data).hexdigest()
-        # Nothing has the name until `commit`, whatever happens before.
-        file = system.open(name, "xb" if new else "wb", autocommit=False, block_size=_BLOCK)
+        # The object does not exist until `commit`.
+        upload = system.open(name, "xb" if new else "wb", autocommit=False, block_size=_BLOCK)
         try:
-            while chunk := reading.read(_CHUNK):
+            while chunk := source.read(_CHUNK):
                 digest.update(chunk)
-                file.write(chunk)
+                upload.write(chunk)
                 heartbeat()
-            file.close()
-            file.commit()
+            upload.close()
+            upload.commit()
         except BaseException:
             with suppress(Exception):
-                file.discard()
-                file.closed = True  # or it is sent after all once nobody holds it
+                upload.discard()
+                upload.closed = True  # otherwise its finalizer would upload it after all
             raise
     return digest.hexdigest()
 
 
-def deliver(path: Path, heartbeat: Beat = lambda: None, *, new: bool) -> str:
-    """Send a file, read it back, and let the path wait for what is there now; return its SHA-256.
+def deliver(path: Path, heartbeat: Heartbeat = lambda: None, *, new: bool) -> str:
+    """Upload a file, verify the object, and turn the path into its placeholder; return its SHA-256.
 
-    ``new``: whether nothing was there when the work began. UsageError where what is there is something else,
-    which stays.
+    ``new``: whether the object did not exist when the work began. Raise UsageError, and leave the object as
+    it is, if it has other content.
     """
-    back = hashlib.sha256()
+    remote_digest = hashlib.sha256()
     try:
         digest = send(path, heartbeat, new=new)
-    except FileExistsError:  # somebody's, or our own, whose arrival was not heard of
+    except FileExistsError:  # another writer's, or our own upload whose response was lost
         digest = sha256_of(path, on_chunk=heartbeat)
-    read = _now(path)
+    verified_state = _current_state(path)
     for chunk in _chunks(path, heartbeat):
-        back.update(chunk)
+        remote_digest.update(chunk)
     refresh_placeholder(path)
-    if back.hexdigest() != digest or size_and_mtime(path) != read:
-        what = tr("something of this name has come there while the result was made")
+    if remote_digest.hexdigest() != digest or size_and_mtime(path) != verified_state:
+        what = tr("another object with this name was created while the result was being made")
         remedy = tr("choose another output folder, or set overwrite")
         raise UsageError(what, where=str(address_of(path)), remedy=remedy)
     return digest
 
 
 def send_all(paths: Iterable[Path]) -> None:
-    """Send files, and the files of folders, that are here and belong to addresses."""
+    """Upload the downloaded or created files at ``paths``, and in folders there, that have addresses."""
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if address_of(file) and file.is_file() and not is_placeholder(file) and file.name[0] != ".":
@@ -284,16 +281,17 @@ def send_all(paths: Iterable[Path]) -> None:
 
 
 def send_folder(folder: Path, own: re.Pattern[str]) -> None:
-    """Send the files of a folder; what is there, has a name like those, and is not here is removed."""
+    """Upload a folder's files; remove objects there whose names match ``own`` and that have no local file."""
     send_all([folder])
     with _at(folder) as (system, name):
-        for place in system.find(name, maxdepth=1):
-            if own.fullmatch(it := place.rpartition("/")[2]) and not os.path.lexists(folder / it):
-                system.rm_file(place)
+        for found in system.find(name, maxdepth=1):
+            file_name = found.rpartition("/")[2]
+            if own.fullmatch(file_name) and not os.path.lexists(folder / file_name):
+                system.rm_file(found)
 
 
 def remove(path: Path, *, below: bool = False) -> None:
-    """Remove a file, here and at its address; ``below``: instead, all that lies below the address."""
+    """Remove a local file and its object; with ``below``, remove instead all objects below the address."""
     if not below:
         path.unlink(missing_ok=True)
     if address_of(path) is not None:
@@ -302,20 +300,20 @@ def remove(path: Path, *, below: bool = False) -> None:
 
 
 def sync_inputs(folder: Path | None, targets: Iterable[str], photos: Iterable[Path]) -> None:
-    """Look at what a batch names in stores: its targets, its photos, which are brought, and its records.
+    """Look up a batch's targets in object storage, and download its photos and records of people.
 
-    ``targets`` are files, folders and patterns, ``photos`` files and folders.
+    ``targets`` are files, folders and patterns, ``photos`` files and folders, ``folder`` is for results.
 
     Raises:
-        MissingFileError: A target or photo is not there.
-        OutputError: A store cannot be used, or has no such bucket.
-        UsageError: What talks to it is not installed.
+        MissingFileError: A target or photo does not exist.
+        OutputError: A store cannot be used, or the bucket does not exist.
+        UsageError: The store's client is not installed.
     """
-    from colab_helpers.request import MAP_NAME, PEOPLE_NAME  # brings what no page needs
+    from colab_helpers.request import MAP_NAME, PEOPLE_NAME  # slow to import, and not needed for pages
 
-    places = {Path(target).parent if has_magic(target) else Path(target) for target in targets}
-    for path in (*sorted(places), *photos):
-        (refresh_placeholder if path in places else fetch)(path)
+    paths = {Path(target).parent if has_magic(target) else Path(target) for target in targets}
+    for path in (*sorted(paths), *photos):
+        (refresh_placeholder if path in paths else fetch)(path)
         if (address := address_of(path)) is not None and not os.path.lexists(path):
             raise MissingFileError(tr(_NOTHING), where=address, remedy=tr(_NAMES))
     if folder is not None and address_of(folder) is not None:
@@ -324,27 +322,27 @@ def sync_inputs(folder: Path | None, targets: Iterable[str], photos: Iterable[Pa
                 raise FileNotFoundError
         fetch(folder / MAP_NAME)
         fetch(folder / PEOPLE_NAME)
-        _sweep()
+        _remove_unused()
 
 
-def _sweep() -> None:
-    """Remove what nobody has touched for a week of what is in stores, and what killed processes left."""
-    import psutil  # slow, and seldom needed here
+def _remove_unused() -> None:
+    """Remove local files of objects unused for a week, and temporary files of killed processes."""
+    import psutil  # slow to import, and seldom needed
 
     for path in (path for kind in PACKAGES for path in (root() / f"{kind}:").rglob("*")):
         with suppress(OSError):
-            left = (maker := _PARTIAL.fullmatch(path.name)) and not psutil.pid_exists(int(maker[1]))
-            if path.is_file() and (left or time.time() - path.stat().st_ctime > _MAX_KEPT):
+            orphaned = (match := _PARTIAL.fullmatch(path.name)) and not psutil.pid_exists(int(match[1]))
+            if path.is_file() and (orphaned or time.time() - path.stat().st_ctime > _MAX_UNUSED_SECONDS):
                 path.unlink()
 
 
 def parts_of(path: Path, first: int = 0) -> list[bytes]:
-    """Return the parts of a file that are in its store, each an object, from the ``first`` on."""
+    """Return the parts of an append-only file, each an object in its store, from number ``first`` on."""
     with _at(path) as (system, name):
         return [system.cat_file(part) for part in sorted(system.find(f"{name}.parts"))[first:]]
 
 
 def send_part(path: Path, number: int, data: bytes) -> None:
-    """Replace a part of a file in its store, or add one."""
+    """Write part ``number`` of an append-only file to its store."""
     with _at(path) as (system, name):
         system.pipe_file(f"{name}.parts/{number:06d}", data)

@@ -1,4 +1,4 @@
-"""How a target is done, and what its result is called."""
+"""Choose how a target is processed and the name of its result, and deliver results to object storage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from colab_helpers.trust.manifests import sidecar
 
 
 def is_frame_by_frame(task: Task) -> bool:
-    """Whether a target is done frame by frame: a GIF, unless it is to become a video or is only called so."""
+    """Whether a target is an image or a true GIF that does not become a video."""
     if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
         return is_image(task.target)
     require_downloaded(task.target)
@@ -36,7 +36,7 @@ def is_frame_by_frame(task: Task) -> bool:
 
 
 def may_have_segments(task: Task, settings: Settings) -> bool:
-    """Whether a video may have several segments that can be made apart, as far as its header tells."""
+    """Whether a video may have several independent segments, judging by its header."""
     if is_frame_by_frame(task) or not settings.keep_fps:
         return False
     info = probe(require_file(task.target))
@@ -45,12 +45,12 @@ def may_have_segments(task: Task, settings: Settings) -> bool:
 
 
 def resolve_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name, and what is to be said of it."""
+    """Return the output's final name, and a note if it differs from the target's type."""
     return _picture_output(task) if is_frame_by_frame(task) else _video_output(task)
 
 
 def _picture_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name: formats that are read but not written here become WebP or PNG."""
+    """Return the output's final name: formats that cannot be written become WebP or PNG."""
     own, suffix = task.target.suffix.lower(), picture_suffix(task.target)
     if task.demanded or suffix == own:
         return task.output, None
@@ -61,7 +61,7 @@ def _picture_output(task: Task) -> tuple[Path, str | None]:
 
 
 def _video_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name: the target's container where it can hold the result."""
+    """Return the output's final name: the target's container if it can hold the result."""
     if task.demanded:
         return task.output, None
     suffix, note = output_suffix(probe(task.target))
@@ -73,9 +73,9 @@ def _video_output(task: Task) -> tuple[Path, str | None]:
 def deliver_result(
     report: FileReport, new: Collection[Path], retry: RetryPolicy, heartbeat: Callable[[], None]
 ) -> dict[Path, str]:
-    """Take a result and what goes beside it to its address, if it has one; return the SHA-256 of each file.
+    """Upload a result, its manifest and its frames, if it has an address; return the SHA-256 of each file.
 
-    ``new``: where nothing was when the work began. Raises as ``store.deliver`` does.
+    ``new`` has the paths at which nothing existed when the work began. Raises like ``object_store.deliver``.
     """
     output, sent = Path(report.output or ""), dict[Path, str]()
     if address_of(output) is None:
@@ -86,15 +86,15 @@ def deliver_result(
         send_folder(folder, FRAME_NAME)
         refresh_placeholder(folder)
 
-    # The result last: what fails before leaves none that nobody knows of.
-    places = [path for path in (sidecar(output) if report.manifest else None, output) if path]
+    # The result last, so that an error leaves no result that is not journaled.
+    paths = [path for path in (sidecar(output) if report.manifest else None, output) if path]
     try:
         if report.frames_folder:
             retry.attempt(send_frames)
-        for path in places:
+        for path in paths:
             sent[path] = retry.attempt(partial(deliver, path, heartbeat, new=path in new))
     except BaseException:
-        for path in places:
+        for path in paths:
             path.unlink(missing_ok=True)
             if path in new and path in sent:
                 with suppress(OutputError):

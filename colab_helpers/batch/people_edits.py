@@ -1,6 +1,6 @@
-"""Changes to the people of an output folder, by a verb of the shell or by the panel, each saved at once.
+"""Edits of the people in an output folder, by command line or panel, each saved at once.
 
-Nothing is held between two of them: whatever the user or a run writes meanwhile is kept.
+No state is kept between edits, so that nothing the user or a run writes in between is lost.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from colab_helpers.language import mark, tr
 from colab_helpers.request import in_library
 
 PEOPLE_FILES = (MAP_NAME, f"{PEOPLE_FOLDER_NAME}/{PEOPLE_RECORD_NAME}")
-"""Where in an output folder it stands who is known, and what is done to each."""
+"""Files of an output folder that hold its people and what is done to each."""
 SOURCE_WORDS = {
     "photos": mark("the photos of the run"),
     "leave": mark("left alone"),
@@ -42,35 +42,34 @@ SOURCE_WORDS = {
     "pixelate": mark("pixelated"),
     "portraits": mark("a portrait of their own"),
 }
-"""What is done to somebody, by the map's reserved words; ``tr`` of it is shown."""
+"""Text for each of the map's reserved words, to be shown with ``tr``."""
 
 
 def source_text(source: Sequence[str]) -> str:
-    """Say what a map has done to somebody."""
+    """Return the source of a person as text."""
     return ", ".join(tr(SOURCE_WORDS[word]) if word in SOURCE_WORDS else Path(word).name for word in source)
 
 
 def list_people(folder: Path) -> list[PersonSummary]:
-    """List everybody of an output folder; UsageError where its map or record cannot be read."""
+    """List the people of an output folder; raise ColabHelpersError if map or record are unreadable."""
     return summarize_people(KnownPeople.load(folder), PeopleMap.load(folder))
 
 
 def current_triage(folder: Path) -> Triage:
-    """Return how the targets of an output folder look, with everybody called as the map has it now.
+    """Return the triage of an output folder with the current names of its people.
 
-    UsageError where the map or a record cannot be read.
+    Raise ColabHelpersError if map, record or journal cannot be read.
     """
     known = KnownPeople.load(folder)
     names = complete_map(PeopleMap.load(folder) or PeopleMap(), known).names
-    return build_triage(
-        known.videos.values(), names, measured_throughput(read_journal(folder / JOURNAL_NAME))
-    )
+    throughput = measured_throughput(read_journal(folder / JOURNAL_NAME))
+    return build_triage(known.videos.values(), names, throughput)
 
 
 def set_source(folder: Path, name: str, words: Sequence[str], library: Path | None = None) -> None:
-    """Have something else done to somebody: one of `RESERVED`, or names of the library and paths of photos.
+    """Set the source of a person: one of `RESERVED`, or names of the library and paths of photos.
 
-    UsageError where nobody has that name, or a word stands for nothing.
+    Raise UsageError if nobody has that name, or a word is none of these.
     """
     source = [_source(word, library) for word in words]
     with _edited(folder, name) as (_, people_map):
@@ -78,44 +77,46 @@ def set_source(folder: Path, name: str, words: Sequence[str], library: Path | No
 
 
 def default_of(folder: Path) -> tuple[str, ...]:
-    """Return what is done to whoever the map does not name."""
+    """Return the source for people whom the map does not name."""
     return (PeopleMap.load(folder) or PeopleMap()).default
 
 
 def set_default(folder: Path, words: Sequence[str]) -> None:
-    """Have something else done to whoever the map does not name; see `set_source`."""
+    """Set the source for people whom the map does not name; see `set_source`."""
     with _edited(folder) as (_, people_map):
         people_map.default = tuple(words)
 
 
 def keep_only(folder: Path, name: str) -> None:
-    """Leave everybody alone but one; UsageError where there is nobody of that name."""
+    """Leave everybody but one person unchanged; raise UsageError if nobody has that name."""
     with _edited(folder, name, *(row.name for row in list_people(folder))) as (_, people_map):
         people_map.default = (LEAVE,)
-        for each, person in list(people_map.people.items()):
-            if each != name:
-                people_map.put(each, source=(LEAVE,))
+        for other, person in list(people_map.people.items()):
+            if other != name:
+                people_map.put(other, source=(LEAVE,))
             elif person.source == (LEAVE,):
-                people_map.put(each, source=(PHOTOS,))
+                people_map.put(name, source=(PHOTOS,))
 
 
 def rename(folder: Path, old: str, new: str) -> None:
-    """Call somebody something else; UsageError where somebody else is called that."""
+    """Rename a person; raise UsageError if there is nobody of that name, or the new one is taken."""
     with _edited(folder, old) as (known, people_map):
-        complete_map(people_map, known).rename(old, new)  # raises where it cannot be
+        complete_map(people_map, known).rename(old, new)  # raises if the name is taken
         people_map.rename(old, new)
 
 
 def merge(folder: Path, one: str, other: str) -> None:
-    """Have two of the people be one, called ``one``; UsageError where there is nobody of a name."""
+    """Merge two people into one, called ``one``; raise UsageError if a name does not exist."""
     with _edited(folder, one, other) as (_, people_map):
         people_map.merge(one, other)
 
 
 def split(folder: Path, name: str) -> list[str]:
-    """Take somebody apart: who was merged again, else by likeness; return the names of the parts.
+    """Split a person into its groups or, if there is one, the group by similarity; return the parts' names.
 
-    UsageError where nothing in it looks like two people; FolderBusyError while a batch works in the folder.
+    Raises:
+        UsageError: The only group looks like one person.
+        FolderBusyError: A batch is running in the folder.
     """
     with folder_lock(folder):
         with _edited(folder, name) as (known, people_map):
@@ -128,24 +129,24 @@ def split(folder: Path, name: str) -> list[str]:
             for part in parts[1:]:
                 names.append(new_name(part, people_map.people))
                 people_map.put(names[-1], faces=[part], source=person.source, settings=person.settings)
-        known.save(folder)  # once the map could be written
+        known.save(folder)  # only after the map was written
         send_all([folder / PEOPLE_FOLDER_NAME])
     return names
 
 
 @contextmanager
 def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]]:
-    """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
+    """Yield the record and the map, with the named people added to the map, and save the map afterwards."""
     sync_inputs(folder, (), ())
     known, people_map = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
-    whole = complete_map(people_map, known)
+    completed = complete_map(people_map, known)
     for name in names:
-        if name not in whole.people:
-            remedy = tr("allowed: {names}", names=", ".join(whole.people))
+        if name not in completed.people:
+            remedy = tr("allowed: {names}", names=", ".join(completed.people))
             raise UsageError(tr("there is no {name}", name=name), remedy=remedy)
-        # Nobody else: the next run knows better who is on the map's photos.
+        # Add nobody else: only a run can match groups to the photos in the map.
         if name not in people_map.people:
-            people_map.people[name], people_map.record = whole.people[name], whole.record
+            people_map.people[name], people_map.record = completed.people[name], completed.record
     yield known, people_map
     people_map.save(folder)
     send_all([folder / MAP_NAME])
@@ -158,4 +159,4 @@ def _source(word: str, library: Path | None) -> str:
         return str(absolute(word))
     allowed = ", ".join([*RESERVED, *library_names(library)])
     what = tr("{word!r} is neither a file or folder nor one of {names}", word=word, names=allowed)
-    raise UsageError(what, remedy=tr("write the path of a photo, or name the folder of people in library"))
+    raise UsageError(what, remedy=tr("give the path of a photo, or set library to the folder of people"))

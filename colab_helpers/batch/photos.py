@@ -1,4 +1,4 @@
-"""Who photos show: who is put in, who is changed, and who never is."""
+"""Read photos: the source identity, and the people who are changed or never changed."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from colab_helpers.media.images import read_image
 
 
 def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
-    """Find out who the sources show; None where no face is swapped.
+    """Return the identity in the source photos; None if no face is swapped.
 
-    UsageError without a photo or with several people; NoFaceError, MediaError where no photo is of use.
+    Raises:
+        UsageError: There is no photo, or they show several people.
+        NoFaceError: No photo shows a usable face.
+        MediaError: No photo can be read.
     """
     if engine.swapper is None:
         return None
     if not sources:
-        raise UsageError(
-            tr("no source photo was given"), remedy=tr("name at least one photo of the person to put in")
-        )
+        remedy = tr("name at least one photo of the person to put in")
+        raise UsageError(tr("no source photo was given"), remedy=remedy)
     return engine.identity([(source.name, partial(read_image, source.image)) for source in sources])
 
 
 def request_assignment(
     identity: Identity | None, person_filter: PersonFilter | None = None, *, key: str = ""
 ) -> Assignment:
-    """Return what is done where no map says it: somebody is put in, or faces are enhanced as they are."""
+    """Return the assignment without a map: swap in an identity, or without one only enhance."""
     if identity is None:
         return Assignment.of(None, person_filter, key=key)
     return Assignment.of(identity.embedding, person_filter, key=key, age=identity.age)
@@ -43,10 +45,15 @@ def request_assignment(
 def load_person_filter(
     engine: Engine, target_person: Sequence[str], never: Sequence[str]
 ) -> tuple[PersonFilter | None, list[str]]:
-    """Find out who is changed and who never is, by photos; None without any; also notes, a sentence each.
+    """Return a filter of the people to change, None without photos, and notes of a sentence each.
 
-    All photos of the ``target_person`` show one person; of those of ``never`` all faces count.
-    ColabHelpersError where a photo cannot be read or shows no face, or the photos of the person do not agree.
+    Args:
+        engine: Detects and embeds the faces.
+        target_person: Photos of the only person to change.
+        never: Photos whose faces, all of them, are never changed.
+
+    Raises:
+        ColabHelpersError: A photo cannot be read or shows no face, or those of ``target_person`` disagree.
     """
     if not target_person and not never:
         return None, []
@@ -55,8 +62,8 @@ def load_person_filter(
         photos = [Source.of(photo) for photo in target_person]
         person = engine.identity([(photo.name, partial(read_image, photo.image)) for photo in photos])
         wanted = unit(person.embedding)
-        notes = [tr("only the person on {photos} is changed", photos=", ".join(person.photos)), *person.notes]
+        notes = [tr("only the person in {photos} is changed", photos=", ".join(person.photos)), *person.notes]
     for photo in map(Source.of, never):
         spared += map(unit, engine.embeddings(photo.name, read_image(photo.image)))
-        notes.append(tr("whoever is on {photo} is never changed", photo=photo.name))
+        notes.append(tr("whoever is in {photo} is never changed", photo=photo.name))
     return PersonFilter(wanted, tuple(spared)), notes

@@ -1,4 +1,4 @@
-"""What a batch will do: which targets, in which order, to which outputs; and what it may never replace."""
+"""Plan a batch: its targets, their order and outputs, without ever replacing an input."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _RANGE_PART = re.compile(r"(\d+)?(-)?(\d+)?")
 class Task:
     """One target and where its result goes.
 
-    Unless the user ``demanded`` this very output, a container that cannot hold the result's streams is
-    replaced by one that can: ``clip.avi`` becomes ``clip.avi.mkv``. ``repeated``: named more than once.
+    Unless the user ``demanded`` this exact output, a container that cannot hold the result's streams is
+    replaced by one that can: ``clip.avi`` becomes ``clip.avi.mkv``. ``repeated``: given more than once.
     """
 
     target: Path
@@ -37,18 +37,13 @@ class Task:
 
     @property
     def notes(self) -> list[str]:
-        """What to say about the plan itself, one sentence each."""
+        """Notes on the plan, one sentence each."""
         notes = []
         if not self.demanded and self.output.name != self.target.name:
-            notes.append(
-                tr(
-                    "another target's result may be called {name}: this one is called {output}",
-                    name=self.target.name,
-                    output=self.output.name,
-                )
-            )
+            note = mark("another target's result may need the name {name}: this one is called {output}")
+            notes.append(tr(note, name=self.target.name, output=self.output.name))
         if self.repeated:
-            notes.append(tr("it is named more than once and done once"))
+            notes.append(tr("it was given more than once and is processed once"))
         return notes
 
 
@@ -57,114 +52,99 @@ def plan_batch(
 ) -> list[Task]:
     """Plan a batch.
 
-    A folder that cannot be listed, or holds nothing, stays a target, which fails when its turn comes. Of
-    results that would have one name the later ones are numbered, whatever the range takes.
+    A folder that is empty or cannot be listed stays a target, which fails when its turn comes. Results that
+    would get the same name are numbered, independently of the range.
 
     Args:
-        targets: Files, and folders of videos and images, in natural order (clip2 before clip10).
-        output_dir: Folder of the results.
-        video_range: Which of all targets to take, counted from 1, such as ``1,4-6,9-``; empty takes all.
+        targets: Files, and folders of videos and images, listed in natural order (clip2 before clip10).
+        output_dir: Output folder.
+        video_range: Which of all targets to process, counted from 1, such as ``1,4-6,9-``; empty for all.
         sources: Photos of the run, which no result may replace.
 
     Raises:
-        MissingFileError: No target is more than a folder that holds nothing to work on.
-        UsageError: Nothing is left to do, or a result would replace a target or photo.
+        MissingFileError: All targets are folders that are empty or cannot be listed.
+        UsageError: There is no target, or a result would replace a target or photo.
     """
-    tasks = _named(_found([Path(target) for target in targets]), output_dir)
+    tasks = _name_outputs(_unique_tasks([Path(target) for target in targets]), output_dir)
     numbers = parse_range(video_range, len(tasks)) if video_range.strip() else range(1, len(tasks) + 1)
     chosen = [tasks[number - 1] for number in numbers]
     if not chosen:
-        raise UsageError(
-            tr("there is no target to work on"), remedy=tr("name at least one video, image or folder")
-        )
+        remedy = tr("name at least one video, image or folder")
+        raise UsageError(tr("there is no target to work on"), remedy=remedy)
     inputs = file_identities([*sources, *(task.target for task in tasks)])
     for task in chosen:
         if same_file(task.output, task.target):
-            raise UsageError(
-                tr("the result would overwrite its own target"),
-                where=str(task.target),
-                remedy=tr("choose another output folder"),
-            )
+            what, remedy = tr("the result would overwrite its own target"), tr("choose another output folder")
+            raise UsageError(what, where=str(task.target), remedy=remedy)
         refuse_input(task.output, inputs)
     return chosen
 
 
 def listed(folder: Path) -> list[Path]:
-    """List the videos and images directly in a folder, in natural order, whatever is behind their names.
+    """List the videos and images directly in a folder, by name alone, in natural order.
 
-    MissingFileError where it cannot be listed, or there are none.
+    Raise MissingFileError if the folder cannot be listed or contains none.
     """
-    remedy = mark("check your rights to it; on Drive, mount it again")
+    remedy = mark("check its permissions; on Drive, mount it again")
     with wrap_os_error(MissingFileError, UNLISTED, folder, remedy):
-        found = [path for path in folder.iterdir() if _is_target(path)]
-    if not found:
-        raise MissingFileError(
-            tr("the folder holds no video or image"),
-            where=str(folder),
-            remedy="; ".join([*skipped_files([folder]), tr("name another folder or the files")]),
-        )
-    return sorted(found, key=lambda path: natural_key(path.name))
+        paths = [path for path in folder.iterdir() if _is_target(path)]
+    if not paths:
+        remedy = "; ".join([*skipped_files([folder]), tr("name another folder or the files")])
+        raise MissingFileError(tr("the folder contains no video or image"), where=str(folder), remedy=remedy)
+    return sorted(paths, key=lambda path: natural_key(path.name))
 
 
 def _is_target(path: Path) -> bool:
-    """Whether a file of a folder is taken, by its name alone: what is behind it is found out in its turn."""
+    """Whether a file in a folder is a target, by its name alone: it is opened only when its turn comes."""
     return path.name[0] != "." and (is_video(path) or (is_image(path) and not missing_reader_command(path)))
 
 
 def skipped_files(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _is_target) -> list[str]:
-    """What of these folders is left out because of its kind, and what to do about it, one sentence each."""
+    """Return notes on the files in these folders that are skipped by type, and on how to read them."""
     notes = []
     for folder in folders:
         others: list[Path] = []
-        with suppress(OSError):  # that it cannot be listed is told when its turn comes
+        with suppress(OSError):  # reported when its turn comes
             others = [item for item in folder.iterdir() if item.name[0] != "." and item.is_file()]
         kinds = Counter(item.suffix.lower() or tr("no suffix") for item in others if not wanted(item))
         if kinds:
-            notes.append(
-                tr(
-                    "{count} file(s) in {folder} were left out because of their kind: {kinds}",
-                    count=kinds.total(),
-                    folder=folder,
-                    kinds=", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
-                )
-            )
+            listed_kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+            note = mark("{count} file(s) in {folder} were left out because of their kind: {kinds}")
+            notes.append(tr(note, count=kinds.total(), folder=folder, kinds=listed_kinds))
         commands = {missing_reader_command(f"x{kind}"): kind for kind in sorted(kinds)}
-        notes += [
-            tr("to have {kind} files done, too: {command}", kind=kind, command=command)
-            for command, kind in commands.items()
-            if command
-        ]
+        note = mark("to include {kind} files, run: {command}")
+        notes += [tr(note, kind=kind, command=command) for command, kind in commands.items() if command]
     return notes
 
 
-def _found(targets: Iterable[Path]) -> list[Task]:
-    """Each target once, its result not named yet."""
-    found: dict[str, Task] = {}
+def _unique_tasks(targets: Iterable[Path]) -> list[Task]:
+    """Return a task for each distinct target; its output is not named yet."""
+    tasks: dict[str, Task] = {}
     problems: list[MissingFileError] = []
     for target in targets:
         paths = [target]
-        if os.path.isdir(target):  # noqa: PTH112 - Path.is_dir raises where a folder may not be entered
+        if os.path.isdir(target):  # noqa: PTH112 - Path.is_dir raises without permission
             try:
                 paths = listed(target)
             except MissingFileError as error:
                 problems.append(error)
         for path in paths:
-            # Not Path.resolve: it raises for a link that leads to itself.
-            place = os.path.realpath(path)
-            found[place] = replace(found[place], repeated=True) if place in found else Task(path, path)
-    if problems and len(problems) == len(found):
+            # Path.resolve would raise for a link that leads to itself.
+            real = os.path.realpath(path)
+            tasks[real] = replace(tasks[real], repeated=True) if real in tasks else Task(path, path)
+    if problems and len(problems) == len(tasks):
         raise problems[0]
-    return list(found.values())
+    return list(tasks.values())
 
 
-def _named(tasks: Sequence[Task], output_dir: Path) -> list[Task]:
-    """Give each result a name of its own: the target's, or that with a number."""
+def _name_outputs(tasks: Sequence[Task], output_dir: Path) -> list[Task]:
+    """Give each result a unique name: the target's, with a number if necessary."""
     taken: set[str] = set()
     stems: set[str] = set()
 
     def take(name: str) -> bool:
-        """Take a name if neither it nor what it may become, with a suffix more, is another's."""
-        # Some file systems do not tell A.mp4 from a.mp4, or two spellings of an accent.
+        """Reserve a name if neither it nor a form of it with a suffix added is taken."""
+        # Some file systems ignore case, or the Unicode form of accents.
         key = unicodedata.normalize("NFC", name).casefold()
         stem = Path(key).stem
         if key in taken or stem in taken or key in stems:
@@ -180,19 +160,17 @@ def _named(tasks: Sequence[Task], output_dir: Path) -> list[Task]:
 
 
 def parse_range(text: str, count: int) -> list[int]:
-    """Return the numbers from 1 to ``count`` that a range such as ``2,5-`` names, each once, in order.
+    """Return the numbers from 1 to ``count`` in a range such as ``2,5-``, each once, in order.
 
-    UsageError where it is no range, runs backwards, or names nothing that exists.
+    Raise UsageError if it is not a range, runs backwards, or selects nothing.
     """
     numbers: dict[int, None] = {}
     for part in text.replace(" ", "").split(","):
         low, high = _bounds(part, count, text)
         numbers.update(dict.fromkeys(range(low, min(high, count) + 1)))
     if not numbers:
-        raise UsageError(
-            tr("the range {text!r} names none of the {count} target(s)", text=text, count=count),
-            remedy=tr("choose numbers from 1 to {count}", count=count),
-        )
+        what = tr("the range {text!r} selects none of the {count} target(s)", text=text, count=count)
+        raise UsageError(what, remedy=tr("choose numbers from 1 to {count}", count=count))
     return sorted(numbers)
 
 

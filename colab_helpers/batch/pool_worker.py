@@ -1,7 +1,7 @@
-"""One of a batch's workers on this machine: ``python -m colab_helpers.batch.pool_worker JOB CONNECTION``.
+"""Run one worker of a worker pool: ``python -m colab_helpers.batch.pool_worker JOB CONNECTION``.
 
-It holds one pair of `TaskRunner` and does what its `crew` asks for, call by call. Status and journal are
-written by the batch process alone: what is to be told or noted is sent there.
+It executes the calls of the `WorkerPool` on its `TaskRunner`, one by one. Status updates and journal entries
+are sent to the pool, which alone writes both files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -36,30 +36,30 @@ from colab_helpers.language import use_language
 from colab_helpers.media.encoders import default_encoder
 from colab_helpers.resources.allocator import tune_allocator
 
-_TICK_EVERY = 0.5
-_POLL_INTERVAL = 1.0
+_TICK_INTERVAL = 0.5
+_PARENT_POLL_INTERVAL = 1.0
 
 
 class _RemoteStatus(StatusWriter):
-    """Sends what there is to tell of the batch to the process that writes its status."""
+    """Forwards status updates to the worker pool."""
 
     def __init__(self, send: Callable[[object], None]) -> None:
         self._send, self._ticked = send, 0.0
         self.status = BatchStatus(pid=os.getpid(), host="", started=0.0, updated=0.0, files=[])
         for name in ("progress", "picture", "note", "pause", "file", "warned"):
-            setattr(self, name, partial(self._tell, name))
+            setattr(self, name, partial(self._forward, name))
 
-    def _tell(self, name: str, *given: object) -> None:
-        self._send(("tell", name, given))
+    def _forward(self, name: str, *args: object) -> None:
+        self._send(("status", name, args))
 
     def tick(self) -> None:
-        if time.monotonic() - self._ticked >= _TICK_EVERY:
+        if time.monotonic() - self._ticked >= _TICK_INTERVAL:
             self._ticked = time.monotonic()
-            self._tell("tick")
+            self._forward("tick")
 
 
 class _Connection(Connection):
-    """The way to whoever asks and writes the journal; what several threads send does not get mixed up."""
+    """Connection to the worker pool that threads may share; a `JournalWriter`."""
 
     def __init__(self, handle: int) -> None:
         super().__init__(handle)
@@ -69,41 +69,38 @@ class _Connection(Connection):
         with self._lock:
             super().send(message)
 
+    def announce(self, notes: Iterable[str], times: int) -> None:
+        self.send(("announce", [*notes], times))
+
     def append(self, entry: Entry) -> None:
-        """Have an entry noted."""
-        self.send(("note", entry))
+        """Send a journal entry and wait for the answer; raise OutputError if it could not be written."""
+        self.send(("entry", entry))
         if (error := self.recv()) is not None:
             raise error
 
 
 def main(argv: Sequence[str]) -> None:
-    """Do what is asked for until nobody asks any more."""
+    """Open the worker and serve the pool's calls until it stops or closes the connection."""
     stop, connection = StopToken(owns_process=True), _Connection(int(argv[1]))
     tune_allocator()
-    _end_with_parent()
+    _exit_with_parent()
     job = Job.load(Path(argv[0]))
     work_dirs = WorkDirs.of(job.folder, job.request.work_dir)
     context = WorkerContext(job, work_dirs, _RemoteStatus(connection.send), stop)
     with use_language(job.request.language):
         try:
-            base_policy = WritePolicy(
-                file_identities(job.inputs), job.request.settings.overwrite, made=is_own_file
-            )
-            runner = TaskRunner.open(
-                context,
-                base_policy,
-                connection,
-                lambda told, times: connection.send(("announce", [*told], times)),
-            )
+            overwrite, inputs = job.request.settings.overwrite, file_identities(job.inputs)
+            base_policy = WritePolicy(inputs, overwrite, made=is_own_file)
+            runner = TaskRunner.open(context, base_policy, connection, connection.announce)
         except RecycleError:
             connection.send(("leave",))
             return
-        except Exception as error:  # noqa: BLE001 - whoever has started this decides what it means
+        except Exception as error:  # noqa: BLE001 - the pool decides how to continue
             connection.send(("refused", error))
             return
-        loaded = runner.loaded
-        wanted = loaded.settings.get("output_video_encoder", "auto")
-        connection.send(("opened", replace(loaded, encoder=default_encoder(wanted))))
+        info = runner.loaded
+        encoder = default_encoder(info.settings.get("output_video_encoder", "auto"))
+        connection.send(("opened", replace(info, encoder=encoder)))
         _serve(runner, connection, stop)
 
 
@@ -111,36 +108,35 @@ def _serve(runner: TaskRunner, connection: Connection, stop: StopToken) -> None:
     growth, leaves = MemoryGrowth(), False
     while not leaves:
         with stop.interruptible():
-            kind, given = connection.recv()
+            method, kwargs = connection.recv()
         try:
-            result = getattr(runner, kind)(**given)
-            news = "done"
+            outcome, result = "done", getattr(runner, method)(**kwargs)
         except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
-            result, news = runner.failed(given["index"], error), "failed"
+            outcome, result = "failed", runner.failed(kwargs["index"], error)
         try:
-            if kind != "prepare":  # which uses but some of the networks
+            if method != "prepare":  # uses only some of the networks, so that its memory is no baseline
                 growth.check(stop)
         except RecycleError:
             leaves = True
-        connection.send((news, result, leaves))
+        connection.send((outcome, result, leaves))
 
 
-def _end_with_parent() -> None:
-    """End, even amid work that hangs, once the process that asks has gone."""
+def _exit_with_parent() -> None:
+    """Exit as soon as the parent process is gone, even if the work hangs."""
     parent = os.getppid()
 
-    def look() -> None:
+    def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_POLL_INTERVAL)
+            time.sleep(_PARENT_POLL_INTERVAL)
         os._exit(1)
 
-    threading.Thread(target=look, name="parent", daemon=True).start()
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 if __name__ == "__main__":
-    # Somebody has stopped it, or the batch has ended.
+    # Stopped, or the pool has closed the connection.
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):
         main(sys.argv[1:])
     sys.stdout.flush()
-    # Threads of drivers and libraries may hold up a normal exit; everything is on disk already.
+    # A normal exit could hang in threads of drivers and libraries; all results are on disk.
     os._exit(0)

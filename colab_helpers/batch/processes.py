@@ -1,4 +1,4 @@
-"""The processes of a batch: one of several workers, what is said of how one ends, and who makes the page."""
+"""Subprocesses of a batch: workers of a pool, their exits and refusals, and the HTML page's renderer."""
 
 from __future__ import annotations
 
@@ -20,68 +20,67 @@ from colab_helpers.errors import ColabHelpersError, WorkerError
 from colab_helpers.language import LANGUAGE_ENV, language, mark, tr
 
 STOPPED, BUSY, REFUSED = 75, 76, 77
-"""Exit codes: stopped by somebody; the folder is another's; nothing was started. 0: all was tried."""
-# Seconds that the page may take, for which pictures are decoded.
+"""Exit codes of a worker: stopped; the folder is locked; refused to start. 0: all files were tried."""
+# Seconds for the HTML report, which needs decoded frames.
 PAGE_TIMEOUT = 180.0
 PAGE_POLL_INTERVAL = 0.5
 
 
 class WorkerProcess:
-    """One of several workers, `member`, and the way to it; where this process goes, it ends by itself.
+    """A `pool_worker` process and the connection to it; the process exits by itself if this one does.
 
     Args:
-        job: File that tells it what to do.
-        receive_message: Takes each of its news, and as the last ``lost`` with its exit code; called from a
-        thread.
-        environment: What it has beside this process's own.
+        job: The job file.
+        receive_message: Called from a thread with each message, the last one being ``("lost", exit_code)``.
+        environment: Additional environment variables.
     """
 
     def __init__(
         self, job: Path, receive_message: Callable[[tuple[Any, ...]], object], environment: Mapping[str, str]
     ) -> None:
-        from multiprocessing import Pipe  # slow, and needed by crews alone
+        from multiprocessing import Pipe  # slow to import, and needed by worker pools only
 
-        self._far, theirs = Pipe()
+        self._connection, child = Pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "colab_helpers.batch.pool_worker", str(job), str(theirs.fileno())],
+            [sys.executable, "-m", "colab_helpers.batch.pool_worker", str(job), str(child.fileno())],
             stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
+            pass_fds=[child.fileno()],
             env={**os.environ, **environment},
         )
-        theirs.close()
+        child.close()
         self.terminate, self.kill = self._process.terminate, self._process.kill
-        threading.Thread(target=self._carry, args=(receive_message,), name="carry", daemon=True).start()
+        threading.Thread(target=self._receive, args=(receive_message,), name="receive", daemon=True).start()
 
     def send(self, message: object) -> None:
-        """Hand something to it, unless it has died, which is heard."""
+        """Send a message; do nothing if the process has died, which ``receive_message`` reports."""
         with suppress(OSError):
-            self._far.send(message)
+            self._connection.send(message)
 
-    def _carry(self, receive_message: Callable[[tuple[Any, ...]], object]) -> None:
+    def _receive(self, receive_message: Callable[[tuple[Any, ...]], object]) -> None:
         try:
             while True:
-                receive_message(self._far.recv())
+                receive_message(self._connection.recv())
         except (EOFError, OSError):
-            pass  # it has ended, or closes its end as it does
-        except Exception:  # noqa: BLE001 - what it says cannot be read
+            pass  # the process has exited or is about to
+        except Exception:  # noqa: BLE001 - a message that cannot be unpickled
             self.kill()
         receive_message(("lost", self._process.wait()))
 
 
 def refusal_path(job: Path) -> Path:
-    """Return where a worker writes why it did not begin its job."""
+    """Return the file in which a worker writes why it refused its job."""
     return job.with_suffix(".refused.json")
 
 
 def write_refusal(job: Path, error: ColabHelpersError) -> None:
-    """Send an error from the worker to whoever has started it."""
-    # The nearest class that everybody knows: a room's own subclass need not be importable there.
+    """Write an error for the process that started the worker."""
+    # The nearest public base class: subclasses defined elsewhere cannot be looked up by name.
     kind = next(base.__name__ for base in type(error).__mro__ if hasattr(errors, base.__name__))
     write_text(refusal_path(job), json.dumps([kind, error.what, error.where, error.remedy]))
 
 
 def read_refusal(job: Path) -> ColabHelpersError | None:
-    """Return the error to be raised again; None if there is none."""
+    """Return the error that a worker has written; None if there is none."""
     try:
         kind, what, where, remedy = json.loads(refusal_path(job).read_bytes())
     except (OSError, ValueError):
@@ -91,28 +90,25 @@ def read_refusal(job: Path) -> ColabHelpersError | None:
 
 
 def describe_exit(code: int) -> str:
-    """Write what a process died of, from its exit code."""
+    """Describe how a process ended by its exit code, as the predicate of a sentence."""
     if code == -signal.SIGKILL:
         return tr("was killed, as the system does when memory runs out (signal 9)")
     if code < 0:
         return tr("died of {name} (signal {number})", name=signal.Signals(-code).name, number=-code)
-    return tr("ended with exit code {code}", code=code)
+    return tr("exited with code {code}", code=code)
 
 
 def repeated_death_error(folder: Path, number: int, cause: str, log: str = "") -> WorkerError:
-    """Return what to raise where so many workers in a row die before they do anything."""
-    told = mark("{number} worker processes in a row died before they did anything, the last one {cause}{log}")
-    return WorkerError(
-        tr(told, number=number, cause=cause, log=log),
-        where=str(folder),
-        remedy=tr("run 'python -m colab_helpers doctor'; free memory or choose the preset stable"),
-    )
+    """Return the error for ``number`` workers in a row that died before they did any work."""
+    text = mark("{number} worker processes in a row died before they did any work, the last one {cause}{log}")
+    remedy = tr("run 'python -m colab_helpers doctor'; free memory or choose the preset stable")
+    return WorkerError(tr(text, number=number, cause=cause, log=log), where=str(folder), remedy=remedy)
 
 
 def make_page(folder: Path, report: Path, heartbeat: Callable[[], None]) -> str:
-    """Have the page beside a report made; return why there is none. ``heartbeat`` may raise to give up.
+    """Render the HTML page of a report; return why that failed, or "". ``heartbeat`` may raise to cancel.
 
-    In a process of its own: decoders crash and hang, which must cost nothing else.
+    Runs in a process of its own, as decoders may crash or hang.
     """
     heartbeat()
     process = subprocess.Popen(
@@ -128,13 +124,12 @@ def make_page(folder: Path, report: Path, heartbeat: Callable[[], None]) -> str:
     try:
         while time.monotonic() < until:
             with suppress(subprocess.TimeoutExpired):
-                said = process.communicate(timeout=PAGE_POLL_INTERVAL)[1].strip().splitlines()
-                return (
-                    ": ".join([describe_exit(process.returncode), *said[-1:]]) if process.returncode else ""
-                )
+                lines = process.communicate(timeout=PAGE_POLL_INTERVAL)[1].strip().splitlines()
+                code = process.returncode
+                return ": ".join([describe_exit(code), *lines[-1:]]) if code else ""
             heartbeat()
     finally:
         process.kill()
-        with suppress(subprocess.TimeoutExpired):  # what hangs in the system does not even end then
+        with suppress(subprocess.TimeoutExpired):  # a process that hangs in the kernel survives SIGKILL
             process.wait(1.0)
     return tr("it took longer than {limit:.0f} seconds", limit=PAGE_TIMEOUT)

@@ -1,7 +1,7 @@
-"""Batches that wait for each other, each in a folder of its own; no more is known of one than lies there.
+"""A queue of batches that run one after another, each in a folder of its own that holds all its state.
 
-What waits is the job ``queued.json``; how it stands, then and later, tells the ``status.json`` of its run.
-Whoever is killed therefore loses nothing: the next one goes on with what lies there.
+A waiting batch has a job ``queued.json``; its state is in the ``status.json`` of its run. A server that is
+killed loses nothing: the next one continues with the files.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _POLL_INTERVAL = 0.3
 
 @dataclass(eq=False)
 class Queue:
-    """The batches queued in a folder; whoever runs ``at_work`` holds ``turn_lock``."""
+    """The batches queued below a folder; ``turn_lock`` is held while the batch ``at_work`` runs."""
 
     folder: Path
     turn_lock: Lock = field(default_factory=Lock)
     at_work: Job | None = None
-    _guard: Lock = field(default_factory=Lock)
+    _state_lock: Lock = field(default_factory=Lock)
 
     def names(self) -> list[str]:
-        """List the batches that wait, are at work or have ended, in natural order."""
+        """List the batches that are queued, running or ended, in natural order."""
         records = [path for name in (QUEUED_NAME, STATUS_NAME) for path in self.folder.glob(f"[!.]*/{name}")]
         return sorted({path.parent.name for path in records}, key=natural_key)
 
-    def told(self, name: str) -> tuple[str, BatchStatus | None]:
-        """Tell a batch's state, and the status of its run once that began; MissingFileError without any."""
+    def state_of(self, name: str) -> tuple[str, BatchStatus | None]:
+        """Return a batch's state, and its status once it began; raise MissingFileError if there is none."""
         job, status, alive = _records(self.folder / name)
         if job is not None and (status is None or status.run != job.run):
             return "queued", None
@@ -51,58 +51,58 @@ class Queue:
             raise MissingFileError(what, where=name, remedy=remedy)
         if status.state == "running" and not alive:
             return "queued" if job else "failed", status
-        return "running" if job and self._begun(job) else status.state, status
+        return "running" if job and self._is_current(job) else status.state, status
 
     def add(self, job: Job) -> None:
-        """Have a batch wait; FolderBusyError where one of its folder waits or is at work."""
-        with self._guard:
-            waits, _, alive = _records(job.folder)
-            if waits or alive:
-                what = tr("a job of this name is waiting or at work")
-                raise FolderBusyError(what, where=job.folder.name, remedy=tr("stop it, or choose another"))
+        """Queue a batch; raise FolderBusyError if one with its folder is queued or running."""
+        with self._state_lock:
+            queued, _, alive = _records(job.folder)
+            if queued or alive:
+                what, remedy = (
+                    tr("a job with this name is queued or running"),
+                    tr("stop it, or choose another name"),
+                )
+                raise FolderBusyError(what, where=job.folder.name, remedy=remedy)
             for name in (QUEUED_NAME, STATUS_NAME):
                 WritePolicy(made=is_own_file).ensure_writable(job.folder / name)
             job.save(job.folder / QUEUED_NAME)
 
     def stop(self, name: str) -> None:
-        """Stop a batch that waits or is at work; a later one of its name goes on with what is finished."""
-        with self._guard:
+        """Stop a queued or running batch; raise UsageError if it is neither, or has no status yet."""
+        with self._state_lock:
             job, _, alive = _records(self.folder / name)
-            if job is not None and not alive and not self._begun(job):
+            if job is not None and not alive and not self._is_current(job):
                 _end(job, cancelled=True)
             elif not request_stop(self.folder / name):
-                what = tr("no batch is at work there")
-                raise UsageError(what, where=name, remedy=tr("where it is only beginning, ask again"))
+                what = tr("no batch is running there")
+                raise UsageError(what, where=name, remedy=tr("if it has only just started, try again"))
 
-    def _begun(self, job: Job) -> bool:
-        """Whether it is a batch's turn, up to the end of all that belongs to it."""
+    def _is_current(self, job: Job) -> bool:
         return self.at_work is not None and self.at_work.run == job.run
 
     def work(self) -> None:
-        """Do one batch after another, for ever."""
+        """Run one batch after another, forever."""
         while True:
-            with (
-                self.turn_lock,
-                suppress(OSError, ColabHelpersError),
-            ):  # a folder is gone or full: it is asked again
-                with self._guard:
+            # An error means that a folder is gone or full, and the next round tries again.
+            with self.turn_lock, suppress(OSError, ColabHelpersError):
+                with self._state_lock:
                     self.at_work = self._next()
                 if self.at_work is not None:
-                    self._do(self.at_work)
+                    self._run(self.at_work)
             time.sleep(_POLL_INTERVAL)
 
     def _next(self) -> Job | None:
-        """Take the batch that waits longest and in whose folder nobody else works."""
-        waiting = self.folder.glob(f"[!.]*/{QUEUED_NAME}")
-        for path in sorted(waiting, key=lambda path: path.stat().st_mtime_ns):
+        """Return the batch that has waited longest and in whose folder no other batch is running."""
+        queued = self.folder.glob(f"[!.]*/{QUEUED_NAME}")
+        for path in sorted(queued, key=lambda path: path.stat().st_mtime_ns):
             job, status, alive = _records(path.parent)
             if job is not None and status is not None and status.run == job.run and status.state != "running":
-                path.unlink()  # its worker ended while nobody was here
+                path.unlink()  # its worker ended while no server was running
             elif job is not None and not (alive and status and status.job != job.digest):
                 return job
         return None
 
-    def _do(self, job: Job) -> None:
+    def _run(self, job: Job) -> None:
         note, cancelled = "", False
         try:
             Supervisor(job).run()
@@ -110,22 +110,22 @@ class Queue:
             cancelled = True
         except ColabHelpersError as error:
             note = str(error)
-        except Exception as error:  # noqa: BLE001 - those that wait need not suffer
+        except Exception as error:  # noqa: BLE001 - the other batches must still run
             note = f"{type(error).__name__}: {error}"
-        with self._guard:
+        with self._state_lock:
             self.at_work = None
-            if not _records(job.folder)[2]:  # else somebody was faster: it waits for them
+            if not _records(job.folder)[2]:  # otherwise another batch runs there, and this one stays queued
                 _end(job, *[note][: bool(note)], cancelled=cancelled)
 
 
 def _records(folder: Path) -> tuple[Job | None, BatchStatus | None, bool]:
-    """What lies in a batch's folder: the job that waits, its status, and whether anybody works there."""
+    """Return the queued job of a folder, its status, and whether a batch is running there."""
     status = load_or_none(BatchStatus, folder / STATUS_NAME)
     return load_or_none(Job, folder / QUEUED_NAME), status, status is not None and status.alive()
 
 
 def _end(job: Job, *notes: str, cancelled: bool) -> None:
-    """Let a batch wait no longer; where its worker could not, a status says how it ended."""
+    """Remove a batch from the queue, and write its final status if its worker could not."""
     status = load_or_none(BatchStatus, job.folder / STATUS_NAME)
     if status is None or status.state == "running" or (status.run != job.run and (notes or cancelled)):
         writer = StatusWriter(job.folder / STATUS_NAME, job.tasks, run=job.run, job=job.digest)

@@ -1,4 +1,4 @@
-"""One file of a run: where its result may go, the work itself, and what the report says of it."""
+"""Process one file of a run: check its output, run the pipeline, and fill in its report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from colab_helpers.addresses import is_placeholder
-from colab_helpers.batch.drive import copy_in, copy_out, require_room
+from colab_helpers.batch.drive import copy_in, copy_out, require_free_space
 from colab_helpers.batch.file_report import fill_report
 from colab_helpers.batch.outputs import is_frame_by_frame, resolve_output
 from colab_helpers.batch.plan import Task
@@ -31,7 +31,7 @@ from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import frames_folder, move_frames, process_picture, process_video
 from colab_helpers.pipeline.image import FrameCallback, pictures_of
-from colab_helpers.pipeline.plan import PlanOptions, VideoPlan, plan
+from colab_helpers.pipeline.plan import PlanOptions, VideoPlan, plan_video
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
@@ -44,27 +44,26 @@ from colab_helpers.trust.marking import Marks
 from colab_helpers.trust.records import Consent
 
 T = TypeVar("T")
-# Room needed before the start, in sizes of the target: its segments, the joined result and the signed one;
-# where the work is done elsewhere, there the target, too, and beside
-# the results no more than copies of segments and result.
-_ROOM, _ROOM_OF_WORK, _ROOM_OF_COPIES = 3, 4, 3
+# Free space needed at the start, in multiples of the target's size: segments, joined and signed result; in a
+# local work folder a copy of the target as well, while the results' disk gets copies.
+_SPACE, _WORK_SPACE, _COPIES_SPACE = 3, 4, 3
 
 
 @dataclass(eq=False, kw_only=True)
 class FileRun:
-    """One target on its way to its result.
+    """Processes one target.
 
     Attributes:
-        report: What is filled in.
-        write_policy: Where results may go.
         assignment: What is done to whom.
-        consent: What was stated; empty where nobody is put in.
-        index: Number of the file in the run; ``count`` in all.
-        unfinished: Where segments are kept; None keeps none.
-        on_picture: Called with a frame just written, now and then; it must not keep it.
-        heartbeat: Called as the work gets on; may raise to give up.
-        encoder: Name of the one that others have begun with.
-        new: Where nothing was when it began.
+        consent: The statement of consent; empty if no face is swapped in.
+        report: Report to fill in.
+        write_policy: Where results may be written.
+        index: Number of the file in the run, of ``count``.
+        unfinished: Store of its segments; None keeps none.
+        on_picture: Called now and then with a frame just written; must not keep it.
+        heartbeat: Called as the work progresses; may raise to cancel.
+        encoder: Name of the encoder of existing segments.
+        new: Output paths at which nothing existed at the start.
     """
 
     engine: Engine
@@ -86,39 +85,39 @@ class FileRun:
 
     def __post_init__(self) -> None:
         if enhancer := self.engine.frame_enhancer:
-            enhancer.heartbeat, enhancer.edge = self.heartbeat, enhancer.usual
-        swapped, place = self._put_in(), self.unfinished.index if self.unfinished else None
-        self.report.source_sha256 = sorted({one for each in swapped for one in each.key.split()})
+            enhancer.heartbeat, enhancer.edge = self.heartbeat, enhancer.default_edge
+        swaps, index = self._swaps(), self.unfinished.index if self.unfinished else None
+        self.report.source_sha256 = sorted({digest for swap in swaps for digest in swap.key.split()})
         self.check = ContentCheck(
             self.engine,
             self.task.target,
-            [one.age for one in swapped],
+            [swap.age for swap in swaps],
             digest=model_digest,
-            # What is kept lies beside the face index, which a picture has not.
-            place=place.content if place and not is_frame_by_frame(self.task) else None,
-            key=place.key if place else "",
+            # The stored decision is beside the face index, which images do not have.
+            place=index.content if index and not is_frame_by_frame(self.task) else None,
+            key=index.key if index else "",
             attempt=self._attempt,
         )
 
-    def _put_in(self) -> list[Treatment]:
-        return [one for one in self.assignment.treatments if one.action == "swap"]
+    def _swaps(self) -> list[Treatment]:
+        return [treatment for treatment in self.assignment.treatments if treatment.action == "swap"]
 
     def run(self) -> str | None:
-        """Do it and fill the report; return the result's SHA-256 where it is known. Errors are raised."""
-        with self._settled():
-            digest = self._done()
+        """Process the target and fill in the report; return the result's SHA-256 if it is known."""
+        with self._measuring():
+            digest = self._process()
             self.report.status = "done"
         return digest
 
     def prepare_video(self) -> VideoPlan:
-        """Have the faces of a video found, and return what is to be made of it; nothing of it is made yet."""
-        with self._settled():
+        """Find all faces of a video, and return the plan of its result; no segment is made yet."""
+        with self._measuring():
             self._begin()
             return self.video_plan(all_first=True)
 
     @contextmanager
-    def _settled(self) -> Iterator[None]:
-        """Give back at the end what memory was taken, and report it."""
+    def _measuring(self) -> Iterator[None]:
+        """Report time and memory, and free memory at the end."""
         started, report = time.monotonic(), self.report
         report.memory_before = process_memory()
         try:
@@ -127,76 +126,75 @@ class FileRun:
             report.content = self.check.decision
             report.seconds = time.monotonic() - started
             report.fallbacks += self.engine.take_memory_notes()
-            # Cycles through frames and generators would otherwise keep whole pictures until the next file,
-            # and the allocator the most that any file ever needed.
+            # Otherwise cycles keep whole frames until the next file, and the allocator the peak of all files.
             gc.collect()
             return_free_memory()
             report.memory_after = process_memory()
-            # Before the next file is opened; after the last there is nothing to wait for.
-            remark = self.guard.check(wait=self.index + 1 < self.count)
-            report.fallbacks += [remark] if remark else []
+            # Before the next file is opened; after the last one there is no need to wait.
+            note = self.guard.check(wait=self.index + 1 < self.count)
+            report.fallbacks += [note] if note else []
 
     @property
-    def _away(self) -> Path | None:
-        """Where the work is done if the result goes to a mounted drive."""
+    def _work_folder(self) -> Path | None:
+        """Local work folder if the result goes to a mounted drive; None otherwise."""
         return self.unfinished.folder if self.unfinished and self.unfinished.mirror else None
 
     def _begin(self) -> tuple[Path, list[Path]]:
-        """Make sure that there may be a result; return where it goes, and with it all that goes beside it."""
-        task, report, work = self.task, self.report, self._away
+        """Check that the result may be written; return its path, and all output paths including it."""
+        task, report, work = self.task, self.report, self._work_folder
         report.bytes_in = require_file(task.target).stat().st_size
-        if self._put_in() and not self.consent.statement:  # the map was another one at the door
+        if self._swaps() and not self.consent.statement:  # the map of people was changed since validation
             require_consent("", ())
         self.check.begin()
-        growth, begun = self.engine.growth, self.unfinished.bytes if self.unfinished else 0
-        times = growth * (_ROOM_OF_COPIES if work else _ROOM)
-        require_room(task.output.parent, report.bytes_in, times, begun)
+        growth, used = self.engine.growth, self.unfinished.bytes if self.unfinished else 0
+        times = growth * (_COPIES_SPACE if work else _SPACE)
+        require_free_space(task.output.parent, report.bytes_in, times, used)
         if work:
-            require_room(work, report.bytes_in, growth * _ROOM_OF_WORK, begun)
+            require_free_space(work, report.bytes_in, growth * _WORK_SPACE, used)
         output, note = resolve_output(task)
-        keeps = self.engine.settings.keep_frames and not is_image(task.target)
-        frames = frames_folder(output) if keeps else None
-        places = [place for place in (output, sidecar(output), frames) if place]
-        notes = [*map(self.write_policy.ensure_writable, places), note]
-        self.new = [place for place in places if not is_placeholder(place)]
+        keep_frames = self.engine.settings.keep_frames and not is_image(task.target)
+        frames = frames_folder(output) if keep_frames else None
+        paths = [path for path in (output, sidecar(output), frames) if path]
+        notes = [*map(self.write_policy.ensure_writable, paths), note]
+        self.new = [path for path in paths if not is_placeholder(path)]
         report.fallbacks += [note for note in notes if note]
-        return output, places
+        return output, paths
 
-    def _done(self) -> str | None:
-        output, places = self._begin()
+    def _process(self) -> str | None:
+        output, paths = self._begin()
         if self.unfinished is not None:
-            self.unfinished.claim(places)
-        task, report, work = self.task, self.report, self._away
+            self.unfinished.claim(paths)
+        task, report, work = self.task, self.report, self._work_folder
         with _removed_on_error(output):
             if is_frame_by_frame(task):
-                made, digest = self._picture(output), None
+                result, digest = self._process_picture(output), None
             elif work is None:
-                made, digest = self._video(task.target, output), None
+                result, digest = self._process_video(task.target, output), None
             else:
-                made, digest = self._video_away(work, output)
-            if report.mark is None and (beside := sidecar(output)) is not None:
-                self._keep_manifest(beside)
-        report.output, report.bytes_out = str(output), made.stat().st_size
+                result, digest = self._process_video_locally(work, output)
+            if report.mark is None and (manifest := sidecar(output)) is not None:
+                self._copy_manifest(manifest)
+        report.output, report.bytes_out = str(output), result.stat().st_size
         frames = frames_folder(output)
-        report.frames_folder = str(frames) if frames in places else None
+        report.frames_folder = str(frames) if frames in paths else None
         return digest
 
-    def _keep_manifest(self, place: Path) -> None:
-        """Put the manifest beside a target beside its copy; without one, none of an earlier result stays."""
+    def _copy_manifest(self, path: Path) -> None:
+        """Copy the target's manifest, if any, beside an unmarked result; remove that of an earlier result."""
         own = sidecar(self.task.target)
         if own is not None and own.is_file():
-            self.report.manifest = self._attempt(lambda: copy_out(own, place, heartbeat=self.heartbeat))
+            self.report.manifest = self._attempt(lambda: copy_out(own, path, heartbeat=self.heartbeat))
         else:
-            place.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def _attempt(self, action: Callable[[], T]) -> T:
         return self.unfinished.retry.attempt(action) if self.unfinished else action()
 
-    def _marks(self, read: Path) -> Marks:
+    def _marks(self, readable: Path) -> Marks:
         return Marks.of(
             self.engine,
             self.task.target,
-            read,
+            readable,
             digest=self.unfinished.target if self.unfinished else "",
             consent=self.consent,
             sources=self.report.source_sha256,
@@ -204,22 +202,16 @@ class FileRun:
             heartbeat=self.heartbeat,
         )
 
-    def _video(self, target: Path, output: Path) -> Path:
-        marks = self._marks(target)
+    def _process_video(self, target: Path, output: Path) -> Path:
+        marks, store = self._marks(target), self.unfinished
         with _removed_on_error(output):
-            result = process_video(
-                self.engine,
-                self.assignment,
-                target,
-                output,
-                store=self.unfinished,
-                **self._how(marks),
-            )
+            options = self._plan_options(marks)
+            result = process_video(self.engine, self.assignment, target, output, store=store, **options)
         fill_report(result, self.report, marks)
         return output
 
-    def _how(self, marks: Marks) -> PlanOptions:
-        """What the pipeline is told of a video beside what is read and written."""
+    def _plan_options(self, marks: Marks) -> PlanOptions:
+        """Return the options of the pipeline for a video."""
         return {
             "on_progress": self.on_progress,
             "file_index": self.index,
@@ -231,76 +223,73 @@ class FileRun:
         }
 
     def video_plan(self, *, all_first: bool = False) -> VideoPlan:
-        """Return what is to be made of a video, the same for everybody who makes a part of it."""
-        assert self.unfinished is not None
-        target, output = self.task.target, resolve_output(self.task)[0]
-        if self._away is not None:
-            target, output = self._brought(self._away, output)
-        how = self._how(self._marks(target))
-        return plan(
-            self.engine, self.assignment, probe(target), output, self.unfinished, all_first=all_first, **how
-        )
+        """Return the plan of a video's result, the same for each worker that makes a part of it."""
+        store, target, output = self.unfinished, self.task.target, resolve_output(self.task)[0]
+        assert store is not None
+        if self._work_folder is not None:
+            target, output = self._copy_target(self._work_folder, output)
+        kwargs = self._plan_options(self._marks(target))
+        assignment, info = self.assignment, probe(target)
+        return plan_video(self.engine, assignment, info, output, store, all_first=all_first, **kwargs)
 
-    def _brought(self, work: Path, output: Path) -> tuple[Path, Path]:
-        """Bring the target to the local disk; return where it lies there, and where its result will."""
+    def _copy_target(self, work: Path, output: Path) -> tuple[Path, Path]:
+        """Copy the target to the local work folder; return the copy, and the path of its result there."""
         target = work / "in" / self.task.target.name
         self._attempt(lambda: copy_in(self.task.target, target, heartbeat=self.heartbeat))
         return target, work / "out" / output.name
 
-    def _video_away(self, work: Path, output: Path) -> tuple[Path, str]:
-        """Do a video whose result goes to a mounted drive: all work is done on the local disk."""
-        target, result = self._brought(work, output)
-        self._video(target, result)
-        # The video last: what fails before leaves no result that nobody knows of.
+    def _process_video_locally(self, work: Path, output: Path) -> tuple[Path, str]:
+        """Process a video in the local work folder and copy the result; return it and its SHA-256."""
+        target, result = self._copy_target(work, output)
+        self._process_video(target, result)
+        # The video last, so that an error leaves no result that is not journaled.
         if self.engine.settings.keep_frames:
-            made, place = frames_folder(result), frames_folder(output)
+            made, folder = frames_folder(result), frames_folder(output)
             names = frozenset(path.name for path in made.iterdir())
-            self._attempt(lambda: move_frames(made, place, names))
+            self._attempt(lambda: move_frames(made, folder, names))
         manifest = sidecar(output) if self.report.manifest else None
 
-        def beside() -> None:
+        def publish() -> str:
+            return copy_out(result, output, heartbeat=self.heartbeat, before_publish=copy_manifest)
+
+        def copy_manifest() -> None:
             if manifest is not None:
                 copy_out(result.with_name(manifest.name), manifest, heartbeat=self.heartbeat)
 
-        return result, self._attempt(lambda: copy_out(result, output, heartbeat=self.heartbeat, first=beside))
+        return result, self._attempt(publish)
 
-    def _picture(self, output: Path) -> Path:
-        settings, report, still = self.engine.settings, self.report, is_image(self.task.target)
-        marks = self._marks(self.task.target)
-        check_pictures(self.check, pictures_of(self.task.target, output))
+    def _process_picture(self, output: Path) -> Path:
+        settings, report, target = self.engine.settings, self.report, self.task.target
+        marks = self._marks(target)
+        check_pictures(self.check, pictures_of(target, output))
 
         def put(path: Path, content: BinaryIO, seal: Seal) -> None:
             self._attempt(lambda: copy_atomically(path, content, seal))
 
+        on_frame = self._on_frame(output, marks)
         result = process_picture(
-            self.engine,
-            self.assignment,
-            self.task.target,
-            output,
-            on_frame=self._on_frame(output, marks),
-            put=put,
-            marks=marks,
+            self.engine, self.assignment, target, output, on_frame=on_frame, put=put, marks=marks
         )
         fill_report(result, report, marks)
         if not result.video_seconds and not result.people:
-            report.quality = None  # what is measured there is measured over time
+            report.quality = None  # it is measured over time
         elif not settings.keep_fps:
-            report.fallbacks.append(tr("an animated picture keeps its times, whatever keep_fps says"))
-        if settings.keep_frames and still:
-            report.fallbacks.append(tr("keep_frames keeps none of a picture's frames, but a GIF's"))
+            report.fallbacks.append(tr("an animated image keeps its frame times; keep_fps has no effect"))
+        if settings.keep_frames and is_image(target):
+            report.fallbacks.append(tr("keep_frames has no effect on images other than GIFs"))
         return output
 
     def _on_frame(self, output: Path, marks: Marks) -> FrameCallback:
-        """Return what tells, and keeps, each finished frame of an animation."""
+        """Return a callback that reports each finished frame of an animation, and writes kept frames."""
         settings, file = self.engine.settings, (self.task.target.name, self.index, self.count)
-        keeps = settings.keep_frames and not is_image(self.task.target)
+        keep_frames = settings.keep_frames and not is_image(self.task.target)
         reporter = ProgressReporter(self.on_progress, self.engine, *file, frames=None)
 
         def on_frame(number: int, total: int, still: Still, actions: set[str]) -> None:
-            if keeps:
+            if keep_frames:
                 path = frames_folder(output) / f"{number:06d}.{settings.temp_frame_format}"
-                said = replace(still, parts=marks.parts(actions))
-                write_still(path, said, quality=max(1, settings.temp_frame_quality))
+                marked = replace(still, parts=marks.parts(actions))
+                write_still(path, marked, quality=max(1, settings.temp_frame_quality))
             self.heartbeat()
             reporter.frames = total
             reporter.frame(number + 1, start=0, last=number + 1 == total)
@@ -309,13 +298,13 @@ class FileRun:
 
 
 def new_report(task: Task, source: Identity | None) -> FileReport:
-    """Return a report that says failed until the task is done."""
+    """Return a report with status "failed", to be changed when the task is done."""
     photos = list(source.photos) if source else []
     return FileReport(source=photos, target=str(task.target), status="failed", fallbacks=task.notes)
 
 
 def error_text(error: Exception) -> str:
-    """Write why a file could not be done."""
+    """Describe why a file failed."""
     if isinstance(error, ColabHelpersError):
         return str(error)
     return tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
@@ -323,18 +312,17 @@ def error_text(error: Exception) -> str:
 
 @contextmanager
 def _removed_on_error(output: Path) -> Iterator[None]:
-    """Remove kept frames and manifest of a result that fails; an earlier result keeps its own."""
+    """On an error, remove the new result's frames and manifest; those of an earlier result are restored."""
     existed = frames_folder(output).exists()  # an earlier result's, or empty
-    beside, before = sidecar(output), size_and_mtime(output)
-    manifest = beside.read_bytes() if beside and beside.is_file() else None
+    path, before = sidecar(output), size_and_mtime(output)
+    manifest = path.read_bytes() if path and path.is_file() else None
     try:
         yield
     except BaseException:
         if not existed:
             shutil.rmtree(frames_folder(output), ignore_errors=True)
-        if (
-            beside and size_and_mtime(output) == before
-        ):  # else the result is there, and the manifest belongs to it
+        # A changed output is the new result, and the manifest belongs to it.
+        if path and size_and_mtime(output) == before:
             with suppress(OSError):
-                beside.unlink(missing_ok=True) if manifest is None else write_atomically(beside, manifest)
+                path.unlink(missing_ok=True) if manifest is None else write_atomically(path, manifest)
         raise

@@ -1,4 +1,4 @@
-"""A stop that somebody asks for, by a signal or the file ``STOP``; raised where the work can take it."""
+"""Stop requests by a signal or the file ``STOP``, raised as KeyboardInterrupt at safe points."""
 
 from __future__ import annotations
 
@@ -21,81 +21,81 @@ from colab_helpers.files import copy_atomically
 from colab_helpers.language import tr
 
 STATUS_NAME, STOP_NAME = "status.json", "STOP"
-"""A batch tells in the one how it stands; whoever makes the other asks it to stop."""
+"""Files of an output folder: a batch writes its state to the former; creating the latter stops it."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_INTERVAL = 0.5
-# How long work may take to end when it is asked to; less than whoever watches waits for it.
+# Seconds that work may take to stop; less than the supervisor's GRACE_PERIOD.
 STOP_TIMEOUT = 45.0
 HEARTBEAT_TIMEOUT = 30.0
-"""Seconds without news after which a run on another machine counts as ended."""
-_SAME_START = 2.0
+"""Seconds without a status update after which a run on another machine counts as ended."""
+_START_TIME_TOLERANCE = 2.0
 
 
 class StopToken:
-    """Knows whether somebody has asked the batch to stop; ``owns_process``: it does nothing else."""
+    """Tells whether a stop was requested; with ``owns_process`` also by a signal to this process."""
 
     def __init__(self, *, owns_process: bool = False) -> None:
         self.owns_process = owns_process
-        self._asked_at: float | None = None
-        self._at_once = False
+        self._requested_at: float | None = None
+        self._raise_at_once = False
         if owns_process:
             for number in STOP_SIGNALS:
-                signal.signal(number, self._ask)
-            # Whoever has started this process holds them back until there is somebody to take them.
+                signal.signal(number, self._on_signal)
+            # The supervisor starts this process with the signals blocked.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def _ask(self, *_: object) -> None:
-        self._asked_at = self._asked_at or time.monotonic()
-        if self._at_once:
-            self._at_once = False
+    def _on_signal(self, *_: object) -> None:
+        self._requested_at = self._requested_at or time.monotonic()
+        if self._raise_at_once:
+            self._raise_at_once = False
             raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if somebody has asked."""
-        if self._asked_at is not None:
+        """Raise KeyboardInterrupt if a stop was requested."""
+        if self._requested_at is not None:
             raise KeyboardInterrupt
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Have a stop raised at once, where nothing is written."""
-        self._at_once = self.owns_process
+        """Raise KeyboardInterrupt at once on a signal; for code that writes nothing."""
+        self._raise_at_once = self.owns_process
         try:
             self.check()
             yield
         finally:
-            self._at_once = False
+            self._raise_at_once = False
         self.check()
 
     @contextmanager
     def watching_file(self, file: Path, *, on_late: Callable[[], None]) -> Iterator[None]:
-        """Look for the file that asks; from a thread, since looking may hang on a mounted drive.
+        """Poll for the ``STOP`` file, from a thread, as access to a mounted drive may hang.
 
-        ``on_late`` is called where the work does not end in time; it ends the process.
+        ``on_late`` is called if the work does not stop within `STOP_TIMEOUT`; it exits the process.
         """
         ended = threading.Event()
-        threading.Thread(target=self._look, args=(file, ended, on_late), name="stop", daemon=True).start()
+        threading.Thread(target=self._poll, args=(file, ended, on_late), name="stop", daemon=True).start()
         try:
             yield
         finally:
             ended.set()
 
-    def _look(self, file: Path, ended: threading.Event, on_late: Callable[[], None]) -> None:
+    def _poll(self, file: Path, ended: threading.Event, on_late: Callable[[], None]) -> None:
         while not ended.wait(POLL_INTERVAL):
-            if self._asked_at is None:
+            if self._requested_at is None:
                 with suppress(OSError):
                     if file.exists():
-                        self._tell()
-            elif self.owns_process and time.monotonic() - self._asked_at > STOP_TIMEOUT:
+                        self._request()
+            elif self.owns_process and time.monotonic() - self._requested_at > STOP_TIMEOUT:
                 on_late()
 
-    def _tell(self) -> None:
+    def _request(self) -> None:
         if self.owns_process:
-            os.kill(os.getpid(), signal.SIGTERM)  # taken by the main thread, whatever it waits for
+            os.kill(os.getpid(), signal.SIGTERM)  # interrupts the main thread's system calls
         else:
-            self._asked_at = time.monotonic()
+            self._requested_at = time.monotonic()
 
     def sleep(self, seconds: float, tick: Callable[[], None]) -> None:
-        """Wait, but not when somebody asks to stop; ``tick`` is called meanwhile."""
+        """Wait, calling ``tick`` meanwhile; raise KeyboardInterrupt if a stop is requested."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             tick()
@@ -103,30 +103,30 @@ class StopToken:
             time.sleep(min(left, POLL_INTERVAL))
 
     def replace_process(self, command: list[str]) -> None:
-        """Run a command in a fresh process under the same number; whoever watches need not know."""
+        """Replace this process by a command; it keeps the process id, so that supervisors need not know."""
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        if self._asked_at is not None:
-            os.kill(os.getpid(), signal.SIGTERM)  # for the next one
+        if self._requested_at is not None:
+            os.kill(os.getpid(), signal.SIGTERM)  # stays pending for the new program
         os.closerange(3, max(os.sysconf("SC_OPEN_MAX"), 1 << 16))
         os.execv(sys.executable, command)
 
 
 def is_process_alive(pid: int, started: float) -> bool:
-    """Whether a process of this machine is still there, and the one that began then (0: any)."""
+    """Whether a local process exists and began at ``started``, in seconds since 1970 (0: any time)."""
     if not pid:
         return False
-    import psutil  # slow, and not needed for a run that has ended
+    import psutil  # slow to import, and not needed for a run that has ended
 
     try:
         process = psutil.Process(pid)
-        same = not started or abs(process.create_time() - started) < _SAME_START
+        same = not started or abs(process.create_time() - started) < _START_TIME_TOLERANCE
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
 
 def is_run_alive(status: Mapping[str, Any], silence: float = HEARTBEAT_TIMEOUT) -> bool:
-    """Whether a run goes on, by the fields of its `BatchStatus`; see `BatchStatus.alive`."""
+    """Whether a run is still going on, by the fields of its `BatchStatus`; see `BatchStatus.alive`."""
     if status["state"] != "running":
         return False
     recent: bool = abs(time.time() - status["updated"]) < silence
@@ -137,13 +137,13 @@ def is_run_alive(status: Mapping[str, Any], silence: float = HEARTBEAT_TIMEOUT) 
 
 
 def request_stop(folder: Path) -> bool:
-    """Ask the batch in an output folder to stop; False if none is at work there.
+    """Ask the batch in an output folder to stop; return False if none is running there.
 
-    The status is read as plain JSON, so that nobody waits for models to be built.
+    The status is read as plain JSON to spare the import of its models; UsageError is raised if that fails.
     """
     path, stored = folder / STATUS_NAME, address_of(folder) is not None
     if stored:
-        from colab_helpers.batch.object_store import fetch, send_all  # slow, and seldom needed here
+        from colab_helpers.batch.object_store import fetch, send_all  # slow to import, and seldom needed
 
         fetch(path)
     try:
@@ -151,11 +151,9 @@ def request_stop(folder: Path) -> bool:
     except OSError:
         return False
     except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(
-            tr("this is no status that this version can read"),
-            where=str(path),
-            remedy=tr("use the version of the package that runs the batch"),
-        ) from error
+        what = tr("not a status file that this version can read")
+        remedy = tr("use the version of the package that runs the batch")
+        raise UsageError(what, where=str(path), remedy=remedy) from error
     if alive:
         copy_atomically(folder / STOP_NAME, io.BytesIO())
         if stored:

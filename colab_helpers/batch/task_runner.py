@@ -1,13 +1,13 @@
-"""What is done on one worker: a batch's files, whole or in parts, on networks that are loaded once.
+"""Run tasks on one worker: whole files or segments of a batch, with networks that are loaded once.
 
-Whoever schedules the calls has one or several workers; nothing of the networks ever leaves a worker. What is
-to be noted in the journal goes to whoever writes it.
+The caller schedules the calls, in this process or in the worker pool's. Networks never leave the worker;
+journal entries are handed to the writer of the journal.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Any
 
 from colab_helpers.addresses import address_of
 from colab_helpers.batch.batch_assignment import person_filter_digests
-from colab_helpers.batch.context import NO_DEATHS, Deaths, WorkerContext, face_index_location
+from colab_helpers.batch.context import NO_DEATHS, Announce, Deaths, WorkerContext, face_index_location
 from colab_helpers.batch.find_people import PeopleFinder
 from colab_helpers.batch.journal import FileDone, FileFailed, JournalWriter, read_journal
 from colab_helpers.batch.object_store import ObjectStates, fetch, needs_download, pin, sync_inputs, unpin
@@ -35,7 +35,7 @@ from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.files import size_and_mtime
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import require_file
 from colab_helpers.pipeline.video import SegmentMaker
 from colab_helpers.progress import ProgressCallback
@@ -51,13 +51,14 @@ _PICTURE_EDGE = 240
 
 @dataclass(eq=False)
 class TaskRunner:
-    """A worker's networks and what it knows of the batch; see `open`.
+    """A worker's networks and its view of the batch; create with `open`.
 
     Attributes:
-        source: Who is on the photos of the run; ``assignment`` says what is done to whom in a target.
-        journal: Where is noted what is finished.
-        on_progress: Called while a video runs.
-        did_work: Whether there was any work on the last file.
+        source: The identity in the run's photos; None if people are mapped to sources instead.
+        assignment: Returns what is done to whom in a target.
+        journal: Takes entries for finished work.
+        on_progress: Called while a video is processed.
+        did_work: Whether the last file needed any work.
     """
 
     context: WorkerContext
@@ -71,28 +72,23 @@ class TaskRunner:
     did_work: bool = field(default=False, init=False)
     _segment_key: tuple[int, str, Deaths] | None = field(default=None, init=False)
     _maker: SegmentMaker | None = field(default=None, init=False)
-    _brought: Path | None = field(default=None, init=False)
+    _pinned: Path | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.tasks, self.on_progress = self.context.job.tasks, self.context.tell
+        self.tasks, self.on_progress = self.context.job.tasks, self.context.report_progress
         self.guard = MemoryGuard(sleep=self.context.sleep, on_warning=partial(self.context.status.warned, 1))
 
     @classmethod
     def open(
-        cls,
-        context: WorkerContext,
-        base_policy: WritePolicy,
-        journal: JournalWriter,
-        announce: Callable[[Iterable[str], int], None],
+        cls, context: WorkerContext, base_policy: WritePolicy, journal: JournalWriter, announce: Announce
     ) -> TaskRunner:
-        """Load networks and sources, and look at what there is to do.
+        """Load networks and sources, and find out which work is left.
 
-        ``base_policy`` knows what the run itself may write; ``announce`` is told what is to be said before
-        any work, and how many times the room of its targets the batch may need.
+        ``base_policy``: where the run itself may write; ``announce`` is called before any work.
 
         Raises:
-            ColabHelpersError: Something is missing, or cannot be used.
-            KeyboardInterrupt: Somebody asks to stop.
+            ColabHelpersError: A model, source or folder is missing or unusable.
+            KeyboardInterrupt: A stop was requested.
         """
         job = context.job
         context.retry.attempt(lambda: sync_inputs(job.folder, (), job.request.photo_paths))
@@ -102,7 +98,7 @@ class TaskRunner:
             require_networks(engine)
             context.status.tick()
             source = identity_of(engine, job.sources) if job.sources or not job.request.mapped else None
-            person_filter, told = load_person_filter(engine, job.request.target_person, job.request.never)
+            person_filter, notes = load_person_filter(engine, job.request.target_person, job.request.never)
         digests = DigestCache(context.work_dirs.local / "digests.json", context.heartbeat, context.retry)
         digests.learn(history := read_journal(job.folder / JOURNAL_NAME))
         earlier = EarlierWork(
@@ -116,17 +112,15 @@ class TaskRunner:
             consent=job.request.consent,
         )
         inputs = base_policy.inputs | file_identities(network.path for network in engine.loaded)
-        write_policy = WritePolicy(
-            inputs, base_policy.overwrite, made=earlier.made, set_aside=earlier.set_aside
-        )
-        announce([*(source.notes if source else ()), *told], 2 * engine.growth)
-        usual = request_assignment(source, person_filter, key=" ".join(sorted(earlier.sources)))
-        assignment = PeopleFinder(context, engine, earlier, journal, usual, source).assignment_lookup()
+        write_policy = WritePolicy(inputs, base_policy.overwrite, earlier.made, earlier.set_aside)
+        announce([*(source.notes if source else ()), *notes], 2 * engine.growth)
+        default = request_assignment(source, person_filter, key=" ".join(sorted(earlier.sources)))
+        assignment = PeopleFinder(context, engine, earlier, journal, default, source).assignment_lookup()
         return cls(context, engine, source, assignment, write_policy, journal, earlier)
 
     @property
     def loaded(self) -> WorkerInfo:
-        """What the report says of these hands."""
+        """What the report says of this worker."""
         damaged, models = self.earlier.history.damaged, self.engine.loaded
         ignored = tr("{damaged} damaged line(s) of the journal were ignored", damaged=damaged)
         return WorkerInfo(
@@ -134,32 +128,35 @@ class TaskRunner:
             models=tuple(ModelReport(name=n.name, path=str(n.path), standin=n.standin) for n in models),
             notes=(*self.engine.notes, *([ignored] if damaged else [])),
             photos=tuple(self.source.photos) if self.source else (),
-            place="CPU" if self.engine.provider == "cpu" else gpu_name() or "GPU",
+            device_name="CPU" if self.engine.provider == "cpu" else gpu_name() or "GPU",
         )
 
     def prepare(self, index: int, *, deaths: Deaths = NO_DEATHS) -> FilePlan:
-        """Find a file's faces, unless it goes whole; see `segment` for ``deaths``."""
+        """Find a file's faces and plan its segments; ``deaths`` as for `make_segment`.
+
+        A plan without segments means that the file is processed as a whole.
+        """
         self.close()
-        task, report = self.tasks[index], self._report(index)
-        with self._told(index, report):
-            self._bring(task)
+        task, report = self.tasks[index], self._new_report(index)
+        with self._reporting_failure(index, report):
+            self._pin(task)
             settings = self.engine.settings
             scattered = settings.keep_frames and self.context.job.request.cluster  # frames on several disks
             if os.path.isdir(task.target) or scattered or not may_have_segments(task, settings):  # noqa: PTH112
                 return FilePlan()
-            work = self._unfinished(task)
-            if (known := self._known(task, work)) is not None:
+            work = self._segment_store(task)
+            if (known := self._earlier_report(task, work)) is not None:
                 return FilePlan(report=known)
             with work.cleanup_on_failure():
                 video = self._run(index, report, work, deaths=deaths).prepare_video()
             if not video.is_divisible:
                 return FilePlan(notes=tuple(report.fallbacks))
-            length, choice = video.video.length, video.video.choice
+            length, choice = video.video.segment_length, video.video.choice
             notes = (*choice.notes, *report.fallbacks)
             return FilePlan(video.segments or 0, length, choice.name, tuple(video.finished), notes)
         return FilePlan(report=report)
 
-    def segment(
+    def make_segment(
         self,
         index: int,
         number: int,
@@ -168,107 +165,97 @@ class TaskRunner:
         has_successor: bool = False,
         deaths: Deaths = NO_DEATHS,
     ) -> None:
-        """Make any segment of a file that was prepared, here or elsewhere.
+        """Make one segment of a file that was prepared by this or another worker.
 
-        Args:
-            index: The file.
-            number: The segment.
-            encoder: As it was prepared.
-            has_successor: Whether the next one is likely to be asked for next.
-            deaths: How many workers have died on just this, and of what the last.
-
-        Raises:
-            ColabHelpersError: It cannot be made; see `failed`.
+        ``encoder`` is that of the file's plan; ``has_successor``: whether the following segment is likely to
+        be this worker's next call; ``deaths``: how many workers have died on this segment, and the last
+        cause. If it raises ColabHelpersError, call `failed`.
         """
-        at = index, encoder, deaths
-        if self._maker is None or self._segment_key != at or self.guard.short:
+        key = index, encoder, deaths
+        if self._maker is None or self._segment_key != key or self.guard.short:
             self.close()
-            self._bring(self.tasks[index])
-            work, report = self._unfinished(self.tasks[index]), self._report(index)
+            self._pin(self.tasks[index])
+            work, report = self._segment_store(self.tasks[index]), self._new_report(index)
             run = self._run(index, report, work, number=number, deaths=deaths, encoder=encoder)
-            self._segment_key, self._maker = at, SegmentMaker(run.video_plan())
+            self._segment_key, self._maker = key, SegmentMaker(run.video_plan())
         try:
             self._maker.make(number, has_successor=has_successor)
         except BaseException:
             self.close()
             raise
-        self.guard.check(wait=False)  # for workers that hold it: they would wait for each other
+        self.guard.check(wait=False)  # workers that waited for memory would wait for each other
 
-    def whole(self, index: int, *, encoder: str = "", deaths: Deaths | None = None) -> FileReport:
-        """Do a file from end to end, unless an earlier run did, or what is left of one begun with an encoder.
+    def process_file(self, index: int, *, encoder: str = "", deaths: Deaths | None = None) -> FileReport:
+        """Process a file, or the rest of one that was begun with ``encoder``; reuse an earlier result.
 
-        ``deaths`` is as for `segment`; None: as the journal tells.
+        ``deaths`` as for `make_segment`; None reads them from the journal.
         """
         self.close()
-        if encoder or (deaths and deaths[0]):  # what other workers have noted since
+        if encoder or (deaths and deaths[0]):  # other workers have added to the journal
             self.earlier.history = read_journal(self.context.job.folder / JOURNAL_NAME)
-        report = self._report(index)
+        report, task = self._new_report(index), self.tasks[index]
         try:
-            with self._told(index, report):
-                report = self._whole(index, report, encoder=encoder, deaths=deaths)
+            with self._reporting_failure(index, report):
+                if os.path.isdir(task.target):  # noqa: PTH112 - Path.is_dir raises without permission
+                    listed(task.target)  # raises the error that says why the folder has no targets
+                if not self.context.retry.attempt(lambda: needs_download(task.target)):
+                    require_file(task.target)
+                work = self._segment_store(task)
+                if (known := self._earlier_report(task, work)) is not None:
+                    return known
+                self._pin(task)
+                self._process(index, report, work, encoder=encoder, deaths=deaths)
         finally:
-            unpin(self.tasks[index].target)
+            unpin(task.target)
         return report
 
-    def _whole(self, index: int, report: FileReport, **given: Any) -> FileReport:
-        task = self.tasks[index]
-        if os.path.isdir(task.target):  # noqa: PTH112 - Path.is_dir raises where it may not be entered
-            listed(task.target)  # says why there is nothing to take from it
-        if not self.context.retry.attempt(lambda: needs_download(task.target)):
-            require_file(task.target)
-        work = self._unfinished(task)
-        if (known := self._known(task, work)) is None:
-            self._bring(task)
-            self._do(index, report, work, **given)
-        return known or report
-
     def failed(self, index: int, error: Exception) -> FileReport:
-        """Note that a file cannot be done; return its report."""
+        """Journal that a file has failed; return its report."""
         self.close()
-        report = self._report(index)
-        with self._told(index, report):
+        report = self._new_report(index)
+        with self._reporting_failure(index, report):
             raise error
         return report
 
     def close(self) -> None:
-        """End the stages of the video at work, if there is any."""
+        """Shut down the pipeline of the current video, if there is one."""
         if self._maker is not None:
             self._maker.close()
             self._maker = None
 
-    def _report(self, index: int) -> FileReport:
+    def _new_report(self, index: int) -> FileReport:
         self.did_work = False
         return new_report(self.tasks[index], self.source)
 
     @contextmanager
-    def _told(self, index: int, report: FileReport) -> Iterator[None]:
-        """Have an error end the work on a file, and no more."""
+    def _reporting_failure(self, index: int, report: FileReport) -> Iterator[None]:
+        """Turn an error into the file's failure, so that the batch continues."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
             report.error, report.status = error_text(error), "failed"
-            self._note_failure(self.tasks[index], report)
+            self._journal_failure(self.tasks[index], report)
             unpin(self.tasks[index].target)
 
-    def _bring(self, task: Task) -> None:
-        """Have a target on this machine, and none before it; MissingFileError where there is none."""
-        if self._brought not in (None, task.target):
-            unpin(self._brought)
-        self._brought = task.target
+    def _pin(self, task: Task) -> None:
+        """Download and pin a target, and unpin the one before; raise MissingFileError if it is missing."""
+        if self._pinned not in (None, task.target):
+            unpin(self._pinned)
+        self._pinned = task.target
         self.context.retry.attempt(lambda: pin(task.target, self.context.heartbeat))
         self.context.retry.attempt(lambda: fetch(sidecar(task.target) or task.target, self.context.heartbeat))
         require_file(task.target)
 
-    def _known(self, task: Task, work: JournaledSegmentStore) -> FileReport | None:
-        """Return what became of a file earlier, where that still counts."""
-        if (found := self.earlier.result(task)) is not None:
-            work.discard()  # an earlier run may have died between noting the result and this
-            return found
+    def _earlier_report(self, task: Task, work: JournaledSegmentStore) -> FileReport | None:
+        """Return the report of an earlier result or of a failure in this run, if it is still valid."""
+        if (report := self.earlier.result(task)) is not None:
+            work.discard()  # an earlier run may have died between its journal entry and this
+            return report
         failed = self.earlier.history.failure(work.key, self.earlier.run, str(task.target))
         return failed.report if failed is not None else None
 
-    def _unfinished(self, task: Task) -> JournaledSegmentStore:
-        """What there is of the work on a target; MissingFileError, OSError where that cannot be read."""
+    def _segment_store(self, task: Task) -> JournaledSegmentStore:
+        """Return the store of a target's segments; raise MissingFileError or OSError if it is unreadable."""
         key, work_dirs = self.earlier.key(task), self.context.work_dirs
         return JournaledSegmentStore(
             key=key,
@@ -292,12 +279,14 @@ class TaskRunner:
         encoder: str = "",
         deaths: Deaths | None = None,
     ) -> FileRun:
-        """Note that work on a file, or a segment of it, begins."""
+        """Journal that work on a file or segment begins, and return the run."""
         task = self.tasks[index]
-        given: dict[str, Any] = {"number": number, "deaths": deaths, "short": self.guard.short}
-        engine, notes = self.context.begin(self.engine, task, work.key, self.earlier, self.journal, **given)
+        engine, notes = self.context.begin(
+            self.engine, task, work.key, self.earlier, self.journal,
+            number=number, deaths=deaths, short_of_memory=self.guard.short,
+        )  # fmt: skip
         report.fallbacks += notes
-        if number is not None:  # its report is another worker's
+        if number is not None:  # the report is discarded: another worker writes the file's
             self.context.status.note(*(f"{task.target.name}: {note}" for note in notes))
         return FileRun(
             engine=engine,
@@ -318,37 +307,36 @@ class TaskRunner:
             encoder=encoder,
         )
 
-    def _do(self, index: int, report: FileReport, work: JournaledSegmentStore, **given: Any) -> None:
-        """Do a task, and note that it is done."""
-        run, self.did_work = self._run(index, report, work, **given), True
+    def _process(self, index: int, report: FileReport, work: JournaledSegmentStore, **options: Any) -> None:
+        """Process a task, publish its result, and journal it."""
+        run, self.did_work = self._run(index, report, work, **options), True
         with work.cleanup_on_failure():
             digest = run.run()
         digests = deliver_result(report, run.new, self.context.retry, self.context.heartbeat)
         digest = digests.get(Path(report.output or ""), digest)
         if address_of(run.task.target):
             digests[run.task.target] = work.target
-        seen = {
-            address_of(path) or "": (*(size_and_mtime(path) or (0, 0)), sha) for path, sha in digests.items()
-        }
+        seen = {address_of(p) or "": (*(size_and_mtime(p) or (0, 0)), sha) for p, sha in digests.items()}
         try:
-            self.context.retry.attempt(lambda: self._note_done(work.key, report, digest, seen))
+            self.context.retry.attempt(lambda: self._journal_result(work.key, report, digest, seen))
         except OutputError as error:
-            # Its segments stay: a later run need only join them again.
-            report.fallbacks.append(tr("a later run will do this file again: {error}", error=error))
+            # The segments are kept, so that a later run only has to join them.
+            text = mark("the result could not be journaled; a later run will redo this file: {error}")
+            report.fallbacks.append(tr(text, error=error))
         else:
             work.discard()
 
-    def _note_done(self, key: str, report: FileReport, digest: str | None, seen: ObjectStates) -> None:
+    def _journal_result(self, key: str, report: FileReport, digest: str | None, seen: ObjectStates) -> None:
         assert report.output is not None
-        # A stop waits for it: a result that is there but not noted would be made again.
+        # Not interruptible: a published result without a journal entry would be redone.
         digest = digest or self.earlier.digests(Path(report.output), on_chunk=self.context.status.tick)
         entry = {"key": key, "run": self.earlier.run, "stated": self.earlier.stated}
         self.journal.append(FileDone(**entry, sha256=digest, seen=seen, report=report))
 
-    def _note_failure(self, task: Task, report: FileReport) -> None:
+    def _journal_failure(self, task: Task, report: FileReport) -> None:
         try:
             self.journal.append(FileFailed(key=self.earlier.key(task), run=self.earlier.run, report=report))
         except MediaError:
-            return  # what cannot be read has no key; a later look costs nothing
+            return  # an unreadable target has no key, and fails again at once in a later run
         except ColabHelpersError as error:
-            report.fallbacks.append(tr("the failure could not be noted: {error}", error=error))
+            report.fallbacks.append(tr("the failure could not be journaled: {error}", error=error))

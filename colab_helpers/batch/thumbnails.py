@@ -1,4 +1,4 @@
-"""A picture small enough to stand inside a page or a status file."""
+"""Thumbnails that are small enough to embed in a page or a status file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from colab_helpers.faces.types import ByteImage
 from colab_helpers.media.images import to_data_url
 
 THUMBNAIL_HEIGHT = 200
-"""Height of a picture in a page, in pixels; keeps one near 10 kB."""
+"""Height of a thumbnail in pixels, which keeps it near 10 kB."""
 JPEG_QUALITY = 85
 
 
 def shrink_to_fit(image: ByteImage, *, height: int, width: float = math.inf) -> ByteImage:
-    """Return a ``(H, W, 3)`` uint8 picture, made smaller where it does not fit."""
+    """Scale a ``(H, W, 3)`` uint8 picture down to fit into ``height`` and ``width`` pixels."""
     scale = min(1.0, width / image.shape[1], height / image.shape[0])
     if scale == 1:
         return image
@@ -25,5 +25,5 @@ def shrink_to_fit(image: ByteImage, *, height: int, width: float = math.inf) -> 
 
 
 def data_url(image: ByteImage, *, height: int = THUMBNAIL_HEIGHT) -> str:
-    """Encode a ``(H, W, 3)`` uint8 BGR picture as a JPEG ``data:`` URL, made smaller if it is higher."""
+    """Encode a ``(H, W, 3)`` uint8 BGR picture as a JPEG ``data:`` URL of at most ``height`` pixels."""
     return to_data_url(shrink_to_fit(image, height=height), "jpeg", quality=JPEG_QUALITY)

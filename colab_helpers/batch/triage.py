@@ -1,4 +1,4 @@
-"""How each target looks before it is worked on, as ``triage.json``: who is there, and how well seen."""
+"""Triage of targets before they are processed, ``triage.json``: who is in them, and how well visible."""
 
 from __future__ import annotations
 
@@ -19,39 +19,36 @@ _MAX_NAMED = 6
 
 
 class FileTriage(BaseModel, extra="forbid"):
-    """One target; shares are from 0 to 1, see `FaceVisibility`."""
+    """Triage of one target."""
 
     target: str
-    people: dict[str, float] = Field(description="Seconds on screen of everybody, by name.")
+    people: dict[str, float] = Field(description="Seconds on screen of each person, by name.")
     sight: FaceVisibility
-    estimate: float | None = Field(
-        None, description="Seconds that it will take, at the pace of earlier files."
-    )
+    estimate: float | None = Field(None, description="Expected seconds, at the throughput of earlier files.")
 
     @property
     def remarks(self) -> list[str]:
-        """What speaks against a good result, in a word or two each."""
-        return [tr(text) for text, holds in _REMARKS.items() if holds(self.sight)]
+        """What may spoil the result, in a few words each."""
+        return [tr(text) for text, applies in _REMARKS.items() if applies(self.sight)]
 
 
 class Triage(BaseModel, extra="forbid", populate_by_name=True):
-    """All targets that were looked at, in the order of the batch."""
+    """All targets that were scanned, in the order of the batch."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
     files: list[FileTriage]
 
     def save(self, output_dir: Path) -> None:
-        """Write it; OutputError where that is not possible."""
+        """Write ``triage.json``; raise OutputError if that fails."""
         write_text(output_dir / TRIAGE_NAME, to_json(self, indent=1) + "\n")
 
     def lines(self) -> list[str]:
-        """What is worth knowing of the whole batch: each remark, with the files it holds of."""
-        told = []
-        for text, holds in _REMARKS.items():
-            names = [file.target for file in self.files if holds(file.sight)]
-            if names:
-                told.append(f"{tr(text)}: {first_of(names, _MAX_NAMED)}")
-        return told
+        """Return each remark with the files that it applies to."""
+        lines = []
+        for text, applies in _REMARKS.items():
+            if names := [file.target for file in self.files if applies(file.sight)]:
+                lines.append(f"{tr(text)}: {first_of(names, _MAX_NAMED)}")
+        return lines
 
 
 _REMARKS: Mapping[str, Callable[[FaceVisibility], bool]] = {
@@ -59,14 +56,14 @@ _REMARKS: Mapping[str, Callable[[FaceVisibility], bool]] = {
     mark("faces are turned away most of the time"): lambda sight: sight.turned > 0.5,
     mark("faces are very small most of the time"): lambda sight: sight.small > 0.5,
     mark("faces are too dark"): lambda sight: sight.dark > 0.5,
-    mark("something stands before the faces"): lambda sight: (sight.covered or 0) > 0.3,
+    mark("faces are partly covered"): lambda sight: (sight.covered or 0) > 0.3,
 }
 
 
 def build_triage(videos: Iterable[KnownTarget], names: Mapping[str, str], pace: float | None) -> Triage:
-    """Put together what is known of targets, in the order of the batch; ``names`` are by group.
+    """Build the triage of targets, in their order.
 
-    ``pace`` is how many frames a second earlier files took; None where there were none.
+    ``names`` are those of people by group, ``pace`` is the throughput of earlier files in frames per second.
     """
     files = []
     for video in videos:
@@ -74,14 +71,14 @@ def build_triage(videos: Iterable[KnownTarget], names: Mapping[str, str], pace: 
         for group in dict.fromkeys(video.tracks.values()):
             if group:
                 people[names[group]] = round(people.get(names[group], 0.0) + video.seconds(group), 3)
-        took = round(video.sight.frames / pace, 1) if pace else None
-        files.append(FileTriage(target=video.target, people=people, sight=video.sight, estimate=took))
+        estimate = round(video.sight.frames / pace, 1) if pace else None
+        files.append(FileTriage(target=video.target, people=people, sight=video.sight, estimate=estimate))
     return Triage(files=files)
 
 
 def measured_throughput(history: History) -> float | None:
-    """Return how many frames a second earlier files of a folder took; None where nothing was done."""
+    """Return the frames per second of earlier files that were not resumed; None if there are none."""
     done = [entry.report for entry in history.entries if isinstance(entry, FileDone)]
-    whole = [report for report in done if report.seconds and not report.segments_kept]
-    seconds = sum(report.seconds for report in whole)
-    return sum(report.frames_out for report in whole) / seconds if seconds else None
+    timed = [report for report in done if report.seconds and not report.segments_kept]
+    seconds = sum(report.seconds for report in timed)
+    return sum(report.frames_out for report in timed) / seconds if seconds else None

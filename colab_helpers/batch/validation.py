@@ -1,4 +1,4 @@
-"""A request becomes a job: all that a batch can be refused for is looked at before any work."""
+"""Validate requests before any work starts, and turn them into jobs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,21 @@ from colab_helpers.trust.records import Consent
 
 
 def build_job(request: BatchRequest, photos: Sequence[Source] | None = None) -> Job:
-    """Check a request and write down what it asks for; ``photos`` are its sources with names for messages.
+    """Validate a request and return its job; ``photos`` are its sources with names for messages.
 
-    ColabHelpersError where consent, settings, a photo, a target or the output folder cannot be used.
+    Raise ColabHelpersError if consent, settings, a photo, a target or the output folder cannot be used.
     """
     request.check()
     with use_language(request.settings.language):
         sync_inputs(request.output_dir, request.targets, request.photo_paths)
         require_reachable(request.places)
         photos = expand_photos(map(Source.of, request.sources) if photos is None else photos, request.library)
-        request, left_out = expand_photo_folders(request)
-        folder = _results_folder(request.output_dir)
-        tasks = plan_batch(
-            request.target_paths, folder, video_range=request.video_range, sources=request.photo_paths
-        )
-        given = consent_for(request, [*request.photo_paths, *(task.target for task in tasks)])
-        _require_one(photos)
-        return Job.of(request.with_values(consent=given.text), photos, tasks, folder, left_out)
+        request, notes = expand_photo_folders(request)
+        folder, paths = _output_folder(request.output_dir), request.photo_paths
+        tasks = plan_batch(request.target_paths, folder, video_range=request.video_range, sources=paths)
+        consent = consent_for(request, [*paths, *(task.target for task in tasks)])
+        _require_any(photos)
+        return Job.of(request.with_values(consent=consent.text), photos, tasks, folder, notes)
 
 
 def build_task(
@@ -51,41 +49,39 @@ def build_task(
     library: Path | None,
     overwrite: bool,
 ) -> tuple[Task, Consent, WritePolicy]:
-    """Refuse a single file that may not be read, changed or written; see `build_job`.
+    """Validate a single file and return its task, consent and write policy; errors as in `build_job`.
 
-    ``photos`` show who is put in, ``others`` who is changed or never is.
+    ``photos`` are the sources, ``others`` the photos of people who are changed or never changed.
     """
-    for place in (target, output, *(each.image for each in [*photos, *others])):
+    for place in (target, output, *(photo.image for photo in [*photos, *others])):
         refuse_address(place, stored=True)
     path, result = absolute(target), absolute(output)
-    given, own = ([each.path for each in some if each.path] for some in ([*photos, *others], photos))
-    stated = require_consent(
-        consent, [path, *(each.path for each in [*photos, *others])], library_people_in(library, own)
-    )
-    require_reachable([*given, path, result])
+    photo_paths = [photo.path for photo in [*photos, *others]]
+    people = library_people_in(library, [photo.path for photo in photos if photo.path])
+    stated = require_consent(consent, [path, *photo_paths], people)
+    files = [*filter(None, photo_paths), path]
+    require_reachable([*files, result])
     require_file(path)
-    _require_one(photos)
-    write_policy = WritePolicy(file_identities([*given, path]), overwrite)
+    _require_any(photos)
+    write_policy = WritePolicy(file_identities(files), overwrite)
     write_policy.ensure_writable(result := result / path.name if result.is_dir() else result)
     return Task(path, result, demanded=True), stated, write_policy
 
 
-def _require_one(photos: Sequence[Source]) -> None:
-    """MissingFileError where no photo is there at all; one of several is left out later, and named."""
+def _require_any(photos: Sequence[Source]) -> None:
+    """Raise MissingFileError if all photos are missing; some missing ones are skipped later, with a note."""
     paths = [photo.path for photo in photos if photo.path is not None]
     missing = [path for path in paths if not os.path.exists(path)]  # noqa: PTH110
     if missing and len(missing) == len(photos):
         require_file(missing[0])
 
 
-def _results_folder(folder: Path | None) -> Path:
-    """The output folder of a batch, unless it is plainly no folder."""
+def _output_folder(folder: Path | None) -> Path:
+    """Return the output folder; raise UsageError if there is none, or its name is that of a file."""
     if folder is None:
-        raise UsageError(tr("no output folder is named"), remedy=tr("name a folder in output_dir"))
+        raise UsageError(tr("no output folder was given"), remedy=tr("name a folder in output_dir"))
     if folder.is_file() or ((is_video(folder) or is_image(folder)) and not folder.is_dir()):
-        raise UsageError(
-            tr("a batch writes into a folder, and this is the name of a file"),
-            where=str(folder),
-            remedy=tr("name a folder in output_dir; for one file use 'python -m colab_helpers swap'"),
-        )
+        what = tr("a batch needs an output folder, but this is the name of a file")
+        remedy = tr("name a folder in output_dir; for one file use 'python -m colab_helpers swap'")
+        raise UsageError(what, where=str(folder), remedy=remedy)
     return folder

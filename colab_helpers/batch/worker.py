@@ -1,7 +1,7 @@
-"""The process that does a batch: ``python -m colab_helpers.batch.worker JOB``.
+"""Run a batch in a process of its own: ``python -m colab_helpers.batch.worker JOB``.
 
-It belongs to nobody: whoever started it may go, and whoever comes later reads its status. A crash, an
-out-of-memory kill or a closed browser costs the segment at work; all memory is really free afterwards.
+The process outlives its parent; its state is in the status file. A crash, an out-of-memory kill or a closed
+browser costs at most the current segment, and all memory is returned to the system.
 """
 
 from __future__ import annotations
@@ -54,15 +54,24 @@ from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
 
+_SUMMARY = mark(
+    "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine's {memory} is enough for "
+    "{videos} video(s) at once; files are processed one at a time"
+)
+_POOL_SUMMARY = mark("{files} file(s), {size:.1f} GB; {free:.0f} GB are free. {workers} workers share them")
+_SHORT_OF_SPACE = mark(
+    "the results may need up to {needed:.1f} GB, but {free:.1f} GB are free: later files may not fit"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do a job in a process that does nothing else; returns the exit code, such as ``STOPPED``."""
+    """Run a job as the main program of this process; return the exit code, such as ``STOPPED``."""
     stop = StopToken(owns_process=True)
-    tune_allocator()  # before any thread has a store of its own
+    tune_allocator()  # before any thread has an arena of its own
     finish_startup()
     parser = argparse.ArgumentParser(prog="python -m colab_helpers.batch.worker")
     parser.add_argument("job", type=Path)
-    parser.add_argument("--cause", help="what the worker before this one died of")
+    parser.add_argument("--cause", help="why the previous worker died")
     options = parser.parse_args(argv)
     try:
         job = Job.load(options.job)
@@ -86,22 +95,21 @@ def run_job(
     make_pool: Callable[..., BatchRunner] | None = None,
     host: str = "",
 ) -> BatchReport:
-    """Do a batch in this process, speaking the job's language; return its report, which is also written.
+    """Run a batch in this process and in the job's language; return its report, which is also written.
 
     Args:
-        job: What to do.
-        cause: What the worker before this one died of, if it did.
-        stop: Who asks to stop; by default only the file ``STOP``, and Ctrl-C where Python raises it.
-        supervisor: The process that starts another if this one dies; 0: none.
-        on_progress: Called up to four times a second while a video runs.
-        make_pool: Makes those who do it, from what ``WorkerPool`` is made of up to ``announce``; None: as
-        ``gpus`` says.
-        host: What the status calls this machine; by default its name.
+        job: The job.
+        cause: Why the previous worker died, if it did.
+        stop: Where stops are requested; by default the file ``STOP``, and Ctrl-C if Python raises it.
+        supervisor: Process that starts another worker if this one dies; 0: none.
+        on_progress: Called up to four times a second while a video is processed.
+        make_pool: Creates the worker pool from the arguments of ``WorkerPool``; None: chosen by ``gpus``.
+        host: Name of this machine in the status; by default its host name.
 
     Raises:
-        FolderBusyError: Another batch works in the folder.
-        RecycleError: The process is to be replaced, where it does nothing else.
-        ColabHelpersError: Nothing could be started: consent, models, sources or folders.
+        FolderBusyError: Another batch is running in the folder.
+        RecycleError: This process, which runs only the batch, holds too much memory and must be replaced.
+        ColabHelpersError: The batch cannot start because of its consent, models, sources or folders.
     """
     with use_language(job.request.language):
         sync_inputs(job.folder, (), job.request.photo_paths)
@@ -110,17 +118,15 @@ def run_job(
             needs_download(task.target)
         consent_for(job.request, job.inputs)
         work_dirs = WorkDirs.of(job.folder, job.request.work_dir)
-        base_policy = WritePolicy(
-            file_identities(job.inputs), overwrite=job.request.settings.overwrite, made=is_own_file
-        )
+        overwrite = job.request.settings.overwrite
+        base_policy = WritePolicy(file_identities(job.inputs), overwrite, made=is_own_file)
         with folder_lock(job.folder, host):
             status = _begin(job, work_dirs, base_policy, supervisor, host)
             if cause:
                 status.restarted(cause)
-            report = _Run(
-                job, work_dirs, status, stop or StopToken(), cause, on_progress, base_policy, make_pool
-            ).run()
-            for task in job.tasks:  # what workers held to the end
+            stop = stop or StopToken()
+            report = _Run(job, work_dirs, status, stop, cause, on_progress, base_policy, make_pool).run()
+            for task in job.tasks:  # pinned by workers up to the end
                 unpin(task.target)
             work_dirs.clean_up(job.run)
         return report
@@ -129,13 +135,13 @@ def run_job(
 def _begin(
     job: Job, work_dirs: WorkDirs, base_policy: WritePolicy, supervisor: int, host: str
 ) -> StatusWriter:
-    """Make sure that all records may be written, and say that the run has begun."""
+    """Make sure that all records may be written, and write the first status."""
     for name in (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME):
         base_policy.ensure_writable(job.folder / name)
     sync_journal(job.folder / JOURNAL_NAME)
     check_report_path(job.report_path, base_policy)
     work_dirs.make()
-    _remove_torn(job.folder)
+    _remove_partial_files(job.folder)
     return StatusWriter(
         job.folder / STATUS_NAME,
         job.tasks,
@@ -150,33 +156,28 @@ def _begin(
 
 @dataclass(frozen=True, eq=False)
 class _Run(WorkerContext):
-    """A batch in its locked folder, up to its report; ``base_policy`` knows what the run itself may write."""
+    """A batch in its locked folder, up to its report; ``base_policy``: where the run itself may write."""
 
     base_policy: WritePolicy = field(default_factory=WritePolicy)
     make_pool: Callable[..., BatchRunner] | None = None
 
     def run(self) -> BatchReport:
         with self.stop.watching_file(self.job.folder / STOP_NAME, on_late=self._end_late):
-            report = self._reported()
-        # Not before: whoever reads that the run has ended reads its report next.
+            report = self._run_and_report()
+        # Last, since readers of the final status expect the report.
         self._end(cancelled=report.stopped)
         return report
 
-    def _reported(self) -> BatchReport:
-        """Do the work and write its report; whoever only reads the status learns why nothing was done."""
+    def _run_and_report(self) -> BatchReport:
+        """Process the files and write the report; note an error in the status before raising it."""
         samples = self.job.folder / SAMPLES_NAME
         try:
-            with Recorder(
-                samples,
-                self.job.folder,
-                gpus=self._devices,
-                run_state=self._where_it_stands,
-                on_sample=self.status.heartbeat,
-            ):
-                report = self._worked()
+            folder, devices, on_sample = self.job.folder, self._devices, self.status.heartbeat
+            with Recorder(samples, folder, gpus=devices, run_state=self._run_state, on_sample=on_sample):
+                report = self._process_files()
             report.save(self.job.report_path)
             self._make_page(report)
-            self._send_records()
+            self._upload_records()
         except (ColabHelpersError, KeyboardInterrupt) as error:
             if isinstance(error, ColabHelpersError):
                 self.status.note(str(error))
@@ -184,21 +185,21 @@ class _Run(WorkerContext):
             raise
         return report
 
-    def _send_records(self) -> None:
-        """Have beside the results in object storage what is kept of a run."""
+    def _upload_records(self) -> None:
+        """Upload report and samples if the results go to object storage."""
         path = self.job.report_path
         records = [path, html_path(path), self.job.folder / SAMPLES_NAME]
         try:
             self.retry.attempt(lambda: send_all(records))
         except OutputError as error:
-            self.status.note(tr("the report is on this machine alone: {error}", error=error))
+            self.status.note(tr("the report could not be uploaded: {error}", error=error))
 
-    def _where_it_stands(self) -> Progress | str:
-        """Return the progress of the file at work, or what is done in a word or two."""
-        now = self.status.status
-        stage = mark("loading models") if now.progress is None else mark("between files")
-        running = now.running
-        return replace(running, fps=now.rate or running.fps) if running else now.pause or stage
+    def _run_state(self) -> Progress | str:
+        """Return the progress of the current file, or the current stage in a word or two."""
+        status = self.status.status
+        stage = mark("loading models") if status.progress is None else mark("between files")
+        running = status.running
+        return replace(running, fps=status.rate or running.fps) if running else status.pause or stage
 
     def _end(self, *, cancelled: bool) -> None:
         self.status.end(cancelled=cancelled)
@@ -210,16 +211,16 @@ class _Run(WorkerContext):
 
     @cached_property
     def _devices(self) -> list[str]:
-        """What each of several workers on this machine sees; none where there are none."""
+        """Device of each worker of a local pool; empty if there is none."""
         request = self.job.request
-        elsewhere = self.make_pool is not None or request.people == "only"
-        return [] if elsewhere else devices_of(request.settings)
+        no_local_pool = self.make_pool is not None or request.people == "only"
+        return [] if no_local_pool else devices_of(request.settings)
 
-    def _worked(self) -> BatchReport:
+    def _process_files(self) -> BatchReport:
         with Journal(self.job.folder / JOURNAL_NAME) as journal:
             request = self.job.request
             try:
-                order, estimate = self._in_order()
+                order, estimate = self._order_files()
                 if self.make_pool is not None:
                     return self.make_pool(self, order, estimate, journal, [], self._announce).run()
                 if self._devices:
@@ -229,60 +230,47 @@ class _Run(WorkerContext):
             except KeyboardInterrupt:
                 return SkippingRunner(self, (), Estimate((), (), self.status), "").run()
             if request.people == "only":
-                return SkippingRunner(self, order, estimate, tr("only the people were asked for")).run()
+                reason = tr("only a search for people was requested")
+                return SkippingRunner(self, order, estimate, reason).run()
             return InProcessRunner(self, order, estimate, runner).run()
 
-    def _in_order(self) -> tuple[list[int], Estimate]:
-        """Return the order of the files, and what tells how many of them fit the session."""
-        plan, request = self.job.tasks, self.job.request
-        loads: list[tuple[int, int] | None] = [None] * len(plan)
+    def _order_files(self) -> tuple[list[int], Estimate]:
+        """Return the order of the files, and the estimate of how many of them fit the session."""
+        tasks, request = self.job.tasks, self.job.request
+        loads: list[tuple[int, int] | None] = [None] * len(tasks)
         if request.session_minutes or request.shortest_first:
-            loads = [workload_of(task.target, heartbeat=self.heartbeat) for task in plan]
-        order = shortest_first(loads) if request.shortest_first else list(range(len(plan)))
+            loads = [workload_of(task.target, heartbeat=self.heartbeat) for task in tasks]
+        order = shortest_first(loads) if request.shortest_first else list(range(len(tasks)))
         return order, Estimate(loads, order, self.status)
 
     def _announce(self, notes: Iterable[str], times: int, workers: int = 1) -> None:
-        """Say before the start what is to be done, and whether there is so many times the targets' room."""
-        if self.status.status.notes:  # a worker before this one has said it
+        """Note the extent of the batch, and a warning unless ``times`` the targets' size is free."""
+        if self.status.status.notes:  # noted by an earlier worker of this run
             return
-        # Not Path.is_file: it raises for names that no system takes.
-        there = [task.target for task in self.job.tasks if os.path.isfile(task.target)]  # noqa: PTH113
-        size, free = sum(path.stat().st_size for path in there), disk_free(self.job.folder)
+        # Not Path.is_file, which raises for invalid names.
+        targets = [task.target for task in self.job.tasks if os.path.isfile(task.target)]  # noqa: PTH113
+        size, free = sum(path.stat().st_size for path in targets), disk_free(self.job.folder)
         videos, memory = this_machine().capacity
-        told = tr(
-            "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine's {memory} would bear "
-            "{videos} video(s) at once; one is worked on at a time",
-            files=len(self.job.tasks),
-            size=size / 1e9,
-            free=free / 1e9,
-            videos=videos,
-            memory=memory,
-        )
+        values = {"files": len(self.job.tasks), "size": size / 1e9, "free": free / 1e9}
         if workers > 1:
-            together = mark(
-                "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. {workers} workers share them"
-            )
-            told = tr(together, files=len(self.job.tasks), size=size / 1e9, free=free / 1e9, workers=workers)
-        tight = tr(
-            "all results may need {needed:.1f} GB, but {free:.1f} GB are free: later files may find no room",
-            needed=times * size / 1e9,
-            free=free / 1e9,
-        )
-        left_out = skipped_files(self.job.folders)
-        stays = address_of(self.job.folder) is None  # else each result leaves this disk
-        short = [tight] if stays and free < times * size else []
-        self.status.note(told, *self.job.notes, *notes, *left_out, *short)
+            summary = tr(_POOL_SUMMARY, workers=workers, **values)
+        else:
+            summary = tr(_SUMMARY, videos=videos, memory=memory, **values)
+        is_local = address_of(self.job.folder) is None  # otherwise each result leaves this disk
+        short = is_local and free < times * size
+        warnings = [tr(_SHORT_OF_SPACE, needed=times * size / 1e9, free=free / 1e9)] if short else []
+        self.status.note(summary, *self.job.notes, *notes, *skipped_files(self.job.folders), *warnings)
 
     def _end_late(self) -> None:
-        """End a process whose work hangs although it was asked to stop; finished segments are noted."""
-        note = tr("the work did not end within {limit:.0f} seconds of being asked to", limit=STOP_TIMEOUT)
+        """Exit although the work hangs after a stop was requested; finished segments are journaled."""
+        note = tr("the work did not stop within {limit:.0f} seconds of the request", limit=STOP_TIMEOUT)
         local_path = self.work_dirs.local if self.work_dirs.has_remote_results else self.job.folder
         end_status([local_path / STATUS_NAME], self.job.run, cancelled=True, note=note)
         self._clear_stop_file()
         os._exit(STOPPED)
 
     def _make_page(self, report: BatchReport) -> None:
-        """Make the report for people; whatever happens, that for machines is there already."""
+        """Render the HTML report; failures are noted in the JSON report, which is written already."""
         path = self.job.report_path
         problem = tr("stopped by the user")
         try:
@@ -290,25 +278,25 @@ class _Run(WorkerContext):
                 problem = make_page(self.job.folder, path, self.heartbeat)
         except KeyboardInterrupt:
             report.stopped = True
-        except Exception as error:  # noqa: BLE001 - a page that shows the results must not cost them
+        except Exception as error:  # noqa: BLE001 - a failed page must not cost the results
             problem = f"{type(error).__name__}: {error}"
         if not problem:
             return
-        _remove_torn(path.parent)
+        _remove_partial_files(path.parent)
         with suppress(OSError):
-            html_path(path).unlink(missing_ok=True)  # it is of an earlier run
-        note = tr("{file} was not made: {reason}", file=html_path(path).name, reason=problem)
+            html_path(path).unlink(missing_ok=True)  # an earlier run's
+        note = tr("{file} was not written: {reason}", file=html_path(path).name, reason=problem)
         report.notes.append(note)
         self.status.note(note)
         report.save(path)
 
 
-def _remove_torn(folder: Path) -> None:
-    """Remove what a killed process left of files it was about to replace."""
+def _remove_partial_files(folder: Path) -> None:
+    """Remove temporary files of atomic writes that a killed process left."""
     for name in (STATUS_NAME, REPORT_NAME, HTML_REPORT_NAME):
-        for torn in folder.glob(f".{name}.*.part"):
+        for path in folder.glob(f".{name}.*.part"):
             with suppress(OSError):
-                torn.unlink()
+                path.unlink()
 
 
 if __name__ == "__main__":

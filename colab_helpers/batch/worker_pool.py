@@ -1,7 +1,7 @@
-"""Several workers of one batch on this machine, each a process with networks of its own, on its own GPU.
+"""Distribute a batch over several worker processes of this machine, each with its own networks and GPU.
 
-This process loads no network: it hands out calls, writes journal and status, and starts another worker where
-one dies. What a worker was at then goes to another one.
+The pool loads no networks: it assigns calls, writes journal and status, and replaces workers that die. A call
+whose worker died is given to another one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from colab_helpers.batch.batch_runner import BatchRunner
-from colab_helpers.batch.context import MAX_DEATHS, NO_DEATHS, Deaths
+from colab_helpers.batch.context import MAX_DEATHS, NO_DEATHS, Announce, Deaths
 from colab_helpers.batch.journal import Entry, FileDone, Journal, SegmentDone, WorkStarted, read_journal
 from colab_helpers.batch.processes import WorkerProcess, describe_exit, repeated_death_error
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport
@@ -37,68 +37,68 @@ from colab_helpers.progress import Progress
 from colab_helpers.settings import Settings
 
 _POLL_INTERVAL = 0.5
-# Less than a process is waited for that has been asked to stop.
-_LAST_NEWS = STOP_TIMEOUT - 15.0
+# How long workers may take to stop; shorter than the STOP_TIMEOUT of this process itself.
+_WORKER_STOP_TIMEOUT = STOP_TIMEOUT - 15.0
+_METHODS = {"prepare": "prepare", "segment": "make_segment"}  # for other calls "process_file"
 
 
 def devices_of(settings: Settings) -> list[str]:
-    """Return for each worker what it sees, by ``gpus``: the identifier of a GPU, or "" for none.
+    """Return the device of each worker by ``gpus``: a GPU's identifier, or "" for none.
 
-    Empty where one worker does it, as with a single GPU. UsageError where a GPU is not there.
+    The list is empty for a single worker, as with one GPU. Raise UsageError for a GPU that does not exist.
     """
     gpus = "" if settings.gpus == "all" and settings.execution_provider == "cpu" else settings.gpus
     if gpus.startswith("cpu"):
         return [""] * len(gpus.split(","))
-    there = visible_gpus() if gpus else []
+    available = visible_gpus() if gpus else []
     if gpus in ("", "all"):
-        return there if len(there) > 1 else []
-    wanted = [int(number) for number in gpus.split(",")]
-    if missing := [number for number in wanted if number >= len(there)]:
-        raise UsageError(
-            tr("there is no GPU {number}; GPUs seen here: {count}", number=missing[0], count=len(there)),
-            where="gpus",
-            remedy=tr("count from 0, as CUDA does, look at CUDA_VISIBLE_DEVICES, or leave it empty"),
-        )
-    return [there[number] for number in dict.fromkeys(wanted)]
+        return available if len(available) > 1 else []
+    numbers = [int(number) for number in gpus.split(",")]
+    if missing := [number for number in numbers if number >= len(available)]:
+        what = tr("there is no GPU {number}; {count} GPU(s) found", number=missing[0], count=len(available))
+        remedy = tr("GPUs are numbered from 0; check CUDA_VISIBLE_DEVICES, or leave gpus empty")
+        raise UsageError(what, where="gpus", remedy=remedy)
+    return [available[number] for number in dict.fromkeys(numbers)]
 
 
 @dataclass(eq=False)
 class WorkerPool(BatchRunner):
-    """A batch done by several workers.
+    """A batch processed by several workers.
 
     Attributes:
-        journal: Written here alone.
-        devices: What each worker sees.
-        announce: Called with what is to be said before any work.
+        journal: Written by the pool alone; workers send it their entries.
+        devices: Device of each worker.
+        announce: Called before any work.
     """
 
     journal: Journal
     devices: Sequence[str]
-    announce: Callable[[Iterable[str], int], None]
+    announce: Announce
     _workers: list[WorkerHandle] = field(default_factory=list, init=False)
-    # Those of a crew that ended before this one are not heard for these.
+    # From the clock, so that late messages for an earlier pool of this batch match no worker of this one.
     _numbers: Iterator[int] = field(default_factory=lambda: count(time.time_ns()), init=False)
-    _news: SimpleQueue[tuple[int, tuple[Any, ...]]] = field(default_factory=SimpleQueue, init=False)
-    _unfit: Counter[str] = field(default_factory=Counter, init=False)
+    _messages: SimpleQueue[tuple[int, tuple[Any, ...]]] = field(default_factory=SimpleQueue, init=False)
+    # Workers that are not started again, by device.
+    _disabled: Counter[str] = field(default_factory=Counter, init=False)
     _files: dict[int, FileInProgress] = field(default_factory=dict, init=False)
-    _main: int = field(default=-1, init=False)  # the file that is shown
-    _cause: str = field(default="", init=False)
+    _shown_index: int = field(default=-1, init=False)  # the one file that the status shows in detail
+    _last_cause: str = field(default="", init=False)
     _early_deaths: Counter[str] = field(default_factory=Counter, init=False)
     _ending: bool = field(default=False, init=False)
-    _shown: float = field(default=float("-inf"), init=False)
+    _published: float = field(default=float("-inf"), init=False)
 
     def __post_init__(self) -> None:
-        request = self.context.job.request
-        # Whether one worker has to have looked at all files before others begin.
-        self._wait_for_first = request.mapped or request.people != "auto"
-        history, run = read_journal(self.context.job.folder / JOURNAL_NAME), self.context.job.run
+        job = self.context.job
+        # The first worker looks at all files; the others start once it has.
+        self._wait_for_first = job.request.mapped or job.request.people != "auto"
+        history = read_journal(job.folder / JOURNAL_NAME)
         begun = {entry.target: entry.key for entry in history.entries if isinstance(entry, WorkStarted)}
-        # On what the crews before this one ended, if this run had any.
-        self._earlier_deaths = {target: history.interruptions(key, run) for target, key in begun.items()}
-        states = {n: size_and_mtime(task.target) for n, task in enumerate(self.context.job.tasks)}
+        # Deaths in earlier worker pools of this run.
+        self._earlier_deaths = {target: history.interruptions(key, job.run) for target, key in begun.items()}
+        states = {n: size_and_mtime(task.target) for n, task in enumerate(job.tasks)}
         sizes = {n: state[0] for n, state in states.items() if state}
-        # Copies of a picture share nothing, and many pictures have one size.
-        sizes |= {n: 0 for n, task in enumerate(self.context.job.tasks) if is_image(task.target)}
+        # Copies of an image share no stored work, and many images have the same size.
+        sizes |= {n: 0 for n, task in enumerate(job.tasks) if is_image(task.target)}
         self._schedule = Scheduler(self.order, sizes=sizes)
 
     @cached_property
@@ -108,158 +108,156 @@ class WorkerPool(BatchRunner):
         return path
 
     @cached_property
-    def _longest_silence(self) -> float:
+    def _stall_timeout(self) -> float:
         settings = self.context.job.request.settings
         return float(settings.stall_timeout) + float(settings.gpu_memory_wait)
 
-    def receive_message(self, number: int, news: tuple[Any, ...]) -> None:
-        """Take news of a worker, from any thread."""
-        self._news.put((number, news))
+    def receive_message(self, number: int, message: tuple[Any, ...]) -> None:
+        """Queue a message of a worker, by its number; from any thread."""
+        self._messages.put((number, message))
 
     def _run_all(self) -> None:
         try:
             while not self._schedule.is_done:
                 self._supervise()
                 self._dispatch()
-                self._take_news()
+                self._handle_messages()
                 self.context.stop.check()
         finally:
-            self._end()
+            self._shut_down()
 
     def _capacity(self) -> Mapping[str, int]:
-        """Return how many workers each device has room for."""
+        """Return the number of workers for each device."""
         return Counter(self.devices)
 
     def _spawn_missing(self) -> None:
-        """Start who is missing, but nobody in place of one that could not begin."""
-        at_work = Counter(worker.device for worker in self._workers)
-        for device, room in self._capacity().items():
-            for _ in range(room - at_work[device] - self._unfit[device]):
-                if (
-                    self._wait_for_first
-                    and self._workers
-                    and not any(worker.loaded for worker in self._workers)
-                ):
-                    return  # others wait until it has looked at all files
+        """Start the missing workers, but none in place of those that could not start."""
+        running = Counter(worker.device for worker in self._workers)
+        for device, capacity in self._capacity().items():
+            for _ in range(capacity - running[device] - self._disabled[device]):
+                ready = not self._workers or any(worker.loaded for worker in self._workers)
+                if self._wait_for_first and not ready:
+                    return
                 self._workers.append(self._spawn_worker(next(self._numbers), device))
 
     def _spawn_worker(self, number: int, device: str) -> WorkerHandle:
-        """Start a worker; what it says is heard."""
-        given = {"CUDA_VISIBLE_DEVICES": device, SHARED_BY_ENV: str(len(self.devices))}
-        process = WorkerProcess(self._job_file, partial(self.receive_message, number), given)
+        """Start a worker whose messages are queued under its number."""
+        environment = {"CUDA_VISIBLE_DEVICES": device, SHARED_BY_ENV: str(len(self.devices))}
+        process = WorkerProcess(self._job_file, partial(self.receive_message, number), environment)
         return WorkerHandle(number, process, device, socket.gethostname())
 
     def _dispatch(self) -> None:
-        worker_count = max(len(self.devices) - self._unfit.total(), len(self._workers))
+        worker_count = max(len(self.devices) - self._disabled.total(), len(self._workers))
         for worker in self._workers:
-            ready = worker.loaded and worker.call is None
-            if ready and (call := self._schedule.next(worker, worker_count=worker_count)) is not None:
+            idle = worker.loaded and worker.call is None
+            if idle and (call := self._schedule.next(worker, worker_count=worker_count)) is not None:
                 file = self._files.setdefault(call.index, FileInProgress())
-                given: dict[str, Any] = {"index": call.index, "deaths": self._deaths(call)}
+                kwargs: dict[str, Any] = {"index": call.index, "deaths": self._deaths(call)}
                 if call.kind in ("segment", "finish"):
-                    given["encoder"] = file.plan.encoder
+                    kwargs["encoder"] = file.plan.encoder
                 if call.kind == "segment":
-                    given |= {"number": call.number, "goes_on": self._schedule.has_successor(call)}
+                    kwargs |= {"number": call.number, "has_successor": self._schedule.has_successor(call)}
                 worker.assign(call)
-                worker.process.send(("whole" if call.kind == "finish" else call.kind, given))
+                worker.process.send((_METHODS.get(call.kind, "process_file"), kwargs))
 
     def _deaths(self, call: Call) -> Deaths:
         target = str(self.context.job.tasks[call.index].target)
-        before = self._earlier_deaths.get(target, 0) if call.kind in ("prepare", "whole") else 0
-        times = self._schedule.deaths(call) + before
-        return (times, self._cause or self.context.cause or "") if times else NO_DEATHS
+        earlier = self._earlier_deaths.get(target, 0) if call.kind in ("prepare", "whole") else 0
+        times = self._schedule.deaths(call) + earlier
+        return (times, self._last_cause or self.context.cause or "") if times else NO_DEATHS
 
-    def _take_news(self) -> None:
+    def _handle_messages(self) -> None:
         with suppress(Empty):
-            for _ in range(max(1, self._news.qsize())):
-                number, (kind, *news) = self._news.get(timeout=_POLL_INTERVAL)
+            for _ in range(max(1, self._messages.qsize())):
+                number, (kind, *args) = self._messages.get(timeout=_POLL_INTERVAL)
                 for worker in [each for each in self._workers if each.number == number]:
                     worker.last_heard = time.monotonic()
-                    # What each does is said by who sends it: `worker`.
-                    assign: Callable[..., None] = getattr(self, f"_{kind}")
-                    assign(worker, *news)
+                    handle: Callable[..., None] = getattr(self, f"_on_{kind}")
+                    handle(worker, *args)
 
-    def _note(self, worker: WorkerHandle, entry: Entry) -> None:
-        """Write an entry into the journal, and tell the worker how that went."""
-        error, result = None, entry.report if isinstance(entry, FileDone) else None
-        if result and worker.call:
-            self._together(worker.call, result)
+    def _on_entry(self, worker: WorkerHandle, entry: Entry) -> None:
+        """Append an entry to the journal, and answer the worker with the error or None."""
+        error, report = None, entry.report if isinstance(entry, FileDone) else None
+        if report and worker.call:
+            self._complete_report(worker.call, report)
         try:
             self.journal.append(entry, worker.name)
-        except OutputError as failed:
-            error = failed
-        if result and worker.call:
-            self._files[worker.call.index].made_by = result.made_by
+        except OutputError as failure:
+            error = failure
+        if report and worker.call:
+            self._files[worker.call.index].made_by = report.made_by
         if isinstance(entry, SegmentDone) and worker.call:
             self._schedule.note_progress(worker)
             self._earlier_deaths.pop(str(self.context.job.tasks[worker.call.index].target), None)
-            if error is None and (file := self._file(worker.call)):
+            if error is None and (file := self._segmented_file(worker.call)):
                 file.frames[entry.part.segment.number] = entry.part.segment.frames
         worker.process.send(error)
 
-    def _announce(self, _member: WorkerHandle, notes: Iterable[str], times: int) -> None:
+    def _on_announce(self, _worker: WorkerHandle, notes: Iterable[str], times: int) -> None:
         self.announce(notes, times)
 
-    def _tell(self, worker: WorkerHandle, name: str, given: tuple[Any, ...]) -> None:
+    def _on_status(self, worker: WorkerHandle, name: str, args: tuple[Any, ...]) -> None:
+        """Handle a worker's call of the method ``name`` of its `StatusWriter`."""
         if name == "progress":
-            self._progress(worker, *given)
+            self._show_progress(worker, *args)
         elif name == "pause":
-            (worker.pause,) = given
+            (worker.pause,) = args
             self.context.status.tick()
-        elif name == "file" and (given[0] in self.files or given[0] in self._files):
-            self.context.heartbeat()  # whoever comes later looks at all files once more
-        elif name != "picture" or (worker.call and worker.call.index == self._main):
-            getattr(self.context.status, name)(*given)
+        elif name == "file" and (args[0] in self.files or args[0] in self._files):
+            self.context.heartbeat()  # a worker that started later looks at all files once more
+        elif name != "picture" or (worker.call and worker.call.index == self._shown_index):
+            getattr(self.context.status, name)(*args)
 
-    def _progress(self, worker: WorkerHandle, progress: Progress) -> None:
-        """Show how a file gets on, and one above all, as long as that is in work."""
-        worker.progress, file, index = progress, self._file(worker.call), progress.file_index
-        together = file.together(progress, self._workers) if file else progress
-        # It is over, by an error in another's segment; or one who begins looks at it once more.
+    def _show_progress(self, worker: WorkerHandle, progress: Progress) -> None:
+        """Publish the progress of a file; one file is shown in detail until it is done."""
+        worker.progress, file, index = progress, self._segmented_file(worker.call), progress.file_index
+        combined = file.combined_progress(progress, self._workers) if file else progress
+        # The file failed in another worker's segment, or a new worker looks at all files once more.
         if index in self.files or (self._files and not worker.call):
             self.context.heartbeat()
             return
-        if self._main not in self._files:
-            self._main = index
-        if index == self._main:
-            self.tell(together)
+        if self._shown_index not in self._files:
+            self._shown_index = index
+        if index == self._shown_index:
+            self.report_progress(combined)
         else:
-            self.context.status.progress(together, first=False)
+            self.context.status.progress(combined, first=False)
             self.context.heartbeat()
 
-    def _file(self, call: Call | None) -> FileInProgress | None:
-        """Return the file of whose segments one is made; None where it is over, as by an error in another."""
+    def _segmented_file(self, call: Call | None) -> FileInProgress | None:
+        """Return the file of a segment call; None for other calls, and for files that have failed since."""
         return self._files.get(call.index) if call is not None and call.kind == "segment" else None
 
-    def _opened(self, worker: WorkerHandle, loaded: WorkerInfo) -> None:
-        if self.loaded.encoder not in ("", loaded.encoder):  # parts of one video would not join
-            told = mark("the encoder there is {encoder}, that of the others {other}")
-            said = tr(told, encoder=loaded.encoder or tr("none"), other=self.loaded.encoder)
-            self._refused(worker, UsageError(said, remedy=tr("choose the encoder libx264")))
+    def _on_opened(self, worker: WorkerHandle, info: WorkerInfo) -> None:
+        if self.loaded.encoder not in ("", info.encoder):  # segments of one video would not join
+            text = mark("its encoder is {encoder}, but the other workers use {other}")
+            what = tr(text, encoder=info.encoder or tr("none"), other=self.loaded.encoder)
+            self._on_refused(worker, UsageError(what, remedy=tr("choose the encoder libx264")))
             return
-        worker.loaded, self.loaded, self._early_deaths[worker.device] = True, loaded, 0
-        taken, plain = {each.name for each in self._workers}, f"{worker.name} {loaded.place}"
+        worker.loaded, self.loaded, self._early_deaths[worker.device] = True, info, 0
+        taken, plain = {each.name for each in self._workers}, f"{worker.name} {info.device_name}"
         numbered = (f"{plain} ({number})" for number in range(2, len(taken) + 2))
         worker.name = next(name for name in (plain, *numbered) if name not in taken)
 
-    def _refused(self, worker: WorkerHandle, error: Exception) -> None:
-        """Go on with the other workers where one cannot begin; its error is raised where there is none."""
-        self._leave(worker)
-        self._one_less(worker, error)
+    def _on_refused(self, worker: WorkerHandle, error: Exception) -> None:
+        """Continue without a worker that cannot start; raise its error if no other one is left."""
+        self._remove(worker)
+        self._disable_one(worker, error)
 
-    def _one_less(self, worker: WorkerHandle, error: Exception) -> None:
-        self._unfit[worker.device] += 1
-        # Of what is asked for, as of a photo without a face, anybody would say the same.
-        asked = getattr(error, "refusal", False) and not isinstance(error, ProviderError)
-        hopeless = (asked and self.loaded == WorkerInfo()) or not Counter(self._capacity()) - self._unfit
+    def _disable_one(self, worker: WorkerHandle, error: Exception) -> None:
+        self._disabled[worker.device] += 1
+        # An error in the request, such as a photo without a face, would be the same on every worker.
+        invalid_request = getattr(error, "refusal", False) and not isinstance(error, ProviderError)
+        none_left = not Counter(self._capacity()) - self._disabled
+        hopeless = none_left or (invalid_request and self.loaded == WorkerInfo())
         if hopeless and not (self._workers or self._ending):
             raise error
-        self.context.status.note(tr("one worker less: {error}", error=error_text(error)))
+        self.context.status.note(tr("continuing with one worker less: {error}", error=error_text(error)))
 
-    def _failed(self, worker: WorkerHandle, report: FileReport, leaves: bool) -> None:
+    def _on_failed(self, worker: WorkerHandle, report: FileReport, leaves: bool) -> None:
         self._finish_call(worker, self._schedule.failed(worker), report, leaves)
 
-    def _done(self, worker: WorkerHandle, result: FilePlan | FileReport | None, leaves: bool) -> None:
+    def _on_done(self, worker: WorkerHandle, result: FilePlan | FileReport | None, leaves: bool) -> None:
         plan = result if isinstance(result, FilePlan) else None
         self._finish_call(worker, self._schedule.done(worker, plan), result, leaves)
 
@@ -271,14 +269,14 @@ class WorkerPool(BatchRunner):
             if isinstance(result, FilePlan):
                 self._files[call.index].plan, result = result, result.report
             if result is not None:
-                self._together(call, result)
+                self._complete_report(call, result)
                 del self._files[call.index]
-                self.ended(call.index, result)
+                self.file_ended(call.index, result)
         if leaves:
-            self._leave(worker)
+            self._remove(worker)
 
-    def _together(self, call: Call, report: FileReport) -> None:
-        """Tell of a file what several have done."""
+    def _complete_report(self, call: Call, report: FileReport) -> None:
+        """Add to a file's report what other workers have contributed to the file."""
         file = self._files[call.index]
         report.made_by = report.made_by or file.made_by
         report.fallbacks = list(dict.fromkeys([*file.plan.notes, *report.fallbacks]))
@@ -286,58 +284,56 @@ class WorkerPool(BatchRunner):
             report.segments_kept, report.seconds = len(file.plan.finished), time.monotonic() - file.began
             report.fps = report.frames_out / report.seconds
 
-    def _lost(self, worker: WorkerHandle, code: int) -> None:
-        """Have another worker take the place of one that died."""
-        self._leave(worker)
+    def _on_lost(self, worker: WorkerHandle, code: int) -> None:
+        """Reschedule the call of a worker that died with an exit code."""
+        self._remove(worker)
         if self._ending:
             return
-        self._cause = worker.kill_reason or describe_exit(code)
-        self.context.status.restarted(self._cause)
-        call, file = worker.call, self._file(worker.call)
+        self._last_cause = worker.kill_reason or describe_exit(code)
+        self.context.status.restarted(self._last_cause)
+        call, file = worker.call, self._segmented_file(worker.call)
         if call is not None and file is not None and call.number in file.frames:
-            self._schedule.done(worker)  # it is noted, and only the answer was lost
+            self._schedule.done(worker)  # the segment is in the journal, only the answer was lost
         else:
             self._schedule.died(worker)
         self._early_deaths[worker.device] += not worker.loaded
-        if self._early_deaths[worker.device] >= MAX_DEATHS:  # others may do
+        if self._early_deaths[worker.device] >= MAX_DEATHS:  # workers of other devices may still start
             self._early_deaths[worker.device] = 0
-            self._one_less(worker, repeated_death_error(self.context.job.folder, MAX_DEATHS, self._cause))
-
-    def _show(self) -> None:
-        """Tell who does what."""
-        self._shown, tasks = time.monotonic(), self.context.job.tasks
-        self.context.status.workers(
-            [each.told(tasks[each.call.index].target.name if each.call else "") for each in self._workers]
-        )
+            error = repeated_death_error(self.context.job.folder, MAX_DEATHS, self._last_cause)
+            self._disable_one(worker, error)
 
     def _supervise(self) -> None:
-        """Kill workers of whom nothing is heard; they are replaced as soon as they have gone."""
-        if time.monotonic() - self._shown >= _POLL_INTERVAL:
-            self._show()
+        """Publish the workers' states, kill stalled workers, and start missing ones."""
+        if time.monotonic() - self._published >= _POLL_INTERVAL:
+            self._published, tasks = time.monotonic(), self.context.job.tasks
+            statuses = [w.status(tasks[w.call.index].target.name if w.call else "") for w in self._workers]
+            self.context.status.workers(statuses)
         for worker in self._workers:
-            busy, limit = worker.call is not None or not worker.loaded, self._longest_silence
+            busy, limit = worker.call is not None or not worker.loaded, self._stall_timeout
             if busy and time.monotonic() - worker.last_heard > limit and not worker.kill_reason:
-                told = mark("made no progress for {limit:.0f} seconds and was killed")
-                worker.kill_reason = tr(told, limit=limit)
+                text = mark("made no progress for {limit:.0f} seconds and was killed")
+                worker.kill_reason = tr(text, limit=limit)
                 worker.process.kill()
         self._spawn_missing()
 
-    def _leave(self, worker: WorkerHandle) -> None:
-        """Have a worker go, as one that holds too much memory asks for; another one takes its place."""
+    def _remove(self, worker: WorkerHandle) -> None:
+        """Remove a worker, as when it holds too much memory; another one takes its place."""
         self._workers.remove(worker)
         worker.process.kill()
 
-    def _end(self) -> None:
-        """Have all workers end; what they note, and finish, meanwhile counts."""
-        self._ending, until = True, time.monotonic() + _LAST_NEWS
+    _on_leave = _remove
+
+    def _shut_down(self) -> None:
+        """Stop all workers; what they journal or finish meanwhile still counts."""
+        self._ending, until = True, time.monotonic() + _WORKER_STOP_TIMEOUT
         for worker in [*self._workers]:
-            if worker.last_heard == math.inf:  # it has not begun
-                self._leave(worker)
+            if worker.last_heard == math.inf:  # not started yet
+                self._remove(worker)
             else:
                 worker.process.terminate()
         while self._workers and time.monotonic() < until:
-            with suppress(KeyboardInterrupt):  # it is known
-                self._take_news()
+            with suppress(KeyboardInterrupt):  # stopping already
+                self._handle_messages()
         for worker in [*self._workers]:
-            self._leave(worker)
+            self._remove(worker)
         self._job_file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""May a run write here? The one place that knows what belongs to the user."""
+"""Decide where a run may write, so that it never replaces the user's own files."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from colab_helpers.language import tr
 
 
 def file_identities(paths: Iterable[Path]) -> frozenset[tuple[int, int] | str]:
-    """What files are behind paths, links followed, however they are written: device and number of each.
+    """Return device and inode of the files at ``paths``, links followed; paths without a file are left out.
 
-    Of what lies in object storage it is the address: what stands for it here is another file once brought.
+    For an object in object storage the identity is its address: a download replaces its placeholder file.
     """
-    found = set[tuple[int, int] | str]()
+    identities = set[tuple[int, int] | str]()
     for path in paths:
         with suppress(OSError, ValueError):
             state = path.stat()
-            found.add(address_of(path) or (state.st_dev, state.st_ino))
-    return frozenset(found)
+            identities.add(address_of(path) or (state.st_dev, state.st_ino))
+    return frozenset(identities)
 
 
 def refuse_input(path: Path, inputs: frozenset[tuple[int, int] | str]) -> None:
-    """Refuse to write to a file that the run reads (``inputs``, from ``file_identities``): UsageError."""
+    """Raise UsageError if ``path`` is one of the files that the run reads (from `file_identities`)."""
     if file_identities([path]) & inputs:
-        raise UsageError(
-            tr("this file is read by the run and would be replaced by what it writes"),
-            where=str(path),
-            remedy=tr("choose another output folder or name"),
-        )
+        what = tr("this file is an input of the run and would be overwritten by it")
+        raise UsageError(what, where=str(path), remedy=tr("choose another output folder or name"))
 
 
 @dataclass(frozen=True)
 class WritePolicy:
-    """Decides where a run may write: the one place that knows what belongs to the user."""
+    """Decides where a run may write.
 
-    # Targets, photos and models of the run, from ``file_identities``.
+    Attributes:
+        inputs: Targets, photos and models of the run, from `file_identities`; never overwritten.
+        overwrite: Whether other files that no earlier run made may be replaced.
+        made: Whether an earlier run made the file at a path.
+        set_aside: Renames an earlier result that was changed since; returns a note.
+    """
+
     inputs: frozenset[tuple[int, int] | str] = frozenset()
-    overwrite: bool = False  # whether files that no earlier run made may be replaced; inputs never
-    made: Callable[[Path], bool] = lambda _path: False  # whether an earlier run made what lies at a path
-    # Gives what an earlier run made, and somebody changed since, another name; returns a note.
+    overwrite: bool = False
+    made: Callable[[Path], bool] = lambda _path: False
     set_aside: Callable[[Path], str | None] = lambda _path: None
 
     def ensure_writable(self, path: Path) -> str | None:
-        """Make sure that a file or folder may be written, as an empty folder may; else UsageError.
+        """Raise UsageError unless a file or folder may be written; return a note on a renamed earlier result.
 
-        Returns a note, where something had to get out of the way.
+        An empty folder, or what an earlier run made, may be replaced.
         """
         refresh_placeholder(path)
         refuse_input(path, self.inputs)
         note = None if self.overwrite else self.set_aside(path)
         if os.path.lexists(path) and not (self.overwrite or _is_empty(path) or self.made(path)):
-            raise UsageError(
-                tr("something of this name is there already, and no earlier run into this folder made it"),
-                where=str(path),
-                remedy=tr("choose another output folder or name, move it away, or set overwrite"),
-            )
+            what = tr("a file or folder with this name already exists, and no earlier run made it")
+            remedy = tr("choose another output folder or name, move it away, or set overwrite")
+            raise UsageError(what, where=str(path), remedy=remedy)
         return note
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether there is a folder with nothing in it."""
+    """Whether the path is an empty folder."""
     try:
         return not os.listdir(path)  # noqa: PTH208 - a file raises either way
     except OSError:

@@ -1,1 +1,1 @@
-"""A batch on several machines: Ray carries the calls, everything else is what one machine does, too."""
+"""Run a batch on several machines: Ray transports the calls, everything else is as on one machine."""

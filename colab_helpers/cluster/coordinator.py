@@ -1,7 +1,7 @@
-"""Who sees a batch through on a cluster: an actor that belongs to nobody's shell, one for each batch.
+"""The coordinator of a batch on a cluster: a detached Ray actor, one for each batch.
 
-It alone writes journal and status. Ray starts it again where it dies, and where its node dies with the whole
-cluster the same command on another one goes on: what is finished says the journal.
+It alone writes journal and status. Ray restarts it if it dies. If the cluster is lost, the same command on
+another cluster continues from the journal.
 """
 
 from __future__ import annotations
@@ -21,64 +21,62 @@ from colab_helpers.errors import ColabHelpersError, WorkerError
 from colab_helpers.files import from_json
 from colab_helpers.language import tr
 
-# How long an error waits for whoever has asked for the batch.
-_MAX_WAIT = 10.0
+# Seconds that an error is kept for the supervisor to read.
+_ERROR_TIMEOUT = 10.0
 
 
 class Coordinator:
-    """Does a batch in a thread of its own; its methods take no time, so that news keep their order.
+    """Runs a batch in a thread; its methods return at once, which keeps messages in order.
 
     Args:
-        job: What is to be done, as JSON.
-        name: Its own.
+        job: The job as JSON.
+        name: Name of this actor.
     """
 
     def __init__(self, job: str, name: str) -> None:
         self._job, self._name = from_json(Job, localize_paths(job)), name
         self._me = ray.get_runtime_context().current_actor
-        self._crew: ClusterWorkerPool | None = None
+        self._pool: ClusterWorkerPool | None = None
         self._error: ColabHelpersError | None = None
-        self._told = threading.Event()
+        self._error_read = threading.Event()
         threading.Thread(target=self._run, name="batch", daemon=True).start()
 
     def about(self) -> tuple[str, str, int]:
-        """Return what names the run, where results go, and the priority; answered once it is there."""
+        """Return the run, the output folder and the priority."""
         return self._job.run, str(self._job.folder), self._job.request.priority
 
-    def receive_message(self, number: int, news: tuple[Any, ...]) -> None:
-        """Take news of a worker."""
-        if self._crew is not None:
-            self._crew.receive_message(number, news)
+    def receive_message(self, number: int, message: tuple[Any, ...]) -> None:
+        """Pass a worker's message on to the pool."""
+        if self._pool is not None:
+            self._pool.receive_message(number, message)
 
     def refusal(self) -> ColabHelpersError | None:
-        """Return why the batch could not be begun, or ended; None where it is at work. Told once."""
+        """Return the error that ended the batch; None while it is running. The actor may exit afterwards."""
         if self._error is not None:
-            self._told.set()
+            self._error_read.set()
         return self._error
 
     def _run(self) -> None:
         context = ray.get_runtime_context()
-        place = context.gcs_address.replace(LOOPBACK, socket.gethostname())
+        address = context.gcs_address.replace(LOOPBACK, socket.gethostname())
+        lost = tr("was lost with its node or process")
         try:
             run_job(
                 self._job,
-                cause=tr("was lost with its process or its node")
-                if context.was_current_actor_reconstructed
-                else None,
-                make_pool=self._gathered,
-                # No machine's name, so that nobody looks there for a process to end; the same for whoever
-                # takes this one's place, and for nobody else: it need not wait for its silence.
-                host=f"Ray at {place}, {self._name}",
+                cause=lost if context.was_current_actor_reconstructed else None,
+                make_pool=self._make_pool,
+                # Not a host name, so that no supervisor looks there for the process. Only a restarted
+                # coordinator has the same name, and need not wait for the heartbeat timeout.
+                host=f"Ray at {address}, {self._name}",
             )
-        except BaseException as error:  # noqa: BLE001 - whoever asks has to learn of it
-            told = tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
-            unknown = WorkerError(told, where=str(self._job.folder))
-            self._error = error if isinstance(error, ColabHelpersError) else unknown
-        if self._error is not None and self._crew is None:  # else the status tells it
-            self._told.wait(_MAX_WAIT)
+        except BaseException as error:  # noqa: BLE001 - the supervisor has to learn of it
+            what = tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
+            unexpected = WorkerError(what, where=str(self._job.folder))
+            self._error = error if isinstance(error, ColabHelpersError) else unexpected
+        if self._error is not None and self._pool is None:  # otherwise it is in the status
+            self._error_read.wait(_ERROR_TIMEOUT)
         ray.kill(self._me, no_restart=True)
 
-    def _gathered(self, *given: Any) -> ClusterWorkerPool:
-        """Return who does the batch; called with what any crew is made of."""
-        self._crew = ClusterWorkerPool(*given, ray=ray, coordinator=self._me)
-        return self._crew
+    def _make_pool(self, *args: Any) -> ClusterWorkerPool:
+        self._pool = ClusterWorkerPool(*args, ray=ray, coordinator=self._me)
+        return self._pool

@@ -1,6 +1,6 @@
-"""This machine as a node of a cluster of one's own: start, join, look, stop; and the way into one.
+"""Start, join, describe, connect to and stop a private Ray cluster.
 
-Nothing is started or entered without a token: whoever gets into a cluster can run any code on its machines.
+Every cluster requires a token, since anyone who can connect can run any code on its machines.
 """
 
 from __future__ import annotations
@@ -22,23 +22,27 @@ import psutil
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import UsageError, WorkerError, require_extra
 from colab_helpers.files import open_private, parse_json
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import home
 
 LOOPBACK, AUTO = "127.0.0.1", "auto"
 NAMESPACE = "colab_helpers"
-# Seconds that Ray may take to start, an address to answer, and a node to end.
-_MAX_START, _MAX_CONNECT, _MAX_END = 120.0, 5.0, 3.0
-# Where the programs lie of which a node consists.
-_RAYS = "-packages/ray/"
-# Nothing goes through Ray's store of objects but calls and records of a few hundred bytes.
-_STORE_BYTES = 80_000_000
+# Seconds for Ray to start, for an address to answer, and for a node's processes to exit.
+_START_TIMEOUT, _CONNECT_TIMEOUT, _EXIT_TIMEOUT = 120.0, 5.0, 3.0
+# Part of the command lines of a node's processes.
+_RAY_PROGRAMS = "-packages/ray/"
+# Small, as only calls and records of a few hundred bytes go through Ray's object store.
+_OBJECT_STORE_BYTES = 80_000_000
 
 
 def start(host: str, port: int) -> str:
-    """Make this machine the first node of a cluster, and return its address; on the loopback it stays alone.
+    """Start a cluster with this machine as its first node; return its address.
 
-    UsageError where Ray is missing or told to let everybody in, WorkerError where it does not start.
+    With a loopback ``host`` the cluster stays on this machine.
+
+    Raises:
+        UsageError: Ray is not installed, or its authentication is disabled.
+        WorkerError: Ray does not start.
     """
     path = token_path()
     if not path.exists():
@@ -46,94 +50,92 @@ def start(host: str, port: int) -> str:
         with suppress(FileExistsError), open(path, "x", opener=open_private) as file:
             file.write(secrets.token_hex(32))
     address = f"{host}:{port}"
-    alone = ("--include-dashboard=false", f"--temp-dir={_folder()}")
-    _run_ray(address, "--head", f"--node-ip-address={host}", f"--port={port}", *alone)
+    options = ("--include-dashboard=false", f"--temp-dir={_folder()}")
+    _run_ray(address, "--head", f"--node-ip-address={host}", f"--port={port}", *options)
     return address
 
 
 def join(address: str, host: str = "") -> None:
-    """Make this machine a further node of the cluster at an address; ``host``: its own, chosen if not given.
+    """Add this machine to the cluster at an address; ``host``: its own address, chosen by Ray if empty.
 
-    UsageError where Ray, the token or the cluster is missing, WorkerError where it does not start.
+    Raises:
+        UsageError: Ray, the token or the cluster is missing.
+        WorkerError: Ray does not start.
     """
-    _reach(address)
+    _check_reachable(address)
     _run_ray(address, f"--address={address}", *([f"--node-ip-address={host}"] if host else []))
 
 
 def connect(address: str) -> Any:
-    """Enter a cluster, ``auto`` for that of this machine, as a shell does; return the module ray.
+    """Connect to a cluster as a client, ``auto`` being that of this machine; return the module ray.
 
-    UsageError where Ray, the token or the cluster is missing, or another token is asked for.
+    Raises:
+        UsageError: Ray, the token or the cluster is missing, or the cluster has another token.
     """
     address = _known_address() if address == AUTO else address
     os.environ.update(_environment(address))
-    _reach(address)
-    import ray  # takes seconds; and it reads the environment as it is imported
+    _check_reachable(address)
+    import ray  # here, since it takes seconds and reads the environment on import
 
     if ray.is_initialized():
         return ray
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="critical")
     except (ConnectionError, RuntimeError) as error:
-        raise UsageError(
-            tr("the cluster does not let this machine in"),
-            where=address,
-            remedy=tr("copy {token} from the machine on which it was started", token=token_path()),
-        ) from error
+        what = tr("the cluster refused the connection of this machine")
+        remedy = mark("copy {token} from the machine on which the cluster was started")
+        raise UsageError(what, where=address, remedy=tr(remedy, token=token_path())) from error
     return ray
 
 
 def describe_cluster(address: str) -> list[str]:
-    """Say of a cluster which machines are in it and what they have, and which batches are at work."""
+    """Return one line for each machine of a cluster, with its cores and GPUs, and for each running batch."""
     ray, lines = connect(address), []
     for node in ray.nodes():
         if node["Alive"]:
-            has = {name: node["Resources"].get(name, 0) for name in ("CPU", "GPU")}
-            told = tr("{node}: {CPU:.0f} core(s), {GPU:.0f} GPU(s)", node=node["NodeManagerAddress"], **has)
-            lines.append(told)
+            counts = {name: node["Resources"].get(name, 0) for name in ("CPU", "GPU")}
+            text = mark("{node}: {CPU:.0f} core(s), {GPU:.0f} GPU(s)")
+            lines.append(tr(text, node=node["NodeManagerAddress"], **counts))
     batches = [ray.get_actor(name, NAMESPACE) for name in ray.util.list_named_actors()]
-    return [*lines, *(tr("at work: {folder}", folder=ray.get(batch.about.remote())[1]) for batch in batches)]
+    folders = [ray.get(batch.about.remote())[1] for batch in batches]
+    return [*lines, *(tr("running: {folder}", folder=folder) for folder in folders)]
 
 
 def stop() -> int:
-    """End the nodes that run on this machine; return how many. What batches have finished is kept."""
-    found = []
+    """Stop the nodes on this machine; return their number. Finished work of batches is kept."""
+    processes = []
     for process in psutil.process_iter(["cmdline", "name"]):
-        line = " ".join(process.info["cmdline"] or ())
-        if str(_folder()) in line and _RAYS in line:
+        command = " ".join(process.info["cmdline"] or ())
+        if str(_folder()) in command and _RAY_PROGRAMS in command:
             process.terminate()
-            found.append(process)
-    for process in psutil.wait_procs(found, _MAX_END)[1]:
+            processes.append(process)
+    for process in psutil.wait_procs(processes, _EXIT_TIMEOUT)[1]:
         process.kill()
     (home() / "cluster.json").unlink(missing_ok=True)
-    return sum(process.info["name"] == "raylet" for process in found)
+    return sum(process.info["name"] == "raylet" for process in processes)
 
 
 def token_path() -> Path:
-    """Return where this user's token of a cluster lies."""
+    """Return the path of this user's cluster token."""
     return home() / "cluster.token"
 
 
 def _run_ray(address: str, *options: str) -> None:
-    usual = ("--disable-usage-stats", f"--object-store-memory={_STORE_BYTES}")
-    done = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *usual],
+    common = ("--disable-usage-stats", f"--object-store-memory={_OBJECT_STORE_BYTES}")
+    result = subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *common],
         env={**os.environ, **_environment(address)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_MAX_START,
+        timeout=_START_TIMEOUT,
         check=False,
     )
-    if done.returncode:
-        said = " | ".join(line for line in (done.stdout + done.stderr).splitlines()[-3:] if line.strip())
-        raise WorkerError(
-            tr("Ray did not start: {reason}", reason=said),
-            where=address,
-            remedy=tr(
-                "choose another port, or end what runs there with 'python -m colab_helpers cluster stop'"
-            ),
-        )
+    if result.returncode:
+        lines = (result.stdout + result.stderr).splitlines()[-3:]
+        what = tr("Ray did not start: {reason}", reason=" | ".join(line for line in lines if line.strip()))
+        remedy = tr("choose another port, or stop it with 'python -m colab_helpers cluster stop'")
+        raise WorkerError(what, where=address, remedy=remedy)
     write_text(home() / "cluster.json", json.dumps({"address": address}))
 
 
@@ -141,53 +143,45 @@ def _known_address() -> str:
     try:
         return str(parse_json((home() / "cluster.json").read_bytes())["address"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            tr("this machine belongs to no cluster"),
-            remedy=tr("run 'python -m colab_helpers cluster start', or name the address of one"),
-        ) from error
+        remedy = tr("run 'python -m colab_helpers cluster start', or give the address of a cluster")
+        raise UsageError(tr("this machine belongs to no cluster"), remedy=remedy) from error
 
 
-def _reach(address: str) -> None:
-    """Refuse an address at which nobody answers, before Ray tries for a minute."""
+def _check_reachable(address: str) -> None:
+    """Raise UsageError for an address that does not answer; Ray would try for a minute."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), _MAX_CONNECT).close()
+        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise UsageError(
-            tr("no cluster answers there ({reason})", reason=error),
-            where=address,
-            remedy=tr("write HOST:PORT as 'cluster start' told it, and see that the machine can be reached"),
-        ) from error
+        what = tr("no cluster answers at this address ({reason})", reason=error)
+        remedy = tr("use HOST:PORT as printed by 'cluster start', and check that the machine is reachable")
+        raise UsageError(what, where=address, remedy=remedy) from error
 
 
 def _environment(address: str) -> dict[str, str]:
-    """Return what every process of a cluster is told: to ask for the token; on the loopback, to be alone.
+    """Return the environment of a cluster's processes: the token is required, a loopback cluster is closed.
 
     Raises:
-        UsageError: Ray is missing or told to let everybody in, or others can read the token.
+        UsageError: Ray is not installed, its authentication is disabled, or others can read the token.
     """
     require_extra("cluster", "ray")
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
-        raise UsageError(
-            tr("RAY_AUTH_MODE lets everybody in who can reach a cluster, to run any code"),
-            remedy=tr("unset it: a token is used"),
-        )
+        what = tr("RAY_AUTH_MODE disables authentication: anyone who reaches the cluster could run any code")
+        raise UsageError(what, remedy=tr("unset RAY_AUTH_MODE; a token is used then"))
     path = token_path()
     if not path.is_file() or stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise UsageError(
-            tr("there is no token of a cluster here that you alone can read"),
-            where=str(path),
-            remedy=tr("copy it from the machine on which the cluster was started, and run chmod 600 on it"),
-        )
+        what = tr("the cluster token is missing or can be read by other users")
+        remedy = tr("copy it from the machine on which the cluster was started, and run chmod 600 on it")
+        raise UsageError(what, where=str(path), remedy=remedy)
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(path),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # On any system: whether there may be more nodes; without, it listens on the loopback alone.
+        # On any system: whether more nodes may join; if not, it listens on the loopback alone.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if address.startswith(f"{LOOPBACK}:") else "1",
     }
 
 
 def _folder() -> Path:
-    # Sockets have short names: not below a home that may be deep.
+    # Not below the home folder, which may be deep: paths of sockets are limited to about 100 characters.
     return Path(tempfile.gettempdir()) / f"colab_helpers-{os.getuid()}" / "ray"

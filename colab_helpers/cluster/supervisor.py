@@ -1,4 +1,4 @@
-"""Whoever asks for a batch on a cluster: starts its coordinator, or finds it at work, and watches."""
+"""Supervise a batch on a cluster: start its coordinator, or find the running one, and watch it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from colab_helpers.files import from_json, to_json
 from colab_helpers.language import tr
 
 _POLL_INTERVAL = 0.2
-_MAX_ANSWER = 60.0
+_ANSWER_TIMEOUT = 60.0
 
 
 @dataclass(eq=False)
 class ClusterSupervisor(Supervisor):
-    """Sees a batch through that a cluster does; it may go, and the work goes on.
+    """Runs a batch on a cluster; the batch continues if the supervisor exits.
 
     Raises:
-        UsageError: Ray or the token is missing, or there is no such cluster.
+        UsageError: Ray, the token or the cluster is missing.
     """
 
     _ray: Any = field(default=None, init=False)
@@ -33,32 +33,32 @@ class ClusterSupervisor(Supervisor):
 
     @property
     def _name(self) -> str:
-        """Of the coordinator: the same for whoever asks for the same."""
+        """Name of the coordinator, the same for each supervisor of the same job."""
         return f"batch-{self.job.digest[:24]}"
 
     def _active_run(self) -> str | None:
-        """Return the run of the batch's coordinator, if there is one: Ray knows at once."""
+        """Return the run of the batch's coordinator, if there is one."""
         try:
             coordinator = self._ray.get_actor(self._name, NAMESPACE)
-            return str(self._ray.get(coordinator.about.remote(), timeout=_MAX_ANSWER)[0])
+            return str(self._ray.get(coordinator.about.remote(), timeout=_ANSWER_TIMEOUT)[0])
         except (ValueError, self._ray.exceptions.RayError):
             return None
 
     def start_worker(self, cause: str) -> WorkerExit:
-        """Start the coordinator and watch the batch to its end."""
-        from colab_helpers.cluster.coordinator import Coordinator  # brings Ray
+        """Start the coordinator and watch the batch until it ends."""
+        from colab_helpers.cluster.coordinator import Coordinator  # imports Ray
 
-        kind = self._ray.remote(num_cpus=0, max_restarts=-1)(Coordinator)
-        named = kind.options(name=self._name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)
-        coordinator = named.remote(to_json(with_mapped_paths(self.job)), self._name)
+        actor = self._ray.remote(num_cpus=0, max_restarts=-1)(Coordinator)
+        actor = actor.options(name=self._name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)
+        coordinator = actor.remote(to_json(with_mapped_paths(self.job)), self._name)
 
-        def asked(method: Any) -> Any:
-            return self._ray.get(method.remote(), timeout=_MAX_ANSWER)
+        def call(method: Any) -> Any:
+            return self._ray.get(method.remote(), timeout=_ANSWER_TIMEOUT)
 
         try:
-            run, *_ = asked(coordinator.about)
+            run, *_ = call(coordinator.about)
             while (status := self._watcher.status()) is None or status.run != run:
-                if (error := asked(coordinator.refusal)) is not None:
+                if (error := call(coordinator.refusal)) is not None:
                     raise error
                 time.sleep(_POLL_INTERVAL)
             return self._follow(run)
@@ -67,19 +67,17 @@ class ClusterSupervisor(Supervisor):
 
 
 def with_mapped_paths(job: Job) -> Job:
-    """Return a job as the machines of the cluster see it, whose mounts may have other names.
+    """Return a job with paths as the cluster's machines see them, by the OLD=NEW pairs of ``map_paths``.
 
-    ``map_paths`` has OLD=NEW: what lies below OLD here lies below NEW there. UsageError where one is not so.
+    Raises:
+        UsageError: A pair is not of the form OLD=NEW with absolute paths.
     """
     text = to_json(job.model_copy(update={"request": job.request.with_values(map_paths=())}))
     for pair in job.request.map_paths:
         old, equals, new = pair.partition("=")
         if not (equals and Path(old).is_absolute() and Path(new).is_absolute()):
-            raise UsageError(
-                tr("this does not tell two places apart: {pair!r}", pair=pair),
-                where="map_paths",
-                remedy=tr("write it like /mnt/videos=/data/videos"),
-            )
+            remedy = tr("use OLD=NEW with absolute paths, for example /mnt/videos=/data/videos")
+            raise UsageError(tr("invalid path mapping {pair!r}", pair=pair), where="map_paths", remedy=remedy)
         for end in ('"', "/"):
             text = text.replace(f'"{old.rstrip("/")}{end}', f'"{new.rstrip("/")}{end}')
     return from_json(Job, text)

@@ -1,4 +1,4 @@
-"""A worker on any node: a process with networks of its own, as on one machine, and an actor that carries."""
+"""A worker on a cluster node: a `pool_worker` process, and a Ray actor that forwards its messages."""
 
 from __future__ import annotations
 
@@ -17,41 +17,42 @@ from colab_helpers.machine import SHARED_BY_ENV
 
 
 class WorkerActor:
-    """Starts a worker's process on its node and carries between that and the crew.
+    """Starts a worker process on its node and forwards messages between it and the coordinator.
 
-    Ray says by ``CUDA_VISIBLE_DEVICES`` which GPU is its own. A crash of decoder or networks costs the
-    process and not this one, which tells of it.
+    Ray sets ``CUDA_VISIBLE_DEVICES`` to the worker's GPU. A crash in a decoder or network kills the process,
+    not this actor, which reports it.
 
     Args:
-        crew: Who hears of the process: the coordinator.
-        number: Tells this worker from others.
-        job: What is to be done, as JSON.
-        code: Digest of the coordinator's code: another one here would make other pictures.
-        workers_per_machine: How many workers share this machine.
+        coordinator: Handle of the coordinator.
+        number: Number of the worker.
+        job: The job as JSON.
+        code: Digest of the coordinator's code; results of another version could differ.
+        workers_per_machine: Number of workers that share this machine.
     """
 
-    def __init__(self, crew: Any, number: int, job: str, code: str, workers_per_machine: int) -> None:
-        def receive_message(news: tuple[Any, ...]) -> None:
-            crew.receive_message.remote(number, news)
+    def __init__(self, coordinator: Any, number: int, job: str, code: str, workers_per_machine: int) -> None:
+        def receive_message(message: tuple[Any, ...]) -> None:
+            coordinator.receive_message.remote(number, message)
 
         if code_digest() != code:
-            told = tr("{node} has another version of the package", node=socket.gethostname())
-            receive_message(("refused", UsageError(told, remedy=tr("install the same one on every machine"))))
+            what = tr("{node} has another version of the package", node=socket.gethostname())
+            remedy = tr("install the same version on every machine")
+            receive_message(("refused", UsageError(what, remedy=remedy)))
             return
-        # Ray gives one thread to whoever claims no processor; the GPU's worker needs them all.
+        # Ray sets it to 1 for actors that claim no core, but a GPU's worker needs all cores.
         os.environ.pop("OMP_NUM_THREADS", None)
         self._folder = tempfile.TemporaryDirectory(prefix="colab_helpers-")
-        file = Path(self._folder.name) / "job.json"
-        file.write_text(localize_paths(job), encoding="utf-8")
-        self._process = WorkerProcess(file, receive_message, {SHARED_BY_ENV: str(workers_per_machine)})
+        path = Path(self._folder.name) / "job.json"
+        path.write_text(localize_paths(job), encoding="utf-8")
+        self._process = WorkerProcess(path, receive_message, {SHARED_BY_ENV: str(workers_per_machine)})
 
-    def take(self, message: object) -> None:
-        """Hand something to the process."""
+    def send(self, message: object) -> None:
+        """Send a message to the process."""
         self._process.send(message)
 
-    def alive(self) -> None:
-        """Answer, which only what is there does."""
+    def ping(self) -> None:
+        """Return; the call succeeds only while the actor is alive."""
 
-    def end(self) -> None:
-        """Ask the process to end; what it is at is left as it is."""
+    def terminate(self) -> None:
+        """Stop the process; its current work is left unfinished."""
         self._process.terminate()

@@ -1,4 +1,4 @@
-"""The crew of a batch on a cluster: as many workers as there is room for, wherever nodes come and go."""
+"""Distribute a batch over a cluster whose nodes may come and go, with as many workers as fit."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _POLL_INTERVAL = 1.0
 _ROUNDING = 1e-6
 _MAX_REASON = 200
 CORES = 4.0
-"""Cores that a worker without a GPU claims; fewer where a node has no more."""
+"""Cores that a worker without a GPU claims; fewer if its node has fewer."""
 
 
 @dataclass(frozen=True, eq=False)
 class _RemoteProcess:
-    """A worker's process on whatever node: `WorkerProcess` by way of its actor."""
+    """A `WorkerProcess` on another node, controlled through its actor."""
 
     ray: Any
     actor: Any
 
     def send(self, message: object) -> None:
-        self.actor.take.remote(message)
+        self.actor.send.remote(message)
 
     def terminate(self) -> None:
-        self.actor.end.remote()
+        self.actor.terminate.remote()
 
     def kill(self) -> None:
         self.ray.kill(self.actor)
@@ -44,22 +44,22 @@ class _RemoteProcess:
 
 @dataclass(eq=False, kw_only=True)
 class ClusterWorkerPool(WorkerPool):
-    """See ``WorkerPool``; here ``devices`` are nodes, looked up again and again.
+    """A `WorkerPool` whose ``devices`` are the nodes of a cluster, polled for changes.
 
     Attributes:
-        ray: The module, connected.
-        coordinator: The coordinator, through which workers are heard.
+        ray: The connected module ray.
+        coordinator: Handle of the coordinator, which receives the workers' messages.
     """
 
     ray: Any
     coordinator: Any
     _pings: dict[Any, WorkerHandle] = field(default_factory=dict, init=False)
     _addresses: dict[str, str] = field(default_factory=dict, init=False)
-    _looked: float = field(default=-math.inf, init=False)
-    _outranked: bool = field(default=False, init=False)
+    _polled: float = field(default=-math.inf, init=False)
+    _outranked: bool = field(default=False, init=False)  # a batch with a higher priority is running
 
     def __post_init__(self) -> None:
-        self.devices = [node for node, room in self._capacity().items() for _ in range(room)]
+        self.devices = [node for node, capacity in self._capacity().items() for _ in range(capacity)]
         super().__post_init__()
 
     @cached_property
@@ -71,34 +71,33 @@ class ClusterWorkerPool(WorkerPool):
             super()._dispatch()
 
     def _spawn_missing(self) -> None:
-        """Look, now and then, who is there and who else may be, and whether somebody else comes first."""
-        if time.monotonic() - self._looked < _POLL_INTERVAL:
+        """Poll the workers, and start missing ones unless a batch with a higher priority is running."""
+        if time.monotonic() - self._polled < _POLL_INTERVAL:
             return
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
         if self._workers:
-            self._listen()
-        self._outranked = any(rank > self.context.job.request.priority for rank in self._ranks())
+            self._ping_workers()
+        self._outranked = any(priority > self.context.job.request.priority for priority in self._priorities())
         if self._outranked:
             for worker in [each for each in self._workers if each.call is None]:
-                self._leave(worker)
+                self._remove(worker)
         else:
             super()._spawn_missing()
 
     def _spawn_worker(self, number: int, device: str) -> WorkerHandle:
-        room, claim = self._places()[device]
+        capacity, claim = self._node_capacities()[device]
         strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(device, soft=False)
-        kind = self.ray.remote(WorkerActor).options(**claim, scheduling_strategy=strategy)
-        process = _RemoteProcess(
-            self.ray, kind.remote(self.coordinator, number, self._job, code_digest(), room)
-        )
-        # It may have to wait for room.
-        return WorkerHandle(number, process, device, self._addresses[device], last_heard=math.inf)
+        actor = self.ray.remote(WorkerActor).options(**claim, scheduling_strategy=strategy)
+        handle = actor.remote(self.coordinator, number, self._job, code_digest(), capacity)
+        # Not heard yet: the actor may have to wait for free resources.
+        process, address = _RemoteProcess(self.ray, handle), self._addresses[device]
+        return WorkerHandle(number, process, device, address, last_heard=math.inf)
 
-    def _listen(self) -> None:
-        """Learn who has come, and who is there no longer."""
+    def _ping_workers(self) -> None:
+        """Find out which workers have started and which are gone."""
         for worker in self._workers:
             if worker not in self._pings.values():
-                self._pings[worker.process.actor.alive.remote()] = worker
+                self._pings[worker.process.actor.ping.remote()] = worker
         for ping in self.ray.wait([*self._pings], num_returns=len(self._pings), timeout=0)[0]:
             worker = self._pings.pop(ping)
             try:
@@ -108,29 +107,29 @@ class ClusterWorkerPool(WorkerPool):
                 if worker in self._workers:
                     reason = str(error).strip().splitlines()[-1].partition(". ")[0][:_MAX_REASON]
                     worker.kill_reason = worker.kill_reason or tr("was lost: {reason}", reason=reason)
-                    # Those of a node that has gone tell nothing of the work.
-                    self._early_deaths[worker.device] -= (
-                        not worker.loaded and worker.device not in self._capacity()
-                    )
+                    # A lost node is not the worker's fault: cancels what `_on_lost` will add.
+                    lost_node = worker.device not in self._capacity()
+                    self._early_deaths[worker.device] -= not worker.loaded and lost_node
                     self.receive_message(worker.number, ("lost", -signal.SIGKILL))
 
-    def _ranks(self) -> Iterator[int]:
+    def _priorities(self) -> Iterator[int]:
+        """Yield the priorities of all running batches."""
         for name in self.ray.util.list_named_actors():
-            with suppress(ValueError, self.ray.exceptions.RayError):  # it ends just now
+            with suppress(ValueError, self.ray.exceptions.RayError):  # it is just ending
                 yield self.ray.get(self.ray.get_actor(name).about.remote(), timeout=_POLL_INTERVAL)[2]
 
     def _capacity(self) -> Mapping[str, int]:
-        return {node: room for node, (room, _) in self._places().items()}
+        return {node: capacity for node, (capacity, _) in self._node_capacities().items()}
 
-    def _places(self) -> dict[str, tuple[int, dict[str, float]]]:
-        """For each node how many workers it has room for, and what each of them claims."""
+    def _node_capacities(self) -> dict[str, tuple[int, dict[str, float]]]:
+        """Return for each node how many workers it can run, and the resources that each of them claims."""
         alive = [node for node in self.ray.nodes() if node["Alive"]]
         self._addresses |= {node["NodeID"]: node["NodeManagerAddress"] for node in alive}
         nodes = {node["NodeID"]: node["Resources"] for node in alive}
-        if any(has.get("GPU") for has in nodes.values()):
+        if any(resources.get("GPU") for resources in nodes.values()):
             share = self.context.job.request.gpus_per_worker
             claim = {"num_cpus": 0.0, "num_gpus": share}
-            rooms = {name: int(has.get("GPU", 0) / share + _ROUNDING) for name, has in nodes.items()}
-            return {name: (room, claim) for name, room in rooms.items()}
-        cores = {name: min(CORES, has.get("CPU", 0.0)) for name, has in nodes.items()}
+            gpus = {node: resources.get("GPU", 0) for node, resources in nodes.items()}
+            return {node: (int(count / share + _ROUNDING), claim) for node, count in gpus.items()}
+        cores = {node: min(CORES, resources.get("CPU", 0.0)) for node, resources in nodes.items()}
         return {n: (int(nodes[n]["CPU"] / each), {"num_cpus": each}) for n, each in cores.items() if each}

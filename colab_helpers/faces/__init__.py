@@ -1,1 +1,1 @@
-"""Finding, choosing and changing faces."""
+"""Detection, selection and modification of faces."""

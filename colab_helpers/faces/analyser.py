@@ -1,7 +1,7 @@
-"""Finding faces and telling them apart, by the contracts of insightface's detector and recogniser.
+"""Face detection, embeddings, sex and age with insightface's networks.
 
-insightface's own classes are the yardstick: the tests hold this module to their results on the same graphs.
-They are not called in a run, because importing the package takes longer than starting everything else.
+The tests compare the results with those of insightface's own classes on the same graphs. A run does not use
+these classes: importing insightface takes longer than all the rest of the start.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _DETECTOR_FILE = Path("buffalo_l/det_10g.onnx")
 _RECOGNISER_FILE = Path("buffalo_l/w600k_r50.onnx")
 _ATTRIBUTES_FILE = Path("buffalo_l/genderage.onnx")
 _RECOGNISER_SIZE, _ATTRIBUTES_SIZE = 112, 96
-_BOX_SCALE = 1.5  # longer sides of a face's box make an edge of the crop by which sex and age are told
-# A crowd must not become one huge tensor.
-_RECOGNISER_STACK = 16
+_BOX_SCALE = 1.5  # edge of the crop for sex and age, in longer sides of the face's box
+_RECOGNISER_STACK = 16  # bounds the input tensor for a crowd
 CONFIDENT_SCORE = 0.7
-"""Score of a sure face: one on its side may be found upright in the wrong place, but with a lower one."""
+"""Minimum score of a sure face. One that lies on its side may be detected as an upright face in the wrong
+place, but with a lower score."""
 
 
 class FaceAnalyser:
-    """Detects faces and computes their embeddings; tells sex and age, too, where settings ask for it.
+    """Detects faces, computes their embeddings and, if the settings need them, estimates sex and age.
 
     Args:
-        settings: Detector size and least score; where networks run; whether sex and age are asked for.
-        models_dir: Folder that holds ``buffalo_l/``; by default see ``models.session.models_root``.
-        runtime: Shares an existing runtime instead of making one from the settings.
+        settings: Detector size, minimum score and execution provider; whether sex and age are needed.
+        models_dir: Folder that holds ``buffalo_l/``; see ``models.session.models_root`` for the default.
+        runtime: Existing runtime to share; by default one is made from the settings.
     """
 
     def __init__(
@@ -52,17 +52,17 @@ class FaceAnalyser:
         self._runtime = runtime or Runtime(settings.execution_provider)
         network = self._runtime.open(self._root / _DETECTOR_FILE, edge=settings.face_detector_size)
         self._detector = Detector(network)
-        asked = settings.asks_attributes
-        self._attributes = self._runtime.open(self._root / _ATTRIBUTES_FILE) if asked else None
+        needed = settings.asks_attributes
+        self._attributes = self._runtime.open(self._root / _ATTRIBUTES_FILE) if needed else None
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """Detector, recogniser and, where it is asked, the one that tells sex and age."""
-        found = self._detector.network, self._recogniser
-        return found if self._attributes is None else (*found, self._attributes)
+        """Detector, recogniser and, if the settings need it, the network for sex and age."""
+        networks = self._detector.network, self._recogniser
+        return networks if self._attributes is None else (*networks, self._attributes)
 
     def load(self) -> None:
-        """Load the recogniser, too, which otherwise waits until it is needed."""
+        """Load the recogniser now instead of on first use."""
         _ = self._recogniser
 
     @cached_property
@@ -70,7 +70,7 @@ class FaceAnalyser:
         return self._runtime.open(self._root / _RECOGNISER_FILE)
 
     def find(self, image: ByteImage, *, embed: bool = True) -> list[Face]:
-        """Find the faces of a single image, best score first; see `search`.
+        """Find the faces in a single image, best score first; see `search_views`.
 
         Args:
             image: ``(H, W, 3)`` uint8 BGR.
@@ -81,15 +81,15 @@ class FaceAnalyser:
         return self.embed(picture, faces) if embed else faces
 
     def search(self, picture: Picture) -> list[Face]:
-        """Find the faces of a single picture; where none is sure, look at other views of it, too."""
+        """Find the faces in a single picture, best score first; see `search_views`."""
         return self.search_views(picture)[0]
 
     def search_views(self, picture: Picture) -> tuple[list[Face], View]:
-        """Return the faces of the view in which one is surest, best score first, and that view.
+        """Return the faces found in the view with the most confident face, best score first, and that view.
 
-        Other views count only where the plain one shows no sure face: a brighter one where the picture is
-        dark, one with a margin (a face may fill the picture), and turned ones; and of what is found in them
-        only what stands upright there.
+        Other views are tried only if the plain one shows no sure face: a brightened one (if the picture is
+        dark), one with a margin (for a face that fills the picture), and rotated ones. Only faces that are
+        upright in such a view count.
         """
         plain = picture.detector_view(self._settings.face_detector_size)
         faces = self._in_view(plain)
@@ -97,28 +97,28 @@ class FaceAnalyser:
         if best and best[0].score >= CONFIDENT_SCORE:
             return chosen
         for view in VIEWS[1 if is_dark(plain) else 2 :]:
-            found = self._standing(plain, view)
-            if found and (not best or found[0].score > best[0].score):
-                best, chosen = found, (found, view)
+            upright = self._upright_in_view(plain, view)
+            if upright and (not best or upright[0].score > best[0].score):
+                best, chosen = upright, (upright, view)
         return chosen
 
     def detect(self, picture: Picture, view: View = "plain") -> list[Face]:
-        """Find the faces of a picture, best score first, without embeddings.
+        """Find the faces in a picture, best score first, without embeddings.
 
         Args:
-            picture: What is looked at; one that is dark and shows no sure face is looked at brightened, too.
-            view: How it is shown to the detector; in another one than the plain a face must stand upright.
+            picture: The picture; if it is dark and shows no sure face, it is also tried brightened.
+            view: How it is shown to the detector; in all views but the plain one a face must be upright.
         """
         plain = picture.detector_view(self._settings.face_detector_size)
         if view != "plain":
-            return self._standing(plain, view)
+            return self._upright_in_view(plain, view)
         faces = self._in_view(plain)
         if is_dark(plain) and not (faces and faces[0].score >= CONFIDENT_SCORE):
             bright = self._in_view(apply_view("bright", plain))
-            faces = max(faces, bright, key=lambda found: found[0].score if found else 0.0)
+            faces = max(faces, bright, key=lambda each: each[0].score if each else 0.0)
         return faces
 
-    def _standing(self, plain: DetectorView, view: View) -> list[Face]:
+    def _upright_in_view(self, plain: DetectorView, view: View) -> list[Face]:
         shown = apply_view(view, plain)
         return self._upright(self._in_view(shown), shown)
 
@@ -132,7 +132,8 @@ class FaceAnalyser:
         boxes, kps = self._detector.detect(view.image, size=size, score=self._settings.face_detector_score)
         return [
             Face(
-                box=_upright_box(transform_points(row[:4].reshape(2, 2), view.to_frame)),
+                # Sorted, because a rotation swaps the corners.
+                box=np.sort(transform_points(row[:4].reshape(2, 2), view.to_frame), axis=0).ravel(),
                 kps=transform_points(points, view.to_frame),
                 score=float(row[4]),
             )
@@ -140,7 +141,7 @@ class FaceAnalyser:
         ]
 
     def describe(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
-        """Return the faces with embeddings and, where settings ask for them, with sex and age."""
+        """Return the faces with embeddings and, if the settings need them, with sex and age."""
         network, embedded = self._attributes, self.embed(picture, faces)
         if network is None:
             return embedded
@@ -148,15 +149,14 @@ class FaceAnalyser:
 
     def embed(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
         """Return the faces with embeddings, computed in stacks of bounded size."""
-        groups = in_groups(faces, _RECOGNISER_STACK)
-        return [face for group in groups for face in self._embed_stack(picture, group)]
-
-    def _embed_stack(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
-        features = self.features(picture, faces)
-        return [replace(face, embedding=unit(one)) for face, one in zip(faces, features, strict=True)]
+        return [
+            replace(face, embedding=unit(feature))
+            for group in in_groups(faces, _RECOGNISER_STACK)
+            for face, feature in zip(group, self.features(picture, group), strict=True)
+        ]
 
     def features(self, picture: Picture, faces: Sequence[Face]) -> FloatArray:
-        """Return what the recogniser says of a few faces, ``(N, 512)``: embeddings that have their length."""
+        """Return the recogniser's raw output for a few faces, ``(N, 512)``: embeddings not yet normalised."""
         template = arcface_template(_RECOGNISER_SIZE)
         crops = [picture.crop(similarity_transform(face.kps, template), _RECOGNISER_SIZE) for face in faces]
         blob = cv2.dnn.blobFromImages(crops, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True)
@@ -164,24 +164,19 @@ class FaceAnalyser:
 
 
 def sex_and_age(network: Network, picture: Picture, face: Face) -> FloatArray:
-    """Ask insightface's ``genderage``: RGB from 0 to 255, upright, the face's box in the middle.
+    """Estimate sex and age with insightface's ``genderage``: RGB 0 to 255, upright crop around the box.
 
     Returns:
-        ``(2,)``: 1 for a male face, else 0, and years from 0 to 100.
+        ``(2,)``: 1 for a male face, else 0, and age in years, 0 to 100.
     """
     scale = _ATTRIBUTES_SIZE / (_BOX_SCALE * float(max(face.box[2:] - face.box[:2])))
-    x, y = (_ATTRIBUTES_SIZE / 2 - scale * middle for middle in face.centre)
+    x, y = (_ATTRIBUTES_SIZE / 2 - scale * centre for centre in face.centre)
     crop = picture.crop(np.array([[scale, 0, x], [0, scale, y]]), _ATTRIBUTES_SIZE)
-    (told,) = network.run_stack(cv2.dnn.blobFromImage(crop, swapRB=True))
-    return np.array([told[1] > told[0], np.clip(100 * told[2], 0, 100)], np.float32)
-
-
-def _upright_box(corners: FloatArray) -> FloatArray:
-    """The xyxy box of two opposite corners, whichever they are (a rotated picture swaps them)."""
-    return np.concatenate([corners.min(0), corners.max(0)]).astype(np.float32)
+    ((female, male, age),) = network.run_stack(cv2.dnn.blobFromImage(crop, swapRB=True))
+    return np.array([male > female, np.clip(100 * age, 0, 100)], np.float32)
 
 
 def unit(vector: FloatArray) -> FloatArray:
-    """Return a vector at length 1; one without length as it is."""
+    """Normalise a vector to length 1; a zero vector stays as it is."""
     norm = float(np.linalg.norm(vector))
     return (vector / norm if norm > 0 else vector).astype(np.float32)

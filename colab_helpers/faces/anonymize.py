@@ -1,4 +1,4 @@
-"""Faces made unrecognisable: what is left of one is a few colours, however large it is."""
+"""Anonymization of faces: blurring or pixelating them down to a few colours, whatever their size."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ from colab_helpers.faces.types import ByteImage, Face, FaceJob, FloatArray
 from colab_helpers.media.affine import Matrix
 from colab_helpers.media.picture import Picture
 
-# A crop shows so many times a face's box each way, and so many times the box is hidden: ears and forehead
-# reach out of it. Of the crop so many colours are left each way: some four across the face, where people know
-# who is familiar to them by seven (Sinha et al. 2006, result 1).
-_SHOWN, _HIDDEN, _CELLS = 1.6, 1.3, 6
+# Width and height of the crop and of its hidden part, in sizes of the face's box: ears and forehead extend
+# beyond the box. The crop is reduced to _CELLS colours each way, so that about four are left across the face;
+# people recognise familiar faces from seven on (Sinha et al. 2006, result 1).
+_CROP_SCALE, _HIDDEN_SCALE, _CELLS = 1.6, 1.3, 6
 _SIZE = 24 * _CELLS
 _EXPONENT, _SOFTNESS = 4.0, 0.015
 
 
 @dataclass(frozen=True)
 class Anonymizer:
-    """Blurs faces, or shows them as large squares; nothing of what they were is in the result.
+    """Blurs or pixelates faces so that the original cannot be restored.
 
-    Neither asks what is before a face, nor fades in and out: a face is hidden wherever it may be.
+    Occluders and fade weights are ignored: a face is hidden wherever it may be.
     """
 
     action: Literal["blur", "pixelate"]
     masks: FaceMasks = BOX
 
     def crop(self, _picture: Picture, _face: Face) -> None:
-        """Nothing is shown to a swapper."""
+        """Return None: there is no swapper that needs a crop."""
 
     def change(self, jobs: Sequence[FaceJob]) -> None:
         """Change every face in place."""
         for job in jobs:
-            matrix, box = _place(job.face.box)
-            hidden = self._hidden(job.picture.crop(matrix, _SIZE))
+            matrix, box = _crop_placement(job.face.box)
+            hidden = self._obscure(job.picture.crop(matrix, _SIZE))
             job.picture.paste(hidden, matrix, _mask(), box=box)
 
-    def _hidden(self, crop: ByteImage) -> ByteImage:
-        # A blur alone could be undone; colours that are not there cannot.
-        few = cv2.resize(crop, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA)
-        way = cv2.INTER_NEAREST if self.action == "pixelate" else cv2.INTER_CUBIC
-        return np.asarray(cv2.resize(few, (_SIZE, _SIZE), interpolation=way), np.uint8)
+    def _obscure(self, crop: ByteImage) -> ByteImage:
+        # Reduce the resolution first: a blur alone could be undone.
+        cells = cv2.resize(crop, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA)
+        interpolation = cv2.INTER_NEAREST if self.action == "pixelate" else cv2.INTER_CUBIC
+        return np.asarray(cv2.resize(cells, (_SIZE, _SIZE), interpolation=interpolation), np.uint8)
 
 
-def _place(box: FloatArray) -> tuple[Matrix, FloatArray]:
-    """Where the crop around a face's box is: from the frame to it, and its box in the frame."""
-    middle, half = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 2) / 2 * _SHOWN
+def _crop_placement(box: FloatArray) -> tuple[Matrix, FloatArray]:
+    """Return the transform from the frame to the crop around a face, and the box to paste it into."""
+    centre, half = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 2) / 2 * _CROP_SCALE
     scale = _SIZE / (2 * half)
-    shift = _SIZE / 2 - scale * middle - 0.5
+    shift = _SIZE / 2 - scale * centre - 0.5
     matrix = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]], np.float64)
-    # Wider than the crop: what fades out towards a face's box must not.
-    return matrix, np.concatenate([middle - 2 * half, middle + 2 * half]).astype(np.float32)
+    # Twice the crop, so that pasting, which fades out towards the edges of the box, keeps the crop opaque.
+    return matrix, np.concatenate([centre - 2 * half, centre + 2 * half]).astype(np.float32)
 
 
 @cache
 def _mask() -> FloatArray:
-    """A square with round corners and soft edges, ``(S, S)`` float32, 1 wherever the face is."""
-    axis = (np.arange(_SIZE, dtype=np.float32) - (_SIZE - 1) / 2) / (_SIZE / 2 * _HIDDEN / _SHOWN)
+    """Return a square with rounded, soft edges, ``(S, S)`` float32, that is 1 all over the face."""
+    axis = (np.arange(_SIZE, dtype=np.float32) - (_SIZE - 1) / 2) / (_SIZE / 2 * _HIDDEN_SCALE / _CROP_SCALE)
     power = np.abs(axis) ** _EXPONENT
     mask = (power[:, None] + power[None, :] <= 1).astype(np.float32)
     return np.asarray(cv2.GaussianBlur(mask, (0, 0), _SOFTNESS * _SIZE), np.float32)

@@ -1,4 +1,4 @@
-"""Who is who in the targets, and what is done to each of them."""
+"""Which person in the targets gets which treatment."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ from colab_helpers.faces.types import FloatArray
 
 Action = Literal["swap", "blur", "pixelate"]
 PER_PERSON_SETTINGS = (
-    "frame_processors",
-    "enhancer_blend",
-    "enhancer_weight",
-    "colour_match",
-    "face_mask_types",
-    "face_mask_blur",
-    "face_mask_padding",
-    "face_mask_regions",
-)
-"""Settings that may be another for one person; networks have to be among those that the run loads."""
+    "frame_processors", "enhancer_blend", "enhancer_weight", "colour_match",
+    "face_mask_types", "face_mask_blur", "face_mask_padding", "face_mask_regions",
+)  # fmt: skip
+"""Settings that may differ for one person; they can only use networks that the run loads anyway."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +26,13 @@ class Treatment:
     """What is done to the faces of one person.
 
     Attributes:
-        action: Put somebody in, or make them unrecognisable.
-        source: ``(512,)`` embedding of who is put in, as `Identity` has it; None where nothing is swapped.
-        source_name: What a report calls who is put in; "" is the person on the run's own photos.
-        settings: Settings of their own where somebody is put in, by name; see `PER_PERSON_SETTINGS`.
-        key: What tells the source from others, on every machine: embeddings differ by a rounding from one to
-            another: their photos' SHA-256. Empty where nothing is kept from one run to the next.
-        age: How old who is put in seems, in years; None where nobody was asked.
+        action: Swap the face, or anonymize it.
+        source: ``(512,)`` embedding of the source, as in `Identity`; None if nothing is swapped.
+        source_name: Name of the source in reports; "" is the person on the run's own photos.
+        settings: Overrides of settings for swapped faces, by name; see `PER_PERSON_SETTINGS`.
+        key: SHA-256 of the source photos, which identifies the source across machines, on which embeddings
+            differ by rounding errors. Empty if nothing is kept between runs.
+        age: Estimated age of the source, in years; None if not estimated.
     """
 
     action: Action = "swap"
@@ -50,42 +44,40 @@ class Treatment:
 
     @cached_property
     def digest(self) -> str:
-        """Equal only where the same is done to a face."""
+        """SHA-256 that is equal only for treatments with the same effect."""
         source = "" if self.source is None else self.key or self.source.astype("<f4").tobytes().hex()
         parts = json.dumps([self.action, source, dict(self.settings)], sort_keys=True)
         return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def fallback_treatment(
-    default_treatment: Treatment | None, may_be: Iterable[Treatment | None]
-) -> Treatment | None:
-    """Return what is done to a face that may be any of several people's, or somebody's whom nobody knows.
+def fallback_treatment(default: Treatment | None, candidates: Iterable[Treatment | None]) -> Treatment | None:
+    """Return the treatment of a face that may belong to any of several people, or to an unknown one.
 
-    Whoever may have to be hidden is; nobody is put in who may be wrong there.
+    If any of them is anonymized, so is the face; it is swapped only if all have the same treatment.
 
     Args:
-        default_treatment: What is done to people whom nobody knows.
-        may_be: What is done to each of the others, in any order.
+        default: Treatment of unknown people.
+        candidates: Treatments of the known people, in any order.
     """
-    may_be = list(may_be)
-    hidden = [one for one in may_be if one is not None and one.action != "swap"]
-    if default_treatment is not None and default_treatment.action != "swap":
-        return default_treatment
-    if hidden:
-        return min(hidden, key=lambda one: one.digest)
-    same = default_treatment is not None and {one and one.digest for one in may_be} <= {
-        default_treatment.digest
-    }
-    return default_treatment if same else None
+    candidates = list(candidates)
+    if default is not None and default.action != "swap":
+        return default
+    anonymized = [one for one in candidates if one is not None and one.action != "swap"]
+    if anonymized:
+        return min(anonymized, key=lambda one: one.digest)
+    if default is None:
+        return None
+    same = all(one is not None and one.digest == default.digest for one in candidates)
+    return default if same else None
 
 
 @dataclass(frozen=True, eq=False)
 class KnownPerson:
-    """Somebody in the targets who is known by name.
+    """A person in the targets who is known by name.
 
     Attributes:
         looks: ``(k, 512)`` unit embeddings.
-        treatment: What is done to their faces; None leaves them as they are.
+        treatment: Treatment of their faces; None leaves them unchanged.
     """
 
     name: str
@@ -95,18 +87,17 @@ class KnownPerson:
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """What is done to whom in one target.
+    """The treatments of all people in one target.
 
     Attributes:
-        default_treatment: What is done to those whom the settings, or ``person_filter``, choose; where a map
-            says who is, to everybody whom it does not know. None leaves them as they are.
-        person_filter: Who is changed, where photos say it; without a map only.
-        has_people_map: Whether a map says who is changed, even one that knows nobody: then settings have no
-        say.
-        people: Everybody who is known, by name.
-        tracks: Name of the person that a track of this target's shows, where that was decided over more than
-            this target. Others are known by their looks.
-        looks: ``(512,)`` unit embedding of each of these tracks, by which a picture's faces are told.
+        default_treatment: Treatment of those whom the settings or ``person_filter`` select or, with a people
+            map, of everybody not in it. None leaves them unchanged.
+        person_filter: Selects people by photos; only without a people map.
+        people: The known people, by name.
+        tracks: Person's name for each track of this target that was identified together with other targets.
+            Other tracks are identified by their embeddings.
+        looks: ``(512,)`` unit embedding of each of these tracks, to recognise a still picture's faces.
+        has_people_map: Whether a people map, even an empty one, selects who is changed instead of settings.
     """
 
     default_treatment: Treatment | None = None
@@ -125,23 +116,23 @@ class Assignment:
         key: str = "",
         age: float | None = None,
     ) -> Assignment:
-        """One source for whoever is changed; see `Treatment`."""
+        """Assign one source to everybody who is changed; see `Treatment`."""
         return cls(Treatment(source=source, key=key, age=age), person_filter)
 
     @property
     def treatments(self) -> list[Treatment]:
-        """All that is done to anybody, each once, in the order in which it is done within a frame.
+        """All different treatments, in the order in which they are applied within a frame.
 
-        Nothing is painted over a face that was made unrecognisable; else the order depends on nothing but
-        what is done.
+        Anonymization comes last, so that no swap is pasted over an anonymized face; otherwise the order
+        depends on the treatments' digests alone.
         """
-        asked = [self.default_treatment, *(person.treatment for person in self.people.values())]
-        found = {one.digest: one for one in asked if one is not None}
-        return sorted(found.values(), key=lambda one: (one.action != "swap", one.digest))
+        treatments = [self.default_treatment, *(person.treatment for person in self.people.values())]
+        unique = {one.digest: one for one in treatments if one is not None}
+        return sorted(unique.values(), key=lambda one: (one.action != "swap", one.digest))
 
     def known(self, look: FloatArray, *, limit: float) -> KnownPerson | None:
-        """Return who looks most like ``(512,)``; None where nobody is within a squared distance."""
-        apart = {name: min(face_distance(look, one) for one in person.looks)
-                 for name, person in self.people.items() if len(person.looks)}  # fmt: skip
-        name = min(apart, key=lambda name: apart[name], default=None)
-        return self.people[name] if name is not None and apart[name] <= limit else None
+        """Return the person nearest to an embedding ``(512,)``; None beyond ``limit``, a squared distance."""
+        distances = {name: min(face_distance(look, one) for one in person.looks)
+                     for name, person in self.people.items() if len(person.looks)}  # fmt: skip
+        name = min(distances, key=lambda name: distances[name], default=None)
+        return self.people[name] if name is not None and distances[name] <= limit else None

@@ -1,8 +1,8 @@
-"""Changing faces in pictures: crops out, through a network as one stack, and back into their boxes."""
+"""Swapping and enhancing faces: cut aligned crops, run the networks, paste the results back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,20 +18,22 @@ from colab_helpers.faces.types import ByteImage, Face, FaceJob, FloatArray
 from colab_helpers.media.picture import Picture
 from colab_helpers.settings import FrameProcessor
 
+_Results = Iterator[tuple[ByteImage, float]]
+
 
 @dataclass(frozen=True, eq=False)
 class FaceChanger:
     """Swaps and enhances faces, several frames' faces at a time.
 
     Attributes:
-        swapper: Paints the source's face; None leaves faces as they are.
-        latent: ``(512,)`` latent of the source, where there is a swapper.
-        enhancer: Restores detail; None leaves crops as they are.
-        blend: How much of the enhanced face is used at most, in percent; of a swapped one no more than leaves
-            it as sharp as the face in the shot was.
-        colour_match: Give swapped faces the colours of those they replace.
-        masks: Where the change shows.
-        paths: Of the steps whose faces are done where the network runs.
+        swapper: Swaps faces; None leaves them unswapped.
+        latent: ``(512,)`` latent of the source; needed with a swapper.
+        enhancer: Restores detail; None leaves faces unenhanced.
+        blend: Maximum opacity of the enhanced face, in percent; of a swapped face only as much is used as
+            keeps it no sharper than the original face was.
+        colour_match: Match the colours of swapped faces to those they replace.
+        masks: Limits where the change shows.
+        paths: Pixel paths of the steps that sample and blend faces on the GPU.
     """
 
     swapper: Swapper | None
@@ -43,14 +45,14 @@ class FaceChanger:
     paths: Mapping[FrameProcessor, PixelPath] = field(default_factory=dict)
 
     def crop(self, picture: Picture, face: Face) -> ByteImage | None:
-        """Cut out what the swapper sees of a face; None where there is no swapper."""
+        """Cut the aligned crop that the swapper takes; None without a swapper."""
         if self.swapper is None:
             return None
         size = self.swapper.size
         return picture.crop(similarity_transform(face.kps, self.swapper.template), size)
 
     def change(self, jobs: Sequence[FaceJob]) -> None:
-        """Change every face in place; pictures may appear several times."""
+        """Change every face in place; several jobs may share a picture."""
         if not jobs:
             return
         grains = [Grain.of(job.picture, job.face, job.visibility, self.masks) for job in jobs]
@@ -68,80 +70,54 @@ class FaceChanger:
     def _swap(self, jobs: Sequence[FaceJob], swapper: Swapper, latent: FloatArray) -> None:
         path = self.paths.get("face_swapper")
         if path is not None and not self.colour_match:
-            left = path.change(jobs, self.masks, beside={"vector": latent[None]})
-            jobs = [jobs[number] for number in left]
+            skipped = path.change(jobs, self.masks, extra={"vector": latent[None]})
+            jobs = [jobs[number] for number in skipped]
 
-        def swapped(
-            crops: Sequence[ByteImage], masks: Sequence[FloatArray]
-        ) -> Iterator[tuple[ByteImage, float]]:
-            news = swapper.swap(crops, np.repeat(latent[None], len(crops), axis=0))
-            for crop, mask, new in zip(crops, masks, news, strict=True):
+        def swapped(crops: Sequence[ByteImage], masks: Sequence[FloatArray]) -> _Results:
+            results = swapper.swap(crops, np.repeat(latent[None], len(crops), axis=0))
+            for crop, mask, new in zip(crops, masks, results, strict=True):
                 yield colour_matched(new, crop, mask) if self.colour_match else new, 1.0
 
-        news = self._through_crops(
-            jobs,
-            swapped,
-            template=swapper.template,
-            size=swapper.size,
-            crops=[job.crop for job in jobs],
-        )
-        for job, crop in zip(jobs, news, strict=True):
+        for job, crop in zip(jobs, self._through_crops(jobs, swapped, swapper), strict=True):
             if job.on_swapped is not None:
                 job.on_swapped(crop, swapper.template)
 
-    def _enhance(
-        self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: Sequence[Sharpness | None]
-    ) -> None:
-        most = self.blend / 100
+    def _enhance(self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: list[Sharpness | None]) -> None:
+        max_share = self.blend / 100
         if (path := self.paths.get("face_enhancer")) is not None:
-            beside = {"weight": enhancer.weights(1)} if enhancer.weighted else {}
-            left = path.change(jobs, self.masks, beside=beside, most=most, ceilings=ceilings)
-            jobs, ceilings = [jobs[number] for number in left], [ceilings[number] for number in left]
+            extra = {"weight": enhancer.weights(1)} if enhancer.weighted else {}
+            skipped = path.change(jobs, self.masks, extra=extra, max_share=max_share, ceilings=ceilings)
+            jobs, ceilings = [jobs[number] for number in skipped], [ceilings[number] for number in skipped]
 
-        def enhanced(
-            crops: Sequence[ByteImage], _masks: Sequence[FloatArray]
-        ) -> Iterator[tuple[ByteImage, float]]:
+        def enhanced(crops: Sequence[ByteImage], _masks: Sequence[FloatArray]) -> _Results:
             for crop, new, ceiling in zip(crops, enhancer.enhance(crops), ceilings, strict=True):
-                yield new, most if ceiling is None else ceiling.share(crop, new, most)
+                yield new, max_share if ceiling is None else ceiling.share(crop, new, max_share)
 
-        self._through_crops(
-            jobs,
-            enhanced,
-            template=enhancer.template,
-            size=enhancer.size,
-        )
+        self._through_crops(jobs, enhanced, enhancer)
 
     def _through_crops(
         self,
         jobs: Sequence[FaceJob],
-        network: Callable[[Sequence[ByteImage], Sequence[FloatArray]], Iterable[tuple[ByteImage, float]]],
-        *,
-        template: FloatArray,
-        size: int,
-        crops: Sequence[ByteImage | None] = (),
+        process: Callable[[Sequence[ByteImage], Sequence[FloatArray]], _Results],
+        network: Swapper | Enhancer,
     ) -> list[ByteImage]:
-        """Cut one aligned crop per job, run them as one stack, and blend each back.
+        """Cut one aligned crop per job, process them together, paste the results back and return them.
 
         Args:
             jobs: The faces.
-            network: Gives for all crops and their masks new ones, each with the share at which it is blended.
-            template: Where a face's points belong in a crop.
-            size: A crop's edge.
-            crops: Those that are cut already.
-
-        Returns:
-            The new crops.
+            process: Maps all crops and their masks to result crops, each with its opacity, 0 to 1.
+            network: Defines size and landmarks of the crops; for a swapper, a job's own crop is used if set.
         """
         if not jobs:
             return []
-        matrices = [similarity_transform(job.face.kps, template) for job in jobs]
-        pairs = list(zip(jobs, matrices, strict=True))
-        shown = [
-            job.picture.crop(matrix, size) if crop is None else crop
-            for (job, matrix), crop in zip(pairs, crops or [None] * len(jobs), strict=True)
+        size, swapping = network.size, isinstance(network, Swapper)
+        pairs = [(job, similarity_transform(job.face.kps, network.template)) for job in jobs]
+        crops = [
+            job.crop if swapping and job.crop is not None else job.picture.crop(matrix, size)
+            for job, matrix in pairs
         ]
         masks = [self.masks.of(size, matrix, job.face, job.visibility) for job, matrix in pairs]
-        changed = list(network(shown, masks))
+        changed = list(process(crops, masks))
         for (job, matrix), mask, (crop, share) in zip(pairs, masks, changed, strict=True):
             job.picture.paste(crop, matrix, weighted(mask, job.face.weight * share), box=job.face.box)
         return [crop for crop, _ in changed]

@@ -1,4 +1,4 @@
-"""A swapped face in the colours of its shot (Reinhard et al. 2001), judged by what both have in common."""
+"""Colour matching of swapped faces (Reinhard et al. 2001), by the pixels that the swap hardly changed."""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ import numpy as np
 
 from colab_helpers.faces.types import ByteImage, FloatArray
 
-# Every second pixel of every second row tells enough.
-_STEP = 2
+_STEP = 2  # statistics are taken over every second pixel of every second row
 _MIN_PIXELS = 256
-# A spread is changed at most so many times, and one of a level or less hardly: that is noise.
-_MAX_GAIN, _LEVEL = 1.5, 1.0
+# Limit of the change of a standard deviation, and the Lab level added to both: below it there is only noise.
+_MAX_GAIN, _NOISE_LEVEL = 1.5, 1.0
 
 
 def colour_matched(changed: ByteImage, before: ByteImage, mask: FloatArray) -> ByteImage:
-    """Give a swapped crop mean and spread of the target's own face in Lab.
+    """Return a swapped crop with the mean and standard deviation in Lab of the target's own face.
 
-    Brows, eyes and beard are what a swap is to change. So only pixels count whose brightness changed about as
-    much as that of most.
+    Brows, eyes and beard are meant to change, so only the half of the pixels counts whose change in lightness
+    is nearest to the median. With fewer than 256 face pixels the crop is returned as it is.
 
     Args:
         changed: ``(S, S, 3)`` uint8 BGR.
-        before: The same before the swap.
-        mask: ``(M, M)`` float32, M a divisor of S; where it is above 0.5 there is the face.
+        before: The same crop before the swap.
+        mask: ``(M, M)`` float32, M a divisor of S; values above 0.5 are face.
     """
     new = _lab(changed)
     inside, step = mask[::_STEP, ::_STEP] > 0.5, _STEP * len(changed) // len(mask)
     if inside.sum() < _MIN_PIXELS:
         return changed
-    ours, theirs = new[::step, ::step][inside], _lab(before[::step, ::step])[inside]
-    added = ours[:, 0] - theirs[:, 0]
-    off = np.abs(added - np.median(added))
-    shared = off <= np.median(off)
-    ours, theirs = ours[shared], theirs[shared]
-    spread = (theirs.std(0) + _LEVEL) / (ours.std(0) + _LEVEL)
-    gain = np.clip(spread, 1 / _MAX_GAIN, _MAX_GAIN)
-    shift = theirs.mean(0) - gain * ours.mean(0)
+    source, target = new[::step, ::step][inside], _lab(before[::step, ::step])[inside]
+    change = source[:, 0] - target[:, 0]
+    deviation = np.abs(change - np.median(change))
+    common = deviation <= np.median(deviation)
+    source, target = source[common], target[common]
+    ratio = (target.std(0) + _NOISE_LEVEL) / (source.std(0) + _NOISE_LEVEL)
+    gain = np.clip(ratio, 1 / _MAX_GAIN, _MAX_GAIN)
+    shift = target.mean(0) - gain * source.mean(0)
     matched = cv2.cvtColor(cv2.transform(new, np.column_stack([np.diag(gain), shift])), cv2.COLOR_Lab2BGR)
     return np.asarray(cv2.convertScaleAbs(np.maximum(matched, 0), alpha=255), np.uint8)
 
 
 def _lab(bgr: ByteImage) -> FloatArray:
-    # In floats: rounded to 8 bits it would flicker.
+    # In floating point, since rounding to 8 bits would make the result flicker.
     return np.asarray(cv2.cvtColor(bgr.astype(np.float32) / np.float32(255), cv2.COLOR_BGR2Lab))

@@ -1,4 +1,4 @@
-"""The networks of one run, loaded once and used for every file."""
+"""All networks of a run, loaded once and used for every file."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.sampler import gpu_memory
 from colab_helpers.settings import MAX_BATCH_SIZE, FrameProcessor, Settings
 
-_MAX_FACES = 8
+_MAX_FACES = 8  # of a photo that are considered, the largest first
 GPU_RESERVE = 512 << 20
-"""VRAM left to the encoder and to other programs, in bytes."""
-_CUDA_THREADS = 8  # enough to keep the GPU fed while others wait for copies (requirement A2)
+"""VRAM left for the encoder and other programs, in bytes."""
+_CUDA_THREADS = 8  # enough to keep the GPU busy while other threads wait for copies (requirement A2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +44,17 @@ class Engine:
     """The networks of one run, with the settings resolved for this machine.
 
     Attributes:
-        settings: Nothing in them is ``auto`` but the encoder, which depends on the video.
-        analyser: Finds faces.
-        swapper: None unless ``frame_processors`` asks for it; likewise ``enhancer``.
-        paths: Of the steps whose faces are done where the network runs.
-        occluder: None unless ``face_mask_types`` asks for it; likewise ``parser``.
-        provider: Where the networks run.
-        notes: Fall-backs and lowered values, each said once.
-        pool: Where the networks are kept on a GPU; None on the CPU, where they simply stay loaded.
-        frame_enhancer: Enlarges whole frames, likewise; not part of what is one person's own.
-        content: What checks the content of targets, by name; ``missing`` is the first file that it lacks.
+        settings: Settings without ``auto``, except for the encoder, which depends on the video.
+        analyser: Detects faces and computes embeddings.
+        swapper: None unless ``frame_processors`` includes it; likewise ``enhancer`` and ``frame_enhancer``.
+        provider: Execution provider of the networks.
+        notes: Fallbacks and lowered settings, one sentence each.
+        pool: Keeps sessions within the GPU's memory; None on the CPU, where networks simply stay loaded.
+        occluder: None unless ``face_mask_types`` includes occlusion; likewise ``parser`` for regions.
+        paths: Pixel paths of the steps that sample and blend faces on the GPU.
+        frame_enhancer: Enlarges whole frames; the same for all people.
+        content: Networks of the content check, by name.
+        missing: First model file that the content check lacks, or None.
     """
 
     settings: Settings
@@ -72,16 +73,16 @@ class Engine:
 
     @classmethod
     def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
-        """Load the networks that the settings ask for; see ``models.half`` for which files.
+        """Load the networks that the settings need; ``models.model_conversion`` chooses float32 or float16.
 
         Raises:
-            ModelError: A file is missing or does not keep its contract.
-            ProviderError: CUDA was insisted on but does not work.
+            ModelError: A file is missing or does not have the expected inputs and outputs.
+            ProviderError: The settings require CUDA, but it does not work.
         """
         tune_allocator()
         runtime = Runtime(settings.execution_provider)
         root = models_root(models_dir)
-        # Before the pool measures what is free: making a copy takes memory, which is given back.
+        # Must precede the pool, which measures free VRAM: converting a model takes some temporarily.
         choices = {
             step: choose(root, name, half=settings.half_precision, runtime=runtime, make=True)
             for step, name in face_processor_models(settings).items()
@@ -91,67 +92,65 @@ class Engine:
         resolved, lowered = resolve(settings, this_machine(), cuda=runtime.provider == "cuda")
         half = wants_half(settings.half_precision, runtime.provider)
         resolved = resolved.with_overrides(half_precision=half)
-        resolved, unmasked = _with_mask_types(resolved, root)
-        masking = {role: runtime.open(root / f"{name}.onnx") for role, name in mask_models(resolved).items()}
+        resolved, mask_notes = _with_mask_types(resolved, root)
+        maskers = {role: runtime.open(root / f"{name}.onnx") for role, name in mask_models(resolved).items()}
         analyser = FaceAnalyser(resolved, models_dir=root, runtime=runtime)
         networks = {step: choice.open(runtime) for step, choice in choices.items()}
         swapper, enhancer = _open_crop_networks(resolved, networks, runtime, root)
         if runtime.graphs:
-            analyser.load()  # next come decoders and encoders, beside which nothing may be captured
-        # Nothing is captured of those asked once a second, nor of what takes long whoever launches it.
-        seldom = runtime.pooled(runtime.pool, graphs=False)
+            analyser.load()  # no CUDA graph may be captured once decoders and encoders are at work
+        # CUDA graphs do not pay for networks that run once a second, or whose run time dwarfs the launch.
+        without_graphs = runtime.pooled(runtime.pool, graphs=False)
         files = {name: root / f"{name}.onnx" for name in content_models(resolved)}
-        paths, by_processor = choose_paths(choices, swapper, enhancer, runtime)
-        chosen = [note for choice in choices.values() for note in choice.notes]
-        chosen += [*origin_notes(resolved, root), *ineffective_settings(resolved, swapper, enhancer)]
+        missing = next((path for path in files.values() if not path.is_file()), None)
+        present = {name: path for name, path in files.items() if path.is_file()}
+        paths, path_notes = choose_paths(choices, swapper, enhancer, runtime)
+        model_notes = [note for choice in choices.values() for note in choice.notes]
+        model_notes += [*origin_notes(resolved, root), *ineffective_settings(resolved, swapper, enhancer)]
         return cls(
             settings=resolved,
             analyser=analyser,
             swapper=swapper,
             enhancer=enhancer,
             provider=runtime.provider,
-            notes=(*runtime.notes, *lowered, *chosen, *unmasked, *by_processor),
+            notes=(*runtime.notes, *lowered, *model_notes, *mask_notes, *path_notes),
             pool=runtime.pool,
-            occluder=Occluder(masking["occluder"]) if "occluder" in masking else None,
-            parser=FaceParser(masking["parser"]) if "parser" in masking else None,
+            occluder=Occluder(maskers["occluder"]) if "occluder" in maskers else None,
+            parser=FaceParser(maskers["parser"]) if "parser" in maskers else None,
             paths=paths,
-            frame_enhancer=FrameEnhancer.open(resolved, seldom, root),
-            content={
-                name: _open_content_network(seldom, name, path)
-                for name, path in files.items()
-                if path.is_file()
-            },
-            missing=next((path for path in files.values() if not path.is_file()), None),
+            frame_enhancer=FrameEnhancer.open(resolved, without_graphs, root),
+            content={name: _open_content(without_graphs, name, path) for name, path in present.items()},
+            missing=missing,
         )
 
     @property
-    def place(self) -> str:
-        """Where the networks run, whose pixels are done there, too, and what tiles frames are enlarged in."""
-        told = [f"pixels: {', '.join(self.paths)}"] if self.paths else []
-        told += [f"tiles: {self.frame_enhancer.edge}"] if self.frame_enhancer else []
-        return f"{self.provider} ({'; '.join(told)})" if told else self.provider
+    def provider_detail(self) -> str:
+        """Execution provider, with the steps that have a pixel path and the frame enhancer's tile size."""
+        details = [f"pixels: {', '.join(self.paths)}"] if self.paths else []
+        details += [f"tiles: {self.frame_enhancer.edge}"] if self.frame_enhancer else []
+        return f"{self.provider} ({'; '.join(details)})" if details else self.provider
 
     @property
     def growth(self) -> int:
-        """How many times more pixels results have than targets."""
+        """Ratio of the number of pixels of a result to that of its target."""
         return self.frame_enhancer.scale**2 if self.frame_enhancer else 1
 
     @property
     def networks(self) -> list[Network]:
-        """Every network that has a part in what results look like."""
-        changers = [part.networks for part in (self.swapper, self.enhancer) if part is not None]
+        """Every network that affects what results look like."""
+        groups = [part.networks for part in (self.analyser, self.swapper, self.enhancer) if part is not None]
         others = (self.occluder, self.parser, self.frame_enhancer)
         single = [part.network for part in others if part is not None]
-        return [*self.analyser.networks, *(network for part in changers for network in part), *single]
+        return [*(network for group in groups for network in group), *single]
 
     @property
     def loaded(self) -> list[Network]:
-        """All of these, and those that check content; each once."""
+        """Every network, including those of the content check, each once."""
         return list({one.path: one for one in (*self.networks, *self.content.values())}.values())
 
     @property
     def masks(self) -> FaceMasks:
-        """What limits the change of a face."""
+        """The masks that limit where a face is changed."""
         settings = self.settings
         return FaceMasks(
             box="box" in settings.face_mask_types,
@@ -163,25 +162,25 @@ class Engine:
         )
 
     def take_memory_notes(self) -> list[str]:
-        """What was unloaded or waited for since this was last asked, one sentence each."""
+        """Return and clear the notes on VRAM: unloaded networks, waits and smaller tiles, a sentence each."""
         notes: list[str] = []
-        for told in [part.notes for part in (self.pool, self.frame_enhancer) if part is not None]:
-            notes += told
-            del told[:]
+        for pending in [part.notes for part in (self.pool, self.frame_enhancer) if part is not None]:
+            notes += pending
+            pending.clear()
         return notes
 
     def identity(self, photos: Sequence[tuple[str, Callable[[], ByteImage]]]) -> Identity:
-        """Who one or more photos show; those that cannot be used are left out, which is noted.
+        """Determine whom the photos show; photos that cannot be used are left out with a note.
 
         Args:
-            photos: Name (for messages) of each, and what reads it as ``(H, W, 3)`` BGR. Of several faces the
-                one that most photos share counts, else the largest.
+            photos: For each photo its name (for messages) and a function that reads it as ``(H, W, 3)`` BGR.
+                If it shows several faces, the one that most photos share counts, else the largest.
 
         Raises:
-            ColabHelpersError: None can be used: what is wrong with the first.
-            UsageError: They do not show one person, and nobody can tell which is wrong.
+            ColabHelpersError: No photo can be used; this is the error of the first.
+            UsageError: The photos show different people, and no majority tells which are wrong.
         """
-        found: list[list[FloatArray] | ColabHelpersError] = []
+        embeddings: list[list[FloatArray] | ColabHelpersError] = []
         quality: list[list[float]] = []
         ages: list[list[float]] = []
         for name, read in photos:
@@ -189,25 +188,22 @@ class Engine:
                 image = read()
                 faces = self._faces(name, image)
             except (NoFaceError, MediaError) as error:
-                found.append(error)
+                embeddings.append(error)
                 quality.append([])
                 ages.append([])
                 continue
-            found.append(list(self.analyser.features(BgrPicture(image), faces)))
+            embeddings.append(list(self.analyser.features(BgrPicture(image), faces)))
             quality.append([quality_of(image, face) for face in faces])
             ages.append(self.ages(BgrPicture(image), faces))
-        return merge_identity([name for name, _ in photos], found, quality, ages)
+        return merge_identity([name for name, _ in photos], embeddings, quality, ages)
 
     def ages(self, picture: Picture, faces: Sequence[Face]) -> list[float]:
-        """How old faces seem, in years; none where the network that tells it is missing."""
+        """Estimate the ages of faces in years; empty if the network for it is not loaded."""
         network = self.content.get(ANALYSIS_MODELS[2])
         return [float(sex_and_age(network, picture, face)[1]) for face in faces] if network else []
 
     def embeddings(self, name: str, image: ByteImage) -> list[FloatArray]:
-        """Embeddings of a photo's faces, as the recogniser gives them, the largest first, but no crowd.
-
-        NoFaceError without any.
-        """
+        """Return the raw embeddings of a photo's largest faces; raise NoFaceError if it shows none."""
         return list(self.analyser.features(BgrPicture(image), self._faces(name, image)))
 
     def _faces(self, name: str, image: ByteImage) -> list[Face]:
@@ -221,32 +217,26 @@ class Engine:
         return faces
 
     def changer(self, treatment: Treatment) -> FaceChanger | Anonymizer:
-        """Return what does what a treatment says.
+        """Return the object that applies a treatment to faces.
 
-        SettingsError where it names a setting that is nobody's own, or that needs a network the run has not.
+        Raises:
+            SettingsError: It overrides a setting that is not per person, or needs a network not loaded.
         """
         if treatment.action != "swap":
             return Anonymizer(treatment.action)
-        own = self._for_treatment(treatment)
-        settings, enhancer = own.settings, own.enhancer
+        engine = self._for_treatment(treatment)
+        settings, swapper, enhancer = engine.settings, engine.swapper, engine.enhancer
         if enhancer is not None and settings.enhancer_weight != self.settings.enhancer_weight:
             enhancer = Enhancer(enhancer.network, weight=settings.enhancer_weight)
         source = treatment.source
-        latent = own.swapper.latent(source) if own.swapper is not None and source is not None else None
-        return FaceChanger(
-            own.swapper,
-            latent,
-            enhancer,
-            settings.enhancer_blend,
-            settings.colour_match,
-            own.masks,
-            self.paths,
-        )
+        latent = swapper.latent(source) if swapper is not None and source is not None else None
+        blend, match = settings.enhancer_blend, settings.colour_match
+        return FaceChanger(swapper, latent, enhancer, blend, match, engine.masks, self.paths)
 
     def _for_treatment(self, treatment: Treatment) -> Engine:
-        """The same networks with the settings, and those networks alone, of a treatment."""
-        asked = {name: value for name, value in treatment.settings.items() if value != "auto"}
-        settings = self.settings.with_overrides(**asked)
+        """Return an engine with a treatment's settings and only the face networks that these need."""
+        overrides = {name: value for name, value in treatment.settings.items() if value != "auto"}
+        settings = self.settings.with_overrides(**overrides)
         loaded = {
             "face_swapper": self.swapper,
             "face_enhancer": self.enhancer,
@@ -255,15 +245,14 @@ class Engine:
             "frame_enhancer": self.frame_enhancer,
         }
         steps = {*settings.frame_processors, *settings.face_mask_types}
-        missing = [name for name in asked if name not in PER_PERSON_SETTINGS]
-        missing += [name for name in sorted(steps & loaded.keys()) if loaded[name] is None]
-        if treatment.settings and missing:
+        invalid = [name for name in overrides if name not in PER_PERSON_SETTINGS]
+        invalid += [name for name in sorted(steps & loaded.keys()) if loaded[name] is None]
+        if treatment.settings and invalid:
+            allowed = ", ".join(PER_PERSON_SETTINGS)
             raise SettingsError(
-                tr("{names} cannot be set for one person alone", names=", ".join(missing)),
+                tr("{names} cannot be set for a single person", names=", ".join(invalid)),
                 where=treatment.source_name,
-                remedy=tr(
-                    "set it for the whole run, or choose among {names}", names=", ".join(PER_PERSON_SETTINGS)
-                ),
+                remedy=tr("set it for the whole run, or use one of {names}", names=allowed),
             )
         swapper = self.swapper if "face_swapper" in steps else None
         enhancer = self.enhancer if "face_enhancer" in steps else None
@@ -284,7 +273,7 @@ def _open_crop_networks(
     return swapper, enhancer
 
 
-def _open_content_network(runtime: Runtime, name: str, path: Path) -> Network:
+def _open_content(runtime: Runtime, name: str, path: Path) -> Network:
     network = runtime.open(path)
     if name != ANALYSIS_MODELS[2]:
         check_content(network.session, name, where=str(path))
@@ -292,20 +281,20 @@ def _open_content_network(runtime: Runtime, name: str, path: Path) -> Network:
 
 
 def _with_mask_types(settings: Settings, root: Path) -> tuple[Settings, list[str]]:
-    """Decide what limits the change where that was left open; one sentence says what is not done then."""
+    """Resolve ``face_mask_types=auto``; also return a note if occlusion is not available."""
     if settings.face_mask_types != "auto":
         return settings, []
     if mask_models(settings, root):
         return settings.with_overrides(face_mask_types=("box", "occlusion")), []
     text = mark(
-        "what is in front of a face is painted over: {name}.onnx, which would tell it, is not in the models "
-        "folder; 'python -m colab_helpers preload --face-mask-types box,occlusion' fetches it"
+        "objects in front of a face are painted over: the occlusion model {name}.onnx is not in the models "
+        "folder; 'python -m colab_helpers preload --face-mask-types box,occlusion' downloads it"
     )
     return settings.with_overrides(face_mask_types=("box",)), [tr(text, name=settings.occluder_model)]
 
 
 def gpu_pool(*, wait: float = 0.0) -> SessionPool | None:
-    """A pool for the first GPU: what is free there now, less a reserve; None where no driver answers."""
+    """Return a pool for the VRAM now free on the first GPU, less a reserve; None without a driver."""
     memory = gpu_memory()
     if memory is None:
         return None
@@ -319,7 +308,7 @@ def gpu_pool(*, wait: float = 0.0) -> SessionPool | None:
         used=lambda: now()[0],
         free=lambda: total - now()[0],
         wait=wait,
-        # Not the budget: what others hold now may be free by the time it is needed.
+        # More than the budget: VRAM that other programs hold now may be free by the time it is needed.
         ceiling=total - GPU_RESERVE,
     )
 
@@ -328,28 +317,26 @@ def resolve(settings: Settings, machine: Machine, *, cuda: bool) -> tuple[Settin
     """Replace every ``auto`` that depends on the machine.
 
     Args:
-        settings: Those asked for.
-        machine: What this machine has.
-        cuda: Whether networks were proved to run on CUDA.
+        settings: The settings of the run.
+        machine: The machine's resources.
+        cuda: Whether networks are known to run on CUDA.
 
     Returns:
         The settings with numbers for threads, batch size and memory, and a note for every value
-        that had to be lowered because the machine cannot bear it.
+        that was lowered because the machine has too little memory.
     """
     budget, notes = machine.memory_budget, tuple[str, ...]()
-    memory = (
-        budget if settings.max_memory == "auto" else min(settings.max_memory / workers_per_machine(), budget)
-    )
-    if settings.max_memory != "auto" and settings.max_memory / workers_per_machine() > budget:
+    memory = budget if settings.max_memory == "auto" else settings.max_memory / workers_per_machine()
+    if memory > budget:
         text = mark(
             "max_memory lowered from {memory:g} to {budget:.1f} GB: "
-            "this machine has no more beside the 2 GB left to the system"
+            "this machine has no more besides the 2 GB reserved for the system"
         )
-        notes = (tr(text, memory=settings.max_memory, budget=budget),)
+        notes, memory = (tr(text, memory=settings.max_memory, budget=budget),), budget
     threads, batch = settings.execution_threads, settings.batch_size
     if threads == "auto":
         threads = _CUDA_THREADS if cuda else 1
-    if batch == "auto":  # one per 2 GB; on a CPU one, so that frames come steadily and few are held
+    if batch == "auto":  # on CUDA one frame per 2 GB; on the CPU one, for steady progress and little memory
         batch = max(1, min(MAX_BATCH_SIZE, int(memory // 2))) if cuda else 1
     values = {"max_memory": round(max(0.5, memory), 2), "execution_threads": threads, "batch_size": batch}
     return settings.with_overrides(**values), notes

@@ -1,4 +1,4 @@
-"""The grain of a shot inside a face: networks take it out, and a face without it looks pasted."""
+"""Film grain and noise of a face: networks remove it, and a face without it looks pasted on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from colab_helpers.media.blending import Region, extend_box, face_region, region
 from colab_helpers.media.picture import Picture
 
 _SIZE = 128
-# What is finer than a blur of so many pixels is grain, as far as it is not stronger than so many times the
-# usual: that is a line.
-_FINE, _STRONGEST = 1.0, 2.5
-# Of normal noise so many percent are within so many standard deviations; lines and edges are not among them.
-_CALM, _CALM_WIDTH = 25, 0.3186
+# Grain is what a Gaussian blur of this sigma (pixels) removes, clipped to this many standard deviations of
+# grain: what is stronger is a line.
+_SIGMA, _CLIP = 1.0, 2.5
+# The grain level is estimated from a low percentile of magnitudes, so that lines and edges do not count: this
+# percentage of normal noise lies within this many standard deviations.
+_PERCENT, _PERCENT_WIDTH = 25, 0.3186
 _MIN_PIXELS = 256
-# Every fourth pixel of every fourth row tells enough.
-_STEP = 4
+_STEP = 4  # statistics are taken over every fourth pixel of every fourth row
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,10 @@ class Grain:
     """The grain that a face had before it was changed.
 
     Attributes:
-        region: Pixels of the face; ``fine`` ``(h, w)`` float32 is what is finer than a blur there.
-        weight: How far each square of ``_STEP`` pixels was changed, 0 to 1.
+        picture: The picture that shows the face.
+        region: Pixels of the face.
+        fine: Fine detail of the luma there, ``(h, w)`` float32.
+        weight: Opacity of the change in each square of ``_STEP`` pixels, 0 to 1.
         level: Standard deviation of the grain, in grey levels.
     """
 
@@ -45,9 +47,9 @@ class Grain:
     def of(
         cls, picture: Picture, face: Face, visibility: ByteImage | None = None, masks: FaceMasks = BOX
     ) -> Grain | None:
-        """Take it from a face that is not changed yet; None where next to nothing of it is in the frame.
+        """Measure a face before it is changed; return None if hardly any of it is in the frame.
 
-        What covers the face keeps the grain it has.
+        Occluders keep their own grain.
         """
         matrix = similarity_transform(face.kps, arcface_template(_SIZE))
         box = extend_box(face.box, picture.width, picture.height)
@@ -62,18 +64,14 @@ class Grain:
         return cls(picture, region, fine, weight * np.float32(face.weight), level)
 
     def restore(self) -> None:
-        """Add as much of it to the changed face as is missing, and never more than there was."""
-        fine = _fine(self.picture.luma(self.region))
-        limit = _STRONGEST * self.level
-        inside = self.weight > 0.5
-        now, grain = (
-            fine[::_STEP, ::_STEP][inside],
-            np.clip(self.fine[::_STEP, ::_STEP][inside], -limit, limit),
-        )
+        """Add to the changed face as much of its former grain as it lost, and no more."""
+        limit, inside = _CLIP * self.level, self.weight > 0.5
+        now = _fine(self.picture.luma(self.region))[::_STEP, ::_STEP][inside]
+        grain = np.clip(self.fine[::_STEP, ::_STEP][inside], -limit, limit)
         level = _level(now)
         if level >= self.level:
             return
-        # What is left of it adds up with what is added; the rest of what is there now does not.
+        # Former grain that is left correlates with what is added: amplitudes add up. For the rest powers do.
         kept = float(np.vdot(grain, np.clip(now, -limit, limit))) / max(float(np.vdot(grain, grain)), 1e-9)
         other = max(level**2 - (kept * self.level) ** 2, 0.0)
         missing = np.sqrt(max(self.level**2 - other, 0.0)) / self.level - kept
@@ -85,21 +83,21 @@ class Grain:
 
 
 def _coarse_weights(mask: FloatArray, to_frame: Matrix, region: Region, box: FloatArray) -> FloatArray:
-    """What `region_weights` gives, for every square of ``_STEP`` pixels from the region's corner on."""
+    """Return `region_weights` at 1 / ``_STEP`` of the resolution, counted from the region's corner."""
     left, top, right, bottom = region
-    squares = (0, 0, -(-(right - left) // _STEP), -(-(bottom - top) // _STEP))
-    to_squares = compose(resizing(1 / _STEP), np.array([[1.0, 0, -left], [0, 1, -top]]))
-    reach = np.asarray(box / _STEP + np.tile(to_squares[:, 2], 2), np.float32)
-    return region_weights(mask, compose(to_squares, to_frame), squares, reach)
+    coarse_region = (0, 0, -(-(right - left) // _STEP), -(-(bottom - top) // _STEP))
+    to_coarse = compose(resizing(1 / _STEP), np.array([[1.0, 0, -left], [0, 1, -top]]))
+    coarse_box = np.asarray(box / _STEP + np.tile(to_coarse[:, 2], 2), np.float32)
+    return region_weights(mask, compose(to_coarse, to_frame), coarse_region, coarse_box)
 
 
 def _fine(luma: FloatArray) -> FloatArray:
-    return np.asarray(cv2.subtract(luma, cv2.GaussianBlur(luma, (5, 5), _FINE)), np.float32)
+    return np.asarray(cv2.subtract(luma, cv2.GaussianBlur(luma, (5, 5), _SIGMA)), np.float32)
 
 
 def _level(values: FloatArray) -> float:
-    """Standard deviation of the grain, judged by where it is calm."""
+    """Estimate the standard deviation of grain from a low percentile of its magnitude."""
     if not values.size:
         return 0.0
-    at = values.size * _CALM // 100
-    return float(np.partition(np.abs(values), at)[at]) / _CALM_WIDTH
+    rank = values.size * _PERCENT // 100
+    return float(np.partition(np.abs(values), rank)[rank]) / _PERCENT_WIDTH

@@ -1,7 +1,7 @@
-"""What was found in each frame of a video, kept so that no later run detects it again.
+"""Index of the faces in each frame of a video, kept on disk so that no later run detects them again.
 
 Rows are written in chunks of consecutive frames, one compressed numpy file each, named by the first frame.
-They hold what the detector and recogniser said and nothing of the source, the selection or the masks.
+They hold the output of detector and recogniser only; nothing depends on source, selection or masks.
 """
 
 from __future__ import annotations
@@ -23,27 +23,29 @@ from colab_helpers.media.picture import Picture
 
 VERSION = 2
 DETECTION_INTERVAL = 4
-"""Frames from one that the detector sees in any case to the next."""
+"""The detector runs on every frame whose number is a multiple of this; on others only if needed."""
 _EMBEDDING = np.float16
 
 
 def rounded(embedding: FloatArray | None) -> FloatArray | None:
-    """Return an embedding as a later run reads it from an index: decisions are the same in both."""
+    """Round an embedding to the precision of the index, so that a later run decides the same."""
     return None if embedding is None else embedding.astype(_EMBEDDING).astype(np.float32)
 
 
 @dataclass(eq=False)
 class FrameFaces:
-    """What the networks found in one frame.
+    """The faces found in one frame.
 
     Attributes:
-        frame: Its number; ``pts`` its timestamp in ticks.
-        change: Mean absolute difference of its brightness to the frame before, in grey levels.
-        cut: Whether a new shot seems to begin with it.
-        looked: Whether the detector saw it; where it did not, ``faces`` is empty.
-        faces: As detected, best score first.
-        view: In which view the frames around it are looked at where the plain one shows nothing.
-        picture: Its pixels, ``grid`` some of their brightness; kept until the frame is decided.
+        frame: Number of the frame.
+        pts: Timestamp in ticks of the time base.
+        change: Mean absolute difference of brightness to the previous frame, in grey levels.
+        cut: Whether a new shot seems to begin with this frame.
+        looked: Whether the detector ran; if not, ``faces`` is empty.
+        faces: Detections, best score first.
+        view: View in which frames around this one are searched if the plain view shows no face.
+        picture: The pixels; dropped, like ``grid``, once the row is appended to the index.
+        grid: Coarse sample of the brightness.
     """
 
     frame: int
@@ -58,29 +60,29 @@ class FrameFaces:
 
 
 class Watcher(Protocol):
-    """Is shown each frame of a video once, in order, as it is found; may raise to give the video up."""
+    """Observes each frame of a video once, in order, as its row is added; may raise to abort the video."""
 
     @property
     def frames(self) -> int:
-        """How many it has seen."""
+        """Number of frames seen."""
 
     def see(self, row: FrameFaces, seconds: float) -> None:
-        """Look at a frame whose picture is there and unchanged; ``seconds`` is its timestamp."""
+        """Observe a frame, whose ``picture`` is still unchanged; ``seconds`` is its timestamp."""
 
     def keep(self) -> None:
-        """Note what was seen, before the rows are written."""
+        """Save the state; called before rows are written."""
 
     def end(self) -> None:
-        """Know that there are no more; nothing is made of the video's end before this returns."""
+        """Observe the end of the video; the end of the result is only made once this returns."""
 
 
 class FaceIndex:
-    """The rows of one video, frame after frame from the first: those on disk, and those still to be written.
+    """The rows of one video, from the first frame on: those on disk and those still to be written.
 
     Args:
-        folder: Where chunks lie; None keeps all rows in memory.
-        key: Names target, networks and settings; chunks of another key are not read.
-        keep: Called with each chunk that was written.
+        folder: Folder of the chunks; None keeps all rows in memory.
+        key: Identifies target, networks and settings; chunks with another key are ignored.
+        keep: Callback for each chunk that was written.
     """
 
     def __init__(
@@ -101,13 +103,13 @@ class FaceIndex:
         self._watcher: Watcher | None = None
 
     def attach_watcher(self, watcher: Watcher, time_base: Fraction) -> None:
-        """Show new rows, with timestamps of a time base, to a watcher that has seen those that are known."""
+        """Pass new rows, timed by the time base, to a watcher that has already seen the known ones."""
         self._watcher, self._time_base = watcher, time_base
         if self.complete:
             watcher.end()
 
     def __len__(self) -> int:
-        """How many frames are known."""
+        """Return the number of known frames."""
         return self._written + len(self._rows)
 
     def __iter__(self) -> Iterator[FrameFaces]:
@@ -120,11 +122,11 @@ class FaceIndex:
         yield from rows
 
     def pts(self, frame: int) -> int:
-        """Return the timestamp of a frame that is known."""
+        """Return the timestamp of a known frame."""
         return next(row.pts for row in self if row.frame == frame)
 
     def append(self, row: FrameFaces) -> None:
-        """Add the row of the next frame, to which nothing is added any more."""
+        """Add the row of the next frame, which must be final."""
         if self._watcher is not None:
             self._watcher.see(row, float(row.pts * self._time_base))
         row.picture = row.grid = None
@@ -132,24 +134,24 @@ class FaceIndex:
             self._rows.append(row)
 
     def finish(self) -> None:
-        """Say that every frame of the video has its row."""
+        """Mark the index as complete: every frame of the video has a row."""
         if self._watcher is not None:
             self._watcher.end()
         with self._lock:
             self.complete = True
 
     def drop_undecided(self) -> None:
-        """Drop the last rows up to one that may be gone on from, as a later run would find it."""
+        """Drop the last rows, back to one from which a later run could resume."""
         with self._lock:
             while self._rows and not self._ends_group(len(self._rows)):
                 self._rows.pop()
 
     def flush(self) -> None:
-        """Write the rows that are not on disk yet; OutputError where that cannot be done."""
+        """Write the rows that are not on disk yet; raise OutputError if that fails."""
         if self._folder is None:
             return
         with self._lock:
-            # A later run decides as this one did only from a frame on that the detector sees in any case.
+            # A run that resumes after any other frame would choose other frames for the detector.
             stop = next((n for n in range(len(self._rows), 0, -1) if self._ends_group(n)), 0)
             rows, path = self._rows[:stop], self._folder / _name(self._written)
             if not rows and (self._ends_on_disk or not self.complete):
@@ -173,7 +175,7 @@ def _name(frame: int) -> str:
 
 
 def _read_head(path: Path, key: str, start: int) -> tuple[int, bool] | None:
-    """How many frames a chunk has, and whether it is the last; None if it is damaged or of another key."""
+    """Return a chunk's number of frames and whether it is the last; None if invalid or of another key."""
     try:
         with np.load(path) as data:
             if int(data["version"]) != VERSION or str(data["key"]) != key:
@@ -182,8 +184,8 @@ def _read_head(path: Path, key: str, start: int) -> tuple[int, bool] | None:
             complete = bool(data["complete"])
     except Exception:  # noqa: BLE001 - numpy, zipfile and zlib raise whatever a damaged chunk makes them
         return None
-    fits = [row.frame for row in rows] == list(range(start, start + len(rows)))
-    return (len(rows), complete) if fits and (rows or complete) else None
+    consecutive = [row.frame for row in rows] == list(range(start, start + len(rows)))
+    return (len(rows), complete) if consecutive and (rows or complete) else None
 
 
 def _arrays(rows: Sequence[FrameFaces]) -> dict[str, Any]:

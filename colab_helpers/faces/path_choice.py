@@ -1,7 +1,7 @@
-"""Whether a network's faces are sampled and blended where it runs: tried once on each machine, and recorded.
+"""Decide whether a network's faces are sampled and blended on the GPU: tried once per machine and recorded.
 
-The record lies beside the float16 copies (``models.half``). A run that goes on follows it, so that its
-frames are done the way they were begun.
+The record lies beside the float16 copies (``models.model_conversion``). A resumed run follows it, so that all
+frames are processed in the same way.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from colab_helpers.models.session_pool import PooledSession, first_line
 from colab_helpers.settings import FrameProcessor
 
 ALLOWED = 1, 3
-"""Grey levels that OpenCV's way and a network's own may lie apart, on average and at most."""
-_WIDTH, _HEIGHT, _FACE, _TIMES = 1280, 720, 300, 5
+"""Permitted mean and maximum difference in grey levels between the results of OpenCV and of a pixel path."""
+_WIDTH, _HEIGHT, _FACE, _REPEATS = 1280, 720, 300, 5
 
 
 def choose_paths(
@@ -48,9 +48,10 @@ def choose_paths(
     enhancer: Enhancer | None,
     runtime: Runtime,
 ) -> tuple[dict[FrameProcessor, PixelPath], list[str]]:
-    """Those steps whose faces are done on the GPU as well; one sentence for each that is not."""
+    """Return the pixel paths of the steps that can sample and blend on the GPU, and notes on the others."""
     paths: dict[FrameProcessor, PixelPath] = {}
     notes, parts = [], {"face_swapper": swapper, "face_enhancer": enhancer}
+    text = mark("{name}: faces are sampled and blended on the CPU, because {reason}")
     for step, choice in choices.items():
         part = parts[step]
         if part is None or runtime.provider == "cpu":
@@ -58,21 +59,20 @@ def choose_paths(
         path, reason = choose_path(part, choice.original, runtime)
         if path is not None:
             paths[step] = path
-            continue
-        text = mark("{name}: faces' pixels are done by the processor, because {reason}")
-        notes.append(tr(text, name=choice.name, reason=reason))
+        else:
+            notes.append(tr(text, name=choice.name, reason=reason))
     return paths, notes
 
 
 def choose_path(part: Swapper | Enhancer, original: Path, runtime: Runtime) -> tuple[PixelPath | None, str]:
-    """Have a network's faces done where it runs, if that is right and cheaper; else say why not.
+    """Return a network's pixel path if it is accurate and saves CPU time; else None and the reason.
 
-    Call it before decoders and encoders are at work, see ``GpuSession``.
+    Must be called before decoders and encoders are at work, see ``GpuSession``.
 
     Args:
         part: The network, on CUDA.
-        original: The model file it was made from; beside that is the record.
-        runtime: What opened it.
+        original: Its original model file, beside which the record lies.
+        runtime: The runtime that opened it.
     """
     if isinstance(part, Swapper) and part.boosted:
         return None, tr("it works in tiles")
@@ -80,7 +80,7 @@ def choose_path(part: Swapper | Enhancer, original: Path, runtime: Runtime) -> t
     with session.track_growth() if isinstance(session, PooledSession) else nullcontext():
         try:
             problem = _problem(path, original)
-        except Exception as error:  # noqa: BLE001 - whatever it is, memory that ran out too: OpenCV can do it
+        except Exception as error:  # noqa: BLE001 - whatever fails, out of memory included, OpenCV can do it
             problem = first_line(error)
         if problem:
             path.drop()
@@ -88,44 +88,45 @@ def choose_path(part: Swapper | Enhancer, original: Path, runtime: Runtime) -> t
 
 
 def _problem(path: PixelPath, original: Path) -> str:
-    """Make the graphs unless the record says no, and try and record them if it says nothing."""
+    """Return why the path must not be used, or ""; prepare its graphs, and try it if nothing is recorded."""
     graphs, target = path.runtime.graphs, converted_path(original, "pixels")
-    place = f"{comparison_key(path.runtime)}, {'captured' if graphs else 'plain'} {VERSION}"
+    key = f"{comparison_key(path.runtime)}, {'captured' if graphs else 'plain'} {VERSION}"
     record = Conversion.of(target)
-    if place not in record.verdicts or not record.verdicts[place].reason:
+    if key not in record.verdicts or not record.verdicts[key].reason:
         path.prepare(capture=graphs)
-    if place not in record.verdicts:
-        record = record.model_copy(update={"verdicts": {**record.verdicts, place: tried(path)}})
-        if not record.write(target):  # else it holds for this run
+    if key not in record.verdicts:
+        record = record.model_copy(update={"verdicts": {**record.verdicts, key: try_path(path)}})
+        if not record.write(target):  # if writing fails, the verdict holds for this run only
             remove_outdated(target)
-    return record.verdicts[place].problem
+    return record.verdicts[key].problem
 
 
-def tried(path: PixelPath) -> Verdict:
-    """Change a made-up face both ways."""
-    (before, expected, usual), (_, found, own) = (_way(path.part, way) for way in ({}, {path.step: path}))
-    levels = np.abs(found - expected)[(expected != before) | (found != before)]
+def try_path(path: PixelPath) -> Verdict:
+    """Compare the pixel path with OpenCV on a synthetic face."""
+    before, expected, usual = _measure(path.part, {})
+    _, actual, own = _measure(path.part, {path.step: path})
+    levels = np.abs(actual - expected)[(expected != before) | (actual != before)]
     return make_verdict(float(levels.mean()), float(levels.max()), usual, own)
 
 
 def make_verdict(mean: float, most: float, usual: float, own: float) -> Verdict:
-    """Judge grey levels between both ways, mean and largest of what changed, and their milliseconds."""
-    far = mean > ALLOWED[0] or most > ALLOWED[1]
-    reason: Reason = "differs" if far else "slower" if own >= usual else ""
+    """Judge the mean and maximum difference in grey levels and the CPU times of both ways in milliseconds."""
+    differs = mean > ALLOWED[0] or most > ALLOWED[1]
+    reason: Reason = "differs" if differs else "slower" if own >= usual else ""
     figures = {"mean": mean, "max": most, "mean_limit": ALLOWED[0], "max_limit": ALLOWED[1]}
     return Verdict(reason=reason, usual=usual, own=own, **figures)
 
 
-def _way(
+def _measure(
     part: Swapper | Enhancer, paths: Mapping[FrameProcessor, PixelPath]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], float]:
-    """A frame's samples before and after, and the processor's milliseconds for a face."""
+    """Return a frame's samples before and after a change, and the CPU milliseconds per face."""
     if isinstance(part, Swapper):
         changer = FaceChanger(part, np.full(512, 512**-0.5, np.float32), None, paths=paths)
     else:
         changer = FaceChanger(None, None, part, paths=paths)
     seconds, results = [], []
-    for _ in range(1 + _TIMES):
+    for _ in range(1 + _REPEATS):
         picture, face = _example()
         before = _samples(picture)
         started = time.process_time()
@@ -140,7 +141,7 @@ def _samples(picture: VideoPicture) -> npt.NDArray[np.int16]:
 
 
 def _example() -> tuple[VideoPicture, Face]:
-    """Soft patches of any colour, as a frame, and where there would be a face in it."""
+    """Return a frame of soft random patches of colour and the position of an assumed face in it."""
     patches = np.random.default_rng(0).integers(30, 220, (18, 32, 3), np.uint8)
     image = np.asarray(cv2.resize(patches, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_CUBIC), np.uint8)
     frame = av.VideoFrame.from_ndarray(image, format="bgr24").reformat(format="yuv420p")

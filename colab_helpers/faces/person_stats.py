@@ -1,4 +1,4 @@
-"""The people of a video, each with what was counted of all their tracks."""
+"""Statistics per person of a video, summed over all tracks of the person."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
 
 MAX_PEOPLE_ROWS = 12
-"""People of whom each gets a row; those seen least are summed up in one more, with those hardly seen."""
-MIN_ROW_FRAMES, _HARDLY_SHARE = 12, 0.1
-"""Frames that do not make a row, where somebody else is seen in ten times as many."""
+"""People with a row of their own in the report; all others are summed up in one more row."""
+MIN_ROW_FRAMES, _MIN_ROW_SHARE = 12, 0.1
+"""Fewer frames than both the first and this share of those of the person seen most make no row."""
 MAX_SPANS = 200
-"""Spans in a row; of more, those that are next to each other are joined."""
+"""Maximum spans in a row; beyond it, the spans with the smallest gaps are joined."""
 MAX_LOST_FRAMES = 50
-"""Frames for which somebody who comes back in the same shot counts as lost, not as gone."""
+"""Longest gap, in frames, after which a person back in the same shot counts as lost, not as gone."""
 
 
 @dataclass
 class PersonStats:
-    """One person of a video; where ``people`` is not 1, all those who were hardly seen.
+    """One person of a video, or all people without a row of their own.
 
     Attributes:
-        counts: What was counted of their tracks.
-        lost: Frames in which nothing was found of somebody who was there before and after, in the same shot:
-            the detector lost them, or they left the picture for a moment.
-        present: Frames from where they come to where they go; none of a crowd.
-        missed: Frames in which they were lost, or seen but not changed; empty if they were never changed.
-        name: What they are called; None where they are not known by name.
-        action: What was done to them; None where they were left.
-        source: Who was put in: see ``Treatment.source_name``; None where nobody was.
+        counts: Sum of the statistics of their tracks.
+        lost: Number of frames without a detection between two tracks of the person in one shot: the detector
+            lost the face, or the person was out of the picture.
+        present: Spans from first to last frame of each track; empty for several people.
+        missed: Spans in which the person was lost, or seen but not changed; empty if never changed.
+        people: Number of people, 1 for a single person.
+        name: Name; None if not known by name.
+        action: Action taken; None if never changed.
+        source: Name of the source, see ``Treatment.source_name``; None if nobody was swapped in.
     """
 
     counts: TrackStats
@@ -50,30 +51,30 @@ class PersonStats:
 def summarize_people(
     tracks: Sequence[Track], measured: FrameStats, selection: Selection
 ) -> tuple[PersonStats, ...]:
-    """Put the tracks of a whole video together to people, by their first frame.
+    """Sum up the statistics of a whole video's tracks by person, ordered by first frame.
 
     Args:
-        tracks: All of them.
-        measured: What was counted of them.
-        selection: Who is known by name, and what was done to whom.
+        tracks: All tracks.
+        measured: Statistics of the tracks.
+        selection: Names and treatments of the tracks.
     """
     groups: dict[str | None, list[Track]] = {None: []}
     for track in tracks:
         groups.setdefault(selection.name(track.number), []).append(track)
     unknown = group_tracks(groups.pop(None))
-    found = [
-        _person(shown, measured, selection)
-        for person in (*unknown, *groups.values())
-        if (shown := [track for track in person if track.number in measured.tracks])
+    people = [
+        _person(counted, measured, selection)
+        for group in (*unknown, *groups.values())
+        if (counted := [track for track in group if track.number in measured.tracks])
     ]
-    ranked = sorted(found, key=lambda person: -person.counts.seen)
-    least = min(MIN_ROW_FRAMES, _HARDLY_SHARE * ranked[0].counts.seen) if ranked else 0
+    ranked = sorted(people, key=lambda person: -person.counts.seen)
+    least = min(MIN_ROW_FRAMES, _MIN_ROW_SHARE * ranked[0].counts.seen) if ranked else 0
     kept = {id(person) for person in ranked[:MAX_PEOPLE_ROWS] if person.counts.seen >= least}
-    named = [person for person in ranked if person.name is not None or id(person) in kept]
+    rows = [person for person in ranked if person.name is not None or id(person) in kept]
     others = [person for person in ranked if person.name is None and id(person) not in kept]
-    named.sort(key=lambda person: person.present)
+    rows.sort(key=lambda person: person.present)
     crowd = measured.tracks.get(CROWD)
-    return (*named, *([_together(others, crowd)] if others or crowd else []))
+    return (*rows, *([_summed(others, crowd)] if others or crowd else []))
 
 
 def _person(tracks: Sequence[Track], measured: FrameStats, selection: Selection) -> PersonStats:
@@ -94,23 +95,23 @@ def _person(tracks: Sequence[Track], measured: FrameStats, selection: Selection)
 
 
 def _losses(tracks: Sequence[Track]) -> Iterator[tuple[int, int]]:
-    """Frames between two tracks of one person in one shot."""
+    """Yield the gaps between two consecutive tracks of a person in one shot."""
     for before, after in pairwise(tracks):
         gap = after.first - before.last - 1
         if 0 < gap <= MAX_LOST_FRAMES and after.shot <= before.last:
             yield before.last + 1, after.first
 
 
-def _together(others: Sequence[PersonStats], crowd: TrackStats | None) -> PersonStats:
-    whole = PersonStats(TrackStats(), 0, [], [], people=len(others))
+def _summed(others: Sequence[PersonStats], crowd: TrackStats | None) -> PersonStats:
+    total = PersonStats(TrackStats(), sum(person.lost for person in others), [], [], people=len(others))
     for counts in [*(person.counts for person in others), *([crowd] if crowd else [])]:
-        whole.counts.add(counts)
-    whole.lost, whole.counts.portrait = sum(person.lost for person in others), None
-    return whole
+        total.counts.add(counts)
+    total.counts.portrait = None
+    return total
 
 
 def coarse(spans: Spans, most: int = MAX_SPANS) -> Spans:
-    """Join the spans that are nearest to each other until there are no more than ``most``."""
+    """Join the spans with the smallest gaps until there are at most ``most``."""
     if not spans:
         return []
     gaps = {number: spans[number][0] - spans[number - 1][1] for number in range(1, len(spans))}

@@ -1,10 +1,9 @@
-"""What is done to a face's pixels before and after a network, as small ONNX graphs that run where it runs.
+"""ONNX graphs that sample a face before its network and blend the result afterwards, on the same device.
 
-They stand on either side of the network and hand on what lies on the device: its weights, its file and its
-CUDA graph stay what they are. The arithmetic is that of ``media.picture``, ``media.blending`` and
-``faces.sharpness``, whose matrices, weights and limits come in as numbers. All operators are those that ONNX
-Runtime has for CUDA in opset 17. Bounds that are no constants are a Min or Max: Clip reads its own on the
-processor.
+They exchange data with the network in device memory; its file, weights and CUDA graph are not changed. The
+arithmetic is that of ``media.picture``, ``media.blending`` and ``faces.sharpness``, whose matrices, weights
+and limits are passed as numbers. Only operators that ONNX Runtime supports on CUDA in opset 17 are used.
+Bounds that are not constant use Min and Max, because Clip reads its bounds on the CPU.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from colab_helpers.faces.sharpness import MAX_PIXELS, REACH, edges_kernel
 
 OPSET, _IR_VERSION = 17, 8
 VERSION = 1
-"""Raised whenever faces come out otherwise, or in another time: earlier verdicts then no longer count."""
+"""Increased whenever results or speed of the graphs change, which invalidates recorded verdicts."""
 NO_LIMIT = 1e30
-_LOOK = MAX_PIXELS + 2 * REACH
-# How OpenCV makes grey of red, green and blue (ITU-R BT.601).
+_EDGE = MAX_PIXELS + 2 * REACH  # of the square in which sharpness is measured
+# OpenCV's weights of red, green and blue for grey (ITU-R BT.601).
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
-# Numbers, in the order in which they come in one vector. A way from one picture to another is a matrix (2, 3)
-# from pixels where they are wanted to those where they are read; ``end`` is the last one that is there.
+# The numbers passed to a graph in one vector: names, in order, and lengths. "a to b" is a matrix (2, 3) from
+# pixels of the picture to be filled to pixels of the one read; "end" is the last valid pixel, (x, y).
 HEAD: Mapping[str, int] = {
     "crop to luma": 6, "luma end": 2, "crop to chroma": 6, "chroma end": 2, "chroma doubled": 1,
     "to rgb": 12,
@@ -37,28 +36,28 @@ _TAIL = {
     "luma to crop": 6, "luma cubic": 1, "chroma to crop": 6, "chroma cubic": 1, "cover": 6, "to yuv": 12,
     "share": 1, "weight": 1,
 }  # fmt: skip
-_SHARP = {"x": _LOOK, "y": _LOOK, "inside": MAX_PIXELS, "count": 1, "most": 1}
+_SHARP = {"x": _EDGE, "y": _EDGE, "inside": MAX_PIXELS, "count": 1, "most": 1}
 
 
 @dataclass(frozen=True)
 class Area:
-    """Room for a face's part of a frame in 4:2:0 of 8 bits: ``edge`` luma samples a side."""
+    """Buffer size for a face's part of an 8 bit 4:2:0 frame: ``edge`` luma samples each way."""
 
     edge: int
 
     @cached_property
     def shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """Planes, rows and columns of luma and of chroma."""
+        """Planes, rows and columns of luma and chroma."""
         return (1, self.edge, self.edge), (2, self.edge // 2, self.edge // 2)
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Samples of luma and of chroma."""
+        """Number of luma samples and of chroma samples."""
         return [math.prod(shape) for shape in self.shapes]
 
 
 def tail_numbers(area: Area, *, sharp: bool) -> dict[str, int]:
-    """Numbers that the graph behind a network takes, by name and in their order."""
+    """Return names, in order, and lengths of the numbers that the graph after a network takes."""
     ramps = {
         f"{name} {axis}": length
         for name, (_, *shape) in zip(("luma", "chroma"), area.shapes, strict=True)
@@ -68,10 +67,10 @@ def tail_numbers(area: Area, *, sharp: bool) -> dict[str, int]:
 
 
 class _Graph:
-    """Collects nodes; whatever is not a name becomes a constant."""
+    """Builds a graph node by node; inputs that are not names become constants."""
 
     def __init__(self, numbers: Mapping[str, int]) -> None:
-        from onnx import helper, numpy_helper  # slow, and needed on a GPU only
+        from onnx import helper, numpy_helper  # slow to import, and only needed on a GPU
 
         self._helper, self._to_tensor = helper, numpy_helper.from_array
         self._nodes: list[Any] = []
@@ -87,9 +86,8 @@ class _Graph:
     def add(self, op: str, *inputs: Any, out: Sequence[str] = (), **attributes: Any) -> str:
         names = [name if isinstance(name, str) else self.constant(name) for name in inputs]
         outputs = list(out) or [f"{op}_{len(self._nodes)}"]
-        self._nodes.append(
-            self._helper.make_node(op, names, outputs, f"{op}_{len(self._nodes)}", **attributes)
-        )
+        node = self._helper.make_node(op, names, outputs, f"{op}_{len(self._nodes)}", **attributes)
+        self._nodes.append(node)
         return outputs[0]
 
     def cut(self, value: str, sizes: Sequence[int], *, axis: int = 0) -> list[str]:
@@ -101,24 +99,25 @@ class _Graph:
         return self.add("Clip", self.add("Round", value), 0.0, 255.0)
 
     def coloured(self, value: str, matrix: str, size: int) -> str:
-        """Other colours of a picture ``(1, 3, size, size)``, rounded."""
+        """Convert the colours of a picture ``(1, 3, size, size)`` by a matrix, and round."""
         parts = [f"{matrix} {part}" for part in ("scale", "black")]
         self.add("Split", self.add("Reshape", self.numbers[matrix], [3, 4]), [3, 1], out=parts, axis=1)
         mixed = self.add("MatMul", parts[0], self.add("Reshape", value, [3, -1]))
         return self.add("Reshape", self.rounded(self.add("Add", mixed, parts[1])), [1, 3, size, size])
 
-    def read_at(
-        self, way: str, place: Sequence[int], read: Sequence[int], *, end: str = "", step: int = 1
+    def grid(
+        self, matrix: str, to: Sequence[int], source: Sequence[int], *, end: str = "", step: int = 1
     ) -> str:
-        """Where the pixels of a picture are read in another, both ``(rows, columns)``.
+        """Return the GridSample grid that fills a picture of size ``to`` from one of size ``source``.
 
-        With a ``step`` they are so many times as large as those that the way leads from.
+        Sizes are ``(rows, columns)``. ``matrix`` names the matrix from the former's pixels, each ``step`` of
+        its units wide, to the latter's, and ``end`` the latter's last valid pixel, if any are invalid.
         """
-        (rows, columns), number = place, self.cut(self.numbers[way], [1] * 6)
-        ys, xs = (np.arange(count, dtype=np.float32) * step + (step - 1) / 2 for count in place)
+        (rows, columns), number = to, self.cut(self.numbers[matrix], [1] * 6)
+        ys, xs = (np.arange(count, dtype=np.float32) * step + (step - 1) / 2 for count in to)
         ends = self.cut(self.numbers[end], [1, 1]) if end else ()
         axes = []
-        for axis, length in enumerate(reversed(read)):
+        for axis, length in enumerate(reversed(source)):
             across = self.add("Mul", xs, number[3 * axis])
             down = self.add("Mul", ys[:, None], number[3 * axis + 1])
             at = self.add("Add", self.add("Add", across, down), number[3 * axis + 2])
@@ -128,12 +127,12 @@ class _Graph:
             axes.append(self.add("Reshape", at, [1, rows, columns, 1]))
         return self.add("Concat", *axes, axis=3)
 
-    def sampled(self, value: str, places: str, mode: str = "bilinear") -> str:
-        # Beyond the border bicubic differs from OpenCV; no mask shows anything of that.
-        return self.add("GridSample", value, places, mode=mode, padding_mode="border", align_corners=1)
+    def sampled(self, value: str, grid: str, mode: str = "bilinear") -> str:
+        # Beyond the border, bicubic sampling differs from OpenCV, but no mask shows that.
+        return self.add("GridSample", value, grid, mode=mode, padding_mode="border", align_corners=1)
 
     def planes(self, area: Area) -> list[str]:
-        """Luma and chroma of the frame, as floats."""
+        """Return luma and chroma of the frame as floats."""
         parts = self.cut("pixels", area.sizes)
         return [
             self.add("Cast", self.add("Reshape", part, [1, *shape]), to=1)
@@ -151,67 +150,67 @@ class _Graph:
         )
         graph = helper.make_graph(self._nodes, "pixels", ins, outs, self._constants)
         opset = [helper.make_opsetid("", OPSET)]
-        made = helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION)
-        serialized: bytes = made.SerializeToString()
+        model = helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION)
+        serialized: bytes = model.SerializeToString()
         return serialized
 
 
 def head(area: Area, size: int, black: float) -> bytes:
-    """Write the graph before a network: from planes to its ``picture``, and to the ``crop`` in grey levels.
+    """Serialize the graph before a network, from planes to its input ``picture`` and the 8 bit ``crop``.
 
     Args:
-        area: Of the planes.
+        area: Buffer size of the planes.
         size: Edge of the network's crop, in pixels.
-        black: The value that is black there; white is 1.
+        black: Value of black in the network's input; white is 1.
     """
     g, (luma, chroma) = _Graph(HEAD), area.shapes
     planes = g.planes(area)
 
     def read(plane: str, name: str, shape: Sequence[int], step: int = 1) -> str:
-        place = size // step, size // step
-        places = g.read_at(f"crop to {name}", place, shape[1:], end=f"{name} end", step=step)
-        return g.rounded(g.sampled(plane, places))
+        to = size // step, size // step
+        grid = g.grid(f"crop to {name}", to, shape[1:], end=f"{name} end", step=step)
+        return g.rounded(g.sampled(plane, grid))
 
     colours, half = (read(planes[1], "chroma", chroma, step) for step in (1, 2))
     double = g.add("Resize", half, "", np.array([1, 1, 2, 2], np.float32), mode="linear")
-    # Every sixteenth lies halfway between two numbers, of which OpenCV mostly takes the lower.
+    # One value in sixteen lies halfway between two integers; OpenCV mostly rounds these down.
     double = g.add("Ceil", g.add("Sub", double, 0.5))
     more = g.add("Mul", g.add("Sub", double, colours), g.numbers["chroma doubled"])
     grey = read(planes[0], "luma", luma)
     crop = g.coloured(g.add("Concat", grey, g.add("Add", colours, more), axis=1), "to rgb", size)
     g.add("Identity", crop, out=["crop"])
     g.add("Add", g.add("Mul", crop, (1 - black) / 255), black, out=["picture"])
-    made = np.float32, [1, 3, size, size]
+    picture = np.float32, [1, 3, size, size]
     return g.model(
         {"pixels": (np.uint8, [sum(area.sizes)]), "numbers": (np.float32, [sum(HEAD.values())])},
-        {"picture": made, "crop": made},
+        {"picture": picture, "crop": picture},
     )
 
 
 def tail(area: Area, size: int, levels: tuple[float, float], *, sharp: bool) -> bytes:
-    """Write the graph behind a network, which blends its ``picture`` into planes.
+    """Serialize the graph after a network, which blends the network's output ``picture`` into planes.
 
     Args:
-        area: Of the planes.
+        area: Buffer size of the planes.
         size: Edge of the network's crop, in pixels.
-        levels: Factor and summand that make grey levels of the picture's values.
-        sharp: Leave the face as sharp as it may be, for which the ``crop`` before the network is looked at.
+        levels: Factor and offset that turn the output's values into grey levels.
+        sharp: Limit the face's sharpness, by comparison with the ``crop`` before the network.
     """
     numbers, edge = tail_numbers(area, sharp=sharp), mask_edge(size)
     g = _Graph(numbers)
     new = g.rounded(g.add("Add", g.add("Mul", "picture", levels[0]), levels[1]))
     share = g.add("Mul", _sharp_share(g, new) if sharp else g.numbers["share"], g.numbers["weight"])
     cover = g.add("Cast", g.add("Reshape", "cover", [1, 1, VISIBILITY_SIZE, VISIBILITY_SIZE]), to=1)
-    shown = g.rounded(g.sampled(cover, g.read_at("cover", (edge, edge), (VISIBILITY_SIZE, VISIBILITY_SIZE))))
+    visible = g.rounded(g.sampled(cover, g.grid("cover", (edge, edge), (VISIBILITY_SIZE, VISIBILITY_SIZE))))
     limit = g.add("Reshape", "mask", [1, 1, edge, edge])
-    mask = g.add("Mul", g.add("Min", g.add("Mul", shown, 1 / 255), limit), share)
+    mask = g.add("Mul", g.add("Min", g.add("Mul", visible, 1 / 255), limit), share)
     crops = g.cut(g.coloured(new, "to yuv", size), [1, 2], axis=1)
     blended = [
         _blended(g, name, (*shape[1:], size), old, crop, mask)
         for name, shape, old, crop in zip(("luma", "chroma"), area.shapes, g.planes(area), crops, strict=True)
     ]
-    whole = g.add("Concat", *(g.add("Reshape", plane, [-1]) for plane in blended), axis=0)
-    g.add("Cast", whole, out=["blended"], to=2)  # TensorProto's UINT8
+    packed = g.add("Concat", *(g.add("Reshape", plane, [-1]) for plane in blended), axis=0)
+    g.add("Cast", packed, out=["blended"], to=2)  # TensorProto.UINT8
     shape, pixels = [1, 3, size, size], (np.uint8, [sum(area.sizes)])
     inputs = {
         "picture": (np.float32, shape),
@@ -224,46 +223,44 @@ def tail(area: Area, size: int, levels: tuple[float, float], *, sharp: bool) -> 
 
 
 def _blended(g: _Graph, name: str, shape: tuple[int, int, int], old: str, crop: str, mask: str) -> str:
-    """See ``media.blending.blend_plane``."""
+    """Blend a crop into planes as ``media.blending.blend_plane`` does."""
     rows, columns, size = shape
-    places = g.read_at(f"{name} to crop", (rows, columns), (size, size))
-    smooth, sharp = (g.rounded(g.sampled(crop, places, mode)) for mode in ("bilinear", "bicubic"))
+    grid = g.grid(f"{name} to crop", (rows, columns), (size, size))
+    smooth, sharp = (g.rounded(g.sampled(crop, grid, mode)) for mode in ("bilinear", "bicubic"))
     new = g.add("Add", smooth, g.add("Mul", g.add("Sub", sharp, smooth), g.numbers[f"{name} cubic"]))
-    if (edge := mask_edge(size)) != size:  # from places in the crop to those in a smaller mask
+    if (edge := mask_edge(size)) != size:  # from grid coordinates in the crop to those in a smaller mask
         ratio = edge / size
         scale = ratio * (size - 1) / (edge - 1)
-        places = g.add("Add", g.add("Mul", places, scale), scale + (ratio - 1) / (edge - 1) - 1)
-    weight = g.add("Mul", g.sampled(mask, places), g.numbers[f"{name} across"])
+        grid = g.add("Add", g.add("Mul", grid, scale), scale + (ratio - 1) / (edge - 1) - 1)
+    weight = g.add("Mul", g.sampled(mask, grid), g.numbers[f"{name} across"])
     weight = g.add("Mul", weight, g.add("Reshape", g.numbers[f"{name} down"], [rows, 1]))
     return g.rounded(g.add("Add", old, g.add("Mul", g.add("Sub", new, old), weight)))
 
 
 def _sharp_share(g: _Graph, new: str) -> str:
-    """See ``sharpness.Sharpness.share``."""
+    """Compute the opacity of the enhanced crop as ``sharpness.Sharpness.share`` does."""
     axes = [
-        g.add("Mul", g.add("Reshape", g.numbers[axis], shape), np.ones((_LOOK, _LOOK), np.float32))
-        for axis, shape in (("x", [1, _LOOK]), ("y", [_LOOK, 1]))
+        g.add("Mul", g.add("Reshape", g.numbers[axis], shape), np.ones((_EDGE, _EDGE), np.float32))
+        for axis, shape in (("x", [1, _EDGE]), ("y", [_EDGE, 1]))
     ]
-    places = g.add("Concat", *(g.add("Reshape", axis, [1, _LOOK, _LOOK, 1]) for axis in axes), axis=3)
+    grid = g.add("Concat", *(g.add("Reshape", axis, [1, _EDGE, _EDGE, 1]) for axis in axes), axis=3)
     both = g.add("Mul", g.add("Concat", "crop", new, axis=0), _GREY[:, None, None])
     grey = g.rounded(g.add("ReduceSum", both, [1], keepdims=1))
-    seen = g.rounded(g.sampled(grey, g.add("Concat", places, places, axis=0)))
-    edges = g.add("Conv", seen, edges_kernel()[None, None])
+    scaled = g.rounded(g.sampled(grey, g.add("Concat", grid, grid, axis=0)))
+    edges = g.add("Conv", scaled, edges_kernel()[None, None])
     inside = g.numbers["inside"]
     edges = g.add("Mul", g.add("Mul", edges, inside), g.add("Reshape", inside, [MAX_PIXELS, 1]))
     plain, enhanced = g.cut(edges, [1, 1], axis=0)
     added = g.add("Sub", enhanced, plain)
 
     def product(one: str, other: str) -> str:
-        whole = g.add("ReduceSum", g.add("Mul", one, other), keepdims=0)
-        return g.add("Div", whole, g.numbers["count"])
+        return g.add("Div", g.add("ReduceSum", g.add("Mul", one, other), keepdims=0), g.numbers["count"])
 
     square, linear = product(added, added), product(plain, added)
     spare = g.add("Sub", g.numbers["most"], product(plain, plain))
     most = g.numbers["share"]
-    whole = g.add("Mul", g.add("Add", g.add("Mul", square, most), g.add("Mul", linear, 2.0)), most)
-    under = g.add("Max", g.add("Add", g.add("Mul", linear, linear), g.add("Mul", square, spare)), 0.0)
-    root = g.add("Div", g.add("Sub", g.add("Sqrt", under), linear), g.add("Max", square, 1e-9))
-    return g.add(
-        "Where", g.add("LessOrEqual", whole, spare), most, g.add("Min", g.add("Max", root, 0.0), most)
-    )
+    power = g.add("Mul", g.add("Add", g.add("Mul", square, most), g.add("Mul", linear, 2.0)), most)
+    radicand = g.add("Max", g.add("Add", g.add("Mul", linear, linear), g.add("Mul", square, spare)), 0.0)
+    root = g.add("Div", g.add("Sub", g.add("Sqrt", radicand), linear), g.add("Max", square, 1e-9))
+    limited = g.add("Min", g.add("Max", root, 0.0), most)
+    return g.add("Where", g.add("LessOrEqual", power, spare), most, limited)

@@ -1,14 +1,13 @@
-"""Faces of video frames sampled and blended where their network runs: a processor only copies.
+"""Sampling and blending of video faces on the device of their network, so that the CPU only copies pixels.
 
-What a face's network is shown and where its picture goes is reckoned here, and handed as numbers to the
-graphs of ``pixel_graph``. OpenCV does the rest: faces that do not fit into ``EDGES``, are near others, or so
-large that a crop averages what it shows; swaps of several tiles or in matched colours; whatever is no video
-frame in 4:2:0 of 8 bits.
+Geometry and weights of each face are computed here and passed to the graphs of ``pixel_graph`` as numbers.
+OpenCV is used for all other cases: faces larger than ``EDGES``, near other faces, or so large that the crop
+must average pixels; swaps in tiles or with colour matching; anything but 8 bit 4:2:0 video frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,29 +30,28 @@ from colab_helpers.settings import FrameProcessor
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 EDGES = (512, 1024)
-"""Luma samples a side that a face's part of a frame may have; there are graphs for each."""
-# A crop's corners, rounded, and what lies between samples of chroma.
-_MARGIN = 3
-# A crop reaches so far: sizes of two faces' boxes, added, within which one is in the other's.
-_NEAR = 0.65
-# OpenCV's coefficients for colours of 8 bits have so many steps; with finer ones every tenth pixel is off.
+"""Buffer sizes for a face's part of a frame, in luma samples each way; each has its own graphs."""
+_MARGIN = 3  # pixels around a crop, for the rounding of its corners and the interpolation of chroma
+# Distance of two faces' centres, in sums of their box sizes, within which one is in the other's crop.
+_NEAR_FACTOR = 0.65
+# OpenCV quantises its coefficients for 8 bit colours by 1/1024; finer ones would change every tenth pixel.
 _STEPS = 1024
-_UNCOVERED = np.full((VISIBILITY_SIZE, VISIBILITY_SIZE), 255, np.uint8)
+_FULLY_VISIBLE = np.full((VISIBILITY_SIZE, VISIBILITY_SIZE), 255, np.uint8)
 
 
 @dataclass(eq=False)
 class _Graphs:
-    """The graphs on both sides of a network in its places, and what was put there last."""
+    """The graphs before and after a network, bound to its buffers."""
 
     before: DeviceBuffers | None
-    behind: DeviceBuffers
-    pixels: npt.NDArray[Any]
-    held: dict[str, Any]
+    after: DeviceBuffers
+    pixels: npt.NDArray[Any]  # the frame's samples, in host memory
+    held: dict[str, Any]  # arrays that are on the device already, by input
 
 
 @dataclass(eq=False)
 class PixelPath:
-    """Changes faces with the network of ``part``, which ``runtime`` opened."""
+    """Changes faces with the network of ``part``, which ``runtime`` opened, without OpenCV."""
 
     part: Swapper | Enhancer
     runtime: Runtime
@@ -61,123 +59,123 @@ class PixelPath:
 
     @property
     def step(self) -> FrameProcessor:
-        """What the network is for."""
+        """The frame processor that the network is for."""
         return "face_enhancer" if isinstance(self.part, Enhancer) else "face_swapper"
 
     def prepare(self, *, capture: bool) -> None:
-        """Make the graphs, captured if asked: no other work may be on the GPU then."""
+        """Create the graphs; with ``capture`` as CUDA graphs, while nothing else may use the GPU."""
 
-        def work(places: DeviceBuffers) -> None:
+        def work(buffers: DeviceBuffers) -> None:
             self._made = True
             for edge in EDGES:
                 area = Area(edge)
-                graphs = places.kept[area] = self._graphs(area, places, capture=capture)
-                for side in (graphs.before, graphs.behind):
+                graphs = buffers.kept[area] = self._graphs(area, buffers, capture=capture)
+                for side in (graphs.before, graphs.after):
                     if side is not None:
                         side.run({})
 
         self.part.network.run_on_device(work, capturing=capture)
 
     def drop(self) -> None:
-        """Free what was made."""
+        """Free the graphs."""
         if self._made:
-            self.part.network.run_on_device(lambda places: places.kept.clear())
+            self.part.network.run_on_device(lambda buffers: buffers.kept.clear())
 
     def change(
         self,
         jobs: Sequence[FaceJob],
         masks: FaceMasks,
         *,
-        beside: Arrays,
-        most: float = 1.0,
+        extra: Arrays,
+        max_share: float = 1.0,
         ceilings: Sequence[Sharpness | None] = (),
     ) -> list[int]:
-        """Change the faces that can be in place; return the numbers of the others.
+        """Change in place all faces that the graphs can handle; return the indices of the others.
 
         Args:
-            jobs: The faces; a swapper is shown their ``crop``.
-            masks: Where the change shows.
-            beside: What goes beside the picture, by its kind of input, for one face.
-            most: Share of the network's picture at most.
-            ceilings: How sharp each face may become; None where that does not matter.
+            jobs: The faces; a swapper takes their ``crop`` if set.
+            masks: Limit where the change shows.
+            extra: Further inputs of the network for one face, by kind.
+            max_share: Maximum opacity of the network's output, 0 to 1.
+            ceilings: Sharpness that limits each face; empty, or None for a face, for no limit.
         """
-        left, mask = [], masks.limit(self.part.size)
+        skipped, mask = [], masks.limit(self.part.size)
         for number, job in enumerate(jobs):
-            own = None if _is_near(job, jobs) else _Part.of(job, self.part)
-            if own is None:
-                left.append(number)
-            else:
-                ceiling = ceilings[number] if ceilings else None
-                numbers = own.numbers(self.part.size, most, ceiling)
-                self._change(own, mask, beside, numbers)
-        return left
+            region = None if _is_near_others(job, jobs) else _FaceRegion.of(job, self.part)
+            if region is None:
+                skipped.append(number)
+                continue
+            ceiling = ceilings[number] if ceilings else None
+            self._change(region, mask, extra, region.numbers(self.part.size, max_share, ceiling))
+        return skipped
 
-    def _change(self, own: _Part, mask: FloatArray, beside: Arrays, numbers: Mapping[str, Any]) -> None:
-        part, job = self.part, own.job
-        values, on_swapped = dict(beside), None
+    def _change(self, region: _FaceRegion, mask: FloatArray, extra: Arrays, numbers: dict[str, Any]) -> None:
+        part, job = self.part, region.job
+        values, on_swapped = dict(extra), None
         if isinstance(part, Swapper):
             on_swapped = job.on_swapped
-            crop = job.picture.crop(own.matrix, part.size) if job.crop is None else job.crop
+            crop = job.picture.crop(region.matrix, part.size) if job.crop is None else job.crop
             values["picture"] = part.blob(crop)
         pairs = zip(part.network.input_names, part.fit.inputs, strict=True)
         feed = {name: values[kind] for name, kind in pairs if kind in values}
-        still: Arrays = {"mask": mask, "cover": _UNCOVERED if job.visibility is None else job.visibility}
+        cover = _FULLY_VISIBLE if job.visibility is None else job.visibility
+        masks: Arrays = {"mask": mask, "cover": cover}
 
-        def work(places: DeviceBuffers) -> tuple[npt.NDArray[Any], Any]:
-            if own.area not in places.kept:
-                places.kept[own.area] = self._graphs(own.area, places, capture=False)
-            graphs: _Graphs = places.kept[own.area]
-            own.read(graphs.pixels)
-            given: dict[str, Any] = {"pixels": graphs.pixels}
+        def work(buffers: DeviceBuffers) -> tuple[npt.NDArray[Any], Any]:
+            if region.area not in buffers.kept:
+                buffers.kept[region.area] = self._graphs(region.area, buffers, capture=False)
+            graphs: _Graphs = buffers.kept[region.area]
+            region.read(graphs.pixels)
+            pixels: dict[str, Any] = {"pixels": graphs.pixels}
             if graphs.before is not None:
-                graphs.before.run({**given, "numbers": _joined(numbers, HEAD)})
-                given = {}  # it lies there now
-            places.run(feed)
-            moved = {name: array for name, array in still.items() if graphs.held.get(name) is not array}
-            order = tail_numbers(own.area, sharp=graphs.before is not None)
-            graphs.behind.run({**given, **moved, "numbers": _joined(numbers, order)})
-            graphs.held.update(moved)
-            new = places.read(part.network.output_names[part.fit.picture]) if on_swapped else None
-            return graphs.behind.read("blended"), new
+                graphs.before.run({**pixels, "numbers": _packed(numbers, HEAD)})
+                pixels = {}  # both graphs share the buffer
+            buffers.run(feed)
+            changed = {name: array for name, array in masks.items() if graphs.held.get(name) is not array}
+            order = tail_numbers(region.area, sharp=graphs.before is not None)
+            graphs.after.run({**pixels, **changed, "numbers": _packed(numbers, order)})
+            graphs.held.update(changed)
+            new = buffers.read(part.network.output_names[part.fit.picture]) if on_swapped else None
+            return graphs.after.read("blended"), new
 
         blended, new = part.network.run_on_device(work)
-        own.write(blended)
+        region.write(blended)
         if on_swapped is not None:
             crop = np.empty((part.size, part.size, 3), np.uint8)
             part.to_bgr(new[0], crop)
             on_swapped(crop, part.template)
 
-    def _graphs(self, area: Area, places: DeviceBuffers, *, capture: bool) -> _Graphs:
+    def _graphs(self, area: Area, buffers: DeviceBuffers, *, capture: bool) -> _Graphs:
         part, fit, black = self.part, self.part.fit, self.part.contract.black
         sharp = isinstance(part, Enhancer)
-        before, given = None, {"picture": places.outputs[part.network.output_names[fit.picture]]}
+        before, shared = None, {"picture": buffers.outputs[part.network.output_names[fit.picture]]}
         if sharp:
-            shown = places.inputs[part.network.input_names[fit.inputs.index("picture")]]
+            picture = buffers.inputs[part.network.input_names[fit.inputs.index("picture")]]
             session = self.runtime.beside(head(area, part.size, black), capture=capture)
-            before = DeviceBuffers.of(session, places.device, picture=shown)
-            given |= {"pixels": before.inputs["pixels"], "crop": before.outputs["crop"]}
+            before = DeviceBuffers.of(session, buffers.device, picture=picture)
+            shared |= {"pixels": before.inputs["pixels"], "crop": before.outputs["crop"]}
         session = self.runtime.beside(tail(area, part.size, part.levels, sharp=sharp), capture=capture)
-        behind = DeviceBuffers.of(session, places.device, **given)
-        return _Graphs(before, behind, np.zeros(sum(area.sizes), np.uint8), {})
+        after = DeviceBuffers.of(session, buffers.device, **shared)
+        return _Graphs(before, after, np.zeros(sum(area.sizes), np.uint8), {})
 
 
-def _is_near(job: FaceJob, jobs: Sequence[FaceJob]) -> bool:
-    """Whether another face of the frame is so near that it matters which is changed first."""
-    boxes = [each.face.box for each in jobs if each.picture is job.picture and each is not job]
-    middle, size = job.face.box[:2] + job.face.box[2:], job.face.box[2:] - job.face.box[:2]
-    return any(
-        (np.abs(box[:2] + box[2:] - middle) / 2 < _NEAR * (box[2:] - box[:2] + size)).all() for box in boxes
-    )
+def _is_near_others(job: FaceJob, jobs: Sequence[FaceJob]) -> bool:
+    """Whether another face of the picture is so near that the order of changes matters."""
+    boxes = np.array([each.face.box for each in jobs if each.picture is job.picture and each is not job])
+    corners, others = job.face.box.reshape(2, 2), boxes.reshape(-1, 2, 2)
+    distances = np.abs(others.sum(1) - corners.sum(0)) / 2
+    sizes = np.diff(others, axis=1)[:, 0] + np.diff(corners, axis=0)
+    return bool((distances < _NEAR_FACTOR * sizes).all(1).any())
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class _FaceRegion:
     """One face's part of a frame.
 
     Attributes:
-        planes: The frame's, to be changed in place.
-        matrix: From the frame's luma pixels to the crop's.
-        region: In luma pixels, from such on that chroma has one there.
+        planes: The frame's planes, which are changed in place.
+        matrix: Transform from the frame's luma pixels to the crop's.
+        region: Pixel rectangle in luma pixels; left and top are even, as chroma needs.
     """
 
     job: FaceJob
@@ -188,19 +186,21 @@ class _Part:
     area: Area
 
     @classmethod
-    def of(cls, job: FaceJob, part: Swapper | Enhancer) -> _Part | None:
-        """What a face needs; None where it cannot be changed in a graph."""
+    def of(cls, job: FaceJob, part: Swapper | Enhancer) -> _FaceRegion | None:
+        """Locate a face; return None if the graphs cannot change it."""
         picture, matrix = job.picture, similarity_transform(job.face.kps, part.template)
-        if not isinstance(picture, VideoPicture):
+        if (
+            not isinstance(picture, VideoPicture)
+            or picture.layout.step != (2, 2)
+            or picture.layout.depth != 8
+        ):
             return None
-        if (picture.layout.step, picture.layout.depth) != ((2, 2), 8):
-            return None
-        box, width, height = job.face.box, picture.width, picture.height
-        changed = face_region(matrix, part.size, extend_box(box, width, height), width, height)
-        left, top, right, bottom = changed
+        width, height = picture.width, picture.height
+        box = extend_box(job.face.box, width, height)
+        left, top, right, bottom = face_region(matrix, part.size, box, width, height)
         if left >= right or top >= bottom:
             return None
-        if isinstance(part, Enhancer):  # whose crop is read there, too
+        if isinstance(part, Enhancer):  # its crop is sampled by the graphs, too
             if zoom_of(matrix) <= 0.5:
                 return None
             x0, y0, x1, y1 = crop_bounds(matrix, part.size)
@@ -213,30 +213,28 @@ class _Part:
         return cls(job, picture, picture.writable_planes(), matrix, (left, top, right, bottom), Area(edge))
 
     def read(self, out: npt.NDArray[Any]) -> None:
-        """Copy its samples, luma and both of chroma."""
-        for target, part in self._samples(out):
-            target[...] = part
+        """Copy the luma and chroma samples from the frame into a packed buffer."""
+        for target, samples in self._components(out):
+            target[...] = samples
 
     def write(self, blended: npt.NDArray[Any]) -> None:
-        """Put them back."""
-        for source, part in self._samples(blended):
-            part[...] = source
+        """Copy the samples of a packed buffer back into the frame."""
+        for source, samples in self._components(blended):
+            samples[...] = source
 
-    def _samples(self, packed: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-        """Each kind of sample in the area and in the frame."""
+    def _components(self, packed: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Yield views of luma and of each chroma component, in the packed buffer and in the frame."""
         luma, chroma = self.area.shapes
         size = self.area.sizes[0]
         areas = iter((packed[:size].reshape(luma)[0], *packed[size:].reshape(chroma)))
-        pairs = []
         for grid, samples in self.planes:
             left, top, right, bottom = grid.region_of(self.region, samples)
             part = samples[top:bottom, left:right]
-            for one in [part] if part.ndim == 2 else np.moveaxis(part, 2, 0):
-                pairs.append((next(areas)[: bottom - top, : right - left], one))
-        return pairs
+            for component in [part] if part.ndim == 2 else np.moveaxis(part, 2, 0):
+                yield next(areas)[: bottom - top, : right - left], component
 
-    def numbers(self, size: int, most: float, ceiling: Sharpness | None) -> dict[str, Any]:
-        """What the graphs beside a network of crops of this size are told; see ``pixel_graph``."""
+    def numbers(self, size: int, max_share: float, ceiling: Sharpness | None) -> dict[str, Any]:
+        """Return the numbers for the graphs of a network with crops of this size, see ``pixel_graph``."""
         face, space, steps = self.job.face, self.picture.space, np.float32(_STEPS)
         to_rgb, to_yuv = yuv_to_bgr_matrix(space)[::-1], bgr_to_yuv_matrix(space)[:, [2, 1, 0, 3]]
         to_rgb, to_yuv = np.rint(to_rgb * steps) / steps, np.rint(to_yuv * steps) / steps
@@ -245,7 +243,7 @@ class _Part:
             from_mask = compose(invert(self.matrix), resizing(size / mask_edge(size)))
             visibility = compose(similarity_transform(face.kps, VISIBILITY_TEMPLATE), from_mask)
         numbers = {"to rgb": to_rgb, "to yuv": to_yuv, "cover": visibility, **_sharp_numbers(ceiling, size)}
-        numbers |= {"share": most, "weight": min(face.weight, 1.0)}
+        numbers |= {"share": max_share, "weight": min(face.weight, 1.0)}
         box = extend_box(face.box, self.picture.width, self.picture.height)
         kinds = zip(("luma", "chroma"), self.area.shapes, self.planes, strict=False)
         for name, (_, rows, columns), (grid, samples) in kinds:
@@ -262,14 +260,14 @@ class _Part:
 
 
 def _sharp_numbers(ceiling: Sharpness | None, size: int) -> dict[str, Any]:
-    places, inside = np.zeros((2, MAX_PIXELS + 2 * REACH), np.float32), np.zeros(MAX_PIXELS, np.float32)
+    grid, inside = np.zeros((2, MAX_PIXELS + 2 * REACH), np.float32), np.zeros(MAX_PIXELS, np.float32)
     count, most = 1, NO_LIMIT
     if ceiling is not None:
-        count, most = ceiling.pixels**2, ceiling.most
-        places[:, : ceiling.pixels + 2 * REACH] = 2 * ceiling.places(size) / (size - 1) - 1
+        count, most = ceiling.pixels**2, ceiling.max_power
+        grid[:, : ceiling.pixels + 2 * REACH] = 2 * ceiling.positions(size) / (size - 1) - 1
         inside[: ceiling.pixels] = 1
-    return {"x": places[0], "y": places[1], "inside": inside, "count": count, "most": most}
+    return {"x": grid[0], "y": grid[1], "inside": inside, "count": count, "most": most}
 
 
-def _joined(numbers: Mapping[str, Any], order: Mapping[str, int]) -> FloatArray:
+def _packed(numbers: Mapping[str, Any], order: Mapping[str, int]) -> FloatArray:
     return np.concatenate([np.ravel(numbers[name]) for name in order]).astype(np.float32)

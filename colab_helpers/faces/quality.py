@@ -1,7 +1,7 @@
-"""How well faces came out, in a few numbers that need no reference: likeness, steadiness, gaps.
+"""No-reference quality measures of results: similarity to the source, flicker, frames without a change.
 
-Each is measured on the fly, so nothing is decoded again, and kept in sums that can be added up segment by
-segment: a video done in two runs gets the numbers of one done in a single run.
+They are measured during the run, so nothing is decoded again, and kept as sums over segments: a video done in
+two runs gets the same numbers as one done in a single run.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from colab_helpers.media.images import to_data_url
 from colab_helpers.media.picture import Picture
 
 Spans = list[tuple[int, int]]
-"""Frames: first one, and the one after the last; rising, never touching."""
+"""Half-open ranges of frames, sorted and not adjacent."""
 MAX_TRACKS = 32
-"""Tracks that are counted one by one in a segment; what there is beyond them is a crowd."""
+"""Maximum number of tracks with statistics of their own in a segment; all others form the crowd."""
 CROWD = -1
-"""Number under which all further tracks of a segment are counted."""
+"""Track number of the crowd."""
 
 _PATCH = 48
-_POINTS = ARCFACE_112 * np.float32(_PATCH / 112)
-# A face whose centre moves by more than this share of its width is another face, or another shot.
-_SAME_FACE = 0.5
-# A portrait shows so many times as much as the face's box, and is so many pixels high.
+_TEMPLATE = ARCFACE_112 * np.float32(_PATCH / 112)
+_SAME_FACE = 0.5  # of a face's width: if its centre moves by more, it is another face, or another shot
+# Edge of what a portrait shows, in longer sides of the face's box, and of the picture, in pixels.
 _BOX_SCALE, _PORTRAIT_HEIGHT = 1.5, 72
-# A portrait is no better for being wider than so many pixels, or sharper than so many times what is blurred.
+# Width in pixels, and sharpness, beyond which a portrait does not get any better.
 _WIDE, _SHARP = 160.0, 4 * BLURRED
 
 
 class Portrait(BaseModel, extra="forbid"):
-    """The frame that shows somebody best.
+    """The frame that shows a person best.
 
     Attributes:
-        worth: How frontal, large and sharp, 0 to 1; 0 where that was not looked at.
-        frame: Its number; ``seconds`` its time after the first frame.
+        worth: Score by yaw, size and sharpness, 0 to 1; 0 if not measured.
+        frame: Number of the frame.
+        seconds: Time after the first frame.
         box: xyxy in pixels of the stored frame.
-        url: The picture itself, where it was looked at; see `portrait_url`.
+        url: The picture as from `portrait_url`; empty if not measured.
     """
 
     worth: float
@@ -57,18 +57,21 @@ class Portrait(BaseModel, extra="forbid"):
 
 
 class TrackStats(BaseModel, extra="forbid"):
-    """What was counted of one track, or of one person, over some frames.
+    """Statistics of one track, or of one person, over some frames.
 
     Attributes:
-        seen: Frames that show the face; ``changed`` those in which it was changed.
-        filled: Frames of those changed in which the detector missed it.
-        hidden: Frames in which it was not changed because something stood before it.
-        samples: How often it was compared with the source; sums of cosines are ``swap`` of the network's
-            own crop, ``mask`` of what was pasted of it, and ``final`` of the finished frame.
-        flicker: Sum over pairs of frames of the squared step in what the change added to its mean
-            brightness, ``own`` of the squared step in the target's, in grey levels; over ``pairs``.
-        spans: Frames in which it was seen, but not changed.
-        portrait: Its best frame.
+        seen: Frames that show the face.
+        changed: Frames in which it was changed.
+        filled: Changed frames in which the detector missed it.
+        hidden: Frames in which it was not changed because it was occluded.
+        samples: Number of comparisons with the source.
+        swap: Sum over the samples of the cosine of the swapper's output; ``mask`` after masking, ``final``
+            in the finished frame.
+        flicker: Sum over pairs of consecutive frames of the squared step, in grey levels, of the change's
+            effect on mean brightness; ``own`` of the squared step of the target's own brightness.
+        pairs: Number of these pairs.
+        spans: Frames in which it was seen but not changed.
+        portrait: Best frame of the face.
     """
 
     seen: int = 0
@@ -86,33 +89,33 @@ class TrackStats(BaseModel, extra="forbid"):
     portrait: Portrait | None = None
 
     def add(self, other: TrackStats) -> None:
-        """Add what was counted over other frames."""
+        """Add the statistics of other frames."""
         for name in TrackStats.model_fields.keys() - {"spans", "portrait"}:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.spans = merged([*self.spans, *other.spans])
         self.show(other.portrait)
 
     def show(self, portrait: Portrait | None) -> None:
-        """Take a portrait if it is better than the one so far; of equals the earlier one."""
+        """Take a portrait if it is better than the present one."""
         best = self.portrait
         if portrait is not None and (best is None or portrait.worth > best.worth):
             self.portrait = portrait
 
 
 class FrameStats(BaseModel, extra="forbid"):
-    """What was counted over consecutive frames.
+    """Statistics of consecutive frames.
 
     Attributes:
-        faces: Faces changed.
-        without_face: Frames in which no face was changed; frames shown again do not count.
-        filled: Those of them that the detector missed for a moment; they are where their track says.
+        faces: Number of faces changed.
+        without_face: Frames in which no face was changed; repeated frames do not count.
+        filled: Changed faces that the detector missed and that were interpolated from their track.
         spans: Frames in which no face was changed.
-        similarities: Cosine between source and result of the largest face, one for each sample.
-        flicker: Sum over pairs of frames of the squared difference in what the change added to the largest
-            face's mean brightness, in grey levels.
-        pairs: How many pairs of frames went into ``flicker``.
-        actions: What was done to them, each once.
-        tracks: What was counted of each track, by its number.
+        similarities: Cosines between source and result of the largest face, one per sample.
+        flicker: Sum over pairs of consecutive frames of the squared step, in grey levels, of the change's
+            effect on the largest face's mean brightness.
+        pairs: Number of these pairs.
+        actions: Set of actions applied to faces.
+        tracks: Statistics of each track, by number.
     """
 
     faces: int = 0
@@ -126,7 +129,7 @@ class FrameStats(BaseModel, extra="forbid"):
     tracks: dict[int, TrackStats] = {}
 
     def add(self, later: FrameStats) -> None:
-        """Add what was counted over the frames that follow."""
+        """Add the statistics of the following frames."""
         self.faces += later.faces
         self.without_face += later.without_face
         self.filled += later.filled
@@ -139,14 +142,14 @@ class FrameStats(BaseModel, extra="forbid"):
             self.tracks.setdefault(number, TrackStats()).add(counts)
 
     def add_frame(self, index: int, faces: int, *, filled: int = 0) -> None:
-        """Count a frame."""
+        """Count a frame with its number of changed faces."""
         self.faces, self.filled = self.faces + faces, self.filled + filled
         if not faces:
             self.without_face += 1
             add_span(self.spans, index, index + 1)
 
     def sum_up_crowd(self) -> None:
-        """Count all but the tracks seen most as one."""
+        """Merge all but the tracks seen most into the crowd."""
         kept = heapq.nlargest(MAX_TRACKS, self.tracks, key=lambda number: self.tracks[number].seen)
         for number in sorted(self.tracks.keys() - set(kept)):
             counts = self.tracks.pop(number)
@@ -154,12 +157,12 @@ class FrameStats(BaseModel, extra="forbid"):
 
     @property
     def by_ai(self) -> bool:
-        """Whether networks changed any face: those that were only made unrecognisable show nobody else."""
+        """Whether networks changed any face; anonymization alone does not count."""
         return not self.actions.isdisjoint(("swap", "enhance"))
 
     @property
     def flicker_rms(self) -> float | None:
-        """Root mean square of the steps in brightness, in grey levels; None without two frames to compare."""
+        """Root mean square of the steps in brightness, in grey levels; None without pairs of frames."""
         return root_mean(self.flicker, self.pairs)
 
     @property
@@ -169,17 +172,17 @@ class FrameStats(BaseModel, extra="forbid"):
 
     @property
     def similarity_p5(self) -> float | None:
-        """Cosine that 95 % of the samples reach; None without samples."""
+        """5th percentile of the cosines; None without samples."""
         return percentile(self.similarities, 5) if self.similarities else None
 
 
 def root_mean(squares: float, count: int) -> float | None:
-    """Root of the mean of so many squares, given their sum; None without any."""
+    """Return the root mean square from a sum of squares and their count; None for a count of 0."""
     return math.sqrt(squares / count) if count else None
 
 
 def add_span(spans: Spans, start: int, stop: int) -> None:
-    """Add frames that do not begin before the last of those there are."""
+    """Add frames to sorted spans; they must not start before the last span."""
     while spans and spans[-1][1] >= start:
         before = spans.pop()
         start, stop = min(before[0], start), max(before[1], stop)
@@ -187,21 +190,22 @@ def add_span(spans: Spans, start: int, stop: int) -> None:
 
 
 def merged(spans: Spans) -> Spans:
-    """Put spans in order, and those together that touch."""
-    found: Spans = []
+    """Sort spans and join those that overlap or adjoin."""
+    result: Spans = []
     for start, stop in sorted(spans):
-        add_span(found, start, stop)
-    return found
+        add_span(result, start, stop)
+    return result
 
 
 @dataclass(frozen=True)
 class Brightness:
-    """Mean brightness of a face, and where it was.
+    """Mean brightness of a face, with its position.
 
     Attributes:
         frame: Number of the frame.
-        level: Grey levels, 0 to 255.
-        centre: Centre of its box; ``width`` of it.
+        level: Mean grey level, 0 to 255.
+        centre: Centre of the face's box.
+        width: Width of the box.
     """
 
     frame: int
@@ -210,26 +214,26 @@ class Brightness:
     width: float
 
     def follows(self, before: Brightness) -> bool:
-        """Whether this is the same face one frame later."""
+        """Whether this is the same face, one frame later."""
         moved = math.dist(self.centre, before.centre)
         return self.frame == before.frame + 1 and moved < _SAME_FACE * before.width
 
 
 def brightness(picture: Picture, face: Face, frame: int) -> Brightness:
-    """Mean brightness of the inner face, read at the same points of it in every frame."""
-    patch = picture.grey(similarity_transform(face.kps, _POINTS), _PATCH, sparse=True)
+    """Measure the mean brightness of the inner face, at the same points of the face in every frame."""
+    patch = picture.grey(similarity_transform(face.kps, _TEMPLATE), _PATCH, sparse=True)
     width = float(face.box[2] - face.box[0])
     return Brightness(frame, float(patch.mean()), face.centre, width)
 
 
-def likeness(analyser: FaceAnalyser, picture: Picture, face: Face, source: FloatArray) -> float:
-    """Cosine between a face as it stands in the picture now and the source, -1 to 1.
+def source_similarity(analyser: FaceAnalyser, picture: Picture, face: Face, source: FloatArray) -> float:
+    """Return the cosine, -1 to 1, between a face in the changed picture and the source.
 
     Args:
-        analyser: Its recogniser embeds the face.
+        analyser: Embeds the face.
         picture: The changed picture.
-        face: Where it is.
-        source: ``(512,)`` embedding, of any length.
+        face: Position of the face.
+        source: ``(512,)`` embedding of any length.
     """
     (embedded,) = analyser.embed(picture, [face])
     assert embedded.embedding is not None
@@ -237,33 +241,30 @@ def likeness(analyser: FaceAnalyser, picture: Picture, face: Face, source: Float
 
 
 def expected_worth(face: Face, others: Iterable[Face]) -> float:
-    """How well a face may do as a portrait, 0 to 1, by what is known without its pixels; see `worth`."""
+    """Return an upper bound of `worth`, 0 to 1, that needs no pixels."""
     if face.filled:
         return 0.0
     frontal = max(0.0, 1 - abs(yaw_degrees(face.kps)) / 90)
     size = min(1.0, float(face.box[2] - face.box[0]) / _WIDE)
-    # The detector is the less sure the more of a face is covered; somebody else before it looks like a face.
-    free = face.score * (1 - max((overlap(face.box, other.box) for other in others), default=0.0))
-    return frontal * size * free**4 * face.weight
+    # The detector's score falls with occlusion, except by another face.
+    unoccluded = face.score * (1 - max((overlap(face.box, other.box) for other in others), default=0.0))
+    return frontal * size * unoccluded**4 * face.weight
 
 
 def worth(picture: Picture, face: Face, others: Iterable[Face]) -> float:
-    """How well a face would do as a portrait, 0 to 1: frontal, large, sharp, with nothing before it.
-
-    ``others`` are the frame's other faces.
-    """
-    promised = expected_worth(face, others)
-    if not promised:
+    """Rate a face as a portrait, 0 to 1: frontal, large, sharp, not occluded (``others``: other faces)."""
+    bound = expected_worth(face, others)
+    if not bound:
         return 0.0
-    sharp = sharpness_of(picture.grey(similarity_transform(face.kps, ARCFACE_112), 112))
-    return round(promised * min(1.0, sharp / _SHARP), 4)
+    sharpness = sharpness_of(picture.grey(similarity_transform(face.kps, ARCFACE_112), 112))
+    return round(bound * min(1.0, sharpness / _SHARP), 4)
 
 
 def portrait_url(picture: Picture, face: Face, upright: Callable[[ByteImage], ByteImage]) -> str:
-    """Cut out a face with what is around it, turned as players show it, as a small JPEG ``data:`` URL."""
+    """Return a face with its surroundings, rotated by ``upright``, as a small JPEG ``data:`` URL."""
     edge = _BOX_SCALE * float(max(face.box[2:] - face.box[:2]))
     scale, size = 3 * _PORTRAIT_HEIGHT / edge, (_PORTRAIT_HEIGHT, _PORTRAIT_HEIGHT)
-    x, y = (scale * (edge / 2 - middle) for middle in face.centre)
+    x, y = (scale * (edge / 2 - centre) for centre in face.centre)
     crop = picture.crop(np.array([[scale, 0, x], [0, scale, y]]), 3 * _PORTRAIT_HEIGHT)
     small = cv2.resize(upright(crop), size, interpolation=cv2.INTER_AREA)
     return to_data_url(np.asarray(small, np.uint8), "jpeg", quality=85)

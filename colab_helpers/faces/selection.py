@@ -1,4 +1,4 @@
-"""Which of a frame's faces are changed, and how."""
+"""Selection of the faces to change, and of the treatment of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from colab_helpers.faces.person_clustering import (
 )
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import UNKNOWN, Face, FloatArray
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.settings import FaceOrder, Settings
 
 _KEYS: dict[FaceOrder, Callable[[Face], float]] = {
@@ -33,10 +33,7 @@ _KEYS: dict[FaceOrder, Callable[[Face], float]] = {
     "bottom-top": lambda face: -face.centre[1],
     "best": lambda face: -face.score,
 }
-
-
-_SAME_FACE = 0.2
-"""Squared distance up to which two looks at one face of one picture differ, from one machine to another."""
+_SAME_FACE = 0.2  # maximum squared distance of embeddings of one face in one picture on different machines
 
 
 def order_faces(faces: Sequence[Face], order: FaceOrder) -> list[Face]:
@@ -45,93 +42,95 @@ def order_faces(faces: Sequence[Face], order: FaceOrder) -> list[Face]:
 
 
 def needs_embeddings(settings: Settings) -> bool:
-    """Whether the choice depends on who the faces are."""
+    """Whether the selection depends on embeddings."""
     return not settings.many_faces and settings.face_selector == "reference"
 
 
 def select_faces(
     faces: Sequence[Face], settings: Settings, *, person_filter: PersonFilter | None = None
 ) -> list[Face]:
-    """Keep the faces that are to be changed.
+    """Select the faces of a single frame to change.
 
     Args:
-        faces: All faces of one frame; with embeddings where somebody is sought.
-        settings: ``many_faces``, ``face_selector``, ``face_min_size``, sex and age asked for, ``face_order``,
-            ``reference_face_position`` and ``similar_face_distance`` decide.
-        person_filter: Who is changed, or never is, where that is asked for by name; where it says who, other
-            settings have no say.
+        faces: All faces of the frame; with embeddings if there is a ``person_filter``.
+        settings: Used are ``many_faces``, ``face_selector``, ``face_min_size``, sex and age, ``face_order``,
+            ``reference_face_position`` and ``similar_face_distance``.
+        person_filter: Selects or excludes people; a wanted person overrides the other settings.
+
+    Raises:
+        ValueError: ``face_selector`` is ``reference``, but there is no ``person_filter``.
     """
     ordered = order_faces(faces, settings.face_order)
     if person_filter is None or person_filter.wanted is None:
-        ordered = [face for face in ordered if _is_meant(face, settings)]
+        ordered = [face for face in ordered if _is_eligible(face, settings)]
     if person_filter is not None:
-        apart = [(person_filter.distance(face.embedding, limit=settings.similar_face_distance), face)
+        pairs = [(person_filter.distance(face.embedding, limit=settings.similar_face_distance), face)
                  for face in ordered if face.embedding is not None]  # fmt: skip
-        picked = [pair for pair in apart if pair[0] < np.inf]
+        pairs = [pair for pair in pairs if pair[0] < np.inf]
         if person_filter.wanted is not None:
-            picked = sorted(picked, key=lambda pair: pair[0])[:1]
-        return [face for _, face in picked]
+            pairs = sorted(pairs, key=lambda pair: pair[0])[:1]
+        return [face for _, face in pairs]
     if settings.many_faces:
         return ordered
     if settings.face_selector != "reference":
         ordered = order_faces(ordered, "largest") if settings.face_selector == "principal" else ordered
         position = settings.reference_face_position
         return ordered[position : position + 1]
-    raise ValueError("face_selector=reference needs to know who is sought")
+    raise ValueError("face_selector=reference needs a person_filter")
 
 
-def _is_meant(face: Face, settings: Settings) -> bool:
-    """Whether a face, or the mean of a person's, is as large and of the sex and age that settings ask for.
+def _is_eligible(face: Face, settings: Settings) -> bool:
+    """Whether a face, or a person's average face, has the size, sex and age that the settings require.
 
-    Who was never asked, or seems as often the one as the other, is not: it may be somebody who is left.
+    A face of unknown or ambiguous sex is not eligible if the settings require one.
     """
     male, age = face.attributes.tolist()
     sexes = {"any": True, "female": male < 0.5, "male": male > 0.5}
-    aged = settings.face_selector_age_start <= age <= settings.face_selector_age_end
-    meant = not settings.asks_attributes or (sexes[settings.face_selector_gender] and aged)
-    return meant and face.area >= settings.face_min_size**2
+    age_fits = settings.face_selector_age_start <= age <= settings.face_selector_age_end
+    eligible = not settings.asks_attributes or (sexes[settings.face_selector_gender] and age_fits)
+    return eligible and face.area >= settings.face_min_size**2
 
 
 class Selection:
-    """Which faces of a video are changed: decided for each person over the whole video, not frame by frame.
+    """Selects the faces of a video to change: for each person over the whole video, not frame by frame.
 
     Args:
-        settings: As for `select_faces`.
-        assignment: What is done to whom.
+        settings: See `select_faces`.
+        assignment: Treatments of the people.
 
     Attributes:
-        assignment: As given.
-        needs_all_tracks: Whether `decide` has to be told all tracks before `of` can answer.
+        needs_all_tracks: Whether `decide` must be called with all tracks before `of`.
     """
 
     def __init__(self, settings: Settings, assignment: Assignment) -> None:
         self._settings, self.assignment = settings, assignment
-        chooses = not settings.many_faces or settings.face_min_size > 0 or settings.asks_attributes
-        self.needs_all_tracks = assignment.has_people_map or assignment.person_filter is not None or chooses
-        self._done = {one.digest: _done(one, settings) for one in assignment.treatments}
+        by_settings = not settings.many_faces or settings.face_min_size > 0 or settings.asks_attributes
+        by_person = assignment.has_people_map or assignment.person_filter is not None
+        self.needs_all_tracks = by_person or by_settings
+        self._applied_actions = {one.digest: _applied_actions(one, settings) for one in assignment.treatments}
         self._rank: Mapping[int | None, float] = {}
         self._people: dict[int | None, KnownPerson] = {}
-        self._doubtful: dict[int | None, Treatment | None] = {}
+        self._fallbacks: dict[int | None, Treatment | None] = {}
 
     def treatment(self, track: int | None) -> Treatment | None:
-        """Return what is done to the faces of a track that are changed; None where they never are."""
+        """Return the treatment of a track's faces where they are selected; None if they are never changed."""
         person = self._people.get(track)
         if person is None:
-            return self._doubtful.get(track, self.assignment.default_treatment)
+            return self._fallbacks.get(track, self.assignment.default_treatment)
         return person.treatment
 
     def name(self, track: int | None) -> str | None:
-        """Return who of the people that are known a track shows; None for everybody else."""
+        """Return the name of the known person that a track shows; None for an unknown one."""
         person = self._people.get(track)
         return None if person is None else person.name
 
     def actions(self, faces: Iterable[Face]) -> set[str]:
-        """Return what is done to any of the faces that are changed: swap, enhance, blur, pixelate."""
+        """Return the actions applied to these faces: swap, enhance, blur, pixelate."""
         treatments = {one.digest for face in faces if (one := self.treatment(face.track)) is not None}
-        return {action for digest in treatments for action in self._done[digest]}
+        return {action for digest in treatments for action in self._applied_actions[digest]}
 
     def decide(self, tracks: Sequence[Track]) -> None:
-        """Rank the tracks of a whole video."""
+        """Decide, from all tracks of a video, which are changed and in which order of preference."""
         settings, person_filter = self._settings, self.assignment.person_filter
         if self.assignment.has_people_map:
             self._recognise(tracks)
@@ -140,47 +139,46 @@ class Selection:
             seen = [one for track in tracks if (one := TrackSummary.of("", track)) is not None]
             ranks = person_filter.tracks(seen, limit=settings.similar_face_distance)
             if person_filter.wanted is None:
-                meant = [person for person in group_tracks(tracks) if _is_meant(_typical(person), settings)]
-                ranks = {one.number: 0.0 for person in meant for one in person if one.number in ranks}
+                people = [group for group in group_tracks(tracks) if _is_eligible(_average(group), settings)]
+                ranks = {one.number: 0.0 for group in people for one in group if one.number in ranks}
             self._rank = ranks
             return
         if not self.needs_all_tracks:
             return
         ranks = {}
         for person in group_tracks(tracks):
-            typical = _typical(person)
-            rank = _KEYS[settings.face_order](typical)
+            average = _average(person)
+            rank = _KEYS[settings.face_order](average)
             if settings.face_selector == "principal":
                 rank = -sum(track.area / track.found * (track.last + 1 - track.first) for track in person)
-            if _is_meant(typical, settings):
+            if _is_eligible(average, settings):
                 ranks |= dict.fromkeys((track.number for track in person), rank)
         self._rank = ranks
 
     def _recognise(self, tracks: Sequence[Track]) -> None:
-        """Find out which of the people who are known each track shows.
+        """Identify the known person, if any, that each track shows.
 
-        Whoever was hardly seen and looks like nobody may be anybody; see `fallback_treatment`.
+        Tracks with too few embeddings to be identified get the `fallback_treatment`.
         """
         assignment = self.assignment
-        told = ((number, assignment.people.get(name)) for number, name in assignment.tracks.items())
-        self._people = {number: person for number, person in told if person is not None}
-        left = [track for track in tracks if track.number not in assignment.tracks]
-        seen = [one for track in left if (one := TrackSummary.of("", track)) is not None]
-        doubtful = [track.number for track in left if track.embedding is None]
-        for group in cluster_tracks(seen):
-            shown = [seen[n] for n in group]
-            person = assignment.known(mean_embedding(shown), limit=self._settings.similar_face_distance)
+        pairs = ((number, assignment.people.get(name)) for number, name in assignment.tracks.items())
+        self._people = {number: person for number, person in pairs if person is not None}
+        others = [track for track in tracks if track.number not in assignment.tracks]
+        summaries = [one for track in others if (one := TrackSummary.of("", track)) is not None]
+        unidentified = [track.number for track in others if track.embedding is None]
+        for group in cluster_tracks(summaries):
+            same = [summaries[n] for n in group]
+            person = assignment.known(mean_embedding(same), limit=self._settings.similar_face_distance)
             if person is not None:
-                self._people |= dict.fromkeys((one.track for one in shown), person)
-            elif not is_identifiable(shown):
-                doubtful += [one.track for one in shown]
-        done = fallback_treatment(
-            assignment.default_treatment, (person.treatment for person in assignment.people.values())
-        )
-        self._doubtful = dict.fromkeys(doubtful, done)
+                self._people |= dict.fromkeys((one.track for one in same), person)
+            elif not is_identifiable(same):
+                unidentified += [one.track for one in same]
+        known = (person.treatment for person in assignment.people.values())
+        treatment = fallback_treatment(assignment.default_treatment, known)
+        self._fallbacks = dict.fromkeys(unidentified, treatment)
 
     def of(self, faces: Sequence[Face]) -> list[Face]:
-        """Return those of a frame's faces that are changed."""
+        """Return the faces of a frame to change."""
         settings, person_filter = self._settings, self.assignment.person_filter
         everybody = settings.many_faces if person_filter is None else person_filter.wanted is None
         faces = [face for face in faces if self.treatment(face.track) is not None]
@@ -194,26 +192,25 @@ class Selection:
         return ranked[position : position + 1]
 
     def in_picture(self, faces: Sequence[Face]) -> list[Face]:
-        """Return those of a single picture's faces that are changed, each with a track of its own.
+        """Return the faces of a still picture to change, each with a track of its own.
 
         Args:
-            faces: With embeddings where people are known or sought, or sex or age is asked for.
+            faces: All faces; with embeddings if there is a people map or person filter, and with attributes
+                if sex or age matters.
         """
         settings, assignment = self._settings, self.assignment
         faces = [replace(face, track=number) for number, face in enumerate(faces)]
         if not assignment.has_people_map:
-            return (
-                select_faces(faces, settings, person_filter=assignment.person_filter)
-                if assignment.default_treatment is not None
-                else []
-            )
+            if assignment.default_treatment is None:
+                return []
+            return select_faces(faces, settings, person_filter=assignment.person_filter)
         for face in faces:
             assert face.embedding is not None
             assert face.track is not None
-            seen = assignment.looks.get(face.track)
-            if seen is not None and face_distance(face.embedding, seen) <= _SAME_FACE:
+            look = assignment.looks.get(face.track)
+            if look is not None and face_distance(face.embedding, look) <= _SAME_FACE:
                 person = assignment.people.get(assignment.tracks[face.track])
-            else:  # faces may be found in another order, or others, than when that was decided
+            else:  # the detector may have found other faces, or another order, when tracks were assigned
                 person = assignment.known(face.embedding, limit=settings.similar_face_distance)
             if person is not None:
                 self._people[face.track] = person
@@ -221,7 +218,7 @@ class Selection:
 
 
 class FacesDigest:
-    """Tells apart what faces, where, and how, were to be changed over consecutive frames."""
+    """Digest of the faces to change over consecutive frames: positions, weights and treatments."""
 
     def __init__(self, selection: Selection) -> None:
         self._digest, self._selection = hashlib.sha256(), selection
@@ -236,38 +233,35 @@ class FacesDigest:
             self._digest.update(treatment.digest.encode() if treatment is not None else b"")
 
     def take(self) -> str:
-        """Return the digest of the frames since this was last asked."""
+        """Return the digest of the frames added since the last call, and start anew."""
         digest, self._digest = self._digest.hexdigest(), hashlib.sha256()
         return digest
 
 
-def _done(treatment: Treatment, settings: Settings) -> list[str]:
-    """What a treatment really does to a face, with the steps of its own where it has any."""
+def _applied_actions(treatment: Treatment, settings: Settings) -> list[str]:
+    """Return the actions that a treatment applies to a face, by its own frame processors or the run's."""
     if treatment.action != "swap":
         return [treatment.action]
     own = treatment.settings.get("frame_processors", "auto")
     steps = (settings if own == "auto" else settings.with_overrides(frame_processors=own)).frame_processors
-    done = {
-        "swap": "face_swapper" in steps and treatment.source is not None,
-        "enhance": "face_enhancer" in steps,
-    }
-    return [action for action, does in done.items() if does]
+    actions = ["swap"] if "face_swapper" in steps and treatment.source is not None else []
+    return [*actions, "enhance"] if "face_enhancer" in steps else actions
 
 
-def _typical(person: Sequence[Track]) -> Face:
-    """A face as large, as far to a side, as sure and as old as a person's are on average."""
+def _average(person: Sequence[Track]) -> Face:
+    """Return a face with a person's average area, position, score and attributes."""
     found = sum(track.found for track in person)
     centre = sum(track.centre for track in person) / found
     half = float(np.sqrt(sum(track.area for track in person) / found)) / 2
     box = np.concatenate([centre - half, centre + half]).astype(np.float32)
     asked = sum(track.asked for track in person)
-    told = np.sum([track.attributes for track in person], 0) / asked if asked else UNKNOWN
+    attributes = np.sum([track.attributes for track in person], 0) / asked if asked else UNKNOWN
     score = sum(track.score for track in person) / found
-    return Face(box, np.zeros((5, 2), np.float32), score, attributes=told)
+    return Face(box, np.zeros((5, 2), np.float32), score, attributes=attributes)
 
 
 def reference_embedding(faces: Sequence[Face], settings: Settings, *, where: str) -> FloatArray:
-    """The embedding of the face that the settings name as reference.
+    """Return the embedding of the reference face that the settings choose.
 
     Raises:
         NoFaceError: The reference frame shows fewer faces than ``reference_face_position`` asks for.
@@ -275,13 +269,10 @@ def reference_embedding(faces: Sequence[Face], settings: Settings, *, where: str
     ordered = order_faces(faces, settings.face_order)
     position = settings.reference_face_position
     if position >= len(ordered) or ordered[position].embedding is None:
+        text = mark("frame {frame} shows {faces} face(s), but reference_face_position is {position}")
+        frame = settings.reference_frame_number
         raise NoFaceError(
-            tr(
-                "frame {frame} shows {faces} face(s), but reference_face_position is {position}",
-                frame=settings.reference_frame_number,
-                faces=len(ordered),
-                position=position,
-            ),
+            tr(text, frame=frame, faces=len(ordered), position=position),
             where=where,
             remedy=tr("choose another reference_frame_number or reference_face_position"),
         )

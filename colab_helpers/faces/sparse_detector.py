@@ -1,4 +1,4 @@
-"""Faces of a video found with few looks: in every fourth frame, and between where they may differ."""
+"""Sparse face detection in videos: every fourth frame, and frames in between if faces change or move."""
 
 from __future__ import annotations
 
@@ -16,50 +16,49 @@ from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.faces.views import View
 
 SEARCH_INTERVAL = 5 * DETECTION_INTERVAL
-"""Where no face is sure, one frame in so many is also looked at turned, and with a margin."""
-# From one look to the next a face may move by so much, be so far from where its speed would have it (both in
-# eye distances) and grow by so much, and still be where a curve through all looks says.
-_MAX_MOVED, _MAX_TURNED, _MAX_GROWN = 0.8, 0.25, 0.15
+"""Interval of frames that are also searched in other views (margin, rotated) if no face is sure."""
+# Limits within which a face can be interpolated between two detections: its motion, its deviation from linear
+# motion (both in eye distances) and its relative change of size.
+_MAX_MOTION, _MAX_DEVIATION, _MAX_GROWTH = 0.8, 0.25, 0.15
 _MIN_OVERLAP, _MIN_SCORE = 0.5, 0.6
-# So many frames are looked at after a face was lost, or until one comes.
-_LOST_FRAMES = 3 * DETECTION_INTERVAL
-# A cut changes the picture by so many grey levels, and so many times as much as the frames before it.
-CUT_LEVELS, _CUT_TIMES, _CUT_FRAMES = 12.0, 4.0, 5
+_LOST_FRAMES = 3 * DETECTION_INTERVAL  # in all of which the detector runs after a face was lost
+# A cut changes the picture by over CUT_LEVELS grey levels and _CUT_RATIO times the median of recent frames.
+CUT_LEVELS, _CUT_RATIO, _CUT_FRAMES = 12.0, 4.0, 5
 
 
 class SparseDetector:
-    """Decides where the detector has to look, and looks there.
+    """Decides in which frames the detector must run, and runs it.
 
     Args:
-        analyser: Its detector.
-        known: Number of frames that an index knows; they are not looked at, but pass `observe_known` first.
+        analyser: Provides the detector.
+        known: Number of frames known from an index, which pass through `observe_known` first.
     """
 
     def __init__(self, analyser: FaceAnalyser, *, known: int = 0) -> None:
         self._analyser, self._known = analyser, known
         self._last: FrameFaces | None = None
         self._before: FrameFaces | None = None
-        self._late: list[FrameFaces] = []
+        self._pending: list[FrameFaces] = []
         self._dense_until = 0
         self._grid: ByteImage | None = None
         self._changes: deque[float] = deque(maxlen=_CUT_FRAMES)
         self._view: View = "plain"
 
     def observe_known(self, row: FrameFaces) -> None:
-        """Take note of what an index knows of the next frame."""
+        """Update the state with the next frame of an index."""
         self._changes.append(row.change)
         self._view = row.view
         if row.frame % DETECTION_INTERVAL == 0:
-            self._note(row)
+            self._add_key_frame(row)
 
-    def _note(self, key: FrameFaces) -> None:
+    def _add_key_frame(self, key: FrameFaces) -> None:
         if self._last is not None and len(key.faces) != len(self._last.faces):
             lost = len(key.faces) < len(self._last.faces)
             self._dense_until = key.frame + _LOST_FRAMES if lost else 0
         self._before, self._last = self._last, key
 
     def look(self, row: FrameFaces) -> None:
-        """Look at a frame that is seen in any case; may run in several threads, ahead of `rows`."""
+        """Run the detector if the frame's turn has come; several threads may do so ahead of `rows`."""
         assert row.picture is not None
         row.grid = row.picture.grid()
         if row.frame < self._known or row.frame % DETECTION_INTERVAL:
@@ -71,9 +70,9 @@ class SparseDetector:
             row.faces, row.view = self._analyser.search_views(row.picture)
 
     def rows(self, rows: Iterable[FrameFaces]) -> Iterator[FrameFaces]:
-        """Yield the frames that are not known yet once their faces are found, in order.
+        """Yield the frames that are not known yet, in order, once their faces are found.
 
-        As long as nothing is found, frames wait for one that is looked at in other views.
+        While no face is found, frames wait for one that is searched in all views.
 
         Args:
             rows: Frames after `look`, in order, from the last known one on.
@@ -89,75 +88,76 @@ class SparseDetector:
                 waiting.append(group)
                 group = []
                 self._retry_in_view(row)
-                if self._is_found(row):
-                    yield from self._decided(waiting)
+                if self._is_settled(row):
+                    yield from self._decide(waiting)
                     waiting = []
         if group:
             self._ensure_detected(group[-1])
             waiting.append(group)
-        yield from self._decided(waiting)
-        yield from self._late
+        yield from self._decide(waiting)
+        yield from self._pending
 
     def _compare(self, row: FrameFaces) -> None:
-        """Find out how much a frame differs from the one before."""
+        """Measure how much a frame differs from the previous one, and whether there is a cut."""
         before, self._grid = self._grid, row.grid
         if before is None or row.grid is None or row.frame < self._known:
             return
         row.change = cv2.norm(row.grid, before, cv2.NORM_L1) / row.grid.size
         usual = median(self._changes) if self._changes else 0.0
-        row.cut = row.change > CUT_LEVELS and row.change > _CUT_TIMES * usual
+        row.cut = row.change > CUT_LEVELS and row.change > _CUT_RATIO * usual
         self._changes.append(row.change)
 
-    def _is_found(self, row: FrameFaces) -> bool:
-        """Whether there is nothing to wait for: a face, or the end of one, or no other view shows any."""
+    def _is_settled(self, row: FrameFaces) -> bool:
+        """Whether frames need not wait: there is a face, or was one until now, or all views were searched."""
         return bool(row.faces or (self._last and self._last.faces) or row.frame % SEARCH_INTERVAL == 0)
 
     def _retry_in_view(self, row: FrameFaces) -> None:
-        """Look at a frame in the view in which a face was found before, unless the plain one shows one."""
-        if row.frame % SEARCH_INTERVAL == 0:  # every view was looked at
+        """Search a frame in the view of the last face, unless the plain view shows a sure face."""
+        if row.frame % SEARCH_INTERVAL == 0:  # all views were searched
             self._view = row.view if row.faces else self._view
         elif row.faces and row.faces[0].score >= CONFIDENT_SCORE:
             self._view = "plain"
         elif self._view != "plain":
-            self._look_turned(row)
+            self._detect_in_view(row)
 
-    def _look_turned(self, row: FrameFaces) -> None:
+    def _detect_in_view(self, row: FrameFaces) -> None:
         assert row.picture is not None
-        found = self._analyser.detect(row.picture, self._view)
-        if found and (not row.faces or found[0].score > row.faces[0].score):
-            row.faces = found
+        faces = self._analyser.detect(row.picture, self._view)
+        if faces and (not row.faces or faces[0].score > row.faces[0].score):
+            row.faces = faces
 
     def _ensure_detected(self, row: FrameFaces) -> None:
-        """Look at a frame that need not be looked at."""
+        """Run the detector on a frame if it has not run yet."""
         assert row.picture is not None
         if not row.looked:
             row.looked, row.faces = True, self._analyser.detect(row.picture)
             if self._view != "plain" and not (row.faces and row.faces[0].score >= CONFIDENT_SCORE):
-                self._look_turned(row)
+                self._detect_in_view(row)
 
-    def _decided(self, groups: Sequence[list[FrameFaces]]) -> Iterator[FrameFaces]:
-        """Yield frames, one group late; each ends with one that was looked at, and may be looked at whole."""
+    def _decide(self, groups: Sequence[list[FrameFaces]]) -> Iterator[FrameFaces]:
+        """Yield frames with a delay of one group, each of which ends with a detected frame.
+
+        The delay permits detection in a group's other frames when the next group shows a new face.
+        """
         if self._view != "plain":
             for group in groups[:-1]:
-                self._look_turned(group[-1])
+                self._detect_in_view(group[-1])
         for group in groups:
             if self._last is not None:
                 self._detect_between(self._before, self._last, group)
-            self._note(group[-1])
-            yield from self._late
-            self._late = group
+            self._add_key_frame(group[-1])
+            yield from self._pending
+            self._pending = group
             for row in group:
                 row.view = self._view
 
-    def _detect_between(
-        self, before: FrameFaces | None, last: FrameFaces, group: Sequence[FrameFaces]
-    ) -> None:
-        """Look at frames up to one that was looked at, until those that were tell of the others."""
+    def _detect_between(self, before: FrameFaces | None, last: FrameFaces, group: list[FrameFaces]) -> None:
+        """Run the detector between two detected frames until the faces in the rest can be interpolated."""
         key = group[-1]
-        coming = len(key.faces) - len(last.faces)
-        if coming or key.frame <= self._dense_until or any(row.cut for row in group):
-            # A face that comes may have been there before.
-            for row in [*self._late, *group] if coming > 0 and last is self._last else group:
+        added = len(key.faces) - len(last.faces)
+        if added or key.frame <= self._dense_until or any(row.cut for row in group):
+            # A new face may have appeared before the last detected frame, which missed it.
+            for row in [*self._pending, *group] if added > 0 and last is self._last else group:
                 self._ensure_detected(row)
         elif len(group) > 1 and not _is_steady(before, last, key):
             half = len(group) // 2
@@ -167,34 +167,30 @@ class SparseDetector:
 
 
 def _is_steady(before: FrameFaces | None, last: FrameFaces, key: FrameFaces) -> bool:
-    """Whether the faces of two frames, equally many, tell where they are in those between."""
+    """Whether the faces of two frames, equal in number, can be interpolated in between."""
     faces = list(key.faces)
     for face in last.faces:
         near = max(faces, key=lambda other: overlap(face.box, other.box))
         faces.remove(near)
-        if not _is_alike(face, near) or not _moves_on(before, last, face, near, key.frame):
+        if not _is_similar(face, near) or not _continues(before, last, face, near, key.frame):
             return False
     return True
 
 
-def _is_alike(face: Face, later: Face) -> bool:
+def _is_similar(face: Face, later: Face) -> bool:
     scale = eye_distance(face.kps)
-    moved = float(np.abs(later.kps - face.kps).max()) / scale
-    grown = abs(eye_distance(later.kps) / scale - 1)
-    return (
-        moved <= _MAX_MOVED
-        and grown <= _MAX_GROWN
-        and min(face.score, later.score) >= _MIN_SCORE
-        and overlap(face.box, later.box) >= _MIN_OVERLAP
-    )
+    motion = float(np.abs(later.kps - face.kps).max()) / scale
+    growth = abs(eye_distance(later.kps) / scale - 1)
+    near = motion <= _MAX_MOTION and overlap(face.box, later.box) >= _MIN_OVERLAP
+    return near and growth <= _MAX_GROWTH and min(face.score, later.score) >= _MIN_SCORE
 
 
-def _moves_on(before: FrameFaces | None, last: FrameFaces, face: Face, later: Face, frame: int) -> bool:
-    """Whether a face goes on as it moved; one that was not there before has to stand still."""
+def _continues(before: FrameFaces | None, last: FrameFaces, face: Face, later: Face, frame: int) -> bool:
+    """Whether a face keeps its velocity; one without an earlier detection must stand still."""
     scale, expected = eye_distance(face.kps), face.kps
     if before is not None and before.faces:
         earlier = max(before.faces, key=lambda other: overlap(face.box, other.box))
         if overlap(face.box, earlier.box) >= _MIN_OVERLAP:
             ahead = (frame - last.frame) / (last.frame - before.frame)
             expected = face.kps + (face.kps - earlier.kps) * ahead
-    return float(np.abs(later.kps - expected).max()) / scale <= _MAX_TURNED
+    return float(np.abs(later.kps - expected).max()) / scale <= _MAX_DEVIATION

@@ -1,4 +1,4 @@
-"""The networks that change aligned crops: the swapper and the enhancer."""
+"""The networks that process aligned crops: swapper and enhancer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from colab_helpers.settings import Settings
 
 
 class _CropNetwork:
-    """A network that aligned crops go through, spoken to by its contract (``models.contracts``).
+    """A network that maps aligned crops to crops, by one of the contracts of ``models.contracts``.
 
     Raises:
-        ModelError: It keeps no contract of its role that is known.
+        ModelError: The network matches no known contract for its role.
     """
 
     def __init__(self, network: Network, role: str) -> None:
@@ -33,19 +33,19 @@ class _CropNetwork:
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """Every network it takes."""
+        """All networks in use."""
         return (self.network,)
 
     @property
     def template(self) -> FloatArray:
-        """Where a face's five points belong in a crop, ``(5, 2)`` in pixels."""
+        """Reference landmarks of a crop, ``(5, 2)`` in pixels."""
         return template_of(self.contract.template, self.size)
 
-    def _through(self, crops: Sequence[ByteImage] | ByteImage, **beside: AnyArray) -> ByteImage:
-        """Run crops ``(N, S, S, 3)`` uint8 BGR, with what goes beside each picture by its kind of input."""
+    def _run(self, crops: Sequence[ByteImage] | ByteImage, **extra: AnyArray) -> ByteImage:
+        """Run crops ``(N, S, S, 3)`` uint8 BGR, with further inputs by kind, of which each has N rows."""
         images = np.empty((len(crops), *crops[0].shape), np.uint8)
         for number, (crop, image) in enumerate(zip(crops, images, strict=True)):
-            values = {kind: each[number : number + 1] for kind, each in beside.items()}
+            values = {kind: each[number : number + 1] for kind, each in extra.items()}
             values["picture"] = self.blob(crop)
             inputs = [values[kind] for kind in self.fit.inputs]
             (planes,) = self.network.run_stack(*inputs, output=self.fit.picture)
@@ -53,33 +53,33 @@ class _CropNetwork:
         return images
 
     def blob(self, crop: ByteImage) -> FloatArray:
-        """A crop ``(S, S, 3)`` uint8 BGR as the network takes it, ``(1, 3, S, S)``."""
+        """Convert a crop ``(S, S, 3)`` uint8 BGR to the network's input, ``(1, 3, S, S)`` RGB."""
         black, blob = self.contract.black, np.empty((1, 3, *crop.shape[:2]), np.float32)
         for plane, channel in zip(blob[0], reversed(channels_of(crop)), strict=True):
-            # Of OpenCV's ways to scale, this one takes any type, and saturates, in a single pass.
+            # The OpenCV function that scales any type, and saturates, in a single pass.
             cv2.addWeighted(channel, (1 - black) / 255, channel, 0, black, dst=plane, dtype=cv2.CV_32F)
         return blob
 
     @property
     def levels(self) -> tuple[float, float]:
-        """Factor and summand that make grey levels, then rounded, of the network's values: its white is 1."""
+        """Factor and offset from the network's values (1 is white) to grey levels, before rounding."""
         scale = 255 / (1 - self.contract.black)
         return scale, -self.contract.black * scale - (0.5 if self.contract.truncates else 0.0)
 
     def to_bgr(self, planes: FloatArray, image: ByteImage) -> None:
-        """Fill a picture ``(S, S, 3)`` uint8 BGR from RGB planes ``(3, S, S)``, scaled and rounded."""
+        """Fill ``image``, ``(S, S, 3)`` uint8 BGR, from the network's RGB output ``(3, S, S)``."""
         scale, shift = self.levels
         channels = [cv2.addWeighted(plane, scale, plane, 0, shift, dtype=cv2.CV_8U) for plane in planes[::-1]]
         cv2.merge(channels, dst=image)
 
 
 class Swapper(_CropNetwork):
-    """Paints the source's face into target crops.
+    """Swaps the source's face into target crops.
 
     Args:
-        network: It takes target crops and what stands for the source.
-        converter: Prepares the source, where the contract names one.
-        boost: Edge of the crops in pixels, if that is a multiple of the network's own: see ``swap``.
+        network: Takes target crops and the latent of the source.
+        converter: Converts the source's embedding, if the contract needs it.
+        boost: Edge of the crops in pixels; ignored unless a multiple of the network's own, see ``swap``.
     """
 
     def __init__(self, network: Network, converter: Network | None = None, *, boost: int = 0) -> None:
@@ -93,32 +93,32 @@ class Swapper(_CropNetwork):
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """Every network it takes."""
+        """All networks in use."""
         return (self.network,) if self._converter is None else (self.network, self._converter)
 
     @property
     def boosted(self) -> bool:
-        """Whether crops are larger than the network's own."""
+        """Whether crops are larger than the network's input."""
         return self._tiles > 1
 
     def latent(self, embedding: FloatArray) -> FloatArray:
-        """What stands for a source ``(512,)``, from its embedding, as long as the recogniser gave it."""
+        """Compute the latent ``(512,)`` of a source from its raw embedding, which is not normalised."""
         if self.contract.source == "converted":
             assert self._converter is not None
             return np.asarray(self._converter.run(embedding[None])[0], np.float32).reshape(-1)
         if self._emap is None:
             return unit(embedding)
-        # As insightface does it; FaceFusion leaves out the second normalisation.
+        # As in insightface; FaceFusion omits the second normalisation.
         return unit(unit(embedding) @ self._emap)
 
     def swap(self, crops: Sequence[ByteImage] | ByteImage, latents: FloatArray) -> ByteImage:
         """Swap any number of crops.
 
-        Crops larger than the network's own go through as tiles, of which each takes every n-th pixel of every
-        n-th row: each shows the whole face, as the network wants it (FaceFusion's pixel boost).
+        Crops larger than the network's input are split into tiles of every n-th pixel of every n-th row, so
+        that each shows the whole face, as the network expects (FaceFusion's pixel boost).
 
         Args:
-            crops: ``(N, S, S, 3)`` uint8 BGR, or a sequence of N of them.
+            crops: ``(N, S, S, 3)`` uint8 BGR, or a sequence of N crops.
             latents: ``(N, 512)`` float32 from ``latent``.
 
         Returns:
@@ -126,20 +126,20 @@ class Swapper(_CropNetwork):
         """
         count, tiles, edge = len(crops), self._tiles, self.size // self._tiles
         parts = np.asarray(crops).reshape(count, edge, tiles, edge, tiles, 3).transpose(0, 2, 4, 1, 3, 5)
-        changed = self._through(
+        changed = self._run(
             parts.reshape(-1, edge, edge, 3),
             vector=np.repeat(np.ascontiguousarray(latents, np.float32), tiles * tiles, axis=0),
         )
-        whole = changed.reshape(count, tiles, tiles, edge, edge, 3).transpose(0, 3, 1, 4, 2, 5)
-        return whole.reshape(count, self.size, self.size, 3)
+        result = changed.reshape(count, tiles, tiles, edge, edge, 3).transpose(0, 3, 1, 4, 2, 5)
+        return result.reshape(count, self.size, self.size, 3)
 
 
 class Enhancer(_CropNetwork):
     """Restores detail in crops.
 
     Args:
-        network: It takes crops, and some a weight.
-        weight: 0 restores most, 1 stays closest to the face.
+        network: Takes crops and, in some contracts, a weight.
+        weight: 0 restores most, 1 stays closest to the input.
     """
 
     def __init__(self, network: Network, *, weight: float = 0.5) -> None:
@@ -152,22 +152,22 @@ class Enhancer(_CropNetwork):
         return "weight" in self.contract.takes
 
     def enhance(self, crops: Sequence[ByteImage] | ByteImage) -> ByteImage:
-        """Enhance any number of ``(S, S, 3)`` uint8 BGR crops; returns ``(N, S, S, 3)``."""
-        return self._through(crops, weight=self.weights(len(crops)))
+        """Enhance any number of ``(S, S, 3)`` uint8 BGR crops; return ``(N, S, S, 3)``."""
+        return self._run(crops, weight=self.weights(len(crops)))
 
     def weights(self, count: int) -> AnyArray:
-        """The weight as the network takes it, for so many crops."""
+        """Return the weight as the network's input for ``count`` crops."""
         return np.full(count, self._weight, self.fit.weight)
 
 
 def ineffective_settings(settings: Settings, swapper: Swapper | None, enhancer: Enhancer | None) -> list[str]:
-    """Settings that were changed and mean nothing to the chosen networks, one sentence each."""
-    notes, usual = [], Settings()
-    boosting = settings.face_swapper_pixel_boost != usual.face_swapper_pixel_boost
+    """Return a note for each setting that was changed but has no effect with the chosen networks."""
+    notes, default = [], Settings()
+    boosting = settings.face_swapper_pixel_boost != default.face_swapper_pixel_boost
     if swapper is not None and boosting and not swapper.boosted:
-        text = mark("face_swapper_pixel_boost has no effect: {name} itself works at {size} pixels")
+        text = mark("face_swapper_pixel_boost has no effect: {name} already works at {size} pixels")
         notes.append(tr(text, name=swapper.network.name, size=swapper.size))
-    if enhancer is not None and settings.enhancer_weight != usual.enhancer_weight and not enhancer.weighted:
+    if enhancer is not None and settings.enhancer_weight != default.enhancer_weight and not enhancer.weighted:
         text = mark("enhancer_weight has no effect: {name} takes no weight")
         notes.append(tr(text, name=enhancer.network.name))
     return notes

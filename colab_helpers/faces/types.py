@@ -1,4 +1,4 @@
-"""A face, and the arrays that hold pixels and points."""
+"""The ``Face`` and ``FaceJob`` records, and the array types used for pixels and points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from colab_helpers.media.picture import Picture
 FloatArray = npt.NDArray[np.float32]
 AnyArray = npt.NDArray[Any]
 UNKNOWN: FloatArray = np.full(2, np.nan, np.float32)
-"""Sex and age of whoever was not asked."""
+"""`Face.attributes` where sex and age were not estimated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +23,15 @@ class Face:
     """One face in one frame, in pixels of the full frame (x right, y down).
 
     Attributes:
-        box: ``(4,)`` float32, xyxy; may reach beyond the frame.
-        kps: ``(5, 2)`` float32: image-left eye, image-right eye, nose, left and right mouth corner.
+        box: Bounding box, ``(4,)`` float32, xyxy; may extend beyond the frame.
+        kps: Landmarks, ``(5, 2)`` float32: image-left and image-right eye, nose, left and right mouth corner.
         score: Detector confidence, 0 to 1.
-        embedding: ``(512,)`` float32 of unit length, or None where none was asked for.
+        embedding: ``(512,)`` float32 of unit length, or None if not computed.
         track: Number of the track the face belongs to, or None.
-        weight: How much of the change shows, 0 to 1: a face fades in and out.
-        attributes: ``(2,)`` float32: 0 female or 1 male, and age in years, 0 to 100; NaN where not asked.
-        filled: Whether the detector looked at the frame and missed it.
-        behind: Whether somebody else is seen where it must be.
+        weight: Opacity of the change, 0 to 1, by which a face fades in and out.
+        attributes: ``(2,)`` float32: sex (0 female, 1 male) and age in years, 0 to 100; NaN if not estimated.
+        filled: Whether the detector ran on this frame but missed the face, so that its place is interpolated.
+        behind: Whether a filled face is probably hidden by another one detected in its place.
     """
 
     box: FloatArray
@@ -46,24 +46,24 @@ class Face:
 
     @property
     def area(self) -> float:
-        """Area of the box in square pixels."""
+        """Area of the bounding box in square pixels."""
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Centre of the box (x, y)."""
+        """Centre of the bounding box (x, y)."""
         return float(self.box[0] + self.box[2]) / 2, float(self.box[1] + self.box[3]) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class FaceJob:
-    """One face to be changed in one picture.
+    """One face to change in one picture.
 
     Attributes:
-        visibility: What is seen of it, see `masks`; None where nothing covers it.
-        crop: What the swapper is shown; None has it cut out of the picture.
-        on_swapped: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the
-            network gave it, and where the face's five points are in it, ``(5, 2)``.
+        visibility: Visible part of the face, see `masks`; None if nothing covers it.
+        crop: Aligned crop that the swapper gets; None to cut it from ``picture``.
+        on_swapped: Callback for once the swapped face is pasted; gets the network's own output crop
+            ``(S, S, 3)`` uint8 BGR and the landmarks in it, ``(5, 2)``.
     """
 
     picture: Picture

@@ -1,4 +1,4 @@
-"""Affine 2x3 matrices: the one place that inverts and chains them."""
+"""Invert, compose and apply affine 2x3 matrices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-_FAR = 1e6
+_MAX_COORDINATE = 1e6
 
 Matrix = npt.NDArray[np.float64]
 """``(2, 3)``: maps a point (x, y, 1) to a point (x, y)."""
@@ -27,18 +27,18 @@ def compose(outer: Matrix, inner: Matrix) -> Matrix:
 
 
 def scaling(x: float, y: float) -> Matrix:
-    """Scale both axes about the origin."""
+    """Return the matrix that scales both axes about the origin."""
     return np.array([[x, 0, 0], [0, y, 0]], np.float64)
 
 
 def resizing(ratio: float) -> Matrix:
-    """Map an image's pixels to those of one ``ratio`` times as large, as ``cv2.resize`` aligns them."""
+    """Return the pixel mapping of ``cv2.resize`` for an image enlarged ``ratio`` times."""
     shift = (ratio - 1) / 2
     return np.array([[ratio, 0, shift], [0, ratio, shift]], np.float64)
 
 
 def zoom_of(matrix: Matrix) -> float:
-    """How many times as large a similarity makes things."""
+    """Return the scale factor of a similarity transform."""
     (a, b, _), (c, d, _) = matrix.tolist()
     return math.sqrt(abs(a * d - b * c))
 
@@ -49,16 +49,16 @@ def transform_points(points: npt.NDArray[np.generic], matrix: Matrix) -> npt.NDA
 
 
 def crop_bounds(matrix: Matrix, size: int) -> tuple[float, float, float, float]:
-    """Return where a square crop lies in the frame that ``matrix`` maps from: left, top, right, bottom.
+    """Return the bounds of a square crop in the frame ``matrix`` maps from: left, top, right, bottom.
 
-    A degenerate landmark set can throw the corners arbitrarily far: they are kept within a million pixels.
+    Degenerate landmarks can yield any value: coordinates are clamped to a million pixels, and NaN becomes 0.
     """
     (a, b, x), (c, d, y) = invert(matrix).tolist()
     edge = size - 1
     xs = x, x + a * edge, x + b * edge, x + (a + b) * edge
     ys = y, y + c * edge, y + d * edge, y + (c + d) * edge
     left, top, right, bottom = (
-        min(max(value, -_FAR), _FAR) if not math.isnan(value) else 0.0
+        min(max(value, -_MAX_COORDINATE), _MAX_COORDINATE) if not math.isnan(value) else 0.0
         for value in (min(xs), min(ys), max(xs), max(ys))
     )
     return left, top, right, bottom

@@ -1,4 +1,4 @@
-"""YUV to BGR and back as one affine matrix each, for any matrix, range and bit depth.
+"""Convert YUV to BGR and back, by one affine matrix each, for any colour matrix, range and bit depth.
 
 Coefficients: ITU-T H.273, table 4 (MatrixCoefficients) and equations 38-49.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.media.formats import is_full_range
+from colab_helpers.media.formats import ByteImage, Samples, is_full_range
 
 # Kr and Kb by H.273 MatrixCoefficients.
 _KR_KB = {
@@ -34,27 +33,27 @@ _Affine = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ColourSpace:
-    """How samples mean colours."""
+    """How YUV samples encode colours."""
 
-    matrix: int  # H.273 MatrixCoefficients, one of those in the table above
-    full_range: bool  # whether luma fills the whole range (JPEG) or 16-235 (MPEG), at 8 bit
-    depth: int  # bits per sample, in the low bits of the sample
+    matrix: int  # H.273 MatrixCoefficients, a key of ``_KR_KB``
+    full_range: bool  # whether luma uses the full range (JPEG) or 16 to 235 (MPEG), at 8 bits
+    depth: int  # bits per sample, in its low bits
 
     @classmethod
     def of_frame(cls, frame: av.VideoFrame, *, depth: int) -> ColourSpace:
-        """Read it off a decoded frame; an unspecified matrix is BT.601 up to 576 lines, else BT.709."""
+        """Return a decoded frame's colour space; for an unspecified matrix see `matrix_of`."""
         matrix = matrix_of(int(frame.colorspace), frame.height)
         return cls(matrix=matrix, full_range=is_full_range(frame), depth=depth)
 
     @property
     def black(self) -> tuple[int, int, int]:
-        """Y, U and V of black."""
+        """Black as Y, U and V."""
         luma = 0 if self.full_range else 16 << (self.depth - 8)
         return luma, 1 << (self.depth - 1), 1 << (self.depth - 1)
 
 
 def matrix_of(tag: int, height: int) -> int:
-    """Return the matrix that is meant: the one stated, else BT.601 up to 576 lines and BT.709 above."""
+    """Return the tagged matrix if it is known, else BT.601 up to 576 lines and BT.709 above."""
     return tag if tag in _KR_KB else _BT601 if height <= _SD_HEIGHT else _BT709
 
 
@@ -80,21 +79,21 @@ def yuv_to_bgr_matrix(space: ColourSpace) -> _Affine:
     return np.hstack([inverse, -inverse @ forward[:, 3:]]).astype(np.float32)
 
 
-def channels_of(image: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Return the channels of an ``(H, W, C)`` image, each by itself."""
-    # Without arrays to fill, OpenCV's binding copies each channel once more.
+def channels_of(image: Samples) -> list[Samples]:
+    """Return the channels of an ``(H, W, C)`` image as separate arrays."""
+    # Preallocated: otherwise OpenCV's binding copies each channel once more.
     return list(cv2.split(image, [np.empty(image.shape[:2], image.dtype) for _ in range(image.shape[2])]))
 
 
-def yuv_to_bgr(yuv: npt.NDArray[Any], space: ColourSpace) -> npt.NDArray[np.uint8]:
+def yuv_to_bgr(yuv: Samples, space: ColourSpace) -> ByteImage:
     """Convert an interleaved ``(H, W, 3)`` uint8 or uint16 YUV 4:4:4 image to uint8 BGR."""
     samples = yuv if yuv.dtype == np.uint8 else yuv.astype(np.float32)
-    bgr: npt.NDArray[Any] = cv2.transform(samples, yuv_to_bgr_matrix(space))
+    bgr: Samples = cv2.transform(samples, yuv_to_bgr_matrix(space))
     return bgr if bgr.dtype == np.uint8 else np.clip(np.rint(bgr), 0, 255).astype(np.uint8)
 
 
-def bgr_to_yuv(bgr: npt.NDArray[np.uint8], space: ColourSpace) -> npt.NDArray[Any]:
-    """Convert a uint8 BGR ``(H, W, 3)`` image to interleaved YUV 4:4:4, uint8 or uint16 by depth."""
+def bgr_to_yuv(bgr: ByteImage, space: ColourSpace) -> Samples:
+    """Convert a uint8 BGR ``(H, W, 3)`` image to interleaved YUV 4:4:4: uint8 at 8 bits, else uint16."""
     matrix = bgr_to_yuv_matrix(space)
     if space.depth == 8:
         return np.asarray(cv2.transform(bgr, matrix))

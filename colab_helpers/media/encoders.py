@@ -1,8 +1,8 @@
-"""Which encoder to use, found by trying: a listed encoder is not always a usable one.
+"""Choose a video encoder by trial: one that FFmpeg lists may still not work on this machine.
 
 NVENC is part of every FFmpeg build but works only with an NVIDIA GPU, its driver, a free session and a
-picture size and format the chip can take. So a frame of the very size, format and options is encoded
-once; a success is remembered for the life of the process, a failure (such as no free session) is not.
+frame size and format the chip supports. So one frame of the actual size and format is encoded with the actual
+options. Successes are cached for the life of the process; failures, such as no free session, are not.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _NVENC_PRESETS = ("p1", "p2", "p3", "p4", "p5", "p6", "p7", "fast", "medium", "s
 
 _INTERLACED_DCT, _INTERLACED_ME = 1 << 18, 1 << 29
 """FFmpeg's AV_CODEC_FLAG_INTERLACED_DCT and _ME."""
-# Sample formats by (chroma subsampling, bits), what each encoder family calls them; NVENC reads deep samples
-# from the high bits: 444 goes in as 16 bit, of which it keeps the top ten.
+# Pixel formats of each encoder family by (chroma subsampling, bits). NVENC reads 10-bit samples from the high
+# bits: 4:4:4 is passed as 16 bits, of which it keeps the top ten.
 _PLANAR = {
     ("420", 8): "yuv420p", ("422", 8): "yuv422p", ("444", 8): "yuv444p",
     ("420", 10): "yuv420p10le", ("422", 10): "yuv422p10le", ("444", 10): "yuv444p10le",
@@ -46,23 +46,23 @@ _NVENC = {
     ("420", 8): "yuv420p", ("422", 8): "nv16", ("444", 8): "yuv444p",
     ("420", 10): "p010le", ("422", 10): "p210le", ("444", 10): "yuv444p16le",
 }  # fmt: skip
-# Chroma that keeps everything first, then the next best.
+# Chroma subsampling to try, by the source's: lossless ones first, then the next best.
 _CHROMA_ORDER = {"420": ("420", "444"), "422": ("422", "444", "420"), "444": ("444", "420")}
 
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """An encoder that has proved to work for a given size and format."""
+    """An encoder verified to work for a given size and format."""
 
     name: str  # FFmpeg's encoder name
     pix_fmt: str  # pixel format its frames must have
     options: Mapping[str, str] = field(default_factory=dict)  # encoder options: quality and preset
-    notes: tuple[str, ...] = ()  # what was lost or replaced, one sentence each; empty if nothing was
+    notes: tuple[str, ...] = ()  # what is lost or replaced, one sentence each
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What an encoder is wanted for."""
+    """The frames to encode, and how."""
 
     width: int
     height: int
@@ -77,10 +77,10 @@ class _Request:
 def choose_encoder(
     info: VideoInfo, *, wanted: WantedEncoder = "auto", quality: int, preset: str | None = None
 ) -> EncoderChoice:
-    """Pick an encoder for the frames the reader yields of a video, by trial encode of one such frame.
+    """Choose an encoder for a video's frames, as the reader yields them, by encoding one such frame.
 
-    ``auto`` is NVENC where it works and keeps depth and chroma (H.264 for 8 bit, HEVC for 10), else libx264;
-    an encoder that is named is never replaced. 4:2:0 needs even sizes, so an odd size goes out as 4:4:4.
+    ``auto`` is NVENC if it works and keeps depth and chroma (H.264 for 8 bits, HEVC for 10), else libx264; an
+    encoder chosen by name is never replaced. 4:2:0 needs even sizes, so odd sizes are encoded as 4:4:4.
 
     Args:
         info: The video.
@@ -89,22 +89,19 @@ def choose_encoder(
         preset: The encoder's own preset; default ``veryfast`` (x264, x265) or ``p4`` (NVENC).
 
     Raises:
-        EncoderError: The named encoder does not work here; says why and what to do.
+        EncoderError: The encoder does not work here, or has no such preset.
     """
     request = _Request(info.width, info.height, working_format(info)[0], quality, preset)
     if wanted != "auto":
         if preset is not None and preset not in _presets(wanted):
-            raise EncoderError(
-                tr("{name} has no preset {preset!r}", name=wanted, preset=preset),
-                remedy=tr("use one of {names}", names=", ".join(_presets(wanted))),
-            )
+            what = tr("{name} has no preset {preset!r}", name=wanted, preset=preset)
+            raise EncoderError(what, remedy=tr("use one of {names}", names=", ".join(_presets(wanted))))
         return _working(wanted, request)
     gpu = "hevc_nvenc" if pixel_bits(request.pix_fmt) > 8 else "h264_nvenc"
-    chosen = _first_working(gpu, request, lossless_only=True)
-    if chosen is not None:
+    if (chosen := _first_working(gpu, request, lossless_only=True)) is not None:
         return chosen
     chosen = _working("libx264", request)
-    if _usual_trial(gpu) is not None:
+    if _default_trial(gpu) is not None:
         return chosen
     note = tr("{encoder} cannot keep {picture}: encoded on the CPU by libx264", encoder=gpu, picture=request)
     return replace(chosen, notes=(note, *chosen.notes))
@@ -113,7 +110,7 @@ def choose_encoder(
 def add_video_stream(
     output: OutputContainer, info: VideoInfo, choice: EncoderChoice, time_base: Fraction
 ) -> VideoStream:
-    """Add the picture's stream, in ticks of ``time_base``, to a file; EncoderError if it does not open."""
+    """Add a video stream with ticks of ``time_base``; raise EncoderError if the encoder does not open."""
     rate = info.average_rate or DEFAULT_RATE
     stream = cast(VideoStream, output.add_stream(choice.name, rate=rate, options=dict(choice.options)))
     context, colour = stream.codec_context, working_colour(info)
@@ -126,46 +123,41 @@ def add_video_stream(
     if info.interlaced:
         context.flags |= _INTERLACED_DCT | _INTERLACED_ME
     if is_mov(output.format.name) and ("hevc" in choice.name or "265" in choice.name):
-        # Apple's players take HEVC under this name only; others take both.
+        # Apple's players accept HEVC under this tag only.
         context.codec_tag = "hvc1"
     if info.display_matrix:
         stream.set_display_matrix(info.display_matrix)
     try:
         context.open()
     except av.FFmpegError as error:
-        what = tr("{name} does not open ({reason})", name=choice.name, reason=error.strerror)
+        what = tr("{name} cannot be opened ({reason})", name=choice.name, reason=error.strerror)
         raise encoder_error(what) from error
     return stream
 
 
 def encoder_error(what: str) -> EncoderError:
-    """Return the error to raise for an encoder that does not do its work."""
+    """Return the error for an encoder that fails, with the remedy to use libx264."""
     return EncoderError(what, remedy=tr("choose the encoder libx264"))
 
 
 def default_encoder(wanted: WantedEncoder) -> str:
-    """Return the name of the encoder that usual videos get here; empty: the named one does not work.
-
-    Args:
-        wanted: As for `choose_encoder`.
-    """
+    """Return the encoder ``wanted`` yields for ordinary videos here; empty if the named one does not work."""
     if wanted == "auto":
         return default_encoder("h264_nvenc") or "libx264"
-    return "" if _usual_trial(wanted) else wanted
+    return "" if _default_trial(wanted) else wanted
 
 
 def usable_encoders() -> dict[str, str | None]:
-    """Return every supported encoder with None if it works on this machine, else the reason why not."""
-    problems = {name: _usual_trial(name) for name in get_args(EncoderName)}
+    """Return for every supported encoder None if it works on this machine, else the reason why not."""
+    problems = {name: _default_trial(name) for name in get_args(EncoderName)}
     return {name: tr(problem) if problem else None for name, problem in problems.items()}
 
 
 def _working(name: str, request: _Request) -> EncoderChoice:
-    chosen = _first_working(name, request)
-    if chosen is not None:
+    if (chosen := _first_working(name, request)) is not None:
         return chosen
-    tried = next(_formats(name, request))
-    reason = _trial(name, tried, request.width, request.height, _options(name, request)) or ""
+    pix_fmt = next(_formats(name, request))
+    reason = _trial(name, pix_fmt, request.width, request.height, _options(name, request)) or ""
     remedy = tr("choose the encoder auto or libx264")
     if name.endswith("_nvenc"):
         remedy = tr(
@@ -180,8 +172,8 @@ def _first_working(name: str, request: _Request, *, lossless_only: bool = False)
     options = _options(name, request)
     notes = []
     if request.preset not in (None, options["preset"]):
-        told = {"name": name, "preset": request.preset, "default": options["preset"]}
-        notes.append(tr("{name} has no preset {preset!r}: {default} used", **told))
+        replaced = mark("{name} has no preset {preset!r}: {default} used")
+        notes.append(tr(replaced, name=name, preset=request.preset, default=options["preset"]))
     for number, pix_fmt in enumerate(_formats(name, request)):
         losses = _losses(request, pix_fmt)
         if lossless_only and losses:
@@ -197,16 +189,16 @@ def _presets(name: str) -> tuple[str, ...]:
 
 
 def _options(name: str, request: _Request) -> dict[str, str]:
-    """Options of an encoder; a preset of the other family gives way to the default."""
+    """Return an encoder's options; a preset it does not have is replaced by the default."""
     nvenc = name.endswith("_nvenc")
     wanted, default = request.preset, "p4" if nvenc else "veryfast"
     options = {"preset": wanted if wanted in _presets(name) else default}
     if nvenc:
-        # Constant quality: variable rate without a target. CQ 0 would mean "automatic".
+        # Constant quality: variable bit rate without a target. CQ 0 would mean "automatic".
         return options | {"rc": "vbr", "cq": str(max(1, request.quality)), "b": "0", "tune": "hq"}
     options["crf"] = str(request.quality)
     if name == "libx265":
-        # Without remarks on its threads: another machine may go on where one broke off.
+        # No encoder info in the stream: it names the thread count, and another machine may resume the work.
         options["x265-params"] = "log-level=error:info=0"
     elif parameters := list(repeatable_x264(request.width)):
         options["x264-params"] = ":".join(parameters)
@@ -214,19 +206,19 @@ def _options(name: str, request: _Request) -> dict[str, str]:
 
 
 def repeatable_x264(width: int) -> Iterator[str]:
-    """Keep x264 from AVX-512 where it would make the result depend on what lay in memory before.
+    """Yield a parameter that disables AVX-512 where x264's output would depend on uninitialised memory.
 
-    Its macroblock tree, in AVX-512, reads past the end of a row that is no multiple of eight macroblocks
-    (seen with x264's core 165: MALLOC_PERTURB_ changes the pictures at 480 and 720 wide, not at 640). A
-    segment encoded again must equal the first. Costs about 7 % of the encoder's speed, at such widths.
+    The AVX-512 macroblock tree reads past the end of rows that are no multiple of eight macroblocks (seen
+    with x264 core 165: MALLOC_PERTURB_ changes the output at widths 480 and 720, not at 640). A segment
+    encoded again must be identical to the first. Costs about 7 % of the encoder's speed at such widths.
     """
     if math.ceil(width / 16) % 8 and has_avx512():
         yield "asm=AVX2,FMA3,BMI2"
 
 
 def _formats(name: str, request: _Request) -> Iterator[str]:
-    """Formats to try, the most faithful first; only those the encoder lists and the size allows."""
-    listed = {known.name for known in Codec(name, "w").video_formats or ()}
+    """Yield the pixel formats to try, best first: those that the encoder lists and the frame size allows."""
+    listed = {video_format.name for video_format in Codec(name, "w").video_formats or ()}
     names = _NVENC if name.endswith("_nvenc") else _PLANAR
     ranked = [
         names[chroma, bits]
@@ -239,16 +231,16 @@ def _formats(name: str, request: _Request) -> Iterator[str]:
 
 
 def _size_fits(pix_fmt: str, width: int, height: int) -> bool:
-    """H.264 and HEVC store and crop in whole chroma samples."""
+    """Return whether the size is a whole number of chroma samples, as H.264 and HEVC require."""
     chroma = chroma_of(pix_fmt)
     return not (width % 2 and chroma != "444") and not (height % 2 and chroma == "420")
 
 
 def _losses(request: _Request, pix_fmt: str) -> list[str]:
     notes = []
-    bits, kept = pixel_bits(request.pix_fmt), pixel_bits(pix_fmt)
-    if kept < bits:
-        notes.append(tr("{before} bits per sample became {after}", before=bits, after=kept))
+    bits_before, bits_after = pixel_bits(request.pix_fmt), pixel_bits(pix_fmt)
+    if bits_after < bits_before:
+        notes.append(tr("{before} bits per sample became {after}", before=bits_before, after=bits_after))
     before, after = chroma_of(request.pix_fmt), chroma_of(pix_fmt)
     if after < before:
         notes.append(tr("chroma {before} became {after}", before=before, after=after))
@@ -256,48 +248,47 @@ def _losses(request: _Request, pix_fmt: str) -> list[str]:
 
 
 def _changes(request: _Request, pix_fmt: str, *, refused: bool) -> list[str]:
-    """What differs without loss; finer chroma, which fewer players take, where a trial was ``refused``."""
+    """Return notes on lossless changes; ``refused``: the encoder failed with a format tried earlier."""
     notes = []
     if not _size_fits(request.pix_fmt, request.width, request.height):
         size = f"{request.width}x{request.height}"
-        odd = mark("{size} is odd, which {format} cannot store: encoded as {used}")
+        odd = mark("{format} cannot store the odd size {size}: encoded as {used}")
         notes.append(tr(odd, size=size, format=request.pix_fmt, used=pix_fmt))
     before, after = chroma_of(request.pix_fmt), chroma_of(pix_fmt)
     if after > before and refused:
         finer = mark(
-            "chroma {before} became {after}, which not every player shows: "
-            "the encoder did not take {before} just then"
+            "chroma {before} became {after}, which fewer players support: {before} was refused this time"
         )
         notes.append(tr(finer, before=before, after=after))
     return notes
 
 
-def _usual_trial(name: str) -> str | None:
+def _default_trial(name: str) -> str | None:
     return _trial(name, "yuv420p", 640, 360, _options(name, _Request(640, 360, "yuv420p", 23, None)))
 
 
-_proved: set[tuple[object, ...]] = set()
+_verified: set[tuple[object, ...]] = set()
 
 
 def _trial(name: str, pix_fmt: str, width: int, height: int, options: Mapping[str, str]) -> str | None:
-    """None if one frame goes through, else the reason it does not; ``tr`` of it is shown."""
+    """Return None if one frame can be encoded, else the untranslated reason; successes are cached."""
     request = name, pix_fmt, width, height, tuple(options.items())
-    problem = None if request in _proved else _try(name, pix_fmt, width, height, options)
+    problem = None if request in _verified else _encode_frame(name, pix_fmt, width, height, options)
     if problem is None:
-        _proved.add(request)
+        _verified.add(request)
     return problem
 
 
-def _try(name: str, pix_fmt: str, width: int, height: int, options: Mapping[str, str]) -> str | None:
+def _encode_frame(name: str, pix_fmt: str, width: int, height: int, options: Mapping[str, str]) -> str | None:
     try:
         context = av.CodecContext.create(name, "w")
     except (av.FFmpegError, ValueError):
-        return mark("this build of FFmpeg does not contain it")
+        return mark("this build of FFmpeg does not include it")
     assert isinstance(context, VideoCodecContext)
     context.width, context.height, context.pix_fmt = width, height, pix_fmt
     context.time_base, context.framerate = 1 / DEFAULT_RATE, DEFAULT_RATE
     context.options = dict(options)
-    # One frame needs no second thread; starting them would take most of the time.
+    # Starting more threads would take most of the time of encoding one frame.
     context.thread_count = 1
     frame = av.VideoFrame(width, height, pix_fmt)
     for plane in frame.planes:
@@ -307,4 +298,4 @@ def _try(name: str, pix_fmt: str, width: int, height: int, options: Mapping[str,
         packets = [*context.encode(frame), *context.encode(None)]
     except av.FFmpegError as error:
         return error.strerror or type(error).__name__
-    return None if packets else mark("it gave nothing back")
+    return None if packets else mark("it returned no data")

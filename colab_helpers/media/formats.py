@@ -1,13 +1,10 @@
-"""Pixel formats, colour code points, and what families of containers and codecs have in common.
-
-The one home of these facts: how samples lie in a frame, how deep and how fine they are, whether they fill the
-whole range, and which containers state their length, begin their clock anew, or know no presentation times.
-"""
+"""Properties of pixel formats, colour code points, and families of containers and codecs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -16,13 +13,16 @@ from av.video.format import VideoFormat
 from av.video.reformatter import ColorRange
 
 ByteImage = npt.NDArray[np.uint8]
-"""Pixels of 0 to 255; colours are BGR."""
+"""Pixels from 0 to 255; colours are BGR."""
+
+Samples = npt.NDArray[Any]
+"""Samples of an image or plane, of any type."""
 
 DEFAULT_RATE = Fraction(25)
-"""Frames per second where a file does not say."""
+"""Frames per second assumed if a file states none."""
 
 BT709, LIMITED, FULL, UNSPECIFIED = 1, 1, 2, 2
-"""Code points of ISO/IEC 23091-4: matrix BT.709, limited and full range, unspecified matrix and the like."""
+"""Code points: BT.709 matrix; FFmpeg's limited and full range; unspecified matrix, primaries or transfer."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class ColourTags:
 class Layout:
     """How a pixel format lays out its samples."""
 
-    step: tuple[int, int]  # luma samples to one of chroma, across and down
-    depth: int = 8  # bits of a sample
-    interleaved: bool = False  # whether both chroma samples lie side by side in one plane
-    shift: int = 0  # bits below the sample
+    step: tuple[int, int]  # luma samples per chroma sample, across and down
+    depth: int = 8  # bits per sample
+    interleaved: bool = False  # whether U and V alternate in one plane
+    shift: int = 0  # unused low bits below the sample
 
 
 WORKING_FORMATS = {
@@ -58,17 +58,17 @@ WORKING_FORMATS = {
     "yuv422p10le": Layout((2, 1), depth=10),
     "yuv444p10le": Layout((1, 1), depth=10),
 }
-"""Pixel formats frames are worked on in; others are converted to one of these."""
+"""Pixel formats in which frames are processed; others are converted to one of these."""
 
 
 def pixel_bits(pix_fmt: str) -> int:
-    """Return the bits of the deepest component of a pixel format (8 for palettes)."""
+    """Return the bit depth of a pixel format's deepest component (8 for palettes)."""
     kind = VideoFormat(pix_fmt)
     return 8 if kind.has_palette else max(part.bits for part in kind.components)
 
 
 def chroma_of(pix_fmt: str) -> str:
-    """Return ``420``, ``422`` or ``444``: the chroma that keeps all of a pixel format's."""
+    """Return the coarsest chroma subsampling that loses nothing: ``420``, ``422`` or ``444``."""
     kind = VideoFormat(pix_fmt, 64, 64)
     if kind.chroma_width() == 64:
         return "444"
@@ -76,74 +76,74 @@ def chroma_of(pix_fmt: str) -> str:
 
 
 def is_rgb(pix_fmt: str) -> bool:
-    """Tell whether samples are RGB or point into a palette of it."""
+    """Return whether samples are RGB or indices into an RGB palette."""
     kind = VideoFormat(pix_fmt)
     return kind.is_rgb or kind.has_palette or pix_fmt.startswith(("mono", "xyz", "bayer"))
 
 
 def is_grey(pix_fmt: str) -> bool:
-    """Tell whether there is luma only, of whole numbers."""
+    """Return whether a format has integer luma only."""
     return pix_fmt.startswith("gray") and "f" not in pix_fmt
 
 
 def has_alpha(pix_fmt: str) -> bool:
-    """Tell whether a format has room for transparency."""
+    """Return whether a format can store transparency."""
     kind = VideoFormat(pix_fmt)
     return kind.has_palette or any(part.is_alpha for part in kind.components)
 
 
 def is_full_range(frame: av.VideoFrame) -> bool:
-    """Tell whether luma fills the whole range (JPEG) or 16 to 235 (MPEG), at 8 bits."""
+    """Return whether luma uses the full range (JPEG) and not 16 to 235 (MPEG, at 8 bits)."""
     return int(frame.color_range) == FULL or frame.format.name.startswith("yuvj")
 
 
 def same_range(frame: av.VideoFrame) -> dict[str, ColorRange]:
-    """Return a reformatter's arguments that leave a frame's range as it is."""
+    """Return reformatter arguments that keep a frame's range."""
     same = ColorRange.JPEG if is_full_range(frame) else ColorRange.MPEG
     return {"src_color_range": same, "dst_color_range": same}
 
 
-# --- containers, by FFmpeg's names, several of which may be joined by commas --------------------------------
+# --- containers, by FFmpeg's format name, which may be a comma-separated list -------------------------------
 
 
 def is_mov(container: str) -> bool:
-    """Tell whether a format is of the MP4 family, whose header lists every sample."""
+    """Return whether a format is of the MP4 family, whose header lists every sample."""
     return bool({"mp4", "mov"} & set(container.split(",")))
 
 
 def states_length(container: str) -> bool:
-    """Tell whether the header states the length, so that an early end can be told."""
+    """Return whether the header states the length, so that truncation can be detected."""
     return bool({"mov", "matroska", "avi", "flv", "asf"} & set(container.split(",")))
 
 
 def is_joinable(container: str) -> bool:
-    """Tell whether files may be cut and joined anywhere, and packets state the times they are decoded at."""
+    """Return whether files can be cut and concatenated anywhere, and packets carry real decoding times."""
     return bool({"mpegts", "mpeg", "flv", "live_flv"} & set(container.split(",")))
 
 
 def seeks_by_bytes(container: str) -> bool:
-    """Tell whether a time may come twice, so that places are sought by bytes."""
+    """Return whether timestamps may repeat, so that seeking has to use byte offsets."""
     return bool({"mpegts", "mpeg"} & set(container.split(",")))
 
 
 def is_in_coded_order(container: str, codec: str) -> bool:
-    """Tell whether times belong to places in the file, not to frames: no presentation times, yet B-frames."""
+    """Return whether timestamps follow coded order: a container without presentation times, with B-frames."""
     return codec in ("h264", "hevc") and container in ("avi", "h264", "hevc")
 
 
 def may_resize(codec: str) -> bool:
-    """Tell whether pictures of a codec may change their size in mid-stream."""
+    """Return whether the frame size of a codec may change within a stream."""
     return codec in (
         "h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1", "mjpeg", "vc1",
     )  # fmt: skip
 
 
-# GIF and animated PNG paint over the last picture; others nobody has looked at.
-_FRESH_KEY_FRAMES = frozenset((
+# Codecs verified to have them; GIF and animated PNG draw over the previous frame.
+_INDEPENDENT_KEYFRAMES = frozenset((
     "h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1", "ffv1", "png",
 ))  # fmt: skip
 
 
 def has_independent_keyframes(codec: av.Codec) -> bool:
-    """Tell whether key frames of a codec need nothing that comes before them."""
-    return codec.canonical_name in _FRESH_KEY_FRAMES or codec.intra_only
+    """Return whether keyframes of a codec can be decoded without earlier frames."""
+    return codec.canonical_name in _INDEPENDENT_KEYFRAMES or codec.intra_only

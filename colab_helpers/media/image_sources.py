@@ -1,4 +1,4 @@
-"""What a picture may be given as: a path, bytes, a data URL, or an array."""
+"""Accept an image as a path, bytes, a data URL or an array."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from colab_helpers.media.formats import ByteImage
 from colab_helpers.media.inputs import require_file
 
 MAX_BYTES = 1 << 29
-"""Largest picture file taken."""
+"""Largest image file accepted."""
 
 _DATA_URL = re.compile(r"data:[^,]*;base64,(?P<body>.*)", re.DOTALL | re.IGNORECASE)
 
 
 def read_image_bytes(source: str | Path | bytes) -> tuple[bytes, str]:
-    """Return a picture file's bytes, and what to call it; MissingFileError, MediaError if not to be had."""
+    """Return an image file's bytes, and its name for messages.
+
+    Raise MissingFileError if there is no such file, MediaError if it cannot be read or is too large.
+    """
     if isinstance(source, bytes | bytearray | memoryview):
         data, where = bytes(source), "bytes"
     elif isinstance(source, str) and (url := _DATA_URL.fullmatch(source.strip())):
@@ -45,9 +48,9 @@ def read_image_bytes(source: str | Path | bytes) -> tuple[bytes, str]:
 
 
 def bgr_from_array(image: npt.NDArray[Any]) -> ByteImage:
-    """Return BGR of any uint8 array that is a picture, always a new array; MediaError if it is none."""
+    """Return a new BGR array from a grey, BGR or BGRA uint8 array; raise MediaError if it is no image."""
     if image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
-        raise MediaError(tr("an array of shape {shape} is no picture", shape=image.shape), where="array")
+        raise MediaError(tr("an array of shape {shape} is not a picture", shape=image.shape), where="array")
     if image.dtype != np.uint8:
         what = tr("samples of type {kind} are not supported", kind=image.dtype)
         raise MediaError(what, where="array", remedy=tr("use uint8"))
@@ -58,7 +61,6 @@ def bgr_from_array(image: npt.NDArray[Any]) -> ByteImage:
 
 
 def too_large_error(what: str, where: str) -> MediaError:
-    """Return the error to raise for a picture that is too large."""
-    return MediaError(
-        tr("the picture is too large ({what})", what=what), where=where, remedy=tr("scale it down first")
-    )
+    """Return the error for an image that is too large; ``what`` is its size."""
+    what = tr("the picture is too large ({what})", what=what)
+    return MediaError(what, where=where, remedy=tr("scale it down first"))

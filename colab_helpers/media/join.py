@@ -1,7 +1,7 @@
-"""Segments joined into a result: packets are copied, nothing is decoded or encoded.
+"""Join segments into a result by stream copy, without decoding or encoding video.
 
-Everything else is as in the source: audio, subtitles, attachments, chapters and tags are copied beside the
-picture. The file is compared with what went into it before it gets its name.
+Audio, subtitles, attachments, chapters and tags are copied from the source. The file is verified against its
+segments before it is published.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _MILLISECOND = Fraction(1, 1000)
 
 @dataclass(frozen=True)
 class JoinedVideo:
-    """What a result holds."""
+    """The contents of a result."""
 
-    frames: int  # pictures in it
-    video_seconds: float  # span from the first frame's start to the last frame's end
+    frames: int
+    video_seconds: float  # from the first frame's start to the last frame's end
     audio_seconds: float  # span of its audio, 0 without
     notes: tuple[str, ...]  # what its container could not keep, one sentence each
 
@@ -64,35 +64,43 @@ def join_segments(
     comment: str = "",
     seal: Seal = no_seal,
 ) -> JoinedVideo:
-    """Make the result from its segments; if anything fails, nothing is left of it, and the segments stay.
+    """Join segments into a result; on failure the partial result is removed and the segments are kept.
 
     Args:
         segments: All segments of the video, in order.
         info: The source.
-        output: The result; its suffix (.mp4, .m4v, .mov, .mkv) names the container.
+        output: The result; its suffix (.mp4, .m4v, .mov, .mkv) determines the container.
         choice: The encoder the segments were written with.
         time_base: Seconds per tick of their timestamps; the source's if None.
-        audio: Whether audio is copied.
-        on_frame: Called with the count of frames joined so far; may raise to give up.
-        comment: What its tags say beside the source's.
-        seal: Completes the file once it is checked, before it gets its name.
+        audio: Whether to copy audio.
+        on_frame: Called with the number of frames joined so far; may raise to stop.
+        comment: Appended to the source's comment tag.
+        seal: Completes the verified file before it is published.
 
     Raises:
-        UsageError: The segments do not follow on one another.
-        MediaError: A segment is missing, damaged, or comes from another encoder.
-        OutputError: The result cannot be written, or is not what was joined.
+        UsageError: The segments are not consecutive.
+        MissingFileError: A segment's file is missing.
+        MediaError: A segment is damaged, or comes from another encoder.
+        OutputError: The result cannot be written, or fails verification.
     """
     output, time_base = output.absolute(), time_base or info.time_base
     _check_order(segments, output)
     timeline = Timeline(segments, time_base)
     with atomic_output(output) as partial, open_source(require_file(info.path)) as source:
         copier = StreamCopier(source, info, audio=audio)
-        with open_output(
-            partial, output, source, file_tags(info.metadata, comment=comment), time_base
-        ) as result:
-            picture = _add_streams(result, source, info, choice, time_base, copier)
-            timeline.check_same_encoder(picture)
-            _mux(result, picture, timeline, copier, time_base, on_frame)
+        tags = file_tags(info.metadata, comment=comment)
+        with open_output(partial, output, source, tags, time_base) as result:
+            video = _add_streams(result, source, info, choice, time_base, copier)
+            timeline.check_same_encoder(video)
+            result.start_encoding()
+            copier.start()
+            packets = timeline.packets(fill_last_duration=is_mov(result.format.name))
+            for count, packet in enumerate(packets, 1):
+                packet.stream = video
+                result.mux_one(packet)
+                copier.copy_until(result, cast(int, packet.pts) * time_base)
+                on_frame(count)
+            copier.finish(result)
         _check_result(partial, output, timeline, Counter(["video", *copier.copied.values()]))
         seal(partial)
     return JoinedVideo(
@@ -104,7 +112,7 @@ def join_segments(
 
 
 def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
-    """Make sure, before any work, that a result of this name holds the source's streams; else OutputError."""
+    """Raise OutputError if a result of this name could not hold the source's streams."""
     suffix = output.suffix.lower()
     if suffix not in MUXERS or audio:
         output_suffix(info, suffix)
@@ -114,7 +122,10 @@ def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
 def open_output(
     partial: Path, path: Path, source: InputContainer, tags: Mapping[str, str], time_base: Fraction
 ) -> Iterator[OutputContainer]:
-    """The result under its hidden name, with its tags and the source's chapters; closed at the end."""
+    """Open ``partial``, the hidden name of ``path``, for muxing, with ``tags`` and the source's chapters.
+
+    Raise OutputError if it cannot be written.
+    """
     suffix = partial.suffix.lower()
     options = muxer_options(source, suffix, time_base=time_base, tags=tags)
     try:
@@ -135,77 +146,51 @@ def _add_streams(
     time_base: Fraction,
     copier: StreamCopier,
 ) -> VideoStream:
-    """Add all streams in the source's order, so that their numbers stay; return the picture's."""
-    picture: VideoStream | None = None
+    """Add all streams in the source's order, so that they keep their numbers; return the video stream."""
+    video: VideoStream | None = None
     for stream in source.streams:
         if stream.index == info.video_index:
-            picture = add_video_stream(output, info, choice, time_base)
-            picture.disposition = stream.disposition
-            picture.metadata.update(stream_tags(stream, encoded=True))
+            video = add_video_stream(output, info, choice, time_base)
+            video.disposition = stream.disposition
+            video.metadata.update(stream_tags(stream, encoded=True))
         else:
             copier.add(stream, output)
-    assert picture is not None
-    return picture
-
-
-def _mux(
-    output: OutputContainer,
-    picture: VideoStream,
-    timeline: Timeline,
-    copier: StreamCopier,
-    time_base: Fraction,
-    on_frame: Callable[[int], None],
-) -> None:
-    """Write all packets, those of other streams between the picture's."""
-    output.start_encoding()
-    copier.start()
-    for count, packet in enumerate(timeline.packets(fill_last_duration=is_mov(output.format.name)), 1):
-        packet.stream = picture
-        output.mux_one(packet)
-        copier.copy_until(output, cast(int, packet.pts) * time_base)
-        on_frame(count)
-    copier.finish(output)
+    assert video is not None
+    return video
 
 
 def _check_order(segments: Sequence[Segment], output: Path) -> None:
     for one, after in pairwise(segments):
         if after.start != one.stop or after.first_pts <= one.last_pts:
-            raise UsageError(
-                tr("{after} does not follow {one}", after=after, one=one),
-                where=str(output),
-                remedy=tr("run again: what is missing is encoded anew"),
-            )
+            what = tr("{after} does not follow {one}", after=after, one=one)
+            raise UsageError(what, where=str(output), remedy=tr("run again to encode the missing segments"))
 
 
 def _check_result(path: Path, output: Path, timeline: Timeline, kinds: Counter[str]) -> None:
-    """OutputError if a file does not state what went into it: streams, frames where it counts, length."""
+    """Raise OutputError if the file's streams, frame count (if stated) or duration are not those joined."""
     try:
         with open_source(path) as container:
-            wrong = _difference(container, find_video_stream(container, path), timeline, kinds)
+            mismatch = _mismatch(container, find_video_stream(container, path), timeline, kinds)
     except (MediaError, av.FFmpegError) as error:
-        what = error.what if isinstance(error, MediaError) else error.strerror
-        wrong = tr("it cannot be read ({reason})", reason=what)
-    if wrong:
-        raise OutputError(
-            tr("the joined file is not what was joined: {what}", what=wrong),
-            where=str(output),
-            remedy=tr("run again; if it happens twice, check the disk"),
-        )
+        reason = error.what if isinstance(error, MediaError) else error.strerror
+        mismatch = tr("it cannot be read ({reason})", reason=reason)
+    if mismatch:
+        what = tr("the joined file failed verification: {what}", what=mismatch)
+        remedy = tr("run again; if it happens again, check the disk")
+        raise OutputError(what, where=str(output), remedy=remedy)
 
 
-def _difference(
-    container: InputContainer, picture: VideoStream, timeline: Timeline, kinds: Counter[str]
-) -> str:
+def _mismatch(container: InputContainer, video: VideoStream, timeline: Timeline, kinds: Counter[str]) -> str:
     missing = kinds - Counter[str](stream.type for stream in container.streams)
     if missing:
         return tr("streams are missing: {streams}", streams=", ".join(missing))
     expected = len(timeline.timestamps)
-    if picture.frames not in (0, expected):
-        return tr("it has {found} frames, not {expected}", found=picture.frames, expected=expected)
-    found, length = stated_duration(container, picture), timeline.span * timeline.time_base
+    if video.frames not in (0, expected):
+        return tr("it has {found} frames, not {expected}", found=video.frames, expected=expected)
+    duration, span = stated_duration(container, video), timeline.span * timeline.time_base
     if not is_mov(container.format.name):
-        # MP4 says how long the pictures last, Matroska when the last one ends.
-        found -= (picture.start_time or 0) * Fraction(picture.time_base or 0)
-    if abs(found - length) > _MILLISECOND:
-        return tr("it lasts {found} seconds, not {expected}", found=float(found), expected=float(length))
+        # MP4 states the duration of the frames, Matroska the time at which the last one ends.
+        duration -= (video.start_time or 0) * Fraction(video.time_base or 0)
+    if abs(duration - span) > _MILLISECOND:
+        return tr("it lasts {found} seconds, not {expected}", found=float(duration), expected=float(span))
     return ""

@@ -1,7 +1,4 @@
-"""What a video file holds, found from its header and a few frames.
-
-At most a handful of frames is decoded, so probing costs little whatever the length of the file.
-"""
+"""Describe a video file from its header and a few decoded frames, at a cost independent of its length."""
 
 from __future__ import annotations
 
@@ -52,105 +49,103 @@ from colab_helpers.media.inputs import require_file
 _MAX_PROBED_PACKETS = 600
 """Video packets tried before a stream counts as undecodable (ten seconds at 60 per second)."""
 
-_GRAIN = 2 * 10**9
-"""Nanoseconds that the coarsest clock of a file system (FAT's) cannot tell apart."""
+_MTIME_RESOLUTION = 2 * 10**9
+"""Nanoseconds between two modification times of the coarsest file system, FAT."""
 
 _HDR10 = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
-# How many places are looked at for the largest size.
+# The video is divided into so many parts; the frame size is sampled at each boundary.
 _SAMPLES = 8
-
+# FFmpeg's stream types, marked for translation.
 _KINDS = (mark("audio"), mark("subtitle"), mark("data"), mark("attachment"), mark("video"))
 
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """A stream beside the picture: audio, subtitles, data or an attached file."""
+    """A stream other than the main video: audio, subtitles, data, an attachment or further video."""
 
     index: int  # position in the file
-    # ``audio``, ``subtitle``, ``data``, ``attachment`` or ``video`` (a second picture or cover art).
-    kind: str
+    kind: str  # ``audio``, ``subtitle``, ``data``, ``attachment``, or ``video`` (further video or cover art)
     codec: str  # FFmpeg's codec name, or ``unknown``
     language: str | None = None  # ISO 639-2 code as written in the file, or None
 
     def __str__(self) -> str:
-        """Stream number, kind, codec and language, for messages."""
+        """Return stream number, kind, codec and language, for messages."""
         codec = f"{self.codec}, {self.language}" if self.language else self.codec
         return tr("{kind} stream {index} ({codec})", kind=tr(self.kind), index=self.index, codec=codec)
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A video file as its header and its first frame describe it."""
+    """The properties of a video file, from its header and first frame."""
 
     path: Path
     container: str  # FFmpeg's demuxer name, e.g. ``mov,mp4,m4a,3gp,3g2,mj2``
     codec: str
-    video_index: int  # position of the picture stream in the file
-    width: int  # pixels of a stored row, before rotation; ``height`` the stored rows
-    height: int
-    pix_fmt: str  # FFmpeg's pixel format name of decoded frames
-    time_base: Fraction  # seconds per tick of the picture's timestamps
+    video_index: int  # position of the main video stream in the file
+    width: int  # pixels per stored row, before rotation
+    height: int  # stored rows
+    pix_fmt: str  # FFmpeg's name of the decoded frames' pixel format
+    time_base: Fraction  # seconds per tick of the video's timestamps
     average_rate: Fraction | None  # frames per second, or None if the file does not say
-    frames: int | None  # frames the file declares (edit lists honoured), else an estimate, else None
-    frames_declared: bool  # whether ``frames`` is a count written in the file
+    frames: int | None  # frame count the file declares (edit lists applied), else an estimate, else None
+    frames_declared: bool  # whether ``frames`` is a count stored in the file
     start: Fraction  # presentation time of the first frame in seconds
-    duration: Fraction  # length of the picture stream in seconds; 0 if unknown
-    rotation: int  # clockwise degrees a player turns the picture by: 0, 90, 180 or 270
+    duration: Fraction  # duration of the video stream in seconds; 0 if unknown
+    rotation: int  # clockwise degrees by which players rotate the frames: 0, 90, 180 or 270
     display_matrix: tuple[int, ...] | None  # the nine integers behind ``rotation`` and ``mirrored``, or None
     sample_aspect_ratio: Fraction | None  # width of a pixel over its height, or None if unspecified
     colour: ColourTags
     interlaced: bool  # whether the first frame is interlaced
-    mirrored: bool = False  # whether a player mirrors the stored picture left to right before it turns it
-    # Whether times belong to places in the file and not to frames (H.264 in AVI).
-    in_coded_order: bool = False
-    alpha: bool = False  # whether the picture has transparency, also where this FFmpeg does not decode it
-    hdr10: bool = False  # whether it states the light levels of HDR10, which no result has
+    mirrored: bool = False  # whether players mirror the stored frames left to right before rotating them
+    in_coded_order: bool = False  # whether timestamps follow coded order, not presentation (H.264 in AVI)
+    alpha: bool = False  # whether it has transparency, even if this FFmpeg does not decode it
+    hdr10: bool = False  # whether it has HDR10 light levels, which results do not keep
     audio: tuple[StreamInfo, ...] = ()
     subtitles: tuple[StreamInfo, ...] = ()
-    others: tuple[StreamInfo, ...] = ()  # data, attachments, cover art and further pictures
+    others: tuple[StreamInfo, ...] = ()  # data, attachments, cover art and further video
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def upright_rotation(self) -> int:
-        """Clockwise degrees that bring heads up in the stored picture, which stays mirrored if it is."""
+        """Clockwise degrees that bring a stored frame upright without undoing its mirroring."""
         return -self.rotation % 360 if self.mirrored else self.rotation
 
     def upright(self, image: NDArray[Any]) -> ByteImage:
-        """Return a stored ``(H, W, 3)`` picture as players show it."""
+        """Return a stored ``(H, W, 3)`` frame as players show it."""
         turned = np.rot90(image[:, ::-1] if self.mirrored else image, -(self.rotation // 90))
         return np.ascontiguousarray(turned, np.uint8)
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Describe a video from its header and its first frame; its size is the largest met at a few places.
+    """Describe a video from its header and first frame; its size is the largest found at a few positions.
 
     Raises:
         MissingFileError: There is no such file.
-        MediaError: It is a folder, empty, not a video, cut off, without a picture, too long, or undecodable.
+        MediaError: It is a folder, empty, cut off, undecodable, too large or too long, or holds no video.
     """
     state = size_and_mtime(path := require_file(path))
-    if state is None or time.time_ns() - state[1] < _GRAIN:  # written again, it might look the same
-        return _probed.__wrapped__(path, state)
-    return _probed(path, state)
+    if state is None or time.time_ns() - state[1] < _MTIME_RESOLUTION:  # a rewrite might go unnoticed
+        return _cached_probe.__wrapped__(path, state)
+    return _cached_probe(path, state)
 
 
-@lru_cache(maxsize=4)  # it costs as much as five frames, and several ask
-def _probed(path: Path, _state: object) -> VideoInfo:
+@lru_cache(maxsize=4)  # it costs as much as decoding five frames, and has several callers
+def _cached_probe(path: Path, _state: object) -> VideoInfo:
     with open_source(path) as container:
         stream = find_video_stream(container, path)
         frame, start = _first_frame(container, stream, path)
         info = _describe(path, container, stream, frame, start)
-        # Matroska says when a video ends; files that were joined say what their clocks make of it.
-        late = max(start or 0, 0) * info.time_base
-        if info.duration - late > MAX_HOURS * 3600 and not is_joinable(info.container):
+        # Matroska's duration includes the start offset; that of concatenated files is unreliable.
+        offset = max(start or 0, 0) * info.time_base
+        if info.duration - offset > MAX_HOURS * 3600 and not is_joinable(info.container):
             raise too_long_error(path)
         width, height = _largest_size(container, stream, info)
         return replace(info, width=width, height=height)
 
 
 def stated_duration(container: InputContainer, stream: VideoStream) -> Fraction:
-    """Return the length of a stream in seconds as its header, Matroska's statistics, or the file says."""
-    # The tag first: FFmpeg may take the length of the file, subtitles included, for the picture's.
+    """Return a stream's duration in seconds from Matroska's statistics, its header, or the file's header."""
+    # The tag first: FFmpeg may report the file's duration, subtitles included, for the video stream.
     text = next((value for key, value in stream.metadata.items() if key.startswith("DURATION")), "")
     with contextlib.suppress(ValueError):
         hours, minutes, seconds = text.split(":")
@@ -165,66 +160,58 @@ def stated_duration(container: InputContainer, stream: VideoStream) -> Fraction:
 def _first_frame(
     container: InputContainer, stream: VideoStream, path: Path
 ) -> tuple[av.VideoFrame, int | None]:
-    """The first frame, and when it is shown in ticks."""
+    """Return the first frame, and its presentation time in ticks."""
     last_error = ""
-    first: int | None = None
+    first_dts: int | None = None
     try:
-        for tried, packet in enumerate(islice(demux_packets(container, stream), _MAX_PROBED_PACKETS + 1)):
-            first = packet.dts if tried == 0 else first
+        for index, packet in enumerate(islice(demux_packets(container, stream), _MAX_PROBED_PACKETS + 1)):
+            first_dts = packet.dts if index == 0 else first_dts
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
                 last_error, frames = f" ({error.strerror})", []
             if frames:
-                return frames[0], first if _by_place(container, stream) else frames[0].pts
+                return frames[0], first_dts if _in_coded_order(container, stream) else frames[0].pts
     except av.FFmpegError as error:
         last_error = f" ({error.strerror})"
-    raise MediaError(
-        tr("no frame of the video can be decoded{error}", error=last_error),
-        where=str(path),
-        remedy=tr("check that the file is complete, or convert it, e.g. to H.264 in MP4"),
-    )
+    what = tr("no frame of the video can be decoded{error}", error=last_error)
+    remedy = tr("check that the file is complete, or convert it, e.g. to H.264 in MP4")
+    raise MediaError(what, where=str(path), remedy=remedy)
 
 
 def _largest_size(container: InputContainer, stream: VideoStream, info: VideoInfo) -> tuple[int, int]:
-    """The largest size met at a few places: scaled to it nothing is lost."""
+    """Return the largest frame size found at a few positions: scaling frames up to it loses nothing."""
     if is_mov(info.container) or not may_resize(info.codec):
         return info.width, info.height
-    bytewise = seeks_by_bytes(info.container)
-    begin = 0 if bytewise else int(info.start / info.time_base)
-    whole = info.path.stat().st_size if bytewise else int(info.duration / info.time_base)
-    if not whole:
-        # A recorder that was not stopped in order leaves no length: the packets tell.
+    by_bytes = seeks_by_bytes(info.container)
+    start = 0 if by_bytes else int(info.start / info.time_base)
+    length = info.path.stat().st_size if by_bytes else int(info.duration / info.time_base)
+    if not length:
+        # A recording that was not finalised states no duration: read it off the packets.
         with contextlib.suppress(av.FFmpegError):
-            whole = max((packet.pts or 0 for packet in demux_packets(container, stream)), default=0) - begin
+            length = max((packet.pts or 0 for packet in demux_packets(container, stream)), default=0) - start
     sizes = Counter([(info.width, info.height)])
     for part in range(1, _SAMPLES):
-        place = begin + whole * part // _SAMPLES
-        try:
-            if bytewise:
-                container.seek(place, unsupported_byte_offset=True)
-            else:
-                container.seek(place, stream=stream)
-        except av.FFmpegError:
-            continue
-        frame = _frame_after_seek(container, stream)
-        if frame is not None:
-            sizes[frame.width, frame.height] += 1
+        position = start + length * part // _SAMPLES
+        with contextlib.suppress(av.FFmpegError):
+            container.seek(position, stream=None if by_bytes else stream, unsupported_byte_offset=by_bytes)
+            if (frame := _frame_after_seek(container, stream)) is not None:
+                sizes[frame.width, frame.height] += 1
     return max(sizes, key=lambda size: (size[0] * size[1], sizes[size]))
 
 
 def _frame_after_seek(container: InputContainer, stream: VideoStream) -> av.VideoFrame | None:
-    """The first frame from the next key frame on; None if none comes soon."""
-    begun = False
+    """Return the first frame decoded from the next keyframe on; None if there is none soon."""
+    keyframe_seen = False
     with contextlib.suppress(av.FFmpegError):
         for packet in islice(demux_packets(container, stream), _MAX_PROBED_PACKETS):
-            begun = begun or packet.is_keyframe
-            if begun and (frames := packet.decode()):
+            keyframe_seen = keyframe_seen or packet.is_keyframe
+            if keyframe_seen and (frames := packet.decode()):
                 return frames[0]
     return None
 
 
-def _by_place(container: InputContainer, stream: VideoStream) -> bool:
+def _in_coded_order(container: InputContainer, stream: VideoStream) -> bool:
     return is_in_coded_order(container.format.name, stream.codec_context.codec.canonical_name)
 
 
@@ -233,14 +220,14 @@ def _describe(
 ) -> VideoInfo:
     time_base = to_fraction(stream.time_base) or Fraction(1, 1000)
     rate = to_fraction(stream.average_rate) or to_fraction(stream.guessed_rate)
-    duration, counted = stated_duration(container, stream), _declared_frames(container, stream)
+    duration, declared = stated_duration(container, stream), _declared_frames(container, stream)
     matrix = _display_matrix(frame)
-    beside = [
+    others = [
         StreamInfo(other.index, other.type, codec_name(other), other.language)
         for other in container.streams
         if other.index != stream.index
     ]
-    # VP8 and VP9 keep alpha in a second stream, which only a tag tells of.
+    # VP8 and VP9 store alpha as side data of packets, which only a tag announces.
     tagged = any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items())
     return VideoInfo(
         path=path,
@@ -252,8 +239,8 @@ def _describe(
         pix_fmt=frame.format.name,
         time_base=time_base,
         average_rate=rate,
-        frames=counted or (round(duration * rate) if rate and duration else None),
-        frames_declared=bool(counted),
+        frames=declared or (round(duration * rate) if rate and duration else None),
+        frames_declared=bool(declared),
         start=(start or 0) * time_base,
         duration=duration,
         rotation=_rotation(matrix) if matrix else 0,
@@ -263,31 +250,31 @@ def _describe(
         colour=_colour_tags(stream, frame),
         hdr10=any(_side_data(frame, name) for name in _HDR10),
         interlaced=frame.interlaced_frame,
-        in_coded_order=_by_place(container, stream),
+        in_coded_order=_in_coded_order(container, stream),
         alpha=tagged or has_alpha(frame.format.name),
-        audio=tuple(info for info in beside if info.kind == "audio"),
-        subtitles=tuple(info for info in beside if info.kind == "subtitle"),
-        others=tuple(info for info in beside if info.kind not in ("audio", "subtitle")),
-        metadata={key: _once(value) for key, value in container.metadata.items()},
+        audio=tuple(info for info in others if info.kind == "audio"),
+        subtitles=tuple(info for info in others if info.kind == "subtitle"),
+        others=tuple(info for info in others if info.kind not in ("audio", "subtitle")),
+        metadata={key: _deduplicated(value) for key, value in container.metadata.items()},
     )
 
 
-def _once(value: str) -> str:
-    """MP4 may state a tag in two places; newer FFmpeg gives both, joined by a semicolon."""
+def _deduplicated(value: str) -> str:
+    """Undo the doubling of a tag that MP4 stores in two places: newer FFmpeg joins both by a semicolon."""
     half = value[: len(value) // 2]
     return half if half and value == f"{half};{half}" else value
 
 
 def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
     if stream.frames and is_mov(container.format.name):
-        # The sample table counts frames an edit list hides; the demuxer's index marks those.
+        # The sample table includes frames hidden by an edit list; the demuxer's index marks those.
         shown = sum(not entry.is_discard for entry in stream.index_entries)
         return shown or stream.frames
     return stream.frames
 
 
 def _colour_tags(stream: VideoStream, frame: av.VideoFrame) -> ColourTags:
-    """The bitstream's word, else the container's."""
+    """Return the colour tags of the bitstream, else the container's."""
     context = stream.codec_context
 
     def known(first: int, second: int) -> int:
@@ -302,7 +289,7 @@ def _colour_tags(stream: VideoStream, frame: av.VideoFrame) -> ColourTags:
 
 
 def _side_data(frame: av.VideoFrame, name: str) -> bytes:
-    """What FFmpeg attaches to a frame under this name; empty if nothing."""
+    """Return a frame's side data of this name; empty if there is none."""
     data: Any = frame.side_data
     try:
         return bytes(data[name])
@@ -316,12 +303,12 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
 
 
 def _mirrors(matrix: tuple[int, ...]) -> bool:
-    """Whether the display matrix (ISO/IEC 14496-12, 6.2.2: a b u c d v x y w) has a negative determinant."""
+    """Return whether a display matrix (ISO/IEC 14496-12, 6.2.2: a b u c d v x y w) mirrors."""
     a, b, _, c, d = matrix[:5]
     return a * d < b * c
 
 
 def _rotation(matrix: tuple[int, ...]) -> int:
-    """Clockwise degrees by where the first axis goes; players know only quarter turns."""
+    """Return the rotation of the first axis in clockwise degrees, rounded to quarter turns as players do."""
     sign = -1 if _mirrors(matrix) else 1
     return round(math.degrees(math.atan2(sign * matrix[1], sign * matrix[0])) / 90) % 4 * 90

@@ -1,6 +1,6 @@
-"""Every frame of a video, in order, with its exact time.
+"""Read every frame of a video in presentation order, with exact timestamps.
 
-Decoding runs in FFmpeg's threads; `conversion.FrameConverter` brings them into one format and size.
+FFmpeg's threads decode; `conversion.FrameConverter` converts the frames to one format and size.
 """
 
 from __future__ import annotations
@@ -29,46 +29,38 @@ from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.timestamps import FrameClock
 from colab_helpers.media.truncation import TruncationCheck
 
-# A header that leaves more than this many seconds to the last frame is taken for wrong.
-_MAX_LAST = 10
-# Decoders hold a frame or two in each thread.
+# A header that leaves more seconds than this to the last frame is considered wrong.
+_MAX_LAST_SECONDS = 10
+# Bounds memory: decoders hold a frame or two per thread.
 _MAX_THREADS = 4
-# Packets kept back before decoding begins in the middle: at most so many bytes.
-_MAX_KEPT = 64 << 20
+# Most bytes of packets buffered to find the keyframe from which to decode after seeking.
+_MAX_BUFFERED = 64 << 20
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A decoded frame and when it is shown.
+    """A decoded frame with its presentation time."""
 
-    Attributes:
-        index: 0, 1, 2, … in presentation order.
-        pts: Time of presentation in ticks of ``time_base``.
-        time_base: Seconds per tick.
-        duration: Ticks until the next frame (for the last frame: as declared).
-        video: The picture, in the working format. Its planes may be shared with the decoder: call
-            ``make_writable()`` before writing into them.
-    """
-
-    index: int
-    pts: int
-    time_base: Fraction
-    duration: int
+    index: int  # 0, 1, 2, … in presentation order
+    pts: int  # presentation time in ticks of ``time_base``
+    time_base: Fraction  # seconds per tick
+    duration: int  # ticks until the next frame (for the last frame: as declared)
+    # In the working format. Planes may be shared with the decoder: ``make_writable()`` before changing them.
     video: av.VideoFrame
 
     @property
     def time(self) -> Fraction:
-        """Time of presentation in seconds."""
+        """Presentation time in seconds."""
         return self.pts * self.time_base
 
 
 class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReader"]):
-    """Iterator over the frames of a video that can be closed early; a context manager. See `read_frames`.
+    """Iterator over a video's frames and context manager; may be closed early. See `read_frames`.
 
     Attributes:
         notes: What was repaired or converted so far, one sentence each.
-        count: Frames met so far, with those before ``start``.
-        is_intact: Whether all was read and nothing of it was lost or repaired.
+        count: Frames read so far, including those before ``start``.
+        is_intact: Whether the whole video was read with nothing lost or repaired.
     """
 
     def __init__(self, info: VideoInfo, *, start: int = 0, previous_pts: int | None = None) -> None:
@@ -82,7 +74,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
 
     @property
     def times_kept(self) -> bool:
-        """Whether every frame so far is shown when the file says."""
+        """Whether every frame so far has the timestamp stored in the file."""
         return not self._clock.repaired and not self._truncation.clock.restarts
 
     def __next__(self) -> Frame:
@@ -92,9 +84,9 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         self.close()
 
     def close(self) -> None:
-        """Stop decoding and close the file; harmless when done twice.
+        """Stop decoding and close the file; may be called more than once.
 
-        A thread that still waits for a frame keeps the file: closing it there would crash the decoder.
+        While another thread waits for a frame the file stays open, since closing it would crash the decoder.
         """
         with contextlib.suppress(ValueError):  # generator already executing
             self._frames.close()
@@ -104,7 +96,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         self._container = open_source(self._info.path)
         self._stream = find_video_stream(self._container, self._info.path)
         if is_mov(self._container.format.name):
-            # The index leads straight to the samples: what is not wanted need not be read at all.
+            # The index locates every sample, so other streams need not be read at all.
             for other in self._container.streams:
                 if other.index != self._stream.index:
                     other.discard = Discard.all
@@ -114,66 +106,60 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         self._truncation = TruncationCheck(self._info, self._container, self._stream)
 
     def _read(self) -> Generator[Frame, None, None]:
-        """Frames one step late: a frame lasts until the next one is shown."""
-        waiting: Frame | None = None
+        """Yield each frame when the next is known, since it lasts until then."""
+        pending: Frame | None = None
         for index, (pts, video) in self._numbered():
             self.count = index + 1
             if index == self._start - 1 and self._previous_pts not in (None, pts):
                 moved = mark("frame {number} is shown at {pts}, not at {previous}")
-                raise self._changed(tr(moved, number=index, pts=pts, previous=self._previous_pts))
+                raise self._changed_error(tr(moved, number=index, pts=pts, previous=self._previous_pts))
             if index < self._start:
                 continue
-            if waiting is not None:
-                yield self._lasting(waiting, pts - waiting.pts)
-            waiting = Frame(index, pts, self._info.time_base, 0, self._converter.convert_frame(video))
-        if waiting is not None:
-            yield self._lasting(waiting, self._last_duration(waiting))
-        clocks = [*self._truncation.clock.notes(), *self._clock.notes()]
+            if pending is not None:
+                yield _with_duration(pending, pts - pending.pts)
+            pending = Frame(index, pts, self._info.time_base, 0, self._converter.convert_frame(video))
+        if pending is not None:
+            yield _with_duration(pending, self._last_duration(pending))
+        clock_notes = [*self._truncation.clock.notes(), *self._clock.notes()]
         damage = self._truncation.check_complete(self.count)
-        self.notes += [*clocks, *self._converter.notes(), *damage]
-        self.is_intact = not (clocks or damage)
+        self.notes += [*clock_notes, *self._converter.notes(), *damage]
+        self.is_intact = not (clock_notes or damage)
         if self.count < self._start:
-            raise self._changed(
-                tr("it has {frames} frames, so none has number {start}", frames=self.count, start=self._start)
-            )
-
-    def _lasting(self, frame: Frame, duration: int) -> Frame:
-        frame.video.pts, frame.video.time_base, frame.video.duration = frame.pts, frame.time_base, duration
-        return replace(frame, duration=duration)
+            missing = mark("it has {frames} frames, so there is no frame {start}")
+            raise self._changed_error(tr(missing, frames=self.count, start=self._start))
 
     def _last_duration(self, frame: Frame) -> int:
-        """What the header leaves, where B-frames are stored out of order; else what the packet says."""
-        info, own = self._info, frame.video.duration or self._clock.step
+        """Return the last frame's duration by its packet; in MP4 with B-frames, by the header."""
+        info, stated = self._info, frame.video.duration or self._clock.step
         if not (self._stream.codec_context.has_b_frames and is_mov(self._container.format.name)):
-            return own
-        left = int((info.start + info.duration) / info.time_base) - frame.pts
-        return left if 0 < left <= _MAX_LAST / info.time_base else own
+            return stated
+        remaining = int((info.start + info.duration) / info.time_base) - frame.pts
+        return remaining if 0 < remaining <= _MAX_LAST_SECONDS / info.time_base else stated
 
     def _numbered(self) -> Iterator[tuple[int, tuple[int, av.VideoFrame]]]:
-        """Numbers, timestamps and pictures, from the first frame or the one before the first wanted."""
+        """Return numbers, timestamps and frames from frame ``start - 1`` on, or from the first."""
         if self._start and self._previous_pts is not None:
-            doubt = seek_obstacle(self._info)
-            taken_up = None if doubt else self._seek_to(self._previous_pts)
-            if taken_up is not None:
-                return enumerate(taken_up, self._start - 1)
-            told = mark("frame {number} was reached by decoding from the start: {reason}")
-            reason = doubt or tr("its packets give its frames other numbers")
-            self.notes.append(tr(told, number=self._start, reason=reason))
+            obstacle = seek_obstacle(self._info)
+            frames = None if obstacle else self._seek_to(self._previous_pts)
+            if frames is not None:
+                return enumerate(frames, self._start - 1)
+            decoded = mark("frame {number} was reached by decoding from the start: {reason}")
+            reason = obstacle or tr("its packets do not match its frames one to one")
+            self.notes.append(tr(decoded, number=self._start, reason=reason))
             self._container.close()
             self._open()
-        return enumerate(self._decoded(self._truncation.read_packets(self._container)))
+        return enumerate(self._decode_all(self._truncation.read_packets(self._container)))
 
     def _seek_to(self, pts: int) -> Iterator[tuple[int, av.VideoFrame]] | None:
-        """Timestamps and pictures from the one shown at ``pts`` on; None if it is not surely the right one.
+        """Return timestamps and frames from the one at ``pts`` on; None if it may not be the right one.
 
-        Packets before are read, so that clocks and counts are as ever, but not decoded. The picture has to
-        come out with its very timestamp, like those decoded before it without damage, and as many packets
-        must be shown before it as there are frames: else a picture before it was lost, or got another
-        timestamp than its packet's.
+        Earlier packets are read, to keep clocks and counts correct, but not decoded. A frame with exactly
+        this timestamp must come out, without damaged frames before it, and as many packets must be presented
+        before it as there are frames: else a frame was lost, or its timestamp is not its packet's.
         """
         before = 0
 
-        def counted() -> Iterator[Packet[Any]]:
+        def count_packets() -> Iterator[Packet[Any]]:
             nonlocal before
             first = int(self._info.start / self._info.time_base)
             for packet in self._truncation.read_packets(self._container):
@@ -181,89 +167,89 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
                     before += first <= packet.pts < pts
                 yield packet
 
-        pictures = self._decoded(_from_previous_keyframe(counted(), pts))
-        for found, video in pictures:
-            if found > pts or video.is_corrupt:
+        frames = self._decode_all(_from_previous_keyframe(count_packets(), pts))
+        for frame_pts, video in frames:
+            if frame_pts > pts or video.is_corrupt:
                 break
-            if found == pts:
-                return chain([(found, video)], pictures) if before == self._start - 1 else None
+            if frame_pts == pts:
+                return chain([(frame_pts, video)], frames) if before == self._start - 1 else None
         return None
 
-    def _changed(self, what: str) -> MediaError:
-        return MediaError(
-            tr("the video is not what it was: {what}", what=what),
-            where=str(self._info.path),
-            remedy=tr("begin again from the first frame"),
-        )
+    def _changed_error(self, what: str) -> MediaError:
+        what, remedy = tr("the video has changed: {what}", what=what), tr("start again from the first frame")
+        return MediaError(what, where=str(self._info.path), remedy=remedy)
 
-    def _decoded(self, packets: Iterable[Packet[Any]]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode_all(self, packets: Iterable[Packet[Any]]) -> Iterator[tuple[int, av.VideoFrame]]:
         try:
             for packet in packets:
                 for video in self._decode(packet):
                     yield self._clock.next_pts(video), video
         except av.FFmpegError as error:
-            # The demuxer gave up; whether what came before is the whole video is seen at the end.
+            # The demuxer gave up; `check_complete` decides at the end whether the video is complete.
             self._truncation.note_read_error(error)
             for video in self._decode(None):
                 yield self._clock.next_pts(video), video
 
     def _decode(self, packet: Packet[VideoStream] | None) -> list[av.VideoFrame]:
         if packet is not None:
-            self._clock.decoding(packet)
+            self._clock.note_packet(packet)
         try:
             return self._stream.decode(packet)
-        except av.FFmpegError:
-            # One damaged packet: the decoder carries on with the next.
-            self._clock.lost()
+        except av.FFmpegError:  # a damaged packet: go on with the next
+            self._clock.note_lost_frame()
             self._truncation.undecodable += 1
             return []
 
 
 def read_frames(info: VideoInfo, *, start: int = 0, previous_pts: int | None = None) -> FrameReader:
-    """Open a video for reading its frames in presentation order; use it in a ``with`` statement or close it.
+    """Open a video to read its frames in presentation order; use it in a ``with`` statement or close it.
 
-    A ``start`` whose previous frame's timestamp is known is reached without decoding all before it; where
-    the file does not allow that, a note says so. Either way the frames are those that reading from the
-    first one gives.
+    If ``previous_pts`` is known, ``start`` is reached without decoding all earlier frames; if the file does
+    not allow that, a note says so. Either way the frames are the same as when reading from the first one.
 
     Args:
-        info: What `probe` said of the file.
-        start: Number of the first frame wanted, from 0.
-        previous_pts: Timestamp of frame ``start - 1`` as an earlier reading gave it, in ticks.
+        info: The result of `probe`.
+        start: Index of the first frame wanted, from 0.
+        previous_pts: Timestamp, in ticks, of frame ``start - 1`` in an earlier reading.
 
     Raises:
-        MissingFileError: The file has gone.
+        MissingFileError: The file no longer exists.
         MediaError: At once if the file cannot be opened; while iterating if it ends early, no frame can be
-            decoded, or it is not the one ``start`` and ``previous_pts`` were found in.
+            decoded, or it is not the file that ``start`` and ``previous_pts`` were taken from.
     """
     return FrameReader(info, start=start, previous_pts=previous_pts)
 
 
 def seek_obstacle(info: VideoInfo) -> str:
-    """Return why decoding a video cannot begin in the middle; empty if it can, as far as its header tells."""
+    """Return why decoding cannot start in the middle of a video; empty if the header shows no obstacle."""
     if info.in_coded_order:
         return tr("the container has no presentation times")
     codec = av.Codec(info.codec, "r")
     if not has_independent_keyframes(codec):
-        return tr("key frames of {codec} may need what comes before them", codec=codec.canonical_name)
+        return tr("keyframes of {codec} may depend on earlier frames", codec=codec.canonical_name)
     return ""
 
 
 def _from_previous_keyframe(packets: Iterator[Packet[Any]], pts: int) -> Iterator[Packet[Any]]:
-    """Packets from the last key frame but one before a timestamp on.
+    """Yield packets from the second to last keyframe before a timestamp on.
 
-    From the last one a decoder may not give all pictures: those coded after it but shown before it need the
-    group before, and some encoders refresh their pictures bit by bit. At most two groups are kept.
+    From the last one a decoder may not return all frames: those coded after it but shown before it need the
+    previous group of pictures, and some encoders refresh gradually. So two groups are buffered.
     """
-    kept: deque[list[Packet[Any]]] = deque([[]], maxlen=2)
+    groups: deque[list[Packet[Any]]] = deque([[]], maxlen=2)
     size = 0
     for packet in packets:
         if packet.is_keyframe and packet.pts is not None and packet.pts <= pts:
-            kept.append([])
-            size = sum(one.size for one in kept[0])
-        kept[-1].append(packet)
+            groups.append([])
+            size = sum(buffered.size for buffered in groups[0])
+        groups[-1].append(packet)
         size += packet.size
-        if packet.pts == pts or size > _MAX_KEPT:
+        if packet.pts == pts or size > _MAX_BUFFERED:
             break
-    yield from chain.from_iterable(kept)
+    yield from chain.from_iterable(groups)
     yield from packets
+
+
+def _with_duration(frame: Frame, duration: int) -> Frame:
+    frame.video.pts, frame.video.time_base, frame.video.duration = frame.pts, frame.time_base, duration
+    return replace(frame, duration=duration)

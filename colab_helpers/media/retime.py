@@ -1,4 +1,4 @@
-"""Frames at a constant rate: some shown twice, some not at all, none moved by more than half a step."""
+"""Convert frames to a constant rate by repeating and dropping, moving none by more than half an interval."""
 
 from __future__ import annotations
 
@@ -10,36 +10,35 @@ from math import ceil
 from colab_helpers.media.demuxing import MAX_HOURS, too_long_error
 from colab_helpers.media.reader import Frame
 
-_HALF = Fraction(1, 2)
-
 
 def constant_rate(frames: Iterable[Frame], *, rate: Fraction) -> Iterator[Frame]:
-    """Repeat and drop frames so that one comes every ``1 / rate`` seconds.
+    """Yield one frame every ``1 / rate`` seconds, repeating and dropping frames.
 
-    Each output tick shows the last frame that started no later than half a step after it, so audio and
-    picture stay together. The stream begins at the tick nearest to the first frame and is as long as the
-    source; ``pts`` count ticks. One frame is held at a time; a repeated frame is the same picture object.
-    MediaError where a timestamp makes it too long: whatever a header says, frames are not repeated for ever.
+    Each output tick shows the last frame that starts at most half a tick after it, so audio and video stay in
+    sync. Output starts at the tick nearest to the first frame and lasts as long as the source; ``pts`` counts
+    ticks. One frame is held at a time; a repeated frame shares its ``video`` object. Raise MediaError if
+    timestamps would make the output longer than `MAX_HOURS`.
     """
     tick = 1 / rate
-    held: Frame | None = None
+    previous: Frame | None = None
     first = count = 0
     for frame in frames:
-        if held is None:
-            first = _nearest(frame.time / tick)
+        if previous is None:
+            first = _round_half_down(frame.time / tick)
         else:
-            yield from _repeat(held, first, count, due := _nearest(frame.time / tick) - first, tick)
-            count = max(count, due)
-        held = frame
-    if held is not None:
-        end = held.time + held.duration * held.time_base
-        due = max(count + (count == 0), _nearest(end / tick) - first)
-        yield from _repeat(held, first, count, due, tick)
+            stop = _round_half_down(frame.time / tick) - first
+            yield from _repeat(previous, first, count, stop, tick)
+            count = max(count, stop)
+        previous = frame
+    if previous is not None:
+        end = previous.time + previous.duration * previous.time_base
+        stop = max(count + (count == 0), _round_half_down(end / tick) - first)
+        yield from _repeat(previous, first, count, stop, tick)
 
 
-def _nearest(position: Fraction) -> int:
-    """Rounds halves down: a frame that starts half a step late still belongs to the earlier tick."""
-    return ceil(position - _HALF)
+def _round_half_down(position: Fraction) -> int:
+    """Round to the nearest tick: a frame exactly half a tick late belongs to the earlier one."""
+    return ceil(position - Fraction(1, 2))
 
 
 def _repeat(frame: Frame, first: int, start: int, stop: int, tick: Fraction) -> Iterator[Frame]:

@@ -1,7 +1,7 @@
-"""A video's pictures in pieces, each a finished file of its own.
+"""Encode a video's frames into segments, each a complete file.
 
-A segment holds consecutive frames encoded from a fresh start, so it depends on no other. Segments are NUT
-files: of the containers at hand only NUT keeps any time base and every encoded byte.
+A segment holds consecutive frames from a newly opened encoder, so it depends on no other. Segments are NUT
+files: of the available containers only NUT keeps any time base and every encoded byte.
 """
 
 from __future__ import annotations
@@ -25,44 +25,47 @@ from colab_helpers.media.formats import same_range
 from colab_helpers.media.probe import VideoInfo
 
 SEGMENT_SUFFIX = ".nut"
-"""Suffix of segment files."""
-
-_CONVERTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
-_AGAIN = mark("delete it and run again: it is encoded anew")
+_INTERPOLATION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A finished segment, as a journal records it."""
+    """A finished segment, as a journal records it; times are in ticks of the writer's time base."""
 
     path: Path
     number: int  # 0, 1, 2, … in the order of the video
-    start: int  # number of its first frame in the video
-    frames: int  # frames it holds
-    first_pts: int  # when its first frame is shown, in ticks of the writer's time base
-    last_pts: int  # when its last frame is shown
-    end_pts: int  # when its last frame ends
-    bytes: int
-    sha256: str  # hash of the file, in hexadecimal; ``bytes`` its size
+    start: int  # index of its first frame in the video
+    frames: int  # number of frames
+    first_pts: int  # presentation time of its first frame
+    last_pts: int  # presentation time of its last frame
+    end_pts: int  # end of its last frame
+    bytes: int  # size of the file
+    sha256: str  # hash of the file, in hexadecimal
 
     @property
     def stop(self) -> int:
-        """Number of the frame after its last."""
+        """Index of the frame after its last."""
         return self.start + self.frames
 
     def __str__(self) -> str:
-        """Number and frames, for messages."""
-        told = mark("segment {number} (frames {first} to {last})")
-        return tr(told, number=self.number, first=self.start, last=self.stop - 1)
+        """Return number and frames, for messages."""
+        text = mark("segment {number} (frames {first} to {last})")
+        return tr(text, number=self.number, first=self.start, last=self.stop - 1)
 
 
 class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
-    """Writes consecutive frames into consecutive segments.
+    """Writes consecutive frames into consecutive segments; a context manager.
 
-    A context manager: left by an exception, the segment at work is removed and the finished ones stay. A
-    segment has ``length`` frames, the last one what is left, and ``on_segment`` is told of each when it is
-    safe on disk. The ``start``-th frame is written first, a multiple of ``length``; timestamps are in ticks
-    of ``time_base``, the source's if None.
+    If an exception ends the block, the current segment is removed; finished ones are kept.
+
+    Args:
+        folder: Folder of the segment files.
+        info: The source.
+        choice: The encoder.
+        length: Frames per segment; the last segment may have fewer.
+        on_segment: Called with each segment once it is published.
+        start: Index of the first frame written, a multiple of ``length``.
+        time_base: Seconds per tick of the timestamps; the source's if None.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         self._output: OutputContainer | None = None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish the segment at work, or remove it if an exception ends the block."""
+        """Finish the current segment, or remove it if an exception ends the block."""
         if kind is not None:
             return self._abort()
         try:
@@ -96,25 +99,25 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
     def write(self, video: av.VideoFrame, *, pts: int, duration: int) -> None:
         """Encode one frame, which may be changed or reused once this returns.
 
-        ``pts`` must rise. A picture is shown until the next one, the last one for ``duration`` ticks.
+        ``pts`` must increase. A frame is shown until the next one, the last one for ``duration`` ticks.
 
         Raises:
-            OutputError: The disk is full, or the folder has gone.
-            EncoderError: The encoder does not open, or failed.
+            OutputError: The file cannot be written, for example because the disk is full.
+            EncoderError: The encoder cannot be opened, or fails.
         """
-        with self._naming_the_file():
+        with self._output_errors():
             if self._output is None:
                 self._begin(pts)
             self._last_pts, self._end_pts = pts, pts + duration
             self._frames += 1
             if video.format.name != self._choice.pix_fmt:
-                # Same matrix, same range: only samples laid out anew.
+                # Matrix and range stay; only the sample layout changes.
                 video = self._converter.reformat(
-                    video, format=self._choice.pix_fmt, interpolation=_CONVERTER, **same_range(video)
+                    video, format=self._choice.pix_fmt, interpolation=_INTERPOLATION, **same_range(video)
                 )
-            # NUT has no negative timestamps, and the same frames make the same file wherever they stand.
+            # From 0: NUT has no negative timestamps, and equal frames make equal files at any position.
             video.pts, video.time_base, video.duration = pts - self._first_pts, self._time_base, duration
-            # Decoded frames carry the type they were coded as; the encoder would take it as an order.
+            # Decoded frames carry their old picture type, which would force the encoder's choice.
             video.pict_type = PictureType.NONE
             self._encode(video)
         if self._frames == self._length:
@@ -132,23 +135,22 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         self._output.start_encoding()
 
     def _encode(self, video: av.VideoFrame | None) -> None:
-        """Write what is ready after a picture, or with None what is left."""
+        """Encode a frame and write the packets that are ready; None flushes the encoder."""
         assert self._output is not None
         try:
             packets = self._stream.encode(video)
         except av.FFmpegError as error:
-            number = self._start + self._frames
-            told = {"name": self._choice.name, "number": number, "reason": error.strerror}
-            what = tr("{name} failed at frame {number} ({reason})", **told)
+            failed, number = mark("{name} failed at frame {number} ({reason})"), self._start + self._frames
+            what = tr(failed, name=self._choice.name, number=number, reason=error.strerror)
             raise encoder_error(what) from error
         self._output.mux(packets)
 
     def _finish(self) -> None:
-        """Put the segment at work, if there is one, in its place, and tell of it."""
+        """Finish and publish the current segment, if there is one, and report it."""
         if self._output is None:
             return
         path, partial = self._path, hidden_name(self._path)
-        with self._naming_the_file():
+        with self._output_errors():
             self._encode(None)
             self._output.close()
             segment = Segment(
@@ -167,17 +169,17 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         self._on_segment(segment)
 
     def _abort(self) -> None:
-        """Remove the segment at work."""
+        """Remove the current segment."""
         if self._output is not None:
             with contextlib.suppress(av.FFmpegError, OSError):
-                # The trailer may fail for the very reason of giving up.
+                # Writing the trailer may fail for the same reason, such as a full disk.
                 self._output.close()
             self._output = None
             with contextlib.suppress(OSError):
                 hidden_name(self._path).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _naming_the_file(self) -> Iterator[None]:
+    def _output_errors(self) -> Iterator[None]:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
@@ -185,29 +187,25 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
 
 
 def check_segment(segment: Segment) -> None:
-    """Make sure that a segment's file is what was recorded; MissingFileError, MediaError if it is not."""
+    """Raise MissingFileError or MediaError unless a segment's file has the recorded size and hash."""
     try:
-        same = segment.path.stat().st_size == segment.bytes and sha256_of(segment.path) == segment.sha256
+        unchanged = segment.path.stat().st_size == segment.bytes and sha256_of(segment.path) == segment.sha256
     except FileNotFoundError as error:
-        raise MissingFileError(
-            tr("the file of {segment} is missing", segment=segment),
-            where=str(segment.path),
-            remedy=tr("run again"),
-        ) from error
+        what = tr("the file of {segment} is missing", segment=segment)
+        raise MissingFileError(what, where=str(segment.path), remedy=tr("run again")) from error
     except OSError as error:
         raise unreadable_segment_error(segment, error) from error
-    if not same:
-        raise damaged_segment_error(
-            segment, tr("the file of {segment} has changed since it was written", segment=segment)
-        )
+    if not unchanged:
+        what = tr("the file of {segment} has changed since it was written", segment=segment)
+        raise damaged_segment_error(segment, what)
 
 
 def unreadable_segment_error(segment: Segment, error: OSError | av.FFmpegError) -> MediaError:
-    """Return the error to raise for a segment whose file cannot be read."""
+    """Return the error for a segment whose file cannot be read."""
     what = tr("the file of {segment} cannot be read ({reason})", segment=segment, reason=error.strerror)
     return damaged_segment_error(segment, what)
 
 
 def damaged_segment_error(segment: Segment, what: str) -> MediaError:
-    """Return the error to raise for a segment that cannot be used."""
-    return MediaError(what, where=str(segment.path), remedy=tr(_AGAIN))
+    """Return the error for a segment that cannot be used."""
+    return MediaError(what, where=str(segment.path), remedy=tr("delete it and run again to re-encode it"))

@@ -1,4 +1,4 @@
-"""When the pictures of joined segments are shown and decoded."""
+"""Compute presentation and decoding timestamps of joined segments."""
 
 from __future__ import annotations
 
@@ -25,91 +25,87 @@ from colab_helpers.media.segments import (
 
 
 @dataclass(frozen=True, eq=False)
-class _Survey:
-    """What a segment's packets say."""
+class _ScannedSegment:
+    """A segment with the properties of its packets."""
 
     segment: Segment
-    timestamps: NDArray[np.int64]
-    delay: int
-    """Pictures coded before one that is shown earlier than they are, at most."""
-    offset: int
-    """Ticks to add to the file's own times."""
-    kind: tuple[object, ...]
+    timestamps: NDArray[np.int64]  # presentation times in the whole video, in ticks, ascending
+    delay: int  # reorder delay: most places by which a frame is coded later than it is shown
+    offset: int  # ticks to add to the file's own timestamps
+    codec: tuple[object, ...]  # see ``_codec_parameters``
 
 
 class Timeline:
-    """Presentation times of all pictures, and the decoding times that follow from them.
+    """Presentation timestamps of all frames, and the decoding timestamps derived from them.
 
-    Each segment's encoder started its decoding times before its first picture, where those of the segment
-    before may still run. Here the n-th coded picture gets the presentation time of the picture shown
-    ``delay`` places earlier. The first ``delay`` ones lie before the start, in even steps, and begin as far
-    ahead as the decoding times lie behind at the end: then they add up to the length, as MP4 needs.
+    Each segment's own decoding timestamps start before its first frame and may overlap with the previous
+    segment's. So the n-th coded frame gets the timestamp of the frame shown ``delay`` places earlier.
+    The first ``delay`` frames are decoded before the start, at even intervals, and begin as early as decoding
+    timestamps lag at the end, so that decoding intervals add up to the duration, as MP4 requires.
 
-    ``timestamps`` ``(frames,)`` int64 are presentation times in ticks of ``time_base``, rising; ``span`` the
-    ticks from the first picture's start to the last one's end. MissingFileError, MediaError where a segment's
-    file is missing or damaged.
+    ``timestamps``, ``(frames,)`` int64, are presentation times in ticks of ``time_base``, ascending; ``span``
+    is the ticks from the first frame's start to the last one's end. Raise MissingFileError or MediaError if a
+    segment's file is missing or damaged.
     """
 
     def __init__(self, segments: Sequence[Segment], time_base: Fraction) -> None:
         self.time_base = time_base
-        self._surveys = [_survey(segment, time_base) for segment in segments]
-        self.timestamps = np.concatenate([survey.timestamps for survey in self._surveys])
+        self._scanned = [_scan(segment, time_base) for segment in segments]
+        self.timestamps = np.concatenate([scanned.timestamps for scanned in self._scanned])
         self._end = segments[-1].end_pts
-        self._delay = min(max(survey.delay for survey in self._surveys), len(self.timestamps) - 1)
+        self._delay = min(max(scanned.delay for scanned in self._scanned), len(self.timestamps) - 1)
         self._lead = int(self.timestamps[-1] - self.timestamps[-1 - self._delay])
         self.span = self._end - int(self.timestamps[0])
 
-    def check_same_encoder(self, picture: VideoStream) -> None:
-        """Make sure that all segments are encoded as a stream says; MediaError where one is not."""
-        other = mark(
-            "{segment} was encoded by another encoder, or with other settings, than the result is to be"
-        )
-        for survey in self._surveys:
-            if survey.kind != _kind(picture):
-                raise damaged_segment_error(survey.segment, tr(other, segment=survey.segment))
+    def check_same_encoder(self, video: VideoStream) -> None:
+        """Raise MediaError unless all segments have a stream's codec, size and decoder configuration."""
+        text = mark("{segment} was encoded by another encoder or with other settings than the result")
+        for scanned in self._scanned:
+            if scanned.codec != _codec_parameters(video):
+                raise damaged_segment_error(scanned.segment, tr(text, segment=scanned.segment))
 
     def packets(self, *, fill_last_duration: bool) -> Iterator[Packet[Any]]:
-        """Yield the segments' packets with the times they have in the whole video; MediaError if unreadable.
+        """Yield the segments' packets with their timestamps in the whole video.
 
-        Where the container knows durations in coded order only (MP4), the last coded picture fills what is
-        left, so that all ``fill_last_duration``.
+        ``fill_last_duration`` gives the last coded packet the last frame's duration, for MP4, which stores
+        durations in coded order. Raise MediaError if a segment is unreadable.
         """
-        place = 0
-        for survey in self._surveys:
+        index = 0
+        for scanned in self._scanned:
             try:
-                with open_source(survey.segment.path) as container:
+                with open_source(scanned.segment.path) as container:
                     for packet in container.demux(container.streams.video[0]):
                         if packet.size:
-                            pts = _ticks(packet, self.time_base) + survey.offset
+                            pts = _ticks(packet, self.time_base) + scanned.offset
                             packet.time_base = self.time_base
-                            packet.pts, packet.dts = pts, self._dts(place)
-                            place += 1
-                            last = fill_last_duration and place == len(self.timestamps)
-                            packet.duration = self._duration(int(self.timestamps[-1]) if last else pts)
+                            packet.pts, packet.dts = pts, self._dts(index)
+                            index += 1
+                            is_last = fill_last_duration and index == len(self.timestamps)
+                            packet.duration = self._duration(int(self.timestamps[-1]) if is_last else pts)
                             yield packet
             except (av.FFmpegError, OSError) as error:
-                raise unreadable_segment_error(survey.segment, error) from error
+                raise unreadable_segment_error(scanned.segment, error) from error
 
-    def _dts(self, place: int) -> int:
-        """Decoding time of the ``place``-th coded picture."""
-        if place < self._delay:
-            return int(self.timestamps[0]) - self._lead * (self._delay - place) // self._delay
-        return int(self.timestamps[place - self._delay])
+    def _dts(self, index: int) -> int:
+        """Return the decoding timestamp of the frame with this index in coded order."""
+        if index < self._delay:
+            return int(self.timestamps[0]) - self._lead * (self._delay - index) // self._delay
+        return int(self.timestamps[index - self._delay])
 
     def _duration(self, pts: int) -> int:
-        """Ticks the picture shown at ``pts`` lasts."""
-        after = bisect_left(self.timestamps, pts) + 1
-        return (self._end if after == len(self.timestamps) else int(self.timestamps[after])) - pts
+        """Return the duration, in ticks, of the frame shown at ``pts``."""
+        following = bisect_left(self.timestamps, pts) + 1
+        return (self._end if following == len(self.timestamps) else int(self.timestamps[following])) - pts
 
 
-def _survey(segment: Segment, time_base: Fraction) -> _Survey:
+def _scan(segment: Segment, time_base: Fraction) -> _ScannedSegment:
     check_segment(segment)
     try:
         with open_source(segment.path) as container:
             stream = container.streams.video[0]
             packets = (packet for packet in container.demux(stream) if packet.size)
             coded = np.fromiter((_ticks(packet, time_base) for packet in packets), np.int64)
-            kind = _kind(stream)
+            codec = _codec_parameters(stream)
     except (av.FFmpegError, OSError) as error:
         raise unreadable_segment_error(segment, error) from error
     order = np.argsort(coded, kind="stable")
@@ -119,16 +115,16 @@ def _survey(segment: Segment, time_base: Fraction) -> _Survey:
         raise damaged_segment_error(segment, what)
     delay = int((np.arange(len(order)) - np.argsort(order)).max())
     offset = segment.first_pts - int(shown[0])
-    return _Survey(segment, shown + offset, delay, offset, kind)
+    return _ScannedSegment(segment, shown + offset, delay, offset, codec)
 
 
 def _ticks(packet: Packet[Any], time_base: Fraction) -> int:
-    """Presentation time in ticks: NUT may count in a fraction of the time base it was given."""
+    """Return a packet's presentation time in ticks of ``time_base``, which NUT may have subdivided."""
     ratio = packet.time_base / time_base
     return cast(int, packet.pts) * ratio.numerator // ratio.denominator
 
 
-def _kind(stream: VideoStream) -> tuple[object, ...]:
-    """Codec, size, and what a decoder has to know."""
+def _codec_parameters(stream: VideoStream) -> tuple[object, ...]:
+    """Return codec, width, height and the decoder's configuration (extradata)."""
     context = stream.codec_context
     return context.codec.canonical_name, context.width, context.height, context.extradata

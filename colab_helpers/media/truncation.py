@@ -1,4 +1,4 @@
-"""Whether what came out of a file is the whole video: damage and early ends are told from what it states."""
+"""Detect damaged and truncated videos by comparing what was read with what the file states."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from colab_helpers.media.formats import DEFAULT_RATE, is_mov, states_length
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.timestamps import ContinuousClock
 
-# What may be missing before a file counts as cut off: writers disagree by a frame or two.
+# What may be missing before a file counts as truncated: writers disagree by a frame or two.
 _MISSING_FRAMES, _MISSING_SHARE = 2, Fraction(1, 50)
 _MISSING_SECONDS = Fraction(1, 2)
 
 
 class TruncationCheck:
-    """Counts what comes out of a file and says at the end whether it was all of it.
+    """Counts a file's packets and decides at the end whether the video is complete.
 
-    Packets that the decoder refused are counted by who decodes, in ``undecodable``.
+    The caller, who decodes, adds packets that the decoder rejected to ``undecodable``.
     """
 
     def __init__(self, info: VideoInfo, container: InputContainer, stream: VideoStream) -> None:
@@ -41,62 +41,60 @@ class TruncationCheck:
         self._error = ""
 
     def read_packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
-        """Yield the picture's packets; the other streams are looked at only for where the file ends."""
+        """Yield the video packets; those of other streams only show where the file ends."""
         packets = demux_packets(container, *([self._stream] if self._indexed else []))
         for packet in self.clock.correct_timestamps(packets):
             if packet.pts is not None:
                 self._end = max(self._end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-            # Flushing packets carry their stream only as an object.
+            # Flush packets know their stream only as an object, so compare ``stream.index``.
             if packet.stream.index == self._stream.index:
                 self._packets += packet.size > 0
                 yield packet
 
     def note_read_error(self, error: av.FFmpegError) -> None:
-        """Note that the file cannot be read any further."""
+        """Record that the file cannot be read any further."""
         self._error = error.strerror or type(error).__name__
 
     def check_complete(self, frames: int) -> list[str]:
-        """Return notes on small damage, after so many frames came out; MediaError where too little did."""
+        """Return notes on small damage; raise MediaError if too few ``frames`` were decoded."""
         missing = max(self._missing(frames), self.undecodable)
         expected = max(frames + missing, self._info.frames or 0)
         if not frames or missing > max(_MISSING_FRAMES, int(_MISSING_SHARE * expected)):
-            raise self._cut_off(frames, expected)
+            raise self._truncated_error(frames, expected)
         if self._indexed:
             missing = max(missing, (self._info.frames or 0) - frames)
-        told = tr("the file is slightly damaged: about {frames} frame(s) could not be read", frames=missing)
-        return [told] if missing or self._error else []
+        note = tr("the file is slightly damaged: about {frames} frame(s) could not be read", frames=missing)
+        return [note] if missing or self._error else []
 
     def _missing(self, frames: int) -> int:
         if self._indexed:
             return max(0, self._indexed - self._packets)
-        lacking = self._length - self._end
-        if lacking <= max(_MISSING_SECONDS, self._length * _MISSING_SHARE):
+        seconds = self._length - self._end
+        if seconds <= max(_MISSING_SECONDS, self._length * _MISSING_SHARE):
             return 0
         rate = self._info.average_rate or DEFAULT_RATE
-        return max(_MISSING_FRAMES + 1, (self._info.frames or 0) - frames, int(lacking * rate))
+        return max(_MISSING_FRAMES + 1, (self._info.frames or 0) - frames, int(seconds * rate))
 
-    def _cut_off(self, frames: int, expected: int) -> MediaError:
+    def _truncated_error(self, frames: int, expected: int) -> MediaError:
         counted = mark(
             "the file is cut off or damaged: only {frames} of {expected} frames could be read{reason}"
         )
         estimated = mark(
             "the file is cut off or damaged: only {frames} of about {expected} frames could be read{reason}"
         )
-        reason = f" ({self._error})" if self._error else ""
-        return MediaError(
-            tr(counted if self._indexed else estimated, frames=frames, expected=expected, reason=reason),
-            where=str(self._info.path),
-            remedy=tr("copy or download it again, or cut it to the readable part"),
-        )
+        text, reason = counted if self._indexed else estimated, f" ({self._error})" if self._error else ""
+        what = tr(text, frames=frames, expected=expected, reason=reason)
+        remedy = tr("copy or download it again, or cut it to the readable part")
+        return MediaError(what, where=str(self._info.path), remedy=remedy)
 
 
 def _stated_length(container: InputContainer, stream: VideoStream) -> Fraction:
-    """End of the file in seconds as its header states it; 0 where FFmpeg only estimates it."""
+    """Return the file's duration in seconds as its header states it; 0 if FFmpeg only estimates it."""
     if not states_length(container.format.name):
         return Fraction(0)
     stated = Fraction(container.duration or 0, av.time_base)
     rate = to_fraction(stream.average_rate)
     if container.format.name == "avi" and rate:
-        # FFmpeg corrects an AVI's length to what it finds, but keeps the frame count of the header.
+        # FFmpeg adjusts an AVI's duration to the data present, but keeps the header's frame count.
         return max(stated, stream.frames / rate)
     return stated

@@ -1,1 +1,1 @@
-"""What people look at: the report of a run, its results in a notebook, and how it stands while it runs."""
+"""HTML and text views: the report of a run, its results in a notebook, and its live status."""

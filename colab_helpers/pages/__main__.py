@@ -1,6 +1,6 @@
-"""Write the page of a run: ``python -m colab_helpers.pages FOLDER``.
+"""Write the HTML report of a run: ``python -m colab_helpers.pages FOLDER``.
 
-A process of its own, so that a decoder that crashes while pictures are made costs the page and nothing else.
+Runs as a separate process, so that a decoder that crashes on a picture costs the page and not the run.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from colab_helpers.pages.report import write_page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write ``report.html`` beside ``report.json``; returns the exit code: 1 if it could not be written."""
+    """Write ``report.html`` beside ``report.json``; return the exit code: 1 if that failed."""
     parser = argparse.ArgumentParser(prog="python -m colab_helpers.pages", description=__doc__)
     parser.add_argument("folder", type=Path, help="output folder of a batch")
-    parser.add_argument("--report", type=Path, help="its report (default: report.json in the folder)")
-    parser.add_argument("--language", choices=LANGUAGE_CHOICES, default="auto", help="of the page")
+    parser.add_argument("--report", type=Path, help="report to render (default: report.json in the folder)")
+    parser.add_argument("--language", choices=LANGUAGE_CHOICES, default="auto", help="language of the page")
     options = parser.parse_args(argv)
     with use_language(options.language):
         try:

@@ -1,4 +1,4 @@
-"""What is measured while a run goes on: one table for charts, texts and warnings, live and afterwards."""
+"""The metrics of a run: one table for charts, texts and warnings, live and in the report."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from colab_helpers.pages.units import number
 from colab_helpers.resources.bottleneck import CHANGE, DECODE, FIND
 from colab_helpers.resources.samples import WARNING_PERCENT, Sample
 
-# Samples farther apart than so many usual distances, and than so many seconds, have a pause between them:
-# the machine slept, or the run was continued later.
-_PAUSE_DISTANCES, _PAUSE_SECONDS = 5.0, 20.0
+# A gap between samples longer than so many median intervals, and so many seconds, is a pause: the machine
+# slept, or the run was resumed later.
+_PAUSE_INTERVALS, _PAUSE_SECONDS = 5.0, 20.0
 
 WINDOW = 600.0
-"""Seconds that the charts of a run at work go back."""
+"""Seconds shown by the charts of a run in progress."""
 
 Reading = Callable[[Sample], float | None]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One thing that is measured, and how it is shown; texts are in English, marked for translation.
+    """A metric and how it is shown; texts are in English, marked for translation.
 
     Attributes:
-        name: Its key in ``monitor.json``; ``title`` is its heading.
-        read: Its value in a sample, in ``unit``; None if that does not tell.
-        total: What there is of it; the value is also shown as a share of that.
-        high: Upper edge of its chart, where that is fixed.
-        limit: From here on it is an alarm, in percent where there is a ``total``; or below ``least``.
-        remedy: What to do then.
-        chart: Title of the chart in the report that it shares with others; empty for one of its own.
-        stage: The stage of the pipeline that its values wait behind; empty for all others.
+        name: Key in ``monitor.json``.
+        title: Heading.
+        unit: Unit of its values.
+        read: Returns the value in a sample, in ``unit``; None if unknown.
+        total: Returns the capacity, of which the value is also shown as a share.
+        high: Fixed upper end of its chart, if any.
+        limit: A value from here on is a warning; in percent of ``total`` if there is one.
+        least: A value below is a warning.
+        remedy: What to do after a warning.
+        chart: Title of the chart in the report shared with other metrics; empty for its own.
+        stage: For a queue length, the pipeline stage that fills the queue; else empty.
     """
 
     name: str
@@ -52,16 +55,16 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """Its title in the reader's language."""
+        """The title in the user's language."""
         return tr("After {stage}", stage=tr(self.stage)) if self.stage else tr(self.title)
 
     def share(self, sample: Sample) -> float | None:
-        """Percent of the total; None without one."""
+        """Return the value in percent of the total; None without either."""
         value, total = self.read(sample), self.total(sample) if self.total else None
         return None if value is None or not total else 100.0 * value / total
 
     def warning(self, sample: Sample) -> str:
-        """What is wrong, and what to do about it, in one sentence; empty where nothing is."""
+        """Say what is wrong and what to do about it, in one sentence; empty if within limits."""
         value = self.share(sample) if self.total else self.read(sample)
         if value is None:
             return ""
@@ -69,14 +72,14 @@ class Metric:
         values = {"title": self.heading, "found": f"{number(value)} {unit}", "remedy": tr(self.remedy)}
         if self.limit is not None and value >= self.limit:
             edge = f"{number(self.limit)} {unit}"
-            return tr("{title} {found} (a warning from {edge}): {remedy}.", edge=edge, **values)
+            return tr("{title} {found} (limit {edge}): {remedy}.", edge=edge, **values)
         if self.least is not None and value < self.least:
             edge = f"{number(self.least)} {unit}"
-            return tr("{title} {found} (a warning below {edge}): {remedy}.", edge=edge, **values)
+            return tr("{title} {found} (minimum {edge}): {remedy}.", edge=edge, **values)
         return ""
 
     def text(self, sample: Sample) -> str:
-        """Title and value in words; empty if the value is not known."""
+        """Format title and value; empty if the value is unknown."""
         value, share = self.read(sample), self.share(sample)
         if value is None:
             return ""
@@ -93,11 +96,11 @@ class Metric:
 
 
 def _field(name: str, unit: float = 1.0, *, gpu: bool = False) -> Reading:
-    """Read a field of a sample, or of its GPU, in a unit."""
+    """Return a reader of a field of a sample, or of its GPU, divided by ``unit``."""
 
     def read(sample: Sample) -> float | None:
-        holder = sample.gpu if gpu else sample
-        value: float | None = None if holder is None else getattr(holder, name)
+        record = sample.gpu if gpu else sample
+        value: float | None = None if record is None else getattr(record, name)
         return None if value is None else value / unit
 
     return read
@@ -119,7 +122,7 @@ METRICS = (
         total=_gpu("memory_total", GIB),
         limit=90.0,
         remedy=mark(
-            'choose the preset stable or overrides = {"batch_size": 1}, and close other notebooks that '
+            'use the preset stable or overrides = {"batch_size": 1}, and close other notebooks that '
             "use the GPU"
         ),
         chart=_VRAM,
@@ -134,7 +137,7 @@ METRICS = (
         _gpu("temperature"),
         high=100.0,
         limit=83.0,
-        remedy=mark("the card may slow itself down; on a machine of your own see to its cooling"),
+        remedy=mark("the GPU may throttle; on your own machine, check its cooling"),
     ),
     Metric("power", mark("GPU power"), "W", _gpu("power")),
     Metric("cpu", "CPU", "%", _field("cpu_percent"), high=100.0),
@@ -145,7 +148,7 @@ METRICS = (
         _field("ram_used", GIB),
         total=_field("ram_total", GIB),
         limit=WARNING_PERCENT,
-        remedy=mark("choose the preset stable or a smaller max_memory, and close what else runs"),
+        remedy=mark("use the preset stable or a smaller max_memory, and close other programs"),
         chart=_RAM,
     ),
     Metric("process_memory", mark("Process memory"), "GiB", _field("process_memory", GIB), chart=_RAM),
@@ -155,19 +158,18 @@ METRICS = (
         "GB",
         _field("disk_free", 1e9),
         least=2.0,
-        remedy=mark("delete what is not needed where the results go, or the next file finds no room"),
+        remedy=mark("free space on the disk of the output folder, or the next file may not fit"),
     ),
     Metric("fps", mark("Speed"), mark("frames/s"), lambda sample: sample.fps if sample.file else None),
 )
-"""Everything that is measured, in the order in which it is shown."""
+"""All metrics, in the order in which they are shown."""
 EVERY_GPU = ("gpu", "vram")
-"""What is measured of each GPU; the other figures are the first one's."""
+"""Metrics that are sampled for each GPU; the others are those of the first one."""
 
 
 def queues(samples: Sequence[Sample]) -> Iterator[Metric]:
-    """Make a figure for each stage of the pipeline that has a queue behind it."""
+    """Create a metric for each pipeline stage that has an output queue, in pipeline order."""
     names = {name for sample in samples for name in sample.queues}
-    # In the order in which a frame passes them, whatever the order in which they were noted.
     stages = [name for name in (DECODE, FIND, CHANGE) if name in names]
     for name in [*stages, *sorted(names.difference(stages))]:
         yield Metric(f"queue {name}", name, mark("waiting"), _queue(name), stage=name)
@@ -177,47 +179,48 @@ def _queue(name: str) -> Reading:
     return lambda sample: sample.queues.get(name)
 
 
-def _each_gpu(figure: Metric, sample: Sample, count: int) -> list[Sample]:
-    """Return a sample, and the same with each of ``count`` further GPUs in the place of the first."""
-    gpus = [*sample.gpus, *[None] * count][: count if figure.name in EVERY_GPU else 0]
+def _each_gpu(metric: Metric, sample: Sample, count: int) -> list[Sample]:
+    """Return a sample, and copies of it with each of ``count`` further GPUs in place of the first."""
+    gpus = [*sample.gpus, *[None] * count][: count if metric.name in EVERY_GPU else 0]
     return [sample, *(sample.model_copy(update={"gpu": gpu}) for gpu in gpus)]
 
 
-def limit_warning(figure: Metric, sample: Sample) -> str:
-    """What is wrong with a figure, on any GPU, and what to do about it; empty where nothing is."""
-    found = map(figure.warning, _each_gpu(figure, sample, len(sample.gpus)))
-    return next(filter(None, found), "")
+def limit_warning(metric: Metric, sample: Sample) -> str:
+    """Return the first warning of a metric on any GPU, with its remedy; empty if there is none."""
+    return next(filter(None, map(metric.warning, _each_gpu(metric, sample, len(sample.gpus)))), "")
 
 
 def warnings(samples: Sequence[Sample]) -> list[str]:
-    """Say of each figure that is over its limit in the newest sample what to do about it."""
-    return [*filter(None, (limit_warning(figure, sample) for sample in samples[-1:] for figure in METRICS))]
+    """Return the warnings of all metrics for the newest sample."""
+    return [*filter(None, (limit_warning(metric, sample) for sample in samples[-1:] for metric in METRICS))]
 
 
 def active_timeline(samples: Sequence[Sample]) -> list[tuple[float, Sample | None]]:
-    """Give samples, in the order of time, their seconds at work: a pause takes none, and leaves a gap."""
-    distances = [max(0.0, after.time - before.time) for before, after in pairwise(samples)]
-    usual = median(distances) if distances else 0.0
-    longest = max(_PAUSE_SECONDS, _PAUSE_DISTANCES * usual)
-    passed = 0.0
-    course: list[tuple[float, Sample | None]] = [(passed, sample) for sample in samples[:1]]
-    for sample, distance in zip(samples[1:], distances, strict=True):
-        if distance > longest:
-            course.append((passed, None))
-        passed += usual if distance > longest else distance
-        course.append((passed, sample))
-    return course
+    """Return samples with their active time in seconds, which leaves out pauses; None marks a pause.
+
+    ``samples`` are in order of time.
+    """
+    intervals = [max(0.0, after.time - before.time) for before, after in pairwise(samples)]
+    usual = median(intervals) if intervals else 0.0
+    longest = max(_PAUSE_SECONDS, _PAUSE_INTERVALS * usual)
+    elapsed = 0.0
+    timeline: list[tuple[float, Sample | None]] = [(elapsed, sample) for sample in samples[:1]]
+    for sample, interval in zip(samples[1:], intervals, strict=True):
+        if interval > longest:
+            timeline.append((elapsed, None))
+        elapsed += usual if interval > longest else interval
+        timeline.append((elapsed, sample))
+    return timeline
 
 
 def chart_lines(
-    figure: Metric, course: Sequence[tuple[float, Sample | None]]
+    metric: Metric, timeline: Sequence[tuple[float, Sample | None]]
 ) -> list[list[tuple[float, float | None]]]:
-    """Read a figure over time, for a chart: a line of each GPU, that of the first one first."""
-    count = max((len(sample.gpus) for _, sample in course if sample), default=0)
-    count *= figure.name in EVERY_GPU
+    """Read a metric over time, for a chart: one line per GPU, that of the first GPU first."""
+    count = max((len(sample.gpus) for _, sample in timeline if sample), default=0)
+    count *= metric.name in EVERY_GPU
     gap = [None] * (count + 1)
-    read = [
-        (time, [*map(figure.read, _each_gpu(figure, sample, count))] if sample else gap)
-        for time, sample in course
-    ]
-    return [[(time, values[number]) for time, values in read] for number in range(count + 1)]
+    samples = (_each_gpu(metric, sample, count) if sample else None for _, sample in timeline)
+    rows = [[*map(metric.read, each)] if each else gap for each in samples]
+    times = [time for time, _ in timeline]
+    return [[*zip(times, (row[gpu] for row in rows), strict=True)] for gpu in range(count + 1)]

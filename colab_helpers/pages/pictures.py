@@ -1,4 +1,4 @@
-"""Pictures and players of results, small enough to stand inside a page."""
+"""Pictures and video players of results, small enough to be embedded in a page."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import VideoInfo, probe
 
 MAX_PLAYER_BYTES = 1_500_000
-"""Bytes of video in one page at most: Jupyter drops what comes faster than some megabytes in seconds."""
+"""Maximum bytes of video in one page: Jupyter drops output above a data rate of some MB per second."""
 MAX_PLAYERS = 6
 CLIP_SECONDS = 4.0
-# Where in a video to look for a telling frame if nothing is known of it, as shares of its length.
-_MOMENTS = (0.5, 0.25, 0.75, 0.1, 0.9)
-# A portrait shows so many times as much as the face's box, and is so many pixels high.
+# Positions to try in a video without quality data, as shares of its length.
+_CANDIDATES = (0.5, 0.25, 0.75, 0.1, 0.9)
+# Side of a portrait relative to the face's bounding box, and height in pixels.
 _PORTRAIT_MARGIN, _PORTRAIT_HEIGHT = 1.5, 72
-# Time stamps of the two files may differ by a container's rounding (Matroska counts milliseconds).
-_SAME_TIME = 0.002
+# Timestamps of target and result may differ by the container's rounding (Matroska counts milliseconds).
+_TIME_TOLERANCE = 0.002
 _CLIP_EDGE = 480
 _RATE = 30
-# No clip takes more than its share of the room, whatever it shows.
+# The bit rate is capped so that a clip fits its share of MAX_PLAYER_BYTES, whatever it shows.
 _ENCODING = {"preset": "veryfast", "crf": "26", "maxrate": "400k", "bufsize": "400k"}
 _TICK = Fraction(1, 1000)
 _PLAYABLE = (".mp4", ".m4v", ".mov")
 
 
 Pair = tuple[ByteImage, ByteImage]
-"""The same moment of a target and of its result; ``(H, W, 3)`` uint8 BGR."""
+"""The same moment of a target and of its result, each ``(H, W, 3)`` uint8 BGR."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in a page; ``url`` is empty where there is none, ``shape`` is width by height."""
+    """A picture in a page; ``url`` is empty if there is none, ``shape`` is width / height."""
 
     caption: str
     url: str = ""
@@ -63,21 +63,21 @@ class Picture:
 
 @dataclass(frozen=True)
 class Player:
-    """A video in a page, and a word on it if it is only a part."""
+    """A video in a page; ``note`` says if it is only an excerpt."""
 
     path: Path
     url: str
-    told: str
+    note: str
 
 
 def pictures_of(file: FileReport) -> list[Picture]:
-    """Make the pictures of a finished file: source, before and after; MediaError where there are none."""
+    """Return source, before and after of a finished file; raise MediaError if a file cannot be decoded."""
     before, after = pair_of(file)
     return [_source(file.source), Picture.of(tr("before"), before), Picture.of(tr("after"), after)]
 
 
 def _source(sources: Sequence[str]) -> Picture:
-    """The first source photo; one given as data or as an array has no file to show again."""
+    """Return the first source photo, or the reason why it cannot be shown."""
     if not sources or not Path(sources[0]).is_file():
         return Picture(tr("source (given in memory)"))
     try:
@@ -87,45 +87,45 @@ def _source(sources: Sequence[str]) -> Picture:
 
 
 def pair_of(file: FileReport) -> Pair:
-    """Find a telling moment of a file: in its longest stretch with a face, or where most was changed."""
+    """Pick a moment of a file: in its longest span with a changed face, else where the change is largest."""
     target, output = Path(file.target), Path(file.output or "")
     if is_image(target):
         return read_image(target), read_image(output)
     length = float(probe(target).duration)
-    # A key frame of the result costs one decoded frame instead of hundreds.
-    found = (_frame(output, best * length, earliest=first * length) for best, first in _moments(file))
-    return max(((frame_at(target, moment), after) for after, moment in found), key=_change)
+    # A keyframe of the result costs one decoded frame instead of hundreds.
+    results = (_frame(output, best * length, earliest=first * length) for best, first in _positions(file))
+    return max(((frame_at(target, time), after) for after, time in results), key=_change)
 
 
-def _moments(file: FileReport) -> list[tuple[float, float]]:
-    """Where to look: the best share of a video's length, and from where on an earlier one will do."""
+def _positions(file: FileReport) -> list[tuple[float, float]]:
+    """Return positions to try as shares of a video's length: the best, and the earliest acceptable one."""
     if file.quality is not None and file.frames_out:
         edges = [0, *(edge for span in file.quality.missed_spans for edge in span), file.frames_out]
-        stretches = zip(edges[::2], edges[1::2], strict=True)
-        length, start = max((stop - start, start) for start, stop in stretches)
+        spans = zip(edges[::2], edges[1::2], strict=True)
+        length, start = max((stop - start, start) for start, stop in spans)
         if length > 0:
             return [((start + length / 2) / file.frames_out, start / file.frames_out)]
-    return [(share, share) for share in _MOMENTS]
+    return [(share, share) for share in _CANDIDATES]
 
 
 def _change(pair: Pair) -> float:
-    """How much was changed: mean absolute difference in grey levels."""
+    """Return the mean absolute difference in grey levels; 0 if the sizes differ."""
     before, after = pair
     return float(np.mean(cv2.absdiff(before, after))) if before.shape == after.shape else 0.0
 
 
 def frame_at(path: Path, seconds: float) -> ByteImage:
-    """Decode the frame shown at some seconds after the first frame, upright: ``(H, W, 3)`` uint8 BGR.
+    """Decode the frame shown ``seconds`` after the first one, upright: ``(H, W, 3)`` uint8 BGR.
 
-    Beyond the end the last frame is taken; MediaError where the file cannot be decoded there.
+    Beyond the end, return the last frame. Raise MediaError if the file cannot be decoded there.
     """
     return _frame(path, seconds, earliest=seconds)[0]
 
 
 def portraits_of(file: FileReport) -> list[str]:
-    """Return a portrait of each person as a data URL, empty where there is none.
+    """Return a portrait of each person as a data URL, empty if there is none.
 
-    Whoever is seen for less than a second has none in the report: it is cut out of the target.
+    People seen for less than a second have no portrait in the report: theirs is cropped from the target.
     """
     return [_portrait(file, person) for person in (file.quality.people if file.quality else ())]
 
@@ -140,33 +140,30 @@ def _portrait(file: FileReport, person: PersonReport) -> str:
 
 
 def portrait_of(path: Path, seconds: float, box: Sequence[float]) -> str:
-    """Cut a face out of the frame shown at some seconds after the first frame; return it as a data URL.
+    """Crop a face, with a margin, from the frame shown ``seconds`` after the first; return a data URL.
 
-    The box is xyxy in pixels of the stored frame; some of what is around it is shown, too.
+    The box is xyxy in pixels of the stored frame (before rotation).
 
     Raises:
-        MediaError: The file cannot be decoded there, or nothing of the box is in the frame.
+        MediaError: The file cannot be decoded there, or the box is outside the frame.
     """
     info = probe(path)
     image, _ = _stored_frame(info, seconds, earliest=seconds)
     left, top, right, bottom = box
-    x, y, half = (
-        (left + right) / 2,
-        (top + bottom) / 2,
-        _PORTRAIT_MARGIN * max(right - left, bottom - top) / 2,
-    )
+    x, y = (left + right) / 2, (top + bottom) / 2
+    half = _PORTRAIT_MARGIN * max(right - left, bottom - top) / 2
     rows = slice(max(0, round(y - half)), max(0, round(y + half)))
-    part = image[rows, max(0, round(x - half)) : max(0, round(x + half))]
-    if not part.size:
+    crop = image[rows, max(0, round(x - half)) : max(0, round(x + half))]
+    if not crop.size:
         raise MediaError(tr("no frame could be decoded for a picture"), where=str(path))
-    return data_url(info.upright(part), height=_PORTRAIT_HEIGHT)
+    return data_url(info.upright(crop), height=_PORTRAIT_HEIGHT)
 
 
 def _frame(path: Path, seconds: float, *, earliest: float) -> tuple[ByteImage, float]:
-    """The frame at a time, or the key frame before it if that is not before ``earliest``; and its time."""
+    """Decode the frame at ``seconds``, or the keyframe before it if not before ``earliest``, and its time."""
     info = probe(path)
-    image, found = _stored_frame(info, seconds, earliest=earliest)
-    return info.upright(image), found
+    image, time = _stored_frame(info, seconds, earliest=earliest)
+    return info.upright(image), time
 
 
 def _stored_frame(info: VideoInfo, seconds: float, *, earliest: float) -> tuple[ByteImage, float]:
@@ -177,89 +174,95 @@ def _stored_frame(info: VideoInfo, seconds: float, *, earliest: float) -> tuple[
             stream = next(s for s in container.streams.video if s.index == info.video_index)
             stream.thread_type = "AUTO"
             container.seek(int((start + seconds) / info.time_base), stream=stream)
-            frame = _first_frame_from(_decoded(container, stream), start + seconds, start + earliest)
+            frame = _pick_frame(_decode(container, stream), start + seconds, start + earliest)
             image = frame.to_ndarray(format="bgr24")
     except (av.FFmpegError, StopIteration) as error:
         raise MediaError(tr("no frame could be decoded for a picture"), where=str(path)) from error
-    shown = frame.time if frame.time is not None else start + seconds
-    return np.asarray(image, np.uint8), shown - start
+    time = frame.time if frame.time is not None else start + seconds
+    return np.asarray(image, np.uint8), time - start
 
 
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
     return (frame for packet in demux_packets(container, stream) for frame in packet.decode())
 
 
-def _first_frame_from(frames: Iterator[av.VideoFrame], wanted: float, earliest: float) -> av.VideoFrame:
+def _pick_frame(frames: Iterator[av.VideoFrame], wanted: float, earliest: float) -> av.VideoFrame:
     frame = next(frames)
     if earliest < wanted and frame.time is not None and earliest <= frame.time <= wanted:
         return frame
-    for later in frames:
-        if frame.time is not None and frame.time >= wanted - _SAME_TIME:
+    for following in frames:
+        if frame.time is not None and frame.time >= wanted - _TIME_TOLERANCE:
             break
-        frame = later
+        frame = following
     return frame
 
 
-def players_of(results: Sequence[Path], *, room: int = MAX_PLAYER_BYTES) -> tuple[list[Player], list[str]]:
-    """Make players of the first videos among some results, within ``room`` bytes; name those left out."""
+def players_of(
+    results: Sequence[Path], *, max_bytes: int = MAX_PLAYER_BYTES
+) -> tuple[list[Player], list[str]]:
+    """Return players of the first videos, within ``max_bytes`` in total, and the names of those left out."""
     videos = [path for path in results if not is_image(path) and path.suffix.lower() != ".gif"]
     players, left_out = [], [path.name for path in videos[MAX_PLAYERS:]]
     for path in videos[:MAX_PLAYERS]:
-        share = room // min(len(videos), MAX_PLAYERS)
+        share = max_bytes // min(len(videos), MAX_PLAYERS)
         try:
-            content, told = _content(path, share)
+            content, note = _content(path, share)
         except (MediaError, OSError) as error:
             left_out.append(f"{path.name} ({error})")
             continue
         if len(content) <= share:
             url = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
-            players.append(Player(path, url, told))
+            players.append(Player(path, url, note))
         else:
             left_out.append(path.name)
     return players, left_out
 
 
 def _content(path: Path, share: int) -> tuple[bytes, str]:
-    """The file itself where a browser can play it and it is small; else a clip, and a word on that."""
+    """Return the file itself if it is small and any browser plays it, else a clip with a note."""
     if path.suffix.lower() in _PLAYABLE and path.stat().st_size <= share and probe(path).codec == "h264":
         return path.read_bytes(), ""
-    return clip_of(path), tr("the first {seconds:.0f} seconds, made smaller", seconds=CLIP_SECONDS)
+    return clip_of(path), tr("the first {seconds:.0f} seconds, scaled down", seconds=CLIP_SECONDS)
 
 
 def clip_of(path: Path) -> bytes:
-    """Encode the beginning of a video as a small MP4 that any browser plays, upright and without sound."""
-    info, made = probe(path), io.BytesIO()
+    """Encode the beginning of a video as a small H.264 MP4, upright and without audio.
+
+    Raises:
+        MediaError: The video cannot be decoded, or the clip not be encoded.
+    """
+    info, buffer = probe(path), io.BytesIO()
     try:
-        with open_source(path) as source, av.open(made, "w", format="mp4") as clip:
-            track = clip.add_stream("libx264", rate=_RATE, options=_ENCODING)
-            track.pix_fmt, track.codec_context.time_base = "yuv420p", _TICK
-            for image, passed in _images(source, CLIP_SECONDS, info):
-                if not track.codec_context.is_open:
-                    track.height, track.width = image.shape[:2]
+        with open_source(path) as source, av.open(buffer, "w", format="mp4") as clip:
+            stream = clip.add_stream("libx264", rate=_RATE, options=_ENCODING)
+            stream.pix_fmt, stream.codec_context.time_base = "yuv420p", _TICK
+            for image, time in _images(source, CLIP_SECONDS, info):
+                if not stream.codec_context.is_open:
+                    stream.height, stream.width = image.shape[:2]
                 frame = av.VideoFrame.from_ndarray(image, format="bgr24")
-                frame.pts, frame.time_base = round(passed / _TICK), _TICK
-                clip.mux(track.encode(frame))
-            clip.mux(track.encode(None))
+                frame.pts, frame.time_base = round(time / _TICK), _TICK
+                clip.mux(stream.encode(frame))
+            clip.mux(stream.encode(None))
     except (av.FFmpegError, IndexError) as error:
-        raise MediaError(tr("no clip could be made of it"), where=str(path)) from error
-    return made.getvalue()
+        raise MediaError(tr("no preview clip could be encoded"), where=str(path)) from error
+    return buffer.getvalue()
 
 
 def _images(source: InputContainer, seconds: float, info: VideoInfo) -> Iterator[tuple[ByteImage, float]]:
-    """Small upright pictures and their times from the first on; frames that come very fast are left out."""
+    """Yield small upright images and their times after the first one, at most about ``_RATE`` per second."""
     stream = source.streams.video[0]
     stream.thread_type = "AUTO"
-    first, due = None, 0.0
-    for frame in _decoded(source, stream):
+    first, next_time = None, 0.0
+    for frame in _decode(source, stream):
         first = (frame.time or 0.0) if first is None else first
-        passed = (frame.time or 0.0) - first
-        if passed >= seconds:
+        time = (frame.time or 0.0) - first
+        if time >= seconds:
             return
-        if passed < due:
+        if time < next_time:
             continue
-        due = passed + 0.9 / _RATE
+        next_time = time + 0.9 / _RATE
         scale = min(1.0, _CLIP_EDGE / max(frame.width, frame.height))
-        # The encoder's colour planes are half as wide and high: no odd sizes.
+        # 4:2:0 chroma planes are half as wide and high: no odd sizes.
         width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
         small = frame.reformat(width=width, height=height, format="bgr24").to_ndarray()
-        yield info.upright(small), passed
+        yield info.upright(small), time

@@ -1,4 +1,4 @@
-"""Contact sheets: the people of a batch, or of a library, with pictures, as a page and as lines."""
+"""Contact sheets: the people of a batch or of a library, with pictures, as a page and as text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from colab_helpers.faces.analyser import FaceAnalyser
 
 MAX_CARDS, MAX_SHOTS = 200, 8
-"""People on a sheet, and pictures of each."""
+"""Limits of a sheet: people, and pictures per person."""
 SHEET_NAME = "sheet.html"
 _MAX_FILES = 4
 _EDGE = 120
@@ -36,10 +36,10 @@ _EDGE = 120
 
 @dataclass(frozen=True, eq=False)
 class CardPicture:
-    """A picture of somebody, ``(H, W, 3)`` uint8 BGR, with what is said of it; ``marked``: as doubtful."""
+    """A picture of a person, ``(H, W, 3)`` uint8 BGR; ``marked`` if it may show somebody else."""
 
     image: ByteImage
-    told: str = ""
+    caption: str = ""
     marked: bool = False
 
     @cached_property
@@ -50,7 +50,7 @@ class CardPicture:
 
 @dataclass(frozen=True, eq=False)
 class Card:
-    """One of the people; ``remarks`` is what somebody should look at."""
+    """One person on a sheet; ``remarks`` are what the user should check."""
 
     name: str
     shots: tuple[CardPicture, ...]
@@ -59,71 +59,65 @@ class Card:
 
     @property
     def line(self) -> str:
-        """What a list says."""
+        """The card as one line of text."""
         return printable(f"{self.name}: {'; '.join([*self.facts, *self.remarks])}")
 
 
 def batch_cards(folder: Path) -> list[Card]:
-    """Return the people of an output folder; UsageError where its records cannot be read."""
-    return [
-        Card(
-            row.name,
-            tuple(map(CardPicture, crops_of(folder, row, MAX_SHOTS))),
-            facts_of(row),
-            remarks_of(row),
-        )
-        for row in list_people(folder)
-    ]
+    """Return the people of an output folder; raise UsageError if its records cannot be read."""
+    cards = []
+    for row in list_people(folder):
+        shots = tuple(map(CardPicture, crops_of(folder, row, MAX_SHOTS)))
+        cards.append(Card(row.name, shots, facts_of(row), remarks_of(row)))
+    return cards
 
 
-def crops_of(folder: Path, row: PersonSummary, most: int) -> list[ByteImage]:
-    """Read the first pictures of somebody; those that are no longer there are left out."""
-    found = []
-    for name in row.crops[:most]:
+def crops_of(folder: Path, row: PersonSummary, limit: int) -> list[ByteImage]:
+    """Read the first ``limit`` pictures of a person; those that cannot be read are left out."""
+    crops = []
+    for name in row.crops[:limit]:
         with suppress(ColabHelpersError, OSError):
-            found.append(read_image(folder / PEOPLE_FOLDER_NAME / name))
-    return found
+            crops.append(read_image(folder / PEOPLE_FOLDER_NAME / name))
+    return crops
 
 
 def facts_of(row: PersonSummary) -> tuple[str, ...]:
-    """What is done to somebody of a batch, and where they are seen."""
+    """Return what is done to a person of a batch, and in which files they are seen for how long."""
     names = [f"{name} ({duration(seconds)})" for name, seconds in row.files.items()]
-    seen = first_of(names, _MAX_FILES)
-    where = tr("{time} in {files}", time=duration(row.seconds), files=seen) if names else tr("not seen yet")
+    files = first_of(names, _MAX_FILES)
+    where = tr("{time} in {files}", time=duration(row.seconds), files=files) if names else tr("not seen yet")
     return source_text(row.source), where
 
 
 def remarks_of(row: PersonSummary) -> tuple[str, ...]:
-    """What to look at before a run."""
-    alike = tr("looks much like {names}", names=", ".join(row.alike)) if row.alike else ""
-    doubt = tr("put together with little certainty: look at the pictures") if row.doubtful else ""
+    """Return what to check about a person before a run."""
+    alike = tr("looks similar to {names}", names=", ".join(row.alike)) if row.alike else ""
+    doubt = tr("grouped with low confidence: check the pictures") if row.doubtful else ""
     return tuple(filter(None, (alike, doubt)))
 
 
 def library_cards(library: Path, models_dir: Path | None) -> list[Card]:
-    """Return the people of a library, each photo with how much it counts; one of somebody else is marked.
+    """Return the people of a library, with the weight of each photo; photos of somebody else are marked.
 
     Raises:
-        MissingFileError: Nobody is in it.
-        ModelError: The networks that find faces are not in ``models_dir``.
+        MissingFileError: The library is empty.
+        ModelError: The face detection networks are not in ``models_dir``.
     """
     from colab_helpers.faces.analyser import FaceAnalyser
 
     names = library_names(library)
     if not names:
-        remedy = mark(
-            "run the batch with people=only first, or name a folder that holds one of photos for each person"
-        )
+        remedy = mark("run the batch with people=only first, or give a folder with one subfolder per person")
         what = tr("there are neither people of a batch here nor folders of photos")
         raise MissingFileError(what, where=str(library), remedy=tr(remedy))
     analyser = FaceAnalyser(Settings(), models_dir=models_dir)
-    return [_person(library / name, analyser) for name in names]
+    return [_library_card(library / name, analyser) for name in names]
 
 
-def _person(folder: Path, analyser: FaceAnalyser) -> Card:
+def _library_card(folder: Path, analyser: FaceAnalyser) -> Card:
     from colab_helpers.faces.photos import examine, find_outliers
 
-    seen, remarks = [], []
+    examined, remarks = [], []
     try:
         photos = [Path(path) for path in find_photos(str(folder))]
     except ColabHelpersError as error:
@@ -132,29 +126,29 @@ def _person(folder: Path, analyser: FaceAnalyser) -> Card:
         try:
             image = read_image(path)
             small = shrink_to_fit(image, height=2 * _EDGE, width=2 * _EDGE)
-            seen.append((path.name, small, examine(analyser, image)))
+            examined.append((path.name, small, examine(analyser, image)))
         except ColabHelpersError as error:
             remarks.append(f"{path.name}: {error.what}")
-    known = [one for _, _, report in seen if (one := report.embedding) is not None]
-    odd = iter(find_outliers(known))
+    embeddings = [one for _, _, report in examined if (one := report.embedding) is not None]
+    outliers = iter(find_outliers(embeddings))
     shots = []
-    for name, small, report in seen:
-        foreign = report.embedding is None or next(odd)
-        hints = [tr("Looks like somebody else.")] if foreign and report.faces else [*report.hints]
+    for name, small, report in examined:
+        unused = report.embedding is None or next(outliers)
+        hints = [tr("Looks like somebody else.")] if unused and report.faces else [*report.hints]
         remarks += [f"{name}: {' '.join(hints)}"] if hints else []
-        told = tr("left out") if foreign else tr("counts {share:.0%}", share=report.quality)
-        shots.append(CardPicture(small, f"{name}: {told}", marked=foreign))
+        weight = tr("left out") if unused else tr("weight {share:.0%}", share=report.quality)
+        shots.append(CardPicture(small, f"{name}: {weight}", marked=unused))
     used = sum(not shot.marked for shot in shots)
-    facts = (tr("{used} of {count} photos count", used=used, count=len(photos)),)
+    facts = (tr("{used} of {count} photos used", used=used, count=len(photos)),)
     return Card(folder.name, tuple(shots[:MAX_SHOTS]), facts, tuple(remarks))
 
 
 def write_sheet(folder: Path, title: str, cards: Sequence[Card]) -> Path:
-    """Write a page of people into a folder; return its place.
+    """Write a contact sheet into a folder; return its path.
 
     Raises:
-        UsageError: A file of the user's has its name.
-        OutputError: The folder cannot be written to.
+        UsageError: A user's file has its name.
+        OutputError: The folder is not writable.
     """
     page = folder / SHEET_NAME
     WritePolicy(made=is_own_file).ensure_writable(page)

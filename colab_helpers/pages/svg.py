@@ -1,7 +1,6 @@
-"""Charts as inline SVG, for pages and notebooks that load nothing from elsewhere.
+"""Draw charts as inline SVG, for self-contained pages and notebooks.
 
-Text and axes take the page's own text colour, so they fit a light page and a dark one. The same values always
-give the same text.
+Text and axes take the page's text colour, so they fit light and dark pages. Output is deterministic.
 """
 
 from __future__ import annotations
@@ -14,29 +13,29 @@ from markupsafe import Markup
 
 from colab_helpers.pages.units import clock_text, number
 
-# From the palette of Okabe and Ito, which people with any of the usual colour-vision deficiencies can tell
-# apart; of it only colours that have a contrast of 3 to 1 or more on white and on a dark page alike.
+# From the colour-blind safe palette of Okabe and Ito, only those with a contrast of at least 3:1 on both
+# light and dark pages.
 BLUE, GREEN, PURPLE, VERMILLION = "#0072B2", "#009E73", "#C26A98", "#D55E00"
 ALARM = VERMILLION
 GOOD, WARN, BAD = "#2f8f3a", "#b87300", "#e0443e"
-"""Of words: as easy to read on a dark page as on a light one (about 4 : 1)."""
-# Lines of a chart differ in their dashes too, for print in black and white.
+"""Text colours with a contrast of about 4:1 on both dark and light pages."""
+# Lines differ in their dashes too, for print in black and white.
 STYLES = ((BLUE, ""), (VERMILLION, "7 3"), (GREEN, "2 3"), (PURPLE, "9 3 2 3"))
 
 WIDTH, HEIGHT = 460, 190
-"""Size of a chart in pixels; on a narrower page it shrinks."""
+"""Size of a chart in pixels; it shrinks with the page."""
 SMALL_WIDTH, SMALL_HEIGHT = 200, 34
-"""Size of a small chart with its figures, in pixels."""
+"""Size of a sparkline with its values, in pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 40, 36
-"""Room around the lines of a chart for axes, title and legend, in pixels."""
-_STRIP_WIDTH, _STRIP_LEAST = 1000, 2.5
-"""A strip's own units across, and how many of them a single frame takes at least: it is to be seen."""
+"""Margins of a chart for axes, title and legend, in pixels."""
+_STRIP_WIDTH, _STRIP_MINIMUM = 1000, 2.5
+"""Width of a strip in SVG units, and minimum width of a span, so that a single frame is visible."""
 _LETTER = 6.5  # mean width of a letter, in pixels
 _TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
 Points = Sequence[tuple[float, float | None]]
-"""Pairs of seconds and value in the order of time; a value of None or NaN is a gap."""
-_Known = list[tuple[float, float]]
+"""Pairs of seconds and value in order of time; a value of None or NaN is a gap."""
+_Segment = list[tuple[float, float]]
 
 
 def sparkline(
@@ -48,10 +47,10 @@ def sparkline(
     limit: float | None = None,
     colour: str = BLUE,
 ) -> Markup:
-    """Draw small lines from 0 up, the first one strongest, without axes, their last values in figures behind.
+    """Draw a small chart without axes, the first line strongest, with the last value as text.
 
-    ``high`` is its upper edge, by default the greatest value; a dashed line is drawn across at ``limit``.
-    Of several last values the least and the greatest are told.
+    Values range from 0 to ``high``, by default the maximum; a dashed line marks ``limit``. With several
+    lines, the text is the range of their last values.
     """
     last = [number(value) for value in sorted(_values([line[-1] for line in lines if line]))]
     figures = f"{'–'.join(dict.fromkeys((last[0], last[-1])))} {unit}" if last else "–"
@@ -59,8 +58,8 @@ def sparkline(
     right = max(2.0, SMALL_WIDTH - _LETTER * len(figures) - 7)
     scale = _Scale.of(lines, (0.0, top or 1.0), (1.0, 2.0, right, SMALL_HEIGHT - 2.0))
     parts = [
-        _curve(line, scale, colour, column=3.0, shaded=len(lines) == 1, opacity=0.45 if place else 1.0)
-        for place, line in enumerate(lines)
+        _curve(line, scale, colour, column=3.0, shaded=len(lines) == 1, opacity=0.45 if index else 1.0)
+        for index, line in enumerate(lines)
     ]
     if limit is not None:
         parts.append(_path(f"M1 {scale.to_y(limit):.1f} H{right:.1f}", ALARM, "2 3", width=1.0))
@@ -71,9 +70,9 @@ def sparkline(
 def line_chart(
     lines: Mapping[str, Points], *, title: str, unit: str, x_label: str, high: float | None = None
 ) -> Markup:
-    """Draw lines over time with axes and a legend; the axis of values reaches at least from 0 to ``high``.
+    """Draw lines over time with axes and a legend; the value axis covers at least 0 to ``high``.
 
-    In one pixel column each line keeps its least and its greatest value, so that peaks stay.
+    Each pixel column keeps the minimum and maximum of a line, so that peaks remain visible.
     """
     values = [0.0, high or 0.0, *(value for points in lines.values() for value in _values(points))]
     ticks = nice_ticks(min(values), max(values))
@@ -93,28 +92,28 @@ def line_chart(
 def strip(
     present: Sequence[tuple[int, int]], missed: Sequence[tuple[int, int]], frames: int, *, label: str
 ) -> Markup:
-    """Draw a bar as long as a video, as wide as there is room: when somebody is there, and when missed.
+    """Draw a video as a full-width bar that shows when a person is present, and when missed.
 
-    ``present`` and ``missed`` are frames, the first and the one after the last, of ``frames`` in all.
+    ``present`` and ``missed`` are half-open spans of frames, out of ``frames`` in total.
     """
-    made = Markup(
+    template = Markup(
         '<svg role="img" aria-label="{label}" viewBox="0 0 {width} 10" preserveAspectRatio="none" '
         'style="display:block;width:100%;height:10px;background:rgba(128,128,128,.2)">'
         '<title>{label}</title><path d="{present}" fill="{blue}" fill-opacity="0.45"/>'
         '<path d="{missed}" fill="{alarm}"/></svg>'
     )
-    drawn = {"present": _bars(present, frames), "missed": _bars(missed, frames)}
-    return made.format(label=label, width=_STRIP_WIDTH, blue=BLUE, alarm=ALARM, **drawn)
+    bars = {"present": _bars(present, frames), "missed": _bars(missed, frames)}
+    return template.format(label=label, width=_STRIP_WIDTH, blue=BLUE, alarm=ALARM, **bars)
 
 
 def _bars(spans: Sequence[tuple[int, int]], frames: int) -> str:
     unit = _STRIP_WIDTH / max(frames, 1)
-    widths = [(start * unit, max((stop - start) * unit, _STRIP_LEAST)) for start, stop in spans]
+    widths = [(start * unit, max((stop - start) * unit, _STRIP_MINIMUM)) for start, stop in spans]
     return " ".join(f"M{left:.1f} 0h{width:.1f}v10h-{width:.1f}z" for left, width in widths)
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """Find three to five round numbers at even distances, from at most ``low`` to at least ``high``."""
+    """Return three to five evenly spaced round numbers that enclose ``low`` and ``high``."""
     span = high - low if high > low else 1.0
     power = 10.0 ** (math.floor(math.log10(span)) - 1)
     for factor in (1, 2, 2.5, 5, 10, 20, 25, 50, 100):
@@ -127,7 +126,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Turns values into pixels: ``x`` and ``y`` are their ranges, ``box`` is left, top, right, bottom."""
+    """Maps values to pixels: ``x`` and ``y`` are value ranges, ``box`` is left, top, right, bottom."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -153,24 +152,23 @@ def _values(points: Points) -> Iterator[float]:
     return (value for _, value in points if value is not None and math.isfinite(value))
 
 
-def _stretches(points: Points) -> Iterator[_Known]:
-    """Stretches without a gap."""
-    stretch: _Known = []
+def _split_at_gaps(points: Points) -> Iterator[_Segment]:
+    segment: _Segment = []
     for x, y in [*points, (0.0, None)]:
         if y is not None and math.isfinite(y):
-            stretch.append((x, y))
-        elif stretch:
-            yield stretch
-            stretch = []
+            segment.append((x, y))
+        elif segment:
+            yield segment
+            segment = []
 
 
-def _thinned(points: _Known, scale: _Scale, column: float) -> Iterator[tuple[float, float]]:
-    """The least and the greatest point of every so many pixels, in their order."""
-    columns: dict[int, _Known] = {}
+def _thin_out(points: _Segment, scale: _Scale, column: float) -> Iterator[tuple[float, float]]:
+    """Yield the lowest and highest point of every ``column`` pixels, in order of time."""
+    columns: dict[int, _Segment] = {}
     for point in points:
         columns.setdefault(int(scale.to_x(point[0]) / column), []).append(point)
-    for found in columns.values():
-        yield from sorted({min(found, key=lambda p: p[1]), max(found, key=lambda p: p[1])})
+    for group in columns.values():
+        yield from sorted({min(group, key=lambda p: p[1]), max(group, key=lambda p: p[1])})
 
 
 def _curve(
@@ -183,32 +181,30 @@ def _curve(
     shaded: bool = False,
     opacity: float = 1.0,
 ) -> Markup:
-    """One line; at a gap the pen is lifted, and a single point becomes a dot, which round ends show."""
-    drawn, shades = [], []
-    for stretch in _stretches(points):
-        pixels = [f"{scale.to_x(x):.1f} {scale.to_y(y):.1f}" for x, y in _thinned(stretch, scale, column)]
-        drawn.append("M" + " L".join(pixels) + (" h0" if len(pixels) == 1 else ""))
-        left, right = scale.to_x(stretch[0][0]), scale.to_x(stretch[-1][0])
-        shades.append(f"{drawn[-1]} L{right:.1f} {scale.box[3]} L{left:.1f} {scale.box[3]} Z")
-    shade = Markup('<path d="{}" fill="{}" fill-opacity="0.15"/>').format(" ".join(shades), colour)
-    return (shade if shaded and shades else Markup()) + _path(
-        " ".join(drawn), colour, dashes, opacity=opacity
-    )
+    """Draw one line with gaps; round line caps make an isolated point visible as a dot."""
+    paths, areas = [], []
+    for segment in _split_at_gaps(points):
+        pixels = [f"{scale.to_x(x):.1f} {scale.to_y(y):.1f}" for x, y in _thin_out(segment, scale, column)]
+        paths.append("M" + " L".join(pixels) + (" h0" if len(pixels) == 1 else ""))
+        left, right = scale.to_x(segment[0][0]), scale.to_x(segment[-1][0])
+        areas.append(f"{paths[-1]} L{right:.1f} {scale.box[3]} L{left:.1f} {scale.box[3]} Z")
+    shade = Markup('<path d="{}" fill="{}" fill-opacity="0.15"/>').format(" ".join(areas), colour)
+    line = _path(" ".join(paths), colour, dashes, opacity=opacity)
+    return shade + line if shaded and areas else line
 
 
 def _path(data: str, colour: str, dashes: str = "", *, width: float = 1.6, opacity: float = 1.0) -> Markup:
-    made = Markup(
+    template = Markup(
         '<path d="{}" fill="none" stroke="{}" stroke-dasharray="{}" stroke-width="{}" stroke-opacity="{}" '
         'stroke-linecap="round" stroke-linejoin="round"/>'
     )
-    return made.format(data, colour, dashes or "none", width, opacity) if data else Markup()
+    return template.format(data, colour, dashes or "none", width, opacity) if data else Markup()
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", *, bold: bool = False) -> Markup:
-    made = Markup(
+    return Markup(
         '<text x="{:.1f}" y="{:.1f}" text-anchor="{}" font-weight="{}" fill="currentColor">{}</text>'
-    )
-    return made.format(x, y, anchor, 600 if bold else 400, text)
+    ).format(x, y, anchor, 600 if bold else 400, text)
 
 
 def _grid(scale: _Scale, ticks: Sequence[float]) -> Iterator[Markup]:

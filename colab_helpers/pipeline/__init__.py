@@ -1,7 +1,7 @@
-"""One file from end to end: read, find faces, change them, write, as bounded stages in threads.
+"""Pipeline of one file: read, find faces, change them and write, in threads with bounded queues between them.
 
-Frames are decoded once and detected once. A frame without a face to change goes from the decoder to the
-encoder as it is; in the others only the samples inside the faces' boxes are touched.
+Each frame is decoded and searched for faces once. A frame without a face to change goes from decoder to
+encoder untouched; in the others only samples inside the bounding boxes of faces are modified.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The faces of one target before any is changed: who is there, how well seen, and in which frames best."""
+"""Scan of a target's faces before any is changed: its tracks, their quality, and portraits of each person."""
 
 from __future__ import annotations
 
@@ -41,59 +41,55 @@ from colab_helpers.pipeline.video_stages import (
 from colab_helpers.progress import ProgressCallback
 
 TURNED, SMALL = 40.0, 48.0
-"""Degrees to the side from which half of a face is hidden, and a width in pixels that tells little."""
+"""Yaw in degrees from which half of a face is hidden, and width in pixels below which a face shows little."""
 CROP = 224
-"""Edge of the pictures of people, in pixels."""
-_SHARE = 0.72  # of such a picture belongs to the network's crop of a face
-# Of each person of a video so many frames are looked at; each is of another track where there are several.
-_GLIMPSES = 3
-# Chooses nobody.
-_NOBODY = Assignment(None, PersonFilter())
-# What is before a face is told by the middle of its crop.
+"""Width and height of portraits, in pixels."""
+_CROP_SHARE = 0.72  # share of a portrait's width that the aligned crop of the face takes
+# Candidate frames per person of a video, each of another track.
+_MAX_CANDIDATES = 3
+_SELECT_NOBODY = Assignment(None, PersonFilter())
+# Occlusion is measured in the middle of the crop.
 _MIDDLE = slice(88, 168)
 
 
 @dataclass(frozen=True, eq=False)
 class PortraitCandidate:
-    """A frame that promises to show somebody well."""
+    """A frame from which a portrait of a person may be taken."""
 
     expected_worth: float  # see `quality.expected_worth`
     frame: int
-    before: int | None  # timestamp of the frame before it, in ticks; None of the first
+    previous_pts: int | None  # timestamp of the frame before it, in ticks; None for the first frame
     face: Face
     others: Sequence[Face]  # the frame's other faces
 
 
 @dataclass(frozen=True, eq=False)
 class FacePortrait:
-    """A picture of somebody."""
+    """A portrait of a person in a target."""
 
     track: int
-    image: ByteImage  # ``(224, 224, 3)`` uint8 BGR, the face upright in its middle
+    image: ByteImage  # ``(224, 224, 3)`` uint8 BGR, the face upright in the middle
     worth: float  # see `quality.worth`
-    dark: bool  # whether little can be told apart
-    # Share of the middle of the face that something stands before; None without an occluder.
-    covered: float | None
+    dark: bool  # whether it is too dark to recognise much
+    covered: float | None  # occluded share of the middle of the face; None without an occluder model
 
 
 @dataclass(eq=False)
 class FaceScan:
-    """What is known of the faces of a target."""
+    """Result of scanning the faces of a target."""
 
-    tracks: Sequence[Track]  # all of them; in a picture, one for each face
-    rate: float  # frames a second; 0 of a picture
-    # How many there are, ``shown`` those with a face, ``faces`` all of these; ``turned`` those turned far to
-    # the side, ``small`` those of few pixels.
-    frames: int = 0
-    shown: int = 0
-    faces: int = 0
-    turned: int = 0
-    small: int = 0
-    chosen: frozenset[int] = frozenset()  # numbers of the tracks that are changed as the cast has it
-    portraits: list[FacePortrait] = field(default_factory=list)  # the best pictures of everybody
+    tracks: Sequence[Track]  # all tracks; in a picture, one for each face
+    rate: float  # frames per second; 0 for a picture
+    frames: int = 0  # number of frames
+    shown: int = 0  # frames with a face
+    faces: int = 0  # faces, summed over all frames
+    turned: int = 0  # those turned far to the side
+    small: int = 0  # those of few pixels
+    chosen: frozenset[int] = frozenset()  # numbers of the tracks that the assignment changes
+    portraits: list[FacePortrait] = field(default_factory=list)  # the best portraits of each person
 
     def count(self, faces: Sequence[Face]) -> None:
-        """Count a frame."""
+        """Count the faces of a frame."""
         self.frames += 1
         self.shown += bool(faces)
         self.faces += len(faces)
@@ -112,10 +108,10 @@ def find_faces(
     file_index: int = 0,
     file_count: int = 1,
 ) -> FaceScan:
-    """Find all faces of a video, unless its index knows them, and look at the best frames of everybody.
+    """Find all faces of a video that are not yet indexed, and take portraits from each person's best frames.
 
-    The index is complete afterwards. The watcher sees each frame before anything is made of what was found;
-    progress is told as by `plan`. ColabHelpersError where the video cannot be read.
+    The index is complete afterwards. The watcher sees each frame before it is indexed; progress is reported
+    as by `plan_video`. Raise ColabHelpersError if the video cannot be read.
     """
     info = probe(target)
     frames = info.frames if engine.settings.keep_fps else None
@@ -126,32 +122,32 @@ def find_faces(
     with one_opencv_thread():
         try:
             faces = track_faces(video, index, all_first=True)
-        except NoFaceError:  # whom the settings follow is not in this one
-            faces = track_faces(replace(video, assignment=_NOBODY), index, all_first=True)
-        found, best = _counted(faces, float(result_rate(engine.settings, info)))
-        for glimpse in best:
-            with closing(frames_from(video, glimpse.frame, glimpse.before)) as there:
-                picture = VideoPicture(next(there).video, rotation=info.upright_rotation)
-                found.portraits.append(_portrayed(engine, picture, glimpse.face, glimpse.others))
-    return found
+        except NoFaceError:  # the person to follow is not in this video
+            faces = track_faces(replace(video, assignment=_SELECT_NOBODY), index, all_first=True)
+        scan, candidates = _scan_frames(faces, float(result_rate(engine.settings, info)))
+        for candidate in candidates:
+            with closing(frames_from(video, candidate.frame, candidate.previous_pts)) as reader:
+                picture = VideoPicture(next(reader).video, rotation=info.upright_rotation)
+                scan.portraits.append(_portrait(engine, picture, candidate.face, candidate.others))
+    return scan
 
 
 def _find_in_animation(engine: Engine, assignment: Assignment, animation: Animation) -> FaceScan:
     try:
         faces = open_animation_tracking(engine, animation, assignment)
     except NoFaceError:
-        faces = open_animation_tracking(engine, animation, _NOBODY)
+        faces = open_animation_tracking(engine, animation, _SELECT_NOBODY)
     deque(faces.find_all(detected_jobs(animation, faces)), maxlen=0)
-    found, best = _counted(faces, len(animation.durations) * 1000 / sum(animation.durations))
+    scan, candidates = _scan_frames(faces, len(animation.durations) * 1000 / sum(animation.durations))
     for number, still in enumerate(animation.frames()):
         picture = BgrPicture(still.bgr, still.alpha)
-        shown = [glimpse for glimpse in best if glimpse.frame == number]
-        found.portraits += [_portrayed(engine, picture, one.face, one.others) for one in shown]
-    return found
+        candidates_here = [candidate for candidate in candidates if candidate.frame == number]
+        scan.portraits += [_portrait(engine, picture, one.face, one.others) for one in candidates_here]
+    return scan
 
 
 def find_in_picture(engine: Engine, assignment: Assignment, target: Path) -> FaceScan:
-    """Find the faces of a picture file, which may move; ColabHelpersError where it cannot be read."""
+    """Find the faces of a picture or animation file; raise ColabHelpersError if it cannot be read."""
     animation = Animation.of(target)
     if animation is not None:
         return _find_in_animation(engine, assignment, animation)
@@ -159,68 +155,64 @@ def find_in_picture(engine: Engine, assignment: Assignment, target: Path) -> Fac
     try:
         assignment = with_reference(engine, assignment, [picture], number=0, where=str(target))
     except NoFaceError:
-        assignment = _NOBODY
+        assignment = _SELECT_NOBODY
     selection = Selection(engine.settings, assignment)
     faces = engine.analyser.describe(picture, engine.analyser.search(picture))
     faces = [replace(face, track=number) for number, face in enumerate(faces)]
-    found = FaceScan([_track(face) for face in faces], 0.0)
-    found.count(faces)
-    found.chosen = frozenset(face.track for face in selection.in_picture(faces) if face.track is not None)
+    scan = FaceScan([_track(face) for face in faces], 0.0)
+    scan.count(faces)
+    scan.chosen = frozenset(face.track for face in selection.in_picture(faces) if face.track is not None)
     for face in faces:
         others = [other for other in faces if other is not face]
-        found.portraits.append(_portrayed(engine, picture, face, others))
-    return found
+        scan.portraits.append(_portrait(engine, picture, face, others))
+    return scan
 
 
 def _track(face: Face) -> Track:
-    """A face of a picture as a track: somebody has chosen the picture, so that one look counts as sure."""
+    """Make a track of a face in a picture, for which a single embedding counts as enough."""
     assert face.track is not None
     return Track(
         face.track, 0, 0, found=1, asked=MIN_EMBEDDINGS, embeddings=face.embedding, ends=(face.box, face.box)
     )
 
 
-def _counted(faces: FaceTracking, rate: float) -> tuple[FaceScan, list[PortraitCandidate]]:
-    """Count what is seen in all frames; return also the best of them."""
-    found, times, glimpses = (
-        FaceScan(faces.tracks, rate),
-        Counter[int | None](),
-        dict[int | None, PortraitCandidate](),
-    )
-    before: int | None = None
-    for row, shown in zip(faces.index, faces.known_faces(), strict=True):
-        found.count(shown)
-        times.update(face.track for face in faces.selection.of(shown))
-        for face in shown:
-            others = [other for other in shown if other is not face]
-            promised, best = expected_worth(face, others), glimpses.get(face.track)
-            if best is None or promised > best.expected_worth:
-                glimpses[face.track] = PortraitCandidate(promised, row.frame, before, face, others)
-        before = row.pts
-    found.chosen = frozenset(track.number for track in faces.tracks if 2 * times[track.number] > track.found)
-    return found, _best(faces.tracks, glimpses)
+def _scan_frames(faces: FaceTracking, rate: float) -> tuple[FaceScan, list[PortraitCandidate]]:
+    """Count the faces of all frames; return also the best candidates for portraits."""
+    scan, counts = FaceScan(faces.tracks, rate), Counter[int | None]()
+    candidates, previous_pts = dict[int | None, PortraitCandidate](), None
+    for row, found in zip(faces.index, faces.known_faces(), strict=True):
+        scan.count(found)
+        counts.update(face.track for face in faces.selection.of(found))
+        for face in found:
+            others = [other for other in found if other is not face]
+            expected, best = expected_worth(face, others), candidates.get(face.track)
+            if best is None or expected > best.expected_worth:
+                candidates[face.track] = PortraitCandidate(expected, row.frame, previous_pts, face, others)
+        previous_pts = row.pts
+    scan.chosen = frozenset(track.number for track in faces.tracks if 2 * counts[track.number] > track.found)
+    return scan, _best_candidates(faces.tracks, candidates)
 
 
-def _best(
-    tracks: Sequence[Track], glimpses: Mapping[int | None, PortraitCandidate]
+def _best_candidates(
+    tracks: Sequence[Track], candidates: Mapping[int | None, PortraitCandidate]
 ) -> list[PortraitCandidate]:
-    """The best frames of each person, in the order of the video."""
-    best: list[PortraitCandidate] = []
+    """Best candidates of each person, in the order of the video."""
+    chosen: list[PortraitCandidate] = []
     for person in group_tracks(tracks):
-        seen = [glimpses[track.number] for track in person if track.number in glimpses]
-        best += sorted(seen, key=lambda glimpse: -glimpse.expected_worth)[:_GLIMPSES]
-    return sorted(best, key=lambda glimpse: glimpse.frame)
+        own = [candidates[track.number] for track in person if track.number in candidates]
+        chosen += sorted(own, key=lambda candidate: -candidate.expected_worth)[:_MAX_CANDIDATES]
+    return sorted(chosen, key=lambda candidate: candidate.frame)
 
 
-def _portrayed(engine: Engine, picture: Picture, face: Face, others: Sequence[Face]) -> FacePortrait:
-    template = (FFHQ_512 - 256) * np.float32(_SHARE * CROP / 512) + CROP / 2
+def _portrait(engine: Engine, picture: Picture, face: Face, others: Sequence[Face]) -> FacePortrait:
+    template = (FFHQ_512 - 256) * np.float32(_CROP_SHARE * CROP / 512) + CROP / 2
     image = picture.crop(similarity_transform(face.kps, template), CROP)
     grey = cv2.cvtColor(image[_MIDDLE, _MIDDLE], cv2.COLOR_BGR2GRAY)
-    (visibility,) = FaceMasks(occluder=engine.occluder).raw_visibility(picture, [face])
+    (mask,) = FaceMasks(occluder=engine.occluder).raw_visibility(picture, [face])
     return FacePortrait(
         track=face.track or 0,
         image=image,
         worth=worth(picture, face, others),
         dark=percentile(grey, 95) < DARK,
-        covered=None if visibility is None else float((visibility.visibility[_MIDDLE, _MIDDLE] < 128).mean()),
+        covered=None if mask is None else float((mask.visibility[_MIDDLE, _MIDDLE] < 128).mean()),
     )

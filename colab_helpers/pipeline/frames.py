@@ -1,4 +1,4 @@
-"""Frames on their way: their faces found, selected, changed and measured, and what was measured added up."""
+"""Frame jobs, changing and measuring the faces of frames, and collecting the measurements."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from colab_helpers.faces.quality import (
     TrackStats,
     add_span,
     brightness,
-    likeness,
     portrait_url,
+    source_similarity,
     worth,
 )
 from colab_helpers.faces.selection import FacesDigest, Selection, needs_embeddings, reference_embedding
@@ -37,7 +37,7 @@ from colab_helpers.language import tr
 from colab_helpers.media.picture import BgrPicture, Picture
 
 QUEUE_SHARE = 0.2
-"""Of the budget for memory, what frames that wait may take: networks, decoder and encoder need the rest."""
+"""Share of the memory budget for waiting frames: networks, decoder and encoder need the rest."""
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
@@ -47,59 +47,57 @@ CropCallback = Callable[[ByteImage, FloatArray], None]
 
 @dataclass(eq=False)
 class MeasuredFace:
-    """One face of a frame, and what was measured of it."""
+    """One face of a frame with its measurements."""
 
     face: Face
-    # Its brightness before it was changed, ``after`` after it; None where it was not.
-    before: Brightness | None = None
-    after: Brightness | None = None
-    # Between source and what the network made of it, what was pasted of that, and what came of it in the end;
-    # empty where nothing was compared.
+    before: Brightness | None = None  # brightness before the change; None if it is not changed
+    after: Brightness | None = None  # brightness after the change
+    # Cosine similarity of the source to the network's crop, to the pasted face and to the final one; empty
+    # unless sampled.
     cosines: list[float] = field(default_factory=list)
-    # How well it would do as a portrait, where that was looked at; ``portrait`` is its picture.
-    worth: float = 0.0
-    portrait: str = ""
+    worth: float = 0.0  # suitability as a portrait; 0 unless sampled
+    portrait: str = ""  # the portrait as a data URL
 
 
 @dataclass(eq=False)
 class FrameJob(Generic[Item, AnyPicture]):
-    """A frame on its way, with the faces of it that are to be changed."""
+    """A frame passing through the pipeline, with its faces."""
 
-    index: int  # its number
-    item: Item  # what it was read as
-    picture: AnyPicture  # its pixels, which are changed in place
-    faces: Sequence[Face] = ()  # the faces that are changed
-    # Whether it shares its picture with the one before, as is done to keep a constant rate: such a picture is
-    # changed once.
+    index: int  # frame number
+    item: Item  # the frame as it was read
+    picture: AnyPicture  # its pixels, changed in place
+    faces: Sequence[Face] = ()  # the faces to change
+    # Whether it shares its picture, which is changed once, with the frame before (at a constant frame rate).
     repeats: bool = False
-    pts: int = 0  # its timestamp, in ticks; ``seconds`` its time after the first frame
-    seconds: float = 0.0
-    chosen: Sequence[Face] = ()  # faces that are changed if they are not hidden; see ``FaceTracking.works``
-    # All faces with their measurements; empty where the picture repeats.
-    shown: Sequence[MeasuredFace] = ()
-    # What the swapper is shown of ``faces``, by track, where it was prepared; see
-    # ``FrameChanger.with_denoised_crops``.
+    pts: int = 0  # timestamp, in ticks
+    seconds: float = 0.0  # time since the first frame
+    selected: Sequence[Face] = ()  # faces to change unless they are hidden; see ``FaceTracking.jobs``
+    measured_faces: Sequence[MeasuredFace] = ()  # all faces; empty if the picture repeats
+    # Denoised input of the swapper for ``faces``, by track; see ``FrameChanger.with_denoised_crops``.
     crops: Mapping[int | None, ByteImage] = field(default_factory=dict)
-    # What networks see in front of ``faces``, by track; ``near`` the same of the frames around.
+    # Masks of what is in front of ``faces``, by track.
     visibilities: Mapping[int | None, RawVisibility] = field(default_factory=dict)
-    near: Sequence[Mapping[int | None, RawVisibility]] = ()
-    seen: FrameFaces = field(init=False)  # what the networks found in it
+    neighbours: Sequence[Mapping[int | None, RawVisibility]] = ()  # ``visibilities`` of the frames around
+    detected: FrameFaces = field(init=False)  # the detector's results
 
     def __post_init__(self) -> None:
-        self.seen = FrameFaces(self.index, self.pts, picture=self.picture)
+        self.detected = FrameFaces(self.index, self.pts, picture=self.picture)
 
-    def job(self, face: Face, on_swapped: CropCallback | None = None) -> FaceJob:
-        """Return what is to be done to one of ``faces``."""
-        around = [visibilities.get(face.track) for visibilities in self.near]
-        visibility = smooth_visibility(self.visibilities.get(face.track), around)
+    def face_job(self, face: Face, on_swapped: CropCallback | None = None) -> FaceJob:
+        """Return the job for one of ``faces``."""
+        neighbours = [visibilities.get(face.track) for visibilities in self.neighbours]
+        visibility = smooth_visibility(self.visibilities.get(face.track), neighbours)
         return FaceJob(self.picture, face, visibility, self.crops.get(face.track), on_swapped)
 
 
-class FrameChanger:
-    """Changes and measures the faces of frames; may run in several threads.
+Jobs = Generator[FrameJob[Item, AnyPicture], None, None]
 
-    Of ``every`` so many frames one is looked at closely: its faces are compared with their source.
-    ``upright`` turns a picture as players show it.
+
+class FrameChanger:
+    """Change and measure the faces of frames; safe to use from several threads.
+
+    In one of ``every`` so many frames the changed faces are compared with their source and portraits are
+    taken. ``upright`` rotates a picture as players show it.
     """
 
     def __init__(
@@ -113,105 +111,101 @@ class FrameChanger:
         self._engine, self._selection, self._every, self._upright = engine, selection, every, upright
         self._changers = {one.digest: engine.changer(one) for one in selection.assignment.treatments}
 
-    def _of(self, face: Face) -> tuple[str, FaceChanger | Anonymizer]:
-        """What changes a face, and the digest of its treatment."""
+    def _changer_for(self, face: Face) -> tuple[str, FaceChanger | Anonymizer]:
+        """Return the digest of a face's treatment and the changer that applies it."""
         treatment = self._selection.treatment(face.track)
         assert treatment is not None
         return treatment.digest, self._changers[treatment.digest]
 
     def crop(self, picture: Picture, face: Face) -> ByteImage | None:
-        """Cut out what the swapper sees of a face; None where there is none."""
-        return self._of(face)[1].crop(picture, face)
+        """Cut out the swapper's input for a face; None if its treatment has no swapper."""
+        return self._changer_for(face)[1].crop(picture, face)
 
     @property
     def uses_networks(self) -> bool:
-        """Whether any face is looked at before it is changed; see `raw_visibility`."""
+        """Whether `raw_visibility` runs any network."""
         return any(changer.masks.uses_networks for changer in self._changers.values())
 
     def raw_visibility(self, picture: Picture, faces: Sequence[Face]) -> list[RawVisibility | None]:
-        """Look at the faces of a picture that is not changed yet, each as its treatment says."""
-        found: dict[int, RawVisibility | None] = {}
+        """Compute the visibility of faces in an unchanged picture, each with the masks of its treatment."""
+        masks: dict[int, RawVisibility | None] = {}
         for digest, changer in self._changers.items():
-            places = [n for n, face in enumerate(faces) if self._of(face)[0] == digest]
-            seen = changer.masks.raw_visibility(picture, [faces[n] for n in places])
-            found |= dict(zip(places, seen, strict=True))
-        return [found[n] for n in range(len(faces))]
+            indices = [n for n, face in enumerate(faces) if self._changer_for(face)[0] == digest]
+            visibilities = changer.masks.raw_visibility(picture, [faces[n] for n in indices])
+            masks |= dict(zip(indices, visibilities, strict=True))
+        return [masks[n] for n in range(len(faces))]
 
-    def _do(self, jobs: Sequence[FaceJob]) -> None:
-        """Change faces; the order within a picture is that of the treatments, then of the jobs."""
+    def _change(self, jobs: Sequence[FaceJob]) -> None:
+        """Change faces, ordered by treatment, then as in ``jobs``."""
         for digest, changer in self._changers.items():
-            changer.change([job for job in jobs if self._of(job.face)[0] == digest])
+            changer.change([job for job in jobs if self._changer_for(job.face)[0] == digest])
 
-    def with_denoised_crops(
-        self, works: Generator[FrameJob[Item, AnyPicture], None, None], *, length: int
-    ) -> Generator[FrameJob[Item, AnyPicture], None, None]:
-        """Prepare the work on frames that come in order; a run may begin with every ``length``-th of them."""
-        steadier = CropDenoiser(self.crop)
-        with closing(works):
-            for work in works:
-                work.crops = steadier.crops(work.picture, work.faces, first=work.index % length == 0)
-                yield work
+    def with_denoised_crops(self, jobs: Jobs[Item, AnyPicture], *, length: int) -> Jobs[Item, AnyPicture]:
+        """Denoise the crops of consecutive frames, anew from every ``length``-th, where a run may begin."""
+        denoiser = CropDenoiser(self.crop)
+        with closing(jobs):
+            for job in jobs:
+                job.crops = denoiser.crops(job.picture, job.faces, first=job.index % length == 0)
+                yield job
 
-    def change(self, work: FrameJob[Item, AnyPicture]) -> None:
-        """Change the faces of a frame, and measure nothing."""
-        self._do([work.job(face) for face in work.faces])
+    def change(self, job: FrameJob[Item, AnyPicture]) -> None:
+        """Change the faces of a frame without measuring."""
+        self._change([job.face_job(face) for face in job.faces])
 
-    def changed(self, group: list[FrameJob[Item, AnyPicture]]) -> list[FrameJob[Item, AnyPicture]]:
-        """Change the faces of some frames, and measure all that are seen there."""
-        pairs = [(work, shown) for work in group for shown in work.shown]
-        for work, shown in pairs:
-            if work.index % self._every == 0:
-                others = (other.face for other in work.shown if other is not shown)
-                shown.worth = worth(work.picture, shown.face, others)
-                if shown.worth:
-                    shown.portrait = portrait_url(work.picture, shown.face, self._upright)
-            if shown.face in work.faces:
-                shown.before = brightness(work.picture, shown.face, work.index)
-        changed = [(work, shown) for work, shown in pairs if shown.before is not None]
-        self._do([work.job(shown.face, self._watch(work, shown)) for work, shown in changed])
-        for work, shown in changed:
-            shown.after = brightness(work.picture, shown.face, work.index)
-            source = self._source(shown.face)
-            if source is not None and shown.cosines:
-                shown.cosines.append(self._likeness(work.picture, shown.face, source))
-        for work in group:  # as large as a small frame for every few faces, and done with
-            work.crops, work.visibilities, work.near = {}, {}, ()
+    def change_group(self, group: list[FrameJob[Item, AnyPicture]]) -> list[FrameJob[Item, AnyPicture]]:
+        """Change the faces of a group of frames and measure all faces in them; return the group."""
+        pairs = [(job, one) for job in group for one in job.measured_faces]
+        for job, one in pairs:
+            if job.index % self._every == 0:
+                others = (other.face for other in job.measured_faces if other is not one)
+                one.worth = worth(job.picture, one.face, others)
+                if one.worth:
+                    one.portrait = portrait_url(job.picture, one.face, self._upright)
+            if one.face in job.faces:
+                one.before = brightness(job.picture, one.face, job.index)
+        changed = [(job, one) for job, one in pairs if one.before is not None]
+        self._change([job.face_job(one.face, self._on_swapped(job, one)) for job, one in changed])
+        for job, one in changed:
+            one.after = brightness(job.picture, one.face, job.index)
+            source = self._source_embedding(one.face)
+            if source is not None and one.cosines:
+                one.cosines.append(self._similarity(job.picture, one.face, source))
+        for job in group:  # frees as much as a small frame for every few faces
+            job.crops, job.visibilities, job.neighbours = {}, {}, ()
         return group
 
-    def _watch(self, work: FrameJob[Item, AnyPicture], shown: MeasuredFace) -> CropCallback | None:
-        """What notes how alike a swapped face is to the source, by itself and pasted; None in most frames."""
-        source = self._source(shown.face)
-        if source is None or work.index % self._every:
+    def _on_swapped(self, job: FrameJob[Item, AnyPicture], one: MeasuredFace) -> CropCallback | None:
+        """Return a callback that measures a swapped face as a crop and as pasted; None in most frames."""
+        source = self._source_embedding(one.face)
+        if source is None or job.index % self._every:
             return None
 
         def on_swapped(crop: ByteImage, template: FloatArray) -> None:
             alone = Face(np.array([0, 0, *crop.shape[1::-1]], np.float32), template, 1.0)
-            shown.cosines.append(self._likeness(BgrPicture(crop), alone, source))
-            shown.cosines.append(self._likeness(work.picture, shown.face, source))
+            one.cosines.append(self._similarity(BgrPicture(crop), alone, source))
+            one.cosines.append(self._similarity(job.picture, one.face, source))
 
         return on_swapped
 
-    def _source(self, face: Face) -> FloatArray | None:
+    def _source_embedding(self, face: Face) -> FloatArray | None:
         treatment = self._selection.treatment(face.track)
         return None if treatment is None else treatment.source
 
-    def _likeness(self, picture: Picture, face: Face, source: FloatArray) -> float:
-        return likeness(self._engine.analyser, picture, face, source)
+    def _similarity(self, picture: Picture, face: Face, source: FloatArray) -> float:
+        return source_similarity(self._engine.analyser, picture, face, source)
 
 
 def with_reference(
     engine: Engine, assignment: Assignment, pictures: Iterable[Picture], *, number: int, where: str
 ) -> Assignment:
-    """Read the person to follow off one picture, where the settings ask for one, and nothing else does.
+    """Complete an assignment with the person to follow, as shown by the reference frame.
 
-    The ``number``-th of all pictures shows the person; none is looked at where nobody is followed.
-    NoFaceError where there is no such picture, or it does not show that person; ``where`` names the file.
+    The reference is the ``number``-th of ``pictures``. They are read only if the settings select faces by
+    reference and the assignment has neither a people map nor a person filter. Raise NoFaceError, with
+    ``where`` for the file, if there is no such picture or it does not show that person.
     """
-    if (
-        assignment.has_people_map
-        or assignment.person_filter is not None
-        or not needs_embeddings(engine.settings)
-    ):
+    decided = assignment.has_people_map or assignment.person_filter is not None
+    if decided or not needs_embeddings(engine.settings):
         return assignment
     picture = next(islice(pictures, number, None), None)
     if picture is None:
@@ -221,94 +215,85 @@ def with_reference(
             remedy=tr("choose an earlier frame"),
         )
     faces = engine.analyser.embed(picture, engine.analyser.search(picture))
-    return replace(
-        assignment, person_filter=PersonFilter(reference_embedding(faces, engine.settings, where=where))
-    )
+    reference = reference_embedding(faces, engine.settings, where=where)
+    return replace(assignment, person_filter=PersonFilter(reference))
 
 
 class StatsCollector:
-    """Adds up what was measured, frame after frame; ``selection`` says what is done to each face."""
+    """Add up the measurements of consecutive frames; ``selection`` is what is done to each face."""
 
     def __init__(self, selection: Selection) -> None:
-        self.frames = 0
-        self.faces, self._selection = FacesDigest(selection), selection
-        self._measured = FrameStats()
-        self._last: dict[int | None, MeasuredFace] = {}
+        self.frames, self.faces, self._selection = 0, FacesDigest(selection), selection
+        self._stats, self._last = FrameStats(), dict[int | None, MeasuredFace]()
 
-    def add(self, work: FrameJob[Item, AnyPicture]) -> None:
+    def add(self, job: FrameJob[Item, AnyPicture]) -> None:
         """Count a frame that has been written."""
         self.frames += 1
-        self.faces.add(work.chosen)
-        if work.repeats:
+        self.faces.add(job.selected)
+        if job.repeats:
             return
-        measured, changed = self._measured, [shown for shown in work.shown if shown.after is not None]
-        measured.add_frame(work.index, len(changed), filled=sum(shown.face.filled for shown in changed))
-        measured.actions |= self._selection.actions(shown.face for shown in changed)
-        for shown in work.shown:
-            self._count(work, shown)
+        stats, changed = self._stats, [one for one in job.measured_faces if one.after is not None]
+        stats.add_frame(job.index, len(changed), filled=sum(one.face.filled for one in changed))
+        stats.actions |= self._selection.actions(one.face for one in changed)
+        for measured in job.measured_faces:
+            self._count(job, measured)
         if not changed:
             return
-        largest = max(changed, key=lambda shown: shown.face.area)
-        measured.similarities += largest.cosines[-1:]
+        largest = max(changed, key=lambda one: one.face.area)
+        stats.similarities += largest.cosines[-1:]
         step = self._step(None, largest)
         if step is not None:
-            measured.flicker, measured.pairs = measured.flicker + step[0], measured.pairs + 1
+            stats.flicker, stats.pairs = stats.flicker + step[0], stats.pairs + 1
 
-    def _count(self, work: FrameJob[Item, AnyPicture], shown: MeasuredFace) -> None:
+    def _count(self, job: FrameJob[Item, AnyPicture], one: MeasuredFace) -> None:
         """Count one face of a frame."""
-        face = shown.face
+        face = one.face
         assert face.track is not None
-        tracks = self._measured.tracks
+        tracks = self._stats.tracks
         counts = tracks[face.track] if face.track in tracks else tracks.setdefault(face.track, TrackStats())
         counts.seen += 1
-        if counts.portrait is None or shown.worth > counts.portrait.worth:
+        if counts.portrait is None or one.worth > counts.portrait.worth:
             box = [round(float(edge), 1) for edge in face.box]
-            seconds, url = round(work.seconds, 4), shown.portrait
-            counts.portrait = Portrait(worth=shown.worth, frame=work.index, seconds=seconds, box=box, url=url)
-        if shown.after is None:
-            counts.hidden += face in work.chosen
-            add_span(counts.spans, work.index, work.index + 1)
+            seconds, url = round(job.seconds, 4), one.portrait
+            counts.portrait = Portrait(worth=one.worth, frame=job.index, seconds=seconds, box=box, url=url)
+        if one.after is None:
+            counts.hidden += face in job.selected
+            add_span(counts.spans, job.index, job.index + 1)
             return
         counts.changed, counts.filled = counts.changed + 1, counts.filled + face.filled
-        if shown.cosines:
-            for stage, cosine in zip(("swap", "mask", "final"), shown.cosines, strict=True):
+        if one.cosines:
+            for stage, cosine in zip(("swap", "mask", "final"), one.cosines, strict=True):
                 setattr(counts, stage, getattr(counts, stage) + cosine)
             counts.samples += 1
-        step = self._step(face.track, shown)
+        step = self._step(face.track, one)
         if step is not None:
             counts.flicker, counts.own = counts.flicker + step[0], counts.own + step[1]
             counts.pairs += 1
 
-    def _step(self, track: int | None, shown: MeasuredFace) -> tuple[float, float] | None:
-        """Squared step from the frame before: of what the change added, and of the target's own brightness.
+    def _step(self, track: int | None, one: MeasuredFace) -> tuple[float, float] | None:
+        """Squared brightness step from the previous frame: of what the change added, and of the target.
 
-        None where that shows another face, or none; ``track`` is None of the largest face.
+        None if the previous frame does not show the same face; ``track`` None stands for the largest face.
         """
-        last, self._last[track] = self._last.get(track), shown
-        assert shown.before is not None
-        assert shown.after is not None
-        if last is None or last.before is None or last.after is None or not shown.before.follows(last.before):
+        last, self._last[track] = self._last.get(track), one
+        assert one.before is not None
+        assert one.after is not None
+        if last is None or last.before is None or last.after is None or not one.before.follows(last.before):
             return None
-        own = shown.before.level - last.before.level
-        return (shown.after.level - last.after.level - own) ** 2, own**2
+        own = one.before.level - last.before.level
+        return (one.after.level - last.after.level - own) ** 2, own**2
 
     def take(self) -> FrameStats:
-        """Return what was measured since this was last asked; what comes next is measured by itself.
-
-        So that a run which is taken up between two segments counts as one that goes on.
-        """
-        measured, self._measured = self._measured, FrameStats()
+        """Return the measurements since the last call; none carry over, as none would in a resumed run."""
+        stats, self._stats = self._stats, FrameStats()
         self._last.clear()
-        measured.sum_up_crowd()
-        return measured
+        stats.sum_up_crowd()
+        return stats
 
 
 @contextmanager
 def one_opencv_thread() -> Iterator[None]:
-    """Keep OpenCV from splitting its small jobs: the stages already use every core.
-
-    Handing parts of a crop or mask to a pool costs 10 to 15 % more CPU than the work itself.
-    """
+    """Limit OpenCV to one thread: splitting small jobs among a pool costs 10 to 15 % more CPU time."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -1,4 +1,4 @@
-"""One frame of a video whose faces an earlier run has found, made as a run makes it."""
+"""Processing of a single frame of a video whose face index is complete, exactly as in a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from colab_helpers.pipeline.visibility import VISIBILITY_WINDOW, with_visibility
 
 
 def decide_faces(engine: Engine, info: VideoInfo, index: FaceIndex, assignment: Assignment) -> FaceTracking:
-    """Decide who is changed in a video whose index is complete; NoFaceError as in a run."""
+    """Decide who is changed in a video whose index is complete; raise NoFaceError as a run does."""
     faces = open_video_tracking(engine, info, index, assignment)
     if faces.selection.needs_all_tracks:
         deque(faces.find_all(()), maxlen=0)
@@ -34,32 +34,30 @@ def decide_faces(engine: Engine, info: VideoInfo, index: FaceIndex, assignment: 
 def process_indexed_frame(
     engine: Engine, info: VideoInfo, number: int, faces: FaceTracking, label: Label | None = None
 ) -> tuple[ByteImage, ByteImage, int]:
-    """Change one frame of a video, or its last where ``number`` is beyond; ``faces`` are `decided_faces`.
+    """Change one frame of a video, or the last if ``number`` is beyond it; ``faces`` as from `decide_faces`.
 
-    Return it as players show it, before and after, ``(H, W, 3)`` uint8 BGR, and how many faces were changed.
-    The label is burnt in where AI changed a face of the frame.
+    Return the upright frame before and after, ``(H, W, 3)`` uint8 BGR, and the number of changed faces. The
+    label is burnt in if AI changed a face of the frame.
     """
     number = min(number, len(faces.index) - 1)
-    begin, changer = max(0, number - VISIBILITY_WINDOW), FrameChanger(engine, faces.selection)
+    start, changer = max(0, number - VISIBILITY_WINDOW), FrameChanger(engine, faces.selection)
     length = segment_length(engine.settings, info)
-    before = faces.index.pts(begin - 1) if begin else None
-    with read_frames(info, start=begin, previous_pts=before) as reader:
-        with_denoised_crops = changer.with_denoised_crops(
-            faces.works(frame_jobs(reader, info)), length=length
-        )
-        with closing(with_visibility(with_denoised_crops, changer, workers=1)) as works:
-            work = next(work for work in works if work.index == number)
-            unchanged = _shown(work.item, info)
-            changer.change(work)
-            by_ai = FrameStats(actions=faces.selection.actions(work.faces)).by_ai
+    previous_pts = faces.index.pts(start - 1) if start else None
+    with read_frames(info, start=start, previous_pts=previous_pts) as reader:
+        denoised = changer.with_denoised_crops(faces.jobs(frame_jobs(reader, info)), length=length)
+        with closing(with_visibility(denoised, changer, workers=1)) as jobs:
+            job = next(job for job in jobs if job.index == number)
+            unchanged = _upright(job.item, info)
+            changer.change(job)
+            by_ai = FrameStats(actions=faces.selection.actions(job.faces)).by_ai
             if enhancer := engine.frame_enhancer:
-                large = enhancer.enlarge_frame(work.item.video)
-                work.item = replace(work.item, video=large)
-                work.picture = VideoPicture(large, rotation=info.upright_rotation)
-            if label is not None and by_ai and label.is_shown(work.seconds):
-                label.draw(work.picture, info)
-            return unchanged, _shown(work.item, info), len(work.faces)
+                enlarged = enhancer.enlarge_frame(job.item.video)
+                job.item = replace(job.item, video=enlarged)
+                job.picture = VideoPicture(enlarged, rotation=info.upright_rotation)
+            if label is not None and by_ai and label.is_shown(job.seconds):
+                label.draw(job.picture, info)
+            return unchanged, _upright(job.item, info), len(job.faces)
 
 
-def _shown(frame: Frame, info: VideoInfo) -> ByteImage:
+def _upright(frame: Frame, info: VideoInfo) -> ByteImage:
     return info.upright(np.asarray(frame.video.to_ndarray(format="bgr24"), np.uint8))

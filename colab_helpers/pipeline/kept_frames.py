@@ -1,4 +1,4 @@
-"""The frames of a result kept as images, where ``keep_frames`` asks for them."""
+"""Frames of a result kept as image files with the setting ``keep_frames``."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from colab_helpers.pipeline.outcome import Marks
 from colab_helpers.settings import Settings
 
 FRAME_NAME = re.compile(r"\d{6,}\.(png|jpg)")
-"""What kept frames are called."""
+"""File name of a kept frame."""
 
 
 @dataclass(frozen=True)
 class KeptFrames:
-    """Where frames are kept while a video is worked on; nothing is, unless the settings say so."""
+    """Folder of frames kept while a video is processed; does nothing unless ``keep_frames`` is set."""
 
     folder: Path
     settings: Settings
     marks: Marks | None
 
     def keep(self, frame: Frame, info: VideoInfo, actions: Collection[str]) -> None:
-        """Write a frame as players show it, and in it what was done to its faces."""
+        """Write an upright frame, with metadata on what was done to its faces."""
         if self.settings.keep_frames:
             image = np.asarray(frame.video.to_ndarray(format="bgr24"), np.uint8)
             quality = max(1, self.settings.temp_frame_quality)
@@ -38,13 +38,12 @@ class KeptFrames:
             write_still(self._path(frame.index), still, quality=quality)
 
     def has(self, start: int, stop: int) -> bool:
-        """Tell whether all frames that are to be kept from ``start`` to before ``stop`` are there."""
-        return not self.settings.keep_frames or all(
-            self._path(number).is_file() for number in range(start, stop)
-        )
+        """Return whether no kept frame from ``start`` to before ``stop`` is missing."""
+        numbers = range(start, stop) if self.settings.keep_frames else ()
+        return all(self._path(number).is_file() for number in numbers)
 
     def move_to_output(self, output: Path) -> None:
-        """Put them beside the result."""
+        """Move the frames to their folder beside the result."""
         if self.settings.keep_frames:
             names = frozenset(path.name for path in self.folder.iterdir())
             move_frames(self.folder, frames_folder(output), names)
@@ -54,23 +53,24 @@ class KeptFrames:
 
 
 def frames_folder(output: Path) -> Path:
-    """Return where the kept frames of a result lie: ``clip.mp4_frames`` beside ``clip.mp4``."""
+    """Return the folder of a result's kept frames: ``clip.mp4_frames`` beside ``clip.mp4``."""
     return output.with_name(shorten_name("", output.name, "_frames"))
 
 
-def move_frames(folder: Path, place: Path, names: frozenset[str]) -> None:
-    """Move kept frames to where they stay; those of an earlier run go, and nothing else that lies there.
+def move_frames(folder: Path, destination: Path, names: frozenset[str]) -> None:
+    """Move kept frames to their final folder and delete those of an earlier run there, but no other files.
 
-    ``names`` are those of all; an attempt before this one may have moved some. OutputError if they cannot be.
+    ``names`` are those of all frames; an earlier attempt may have moved some of them already. Raise
+    OutputError if a frame cannot be moved.
     """
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        destination.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*")):
-            shutil.move(path, place / path.name)
-        for path in place.iterdir():
+            shutil.move(path, destination / path.name)
+        for path in destination.iterdir():
             if FRAME_NAME.fullmatch(path.name) and path.name not in names:
                 path.unlink()
         folder.rmdir()
     except (OSError, shutil.Error) as error:
         cause = error if isinstance(error, OSError) and error.strerror else OSError(5, str(error))
-        raise unwritable_error(place, cause) from error
+        raise unwritable_error(destination, cause) from error

@@ -1,4 +1,4 @@
-"""What goes into a video's run beside the video, and what comes out."""
+"""Results of a file's run, the segment store, and the protocol for marking results."""
 
 from __future__ import annotations
 
@@ -21,110 +21,108 @@ from colab_helpers.models.session import Provider
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file."""
+    """Outcome of one file."""
 
-    frames_in: int  # frames read; ``frames_out`` frames written
-    frames_out: int
-    measured: FrameStats  # faces changed, and how well they came out; ``people`` the same for each person
+    frames_in: int  # frames read
+    frames_out: int  # frames written
+    measured: FrameStats  # changed faces and their quality
     seconds: float  # wall time
-    encoder: str | None  # encoder of the result; None for an image, and for a file that is copied
-    provider: Provider  # where the networks ran
-    notes: tuple[str, ...]  # every fall-back and conversion, one sentence each
-    # Length of the result's picture; ``audio_seconds`` that of its audio, 0 without.
-    video_seconds: float | None = None
-    audio_seconds: float | None = None
-    # Whether every frame is shown exactly when the target's is; None for a GIF, whose pictures have times of
-    # their own.
+    encoder: str | None  # encoder of the result; None for an image or a copied file
+    provider: Provider  # execution provider of the networks
+    notes: tuple[str, ...]  # every fallback and conversion, one sentence each
+    video_seconds: float | None = None  # duration of the result's video
+    audio_seconds: float | None = None  # duration of its audio; 0 without
+    # Whether every frame keeps the target's timestamp; None for a GIF, whose frames have their own durations.
     times_kept: bool | None = None
-    segments: int = 0  # how many the result was joined from; 0 for a GIF or picture
-    segments_kept: int = 0  # how many of them an earlier run had finished
-    people: tuple[PersonStats, ...] = ()
+    segments: int = 0  # segments the result was joined from; 0 for a GIF or picture
+    segments_kept: int = 0  # those of them that an earlier run had finished
+    people: tuple[PersonStats, ...] = ()  # the measurements of each person
 
     @property
     def faces_swapped(self) -> int:
-        """Faces changed, counted over all frames."""
+        """Changed faces, summed over all frames."""
         return self.measured.faces
 
     @property
     def frames_without_face(self) -> int:
-        """Frames in which no face was changed."""
+        """Number of frames in which no face was changed."""
         return self.measured.without_face
 
 
 @dataclass(frozen=True)
 class FinishedSegment:
-    """A segment that is safe on disk, and what is known of its frames."""
+    """A segment on disk with the measurements of its frames."""
 
     segment: Segment  # the file
-    length: int  # frames that every segment but the last one was to have
-    measured: FrameStats  # what was counted over its frames
-    encoder: str  # what it was encoded with; segments of different encoders do not join
+    length: int  # frames planned for every segment but the last
+    measured: FrameStats  # measurements of its frames
+    encoder: str  # encoder and its options; segments join only where these are equal
     provider: str  # where the networks ran
-    faces: str  # digest of the faces that were changed, and where; see ``faces.selection.FacesDigest``
-    notes: tuple[str, ...] = ()  # what was repaired or converted, one sentence each
-    times_kept: bool = True  # whether its frames, and those before, are shown when the target's are
+    faces: str  # digest of the changed faces and their positions; see ``faces.selection.FacesDigest``
+    notes: tuple[str, ...] = ()  # repairs and conversions, one sentence each
+    times_kept: bool = True  # whether its frames and those before keep the target's timestamps
 
 
 class Marks(Protocol):
-    """Says in a result's file what was done to its target; ``actions`` are those of ``FrameStats``.
+    """Disclosure of what was done to a target in the result's file; ``actions`` as in ``FrameStats``.
 
-    ``label`` is burnt into pictures, if there is one, where AI changed any face of the file.
+    ``label``, if any, is burnt into the pictures of files in which AI changed a face.
     """
 
     label: Label | None
 
     def comment(self, actions: Collection[str]) -> str:
-        """Return what the tags of a video say."""
+        """Return the comment tag of a video."""
 
     def parts(self, actions: Collection[str]) -> dict[str, bytes]:
-        """Return what a picture says beside its pixels, as `Still.parts`."""
+        """Return the metadata of a picture, as `Still.parts`."""
 
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
-        """Complete a finished file under its hidden name."""
+        """Sign a finished file under its hidden name."""
 
 
 def label_for(marks: Marks | None, width: int, height: int) -> tuple[Label | None, tuple[str, ...]]:
-    """Return the label for pictures of a size, as they are seen, or a note that they have no room for it.
+    """Return the label for upright pictures of a size, or a note that it does not fit.
 
-    Marks lose a label that has no room: they say what is there.
+    A label that does not fit is removed from ``marks``, so that they do not claim one.
     """
     if marks is None or marks.label is None or marks.label.fits(width, height):
         return marks.label if marks else None, ()
     marks.label = None
-    told = mark("the visible label has no room in {width}x{height} pixels: the result has none")
-    return None, (tr(told, width=width, height=height),)
+    note = mark("the visible label does not fit into {width}x{height} pixels: the result has none")
+    return None, (tr(note, width=width, height=height),)
 
 
 @dataclass(eq=False)
 class SegmentStore:
-    """Keeps a video's finished segments, so that a later run makes only those that are missing.
+    """Store of a video's finished segments and its face index, for a later run that makes the missing ones.
 
-    This one knows them, and what is known of faces, as long as its folder is there.
+    This base class remembers them as long as its folder exists; subclasses may persist them.
     """
 
-    folder: Path  # where segments are written; made if missing
+    folder: Path  # where segments are written; created if missing
     _kept: list[FinishedSegment] = field(default_factory=list, init=False)
 
     def face_index(self) -> FaceIndex:
-        """Return what is known of the video's faces."""
+        """Return the face index of the video."""
         return FaceIndex(self.folder / "faces")
 
     def finished(self) -> list[FinishedSegment]:
-        """Return those that still stand as they were noted, any of them, in any order."""
+        """Return the segments whose files are unchanged since they were recorded, in any order."""
         return self._kept
 
     def keep(self, done: FinishedSegment) -> None:
-        """Note a segment; it counts as finished when this returns."""
+        """Record a segment; it counts as finished when this returns."""
         self._kept.append(done)
 
 
 @contextmanager
 def temporary_store(output: Path) -> Iterator[SegmentStore]:
-    """Keep segments in a hidden folder beside a result, removed at the end; OutputError if it fails."""
+    """Keep segments in a hidden folder beside a result until exit; raise OutputError if it cannot be made."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        place = tempfile.TemporaryDirectory(prefix=".segments-", dir=output.parent)
+        temporary = tempfile.TemporaryDirectory(prefix=".segments-", dir=output.parent)
     except OSError as error:
         raise unwritable_error(output, error) from error
-    with place as folder:
+    with temporary as folder:
         yield SegmentStore(Path(folder))

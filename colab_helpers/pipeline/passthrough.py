@@ -1,4 +1,4 @@
-"""A video in which nobody is changed: its file is copied, not decoded and encoded again."""
+"""Passthrough of a video in which nobody is changed: its file is copied instead of encoded again."""
 
 from __future__ import annotations
 
@@ -17,15 +17,12 @@ _ENCODERS = {"h264": ("libx264", "h264_nvenc"), "hevc": ("libx265", "hevc_nvenc"
 
 
 def passthrough_stats(video: VideoRun, faces: FaceTracking) -> FrameStats | None:
-    """Return what was counted of a video in which nobody is changed, and of which a copy is asked.
-
-    None of others, and where its index is not complete: nobody can tell yet.
-    """
-    return _counted(video, faces) if faces.index.complete and is_copy_acceptable(video) else None
+    """Return the statistics of a video to be copied as nobody is changed; None if not, or not yet known."""
+    return _count_unchanged(video, faces) if faces.index.complete and is_copy_acceptable(video) else None
 
 
-def copied(video: VideoRun, faces: FaceTracking, measured: FrameStats) -> FileResult:
-    """Copy a video in which nobody is changed; OutputError where the copy cannot be written."""
+def copy_target(video: VideoRun, faces: FaceTracking, measured: FrameStats) -> FileResult:
+    """Copy a video in which nobody is changed; raise OutputError if the copy cannot be written."""
     with video.info.path.open("rb") as content:
         copy_atomically(video.output, content, on_chunk=lambda: video.progress.joining(len(faces.index)))
     return FileResult(
@@ -43,7 +40,7 @@ def copied(video: VideoRun, faces: FaceTracking, measured: FrameStats) -> FileRe
 
 
 def is_copy_acceptable(video: VideoRun) -> bool:
-    """Whether the target, as it is, is a result that was asked for, where nobody is changed."""
+    """Return whether a copy of the target meets the settings, provided that nobody is changed."""
     info, settings, suffix = video.info, video.settings, video.output.suffix.lower()
     encoder = settings.output_video_encoder
     return (
@@ -57,13 +54,14 @@ def is_copy_acceptable(video: VideoRun) -> bool:
     )
 
 
-def _counted(video: VideoRun, faces: FaceTracking) -> FrameStats | None:
-    """Count the faces of a video as a run does that changes none; None where any is to be changed."""
-    tally, info = StatsCollector(faces.selection), video.info
-    for row, seen in zip(faces.index, faces.known_faces(), strict=True):
+def _count_unchanged(video: VideoRun, faces: FaceTracking) -> FrameStats | None:
+    """Count the faces of a video as a run does that changes none; None if any is to be changed."""
+    collector, info = StatsCollector(faces.selection), video.info
+    for row, found in zip(faces.index, faces.known_faces(), strict=True):
         video.progress.finding(row.frame + 1)
-        if faces.selection.of(seen):
+        if faces.selection.of(found):
             return None
-        seconds, shown = float(row.pts * info.time_base - info.start), [MeasuredFace(face) for face in seen]
-        tally.add(FrameJob[None, Any](row.frame, None, None, pts=row.pts, seconds=seconds, shown=shown))
-    return tally.take()
+        job = FrameJob[None, Any](row.frame, None, None, measured_faces=[*map(MeasuredFace, found)])
+        job.seconds = float(row.pts * info.time_base - info.start)
+        collector.add(job)
+    return collector.take()

@@ -1,4 +1,4 @@
-"""What is to be made of a video, found out once: then anybody may make any of its segments, in any order."""
+"""Plan of a video's run, by which any worker can make any of its segments, in any order."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, TypedDict
 
 from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.index import FaceIndex, Watcher
+from colab_helpers.faces.index import Watcher
 from colab_helpers.faces.quality import FrameStats
-from colab_helpers.media.encoders import EncoderChoice, choose_encoder
+from colab_helpers.media.encoders import choose_encoder
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import seek_obstacle
 from colab_helpers.pipeline.face_tracking import FaceTracking
@@ -31,31 +31,26 @@ from colab_helpers.pipeline.video_stages import (
     track_faces,
 )
 from colab_helpers.progress import ProgressCallback
-from colab_helpers.settings import Settings
 
 
 @dataclass(eq=False)
 class VideoPlan:
-    """A video of which parts are made, in any order and by anybody, and joined; see `plan`."""
+    """A video whose segments are made in any order, by one or more workers, and joined; see `plan_video`."""
 
     video: VideoRun
     faces: FaceTracking
     store: SegmentStore
-    images: KeptFrames
+    kept_frames: KeptFrames
     marks: Marks | None
-    label_notes: tuple[str, ...]  # on a label that has no room
+    label_notes: tuple[str, ...]  # on a label that does not fit
     started: float
-    passthrough_stats: FrameStats | None = (
-        None  # what was counted of a video in which nobody is changed: it is copied
-    )
-    skips_frames: bool = (
-        True  # whether frames may be passed over, not written, as long as that may come of it
-    )
-    # Segments that are finished already, by number.
+    # Statistics of a video that is to be copied because nobody is changed; else None.
+    passthrough_stats: FrameStats | None = None
+    skips_frames: bool = True  # whether frames are not written as long as the target may be copied
+    # Segments of an earlier run, by number.
     finished: dict[int, FinishedSegment] = field(default_factory=dict, init=False)
-    # Frames of the target, once it was read to its end; ``notes`` say what was repaired then.
-    frames_read: int = field(default=0, init=False)
-    notes: list[str] = field(default_factory=list, init=False)
+    frames_read: int = field(default=0, init=False)  # frames of the target, once it was read to its end
+    notes: list[str] = field(default_factory=list, init=False)  # repairs while it was read to its end
 
     def __post_init__(self) -> None:
         if self.passthrough_stats is None:
@@ -65,51 +60,49 @@ class VideoPlan:
 
     @property
     def segments(self) -> int | None:
-        """How many there are; None as long as nobody knows how many frames there are."""
+        """Number of segments; None as long as the number of frames is unknown."""
         index = self.faces.index
-        return math.ceil(len(index) / self.video.length) if index.complete else None
+        return math.ceil(len(index) / self.video.segment_length) if index.complete else None
 
     @property
     def is_divisible(self) -> bool:
-        """Whether its segments may be made apart from one another, and there are several."""
-        # At a constant rate, which of the target's frames comes next follows from all before it.
-        apart = self.video.settings.keep_fps and self.faces.is_intact and not seek_obstacle(self.video.info)
-        return apart and self.passthrough_stats is None and (self.segments or 0) > 1
+        """Whether there are several segments that can be made independently."""
+        # At a constant rate, the choice of the next frame depends on all timestamps before it.
+        keep_fps, info = self.video.settings.keep_fps, self.video.info
+        independent = keep_fps and self.faces.is_intact and not seek_obstacle(info)
+        return independent and self.passthrough_stats is None and (self.segments or 0) > 1
 
     def unlabelled(self) -> VideoPlan:
-        """The same without a label, which does not go with its segments so far."""
+        """Return the plan without a label; its segments so far cannot be joined with labelled ones."""
         return replace(self, video=replace(self.video, label=None))
 
     @property
     def may_be_copy(self) -> bool:
-        """Whether the target itself will be the result unless somebody comes who is changed."""
-        faces, open_yet = self.faces, self.passthrough_stats is None and not self.faces.index.complete
-        asked = self.skips_frames and open_yet and not self.finished and is_copy_acceptable(self.video)
-        return asked and not any(map(faces.selection.of, faces.known_faces()))
+        """Whether the target may yet be copied: its index is incomplete and nobody so far is changed."""
+        undecided = self.passthrough_stats is None and not self.faces.index.complete
+        acceptable = self.skips_frames and not self.finished and is_copy_acceptable(self.video)
+        return undecided and acceptable and not any(map(self.faces.selection.of, self.faces.known_faces()))
 
     def without_skipping(self) -> VideoPlan:
-        """The same from the first frame on, as somebody is changed; what was found stays."""
+        """Return the plan to make every segment, as somebody is changed; detections are kept."""
         self.faces.index.drop_undecided()
         return replace(self, faces=replace(self.faces), skips_frames=False)
 
-    def _usable(self, given: Mapping[int, FinishedSegment]) -> dict[int, FinishedSegment]:
-        """Return those segments that fit this run: any of them whose frames the index decides."""
-        fitting = dict[int, FinishedSegment]()
-        length, known = self.video.length, len(self.faces.index)
-        for number, digest in enumerate(self.faces.digests(length) if given else ()):
-            part, start = given.get(number), number * length
-            asked = start, min(length, known - start), length, self.video.encoding, digest
-            if part is not None and asked == (
+    def _usable(self, stored: Mapping[int, FinishedSegment]) -> dict[int, FinishedSegment]:
+        """Return the stored segments that this run can reuse: same frames, encoding and faces to change."""
+        usable = dict[int, FinishedSegment]()
+        length, known = self.video.segment_length, len(self.faces.index)
+        for number, digest in enumerate(self.faces.digests(length) if stored else ()):
+            part, start = stored.get(number), number * length
+            expected = start, min(length, known - start), length, self.video.encoding, digest
+            if part is not None and expected == (
                 part.segment.start, part.segment.frames, part.length, part.encoder, part.faces
-            ) and self.images.has(start, part.segment.stop):  # fmt: skip
-                fitting[number] = part
-        return fitting
+            ) and self.kept_frames.has(start, part.segment.stop):  # fmt: skip
+                usable[number] = part
+        return usable
 
     def missing(self) -> Iterator[tuple[int, int | None]]:
-        """Yield, run after run, the first number of those not finished and the one after the last.
-
-        None: to the end of the video.
-        """
+        """Yield each range of unfinished segments: first number and end, which is None at the video's end."""
         number, last = 0, self.segments
         while last is None or number < last:
             stop = min((n for n in self.finished if n >= number), default=None)
@@ -121,7 +114,7 @@ class VideoPlan:
 
 
 class PlanOptions(TypedDict, total=False):
-    """What `plan` may be given; whoever plans for others passes it on."""
+    """Keyword arguments of `plan_video` that its callers pass on."""
 
     encoder: str
     on_progress: ProgressCallback | None
@@ -132,7 +125,7 @@ class PlanOptions(TypedDict, total=False):
     marks: Marks | None
 
 
-def plan(
+def plan_video(
     engine: Engine,
     assignment: Assignment,
     info: VideoInfo,
@@ -148,50 +141,43 @@ def plan(
     watcher: Watcher | None = None,
     marks: Marks | None = None,
 ) -> VideoPlan:
-    """Find out what is to be made of a video.
+    """Plan the run of a video; find all its faces first where the choice of faces depends on them.
 
     Args:
         engine: The loaded networks.
         assignment: What is done to whom.
-        info: What `probe` said of the video.
+        info: The video as from `probe`.
         output: The result.
-        store: Keeps its segments, and what is known of its faces.
-        all_first: Have all its faces found now; else that is done only where who is changed depends on it.
-        encoder: Name of the one that others have begun with; "": what the settings ask for.
+        store: Stores the segments and the face index.
+        all_first: Find all faces now in any case.
+        encoder: Name of the encoder that other workers started with; "" for that of the settings.
         on_progress: Called from the calling thread, at most four times a second.
         file_index: Number of this file in the run, for progress.
-        file_count: Files in the run.
+        file_count: Number of files in the run.
         on_picture: Called with a frame just written, every two seconds; it must not keep it.
-        watcher: Sees each frame before anything is made of the video's end.
-        marks: Says in the result what was done; None: it goes to nobody.
+        watcher: Sees each frame before the video is finished, and may reject it.
+        marks: Marks the result; None for results that nobody receives.
 
     Raises:
-        ColabHelpersError: The video cannot be read, the watcher gave it up, or no such encoder works here.
+        ColabHelpersError: The video cannot be read, the watcher rejected it, or the encoder does not work.
     """
     settings = engine.settings
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, info.path.name, file_index, file_count, frames)
-    made = VideoContext(engine, assignment, info, progress).result
-    label, unlabelled = label_for(marks, *(made.width, made.height)[:: -1 if info.rotation % 180 else 1])
-    choice, index = _encoder(made, settings, encoder), store.face_index()
+    result = VideoContext(engine, assignment, info, progress).result
+    size = (result.width, result.height)[:: -1 if info.rotation % 180 else 1]
+    label, label_notes = label_for(marks, *size)
+    preset = None if settings.output_video_preset == "auto" else settings.output_video_preset
+    wanted: Any = encoder or settings.output_video_encoder
+    choice = choose_encoder(result, wanted=wanted, quality=settings.output_video_quality, preset=preset)
     video = VideoRun(engine, assignment, info, progress, output, choice, on_picture, label)
-    started = time.monotonic()
-    faces = _followed(video, index, watcher, all_first=all_first)
-    nobody = passthrough_stats(video, faces)
-    if nobody is None and label is not None and faces.is_free_of_ai:
-        video = replace(video, label=None)
-    images = KeptFrames(store.folder / "frames", settings, marks)
-    return VideoPlan(video, faces, store, images, marks, unlabelled, started, nobody)
-
-
-def _followed(video: VideoRun, index: FaceIndex, watcher: Watcher | None, *, all_first: bool) -> FaceTracking:
+    started, index = time.monotonic(), store.face_index()
     with one_opencv_thread():
         if watcher is not None:
             feed_watcher(video, index, watcher)
-        return track_faces(video, index, all_first=all_first)
-
-
-def _encoder(info: VideoInfo, settings: Settings, begun: str) -> EncoderChoice:
-    preset = None if settings.output_video_preset == "auto" else settings.output_video_preset
-    asked: Any = begun or settings.output_video_encoder
-    return choose_encoder(info, wanted=asked, quality=settings.output_video_quality, preset=preset)
+        faces = track_faces(video, index, all_first=all_first)
+    unchanged = passthrough_stats(video, faces)
+    if unchanged is None and label is not None and faces.is_free_of_ai:
+        video = replace(video, label=None)
+    kept_frames = KeptFrames(store.folder / "frames", settings, marks)
+    return VideoPlan(video, faces, store, kept_frames, marks, label_notes, started, unchanged)

@@ -1,4 +1,4 @@
-"""A video from end to end: read, find faces, change them, write, as bounded stages in threads."""
+"""Run of a video: make its segments by the stages of `video_stages`, and join them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from colab_helpers.faces.tracks import DECISION_LAG
 from colab_helpers.files import no_seal
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
-from colab_helpers.media.join import JoinedVideo, check_output, join_segments
+from colab_helpers.media.join import check_output, join_segments
 from colab_helpers.media.probe import probe
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.frames import StatsCollector, one_opencv_thread
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
-from colab_helpers.pipeline.passthrough import copied, passthrough_stats
-from colab_helpers.pipeline.plan import PlanOptions, VideoPlan, plan
-from colab_helpers.pipeline.video_stages import SmallerTilesError, VideoFrameJob, changed_frames, open_reader
+from colab_helpers.pipeline.passthrough import copy_target, passthrough_stats
+from colab_helpers.pipeline.plan import PlanOptions, VideoPlan, plan_video
+from colab_helpers.pipeline.video_stages import (
+    SmallerTilesError,
+    VideoJobs,
+    changed_frames,
+    first_read,
+    open_reader,
+)
 from colab_helpers.resources.allocator import return_free_memory
 
-_FIELDS = mark(
-    "both fields of each frame were enlarged as one: deinterlace it first where motion shows combs"
-)
+_INTERLACED = mark("the interlaced target was enlarged as it is: deinterlace it first if combing is visible")
 _COPIED = mark("no face to change was found in any frame: the file is copied as it is")
 
 
@@ -41,100 +45,103 @@ def process_video(
     output: Path,
     *,
     store: SegmentStore | None = None,
-    **how: Unpack[PlanOptions],
+    **options: Unpack[PlanOptions],
 ) -> FileResult:
-    """Change the faces of a video; all that is given beside is as for `plan`.
+    """Change the faces of a video; ``options`` are those of `plan_video`.
 
-    The result is written beside ``output`` first and renamed at the end. Without a ``store`` no segments are
-    kept for a later run. Where the video cannot be read, the result not written, a network fails or the
-    watcher gives it up, nothing is left of the result, but finished segments stay in the store.
+    The result is published atomically. Without a ``store`` no segments are kept for a later run. On an error
+    no result is left behind, but finished segments stay in the store.
+
+    Raises:
+        ColabHelpersError: The video cannot be read, the result cannot be written, a network failed, or the
+            watcher rejected the video.
     """
     info = probe(target)
     check_output(output, info, audio=not engine.settings.skip_audio)
-    with nullcontext(store) if store else temporary_store(output) as place:
+    with nullcontext(store) if store else temporary_store(output) as used_store:
         while True:
-            work = plan(engine, assignment, info, output, place, **how)
+            plan = plan_video(engine, assignment, info, output, used_store, **options)
             try:
-                return complete_video(work)
-            except SmallerTilesError:  # it goes on as a run that is taken up
-                work.faces.index.flush()
+                return complete_video(plan)
+            except SmallerTilesError:  # resume with smaller tiles
+                plan.faces.index.flush()
 
 
-def complete_video(work: VideoPlan) -> FileResult:
-    """Make what is missing of a video, in order, and join all."""
-    if work.passthrough_stats is not None:
-        return _finalize_result(work, copied(work.video, work.faces, work.passthrough_stats))
-    made = dict(work.finished)
-    for number, stop in work.missing():
-        parts = make_segments(work, number, stop, skipping=work.may_be_copy)
-        made |= {part.segment.number: part for part in parts}
-    return join(work, made) or complete_video(work.unlabelled() if made else work.without_skipping())
+def complete_video(plan: VideoPlan) -> FileResult:
+    """Make the missing segments of a video in order and join all."""
+    if plan.passthrough_stats is not None:
+        return _finalize_result(plan, copy_target(plan.video, plan.faces, plan.passthrough_stats))
+    finished = dict(plan.finished)
+    for number, stop in plan.missing():
+        parts = make_segments(plan, number, stop, skipping=plan.may_be_copy)
+        finished |= {part.segment.number: part for part in parts}
+    return join(plan, finished) or complete_video(plan.unlabelled() if finished else plan.without_skipping())
 
 
 def make_segments(
-    work: VideoPlan, number: int, stop: int | None = None, *, skipping: bool = False
+    plan: VideoPlan, number: int, stop: int | None = None, *, skipping: bool = False
 ) -> Generator[FinishedSegment, None, None]:
-    """Make segments one after another, up to before ``stop`` or to the end, and yield each once it is kept.
+    """Make segments from ``number`` to before ``stop``, or to the end, and yield each once it is stored.
 
-    They are those of any other run: of the frames before nothing counts but what the index knows. Where
-    frames may be passed over there are none, unless somebody is changed in the first; see `_skip_unchanged`.
+    They do not depend on which run or worker makes them: all that counts of earlier frames is in the index.
+    With ``skipping``, none are made unless somebody is changed in the first frame; see `_skip_unchanged`.
     """
-    video, faces, done = work.video, work.faces, list[FinishedSegment]()
-    start, tally = number * video.length, StatsCollector(faces.selection)
-    end = None if stop is None or stop == work.segments else stop * video.length
-    if skipping:  # from where nobody is known to be changed
-        start = max(0, faces.begin - DECISION_LAG)
+    video, faces, finished = plan.video, plan.faces, list[FinishedSegment]()
+    start, collector = number * video.segment_length, StatsCollector(faces.selection)
+    end = None if stop is None or stop == plan.segments else stop * video.segment_length
+    if skipping:  # nobody is changed in the frames before
+        start = max(0, faces.start - DECISION_LAG)
 
     def finish(segment: Segment) -> None:
-        return_free_memory()  # it lies between records that stay: a long video would hold ever more of it
+        return_free_memory()  # else the heap fragments and grows over a long video
         faces.index.flush()
         part = FinishedSegment(
             segment,
-            video.length,
-            tally.take(),
+            video.segment_length,
+            collector.take(),
             video.encoding,
-            video.engine.place,
-            tally.faces.take(),
+            video.engine.provider_detail,
+            collector.faces.take(),
             (*reader.notes, *video.engine.take_memory_notes()),
             reader.times_kept,
         )
-        work.store.keep(part)
-        done.append(part)
+        plan.store.keep(part)
+        finished.append(part)
 
-    with one_opencv_thread(), open_reader(video, faces, start) as reader:
+    with one_opencv_thread(), open_reader(video, faces, first_read(faces, start)) as reader:
         with SegmentWriter(
-            work.store.folder,
+            plan.store.folder,
             video.result,
             choice=video.choice,
-            length=video.length,
+            length=video.segment_length,
             on_segment=finish,
             start=start,
             time_base=video.time_base,
         ) as writer:
-            frames = changed_frames(video, faces, reader, start, end)
-            frames = _skip_unchanged(work, frames) if skipping else frames
-            with closing(_written(work, frames, writer, tally, start)) as written:
+            jobs = changed_frames(video, faces, reader, start, end)
+            jobs = _skip_unchanged(plan, jobs) if skipping else jobs
+            with closing(_write_frames(plan, jobs, writer, collector, start)) as written:
                 for _ in written:
-                    while done:
-                        yield done.pop()
+                    while finished:
+                        yield finished.pop()
         if end is None:
-            work.frames_read, work.notes = reader.count, reader.notes
-    yield from done
+            plan.frames_read, plan.notes = reader.count, reader.notes
+    yield from finished
 
 
 @dataclass(eq=False)
 class SegmentMaker:
-    """Makes segments of a video as they are asked for; the stages stay warm from one to the next."""
+    """Make segments of a video on request; the stages keep running from one to the next."""
 
-    work: VideoPlan
+    plan: VideoPlan
     _next: int = field(default=-1, init=False)
     _parts: Generator[FinishedSegment, None, None] | None = field(default=None, init=False)
 
     def make(self, number: int, *, has_successor: bool) -> FinishedSegment:
-        """Make a segment; ``has_successor`` says that the one behind it is likely to be asked for next."""
+        """Make a segment; ``has_successor`` if the next one is likely to be requested next."""
         if self._parts is None or number != self._next:
             self.close()
-            self._parts = make_segments(self.work, number, None if has_successor else number + 1)
+            self._parts = make_segments(self.plan, number, None if has_successor else number + 1)
         try:
             part = next(self._parts)
         except SmallerTilesError:
@@ -146,127 +153,72 @@ class SegmentMaker:
         return part
 
     def close(self) -> None:
-        """End the stages."""
+        """Stop the stages."""
         if self._parts is not None:
             self._parts.close()
             self._parts = None
 
 
-def _skip_unchanged(
-    work: VideoPlan, frames: Generator[VideoFrameJob, None, None]
-) -> Generator[VideoFrameJob, None, None]:
-    """Yield all frames where somebody is changed in the first of the video; else none, up to one who is.
+def _skip_unchanged(plan: VideoPlan, jobs: VideoJobs) -> VideoJobs:
+    """Yield all frames if somebody is changed in the video's first; else none, and stop where somebody is.
 
-    Encoding what is thrown away if nobody comes would cost several times what reading it again does.
+    Encoding frames that are discarded if nobody is changed costs several times as much as decoding again.
     """
-    writes = False
-    with closing(frames):
-        for one in frames:
-            writes = writes or (bool(one.chosen) and not one.index)
-            if writes:
-                yield one
-            elif one.chosen:
+    changes = False
+    with closing(jobs):
+        for job in jobs:
+            changes = changes or (bool(job.selected) and not job.index)
+            if changes:
+                yield job
+            elif job.selected:
                 return
             else:
-                work.video.progress.finding(one.index + 1)
-                if one.index % work.video.length == 0:
-                    work.faces.index.flush()
+                plan.video.progress.finding(job.index + 1)
+                if job.index % plan.video.segment_length == 0:
+                    plan.faces.index.flush()
 
 
-def _written(
-    work: VideoPlan,
-    frames: Generator[VideoFrameJob, None, None],
-    writer: SegmentWriter,
-    tally: StatsCollector,
-    start: int,
+def _write_frames(
+    plan: VideoPlan, jobs: VideoJobs, writer: SegmentWriter, collector: StatsCollector, start: int
 ) -> Generator[int, None, None]:
-    """Write all frames from the ``start``-th of the result on, once they are changed; count them."""
-    video, selection = work.video, work.faces.selection
-    progress = video.progress
-    with closing(frames) as works:
-        for one in works:
-            # Counted first: with this frame a segment may be finished, and noted with its count.
-            tally.add(one)
-            work.images.keep(one.item, video.info, selection.actions(one.faces))
-            writer.write(one.item.video, pts=one.item.pts, duration=one.item.duration)
-            progress.frame(tally.frames, start=start)
+    """Write the changed frames, from the ``start``-th of the result on, and yield their running count."""
+    video, progress, selection = plan.video, plan.video.progress, plan.faces.selection
+    with closing(jobs):
+        for job in jobs:
+            # Before the write, which may finish a segment and record its statistics.
+            collector.add(job)
+            plan.kept_frames.keep(job.item, video.info, selection.actions(job.faces))
+            writer.write(job.item.video, pts=job.item.pts, duration=job.item.duration)
+            progress.frame(collector.frames, start=start)
             if video.on_picture is not None and progress.picture_is_due():
-                video.on_picture(one.picture)
-            yield tally.frames
-        if tally.frames:
-            # Before the last piece is put in its place: a stop asked for now still leaves nothing behind.
-            progress.frame(tally.frames, start=start, last=True)
+                video.on_picture(job.picture)
+            yield collector.frames
+        if collector.frames:
+            # Before the last segment is finished: a stop requested now is still honoured.
+            progress.frame(collector.frames, start=start, last=True)
 
 
-def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | None:
-    """Put the result together from all segments of a video by number.
+def join(plan: VideoPlan, finished: Mapping[int, FinishedSegment]) -> FileResult | None:
+    """Join all segments of a video, given by number, into the result.
 
-    None where it has to be made again: without a label that was burnt in for nothing; or, where nothing was
-    made, without passing over frames.
+    Return None if segments have to be made again: without the label, if AI changed nobody; or, if none were
+    made, without skipping frames.
     """
-    video, faces, parts = work.video, work.faces, [made[number] for number in sorted(made)]
-    # As if it had been known before: a result does not depend on what an earlier run found.
-    if (
-        not any(part.measured.faces for part in parts)
-        and (nobody := passthrough_stats(video, faces)) is not None
-    ):
-        return _finalize_result(work, copied(video, faces, nobody))
-    if not parts:  # frames were passed over up to one in which somebody is changed
+    video, faces, parts = plan.video, plan.faces, [finished[number] for number in sorted(finished)]
+    # As if the index had been complete before: a result does not depend on earlier runs.
+    if not any(part.measured.faces for part in parts) and (stats := passthrough_stats(video, faces)):
+        return _finalize_result(plan, copy_target(video, faces, stats))
+    if not parts:  # frames were skipped up to one in which somebody is changed
         return None
     measured = FrameStats()
     for part in parts:
         measured.add(part.measured)
-    # Which nobody could know before; a run that is interrupted now knows it by the index when it goes on.
+    # Known only now; a run that is resumed after this knows it from the index.
     if video.label is not None and not measured.by_ai:
         return None
-    return_free_memory()  # frames' and tensors': signing takes its own
-    joined = _join_parts(work, parts, measured)
-    work.images.move_to_output(video.output)
-    frames = joined.frames if video.settings.keep_fps else work.frames_read or video.info.frames
-    return _finalize_result(
-        work,
-        FileResult(
-            frames_in=frames or joined.frames,
-            frames_out=joined.frames,
-            measured=measured,
-            seconds=0.0,
-            encoder=video.choice.name,
-            provider=video.engine.provider,
-            notes=(
-                *(note for part in parts for note in part.notes),
-                *work.notes,
-                *joined.notes,
-                *_provider_notes(parts),
-            ),
-            video_seconds=joined.video_seconds,
-            audio_seconds=joined.audio_seconds,
-            times_kept=all(part.times_kept for part in parts),
-            segments=len(parts),
-            segments_kept=len(work.finished),
-            people=summarize_people(faces.tracks, measured, faces.selection),
-        ),
-    )
-
-
-def _finalize_result(work: VideoPlan, result: FileResult) -> FileResult:
-    """Say of a result what holds for all of it."""
-    video = work.video
-    result = replace(result, seconds=time.monotonic() - work.started)
-    if result.encoder is None:
-        return replace(result, notes=(tr(_COPIED),))
-    suffix = video.output.suffix.lower()
-    exact = video.settings.keep_fps and timing_note(video.info.time_base, suffix) is None
-    notes = (*video.choice.notes, *result.notes, *_face_notes(result.measured, video.engine))
-    if enhancer := video.engine.frame_enhancer:
-        notes += (enhancer.note(video.result.width, video.result.height),)
-        notes += (tr(_FIELDS),) if video.info.interlaced else ()
-    notes += work.label_notes if result.measured.by_ai else ()
-    return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
-
-
-def _join_parts(work: VideoPlan, parts: Sequence[FinishedSegment], measured: FrameStats) -> JoinedVideo:
-    video, marks = work.video, work.marks
-    return join_segments(
+    return_free_memory()  # of frames and tensors, before signing takes its own
+    marks = plan.marks
+    joined = join_segments(
         [part.segment for part in parts],
         video.result,
         video.output,
@@ -277,17 +229,50 @@ def _join_parts(work: VideoPlan, parts: Sequence[FinishedSegment], measured: Fra
         comment=marks.comment(measured.actions) if marks else "",
         seal=partial(marks.seal, output=video.output, actions=measured.actions) if marks else no_seal,
     )
+    plan.kept_frames.move_to_output(video.output)
+    frames = joined.frames if video.settings.keep_fps else plan.frames_read or video.info.frames
+    notes = [note for part in parts for note in part.notes]
+    result = FileResult(
+        frames_in=frames or joined.frames,
+        frames_out=joined.frames,
+        measured=measured,
+        seconds=0.0,
+        encoder=video.choice.name,
+        provider=video.engine.provider,
+        notes=(*notes, *plan.notes, *joined.notes, *_provider_notes(parts)),
+        video_seconds=joined.video_seconds,
+        audio_seconds=joined.audio_seconds,
+        times_kept=all(part.times_kept for part in parts),
+        segments=len(parts),
+        segments_kept=len(plan.finished),
+        people=summarize_people(faces.tracks, measured, faces.selection),
+    )
+    return _finalize_result(plan, result)
+
+
+def _finalize_result(plan: VideoPlan, result: FileResult) -> FileResult:
+    """Complete a result with its time and the notes on the whole file."""
+    video = plan.video
+    result = replace(result, seconds=time.monotonic() - plan.started)
+    if result.encoder is None:
+        return replace(result, notes=(tr(_COPIED),))
+    suffix = video.output.suffix.lower()
+    exact = video.settings.keep_fps and timing_note(video.info.time_base, suffix) is None
+    notes = (*video.choice.notes, *result.notes, *_face_notes(result.measured, video.engine))
+    if enhancer := video.engine.frame_enhancer:
+        notes += (enhancer.note(video.result.width, video.result.height),)
+        notes += (tr(_INTERLACED),) if video.info.interlaced else ()
+    notes += plan.label_notes if result.measured.by_ai else ()
+    return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
 
 
 def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:
-    """Where a video was begun on a GPU and finished without, or the other way round, that is said."""
+    """Return a note if segments were made by different execution providers."""
     providers = {part.provider: part.segment.number for part in parts}
     if len(providers) < 2:
         return []
-    where = ", ".join(
-        tr("{name} up to segment {last}", name=name, last=last) for name, last in providers.items()
-    )
-    return [tr("the networks ran on {where}: pictures may differ by a rounding", where=where)]
+    spans = ", ".join(tr("{name} up to segment {last}", name=n, last=last) for n, last in providers.items())
+    return [tr("the networks ran on {where}: pictures may differ by rounding", where=spans)]
 
 
 def _face_notes(measured: FrameStats, engine: Engine) -> list[str]:
@@ -295,5 +280,5 @@ def _face_notes(measured: FrameStats, engine: Engine) -> list[str]:
         return [tr("no face to change was found in any frame: the picture is only enlarged")]
     if not measured.faces:
         return [tr("no face to change was found in any frame: the picture is unchanged")]
-    told = mark("{faces} face(s) that the detector missed for a moment were changed where they had to be")
-    return [tr(told, faces=measured.filled)] if measured.filled else []
+    note = mark("{faces} face(s) that the detector missed briefly were changed at interpolated positions")
+    return [tr(note, faces=measured.filled)] if measured.filled else []

@@ -1,1 +1,1 @@
-"""Memory: how much is used and how much may be held."""
+"""Samples of CPU, memory and GPU use, the bottleneck they show, and waiting when RAM runs short."""

@@ -1,4 +1,4 @@
-"""How the C library hands out large buffers; nothing happens where it has no such setting (macOS, musl)."""
+"""Tuning of the C library's allocator for large buffers; a no-op without glibc (macOS, musl)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import ctypes
 from functools import cache
 from typing import Any
 
-# glibc's <malloc.h>: M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, and what is wanted of each.
-_WANTED = {-8: 1, -3: 32 << 20, -1: 128 << 20}
+# Values for M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>.
+_MALLOPT = {-8: 1, -3: 32 << 20, -1: 128 << 20}
 
 
 @cache
@@ -20,19 +20,18 @@ def _libc(function: str) -> Any:
 
 @cache
 def tune_allocator() -> bool:
-    """Have large buffers reused, and all threads share one store of them; return whether it took effect.
+    """Make malloc reuse large buffers and share one arena among all threads; return whether that took effect.
 
-    Best before threads are started. Frames and tensors of a few megabytes come and go with every frame, and
-    by default glibc maps fresh pages for each: with freed ones kept, pre-processing takes two thirds of the
-    time. With one store for all threads a batch of 65 clips needs half the memory (158 MB instead of 309 MB
-    at its end).
+    Call it before threads are started. Buffers of a few megabytes are allocated for every frame, and glibc
+    maps fresh pages for each by default; with freed pages kept, pre-processing takes two thirds of the time.
+    With a single arena a batch of 65 clips needs half the memory (158 MB instead of 309 MB at its end).
     """
     mallopt = _libc("mallopt")
-    taken = [mallopt(key, value) for key, value in _WANTED.items()] if mallopt else []
-    return bool(taken) and all(taken)
+    accepted = [mallopt(key, value) for key, value in _MALLOPT.items()] if mallopt else []
+    return bool(accepted) and all(accepted)
 
 
 def return_free_memory() -> bool:
-    """Give memory that is freed but kept for reuse back to the system; return whether any was."""
+    """Return freed memory that malloc keeps for reuse to the system; return whether there was any."""
     trim = _libc("malloc_trim")
     return bool(trim is not None and trim(0))

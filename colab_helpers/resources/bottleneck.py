@@ -1,4 +1,4 @@
-"""Why a run is not faster: what the newest samples show, in one sentence."""
+"""What limits the speed of a run, derived from the newest samples."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from colab_helpers.language import mark, tr
 from colab_helpers.resources.samples import WARNING_PERCENT, Sample
 
 RECENT = 30.0
-"""Seconds of samples that are looked at."""
+"""Seconds of samples that are evaluated."""
 BUSY_PERCENT = 80.0
-"""Load from which a GPU or the processors count as the limit."""
+"""Load from which the GPU or the CPU counts as the bottleneck."""
 UNUSED_PERCENT = 5.0
 """Load up to which a GPU counts as not used for the networks."""
-# A queue before the slowest stage is hardly ever empty, one behind it hardly ever anything else, however
-# deep the queues are.
+# Share of samples. The queue before the slowest stage is almost never empty and the one behind it almost
+# always, whatever their depth.
 _OFTEN = 0.5
 
 DECODE, FIND, CHANGE = mark("decode"), mark("find faces"), mark("change faces")
-"""Stages of the pipeline; each has a queue behind it."""
+"""Stages of the pipeline; each fills a queue."""
 
 
 def bottleneck(samples: Sequence[Sample]) -> str:
-    """Say in one sentence what keeps the run from going faster, with the evidence of the last 30 seconds.
+    """Name the bottleneck of a run in one sentence, with the evidence of the last 30 seconds.
 
-    Such as ``GPU-bound: the networks keep the GPU busy (GPU 97 %, CPU 31 %, waiting: decode 8.0).``
+    For example ``GPU-bound: the networks keep the GPU busy (GPU 97 %, CPU 31 %, waiting: decode 8.0).``
     """
     recent = [sample for sample in samples if samples[-1].time - sample.time <= RECENT]
     if not recent:
-        return tr("Nothing is known yet") + "."
-    if not _moving(recent):
-        limit = _why_still(recent)
+        return tr("No samples yet") + "."
+    if not _progresses(recent):
+        limit = _stall_reason(recent)
     elif counted := [sample for sample in recent if sample.queues]:
         limit = _limit_by_queues(counted)
     else:
@@ -38,33 +38,33 @@ def bottleneck(samples: Sequence[Sample]) -> str:
     return f"{tr(limit)} ({_evidence(recent)})."
 
 
-def _moving(recent: Sequence[Sample]) -> bool:
-    """Whether frames were finished; the only sample of a file is taken at its word."""
+def _progresses(recent: Sequence[Sample]) -> bool:
+    """Whether frames were finished; with a single sample of a file, its frame rate decides."""
     newest = recent[-1]
-    seen = [(sample.file, sample.frame) for sample in recent if sample.file is not None]
-    if len(seen) == 1 and newest.file is not None:
+    frames = [(sample.file, sample.frame) for sample in recent if sample.file is not None]
+    if len(frames) == 1 and newest.file is not None:
         return newest.fps > 0
-    return len(set(seen)) > 1
+    return len(set(frames)) > 1
 
 
-def _why_still(recent: Sequence[Sample]) -> str:
+def _stall_reason(recent: Sequence[Sample]) -> str:
     if recent[-1].ram_percent > WARNING_PERCENT:
         return mark("Waiting for memory: no frame was finished while RAM ran short")
     idle = recent[-1].file is None and not recent[-1].stage
-    return mark("Idle: no file is in work") if idle else mark("No frame was finished")
+    return mark("Idle: no file is being processed") if idle else mark("No frame was finished")
 
 
 def _limit_by_queues(recent: Sequence[Sample]) -> str:
-    if _waits(recent, CHANGE):
+    if _usually_waits(recent, CHANGE):
         return mark("Encode-bound: frames wait for the video encoder")
-    if not _waits(recent, DECODE) and not _waits(recent, FIND):
+    if not _usually_waits(recent, DECODE) and not _usually_waits(recent, FIND):
         return mark("Decode-bound: the networks wait for the video decoder")
     load = _mean(sample.gpu.utilisation for sample in recent if sample.gpu)
     if load is None or load <= UNUSED_PERCENT:
-        return mark("The networks run on the CPU, and the rest waits for them")
+        return mark("The networks run on the CPU, and the other stages wait for them")
     if load >= BUSY_PERCENT:
         return mark("GPU-bound: the networks keep the GPU busy")
-    return mark("The networks are the limit, though the GPU is not full: its work is prepared too slowly")
+    return mark("Network-bound, but the GPU is not fully used: its input is prepared too slowly")
 
 
 def _limit_by_load(recent: Sequence[Sample]) -> str:
@@ -76,11 +76,11 @@ def _limit_by_load(recent: Sequence[Sample]) -> str:
         mark("CPU-bound: the processors are busy"): _mean(sample.cpu_percent for sample in recent),
     }
     busy = (text for text, load in loads.items() if load is not None and load >= BUSY_PERCENT)
-    return next(busy, mark("Nothing stands out as the limit"))
+    return next(busy, mark("No clear bottleneck"))
 
 
-def _waits(recent: Sequence[Sample], stage: str) -> bool:
-    """Whether something usually waits behind a stage."""
+def _usually_waits(recent: Sequence[Sample], stage: str) -> bool:
+    """Whether the queue that a stage fills is usually not empty."""
     return sum(sample.queues.get(stage, 0) > 0 for sample in recent) >= _OFTEN * len(recent)
 
 
@@ -102,6 +102,6 @@ def _evidence(recent: Sequence[Sample]) -> str:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the values that are known; None if none is."""
+    """Mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

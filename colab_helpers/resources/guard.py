@@ -1,4 +1,4 @@
-"""Watches RAM between pieces of work: warns when it runs short and waits until it is free again."""
+"""RAM guard between pieces of work: warn when RAM runs short, free memory and wait until it recovers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from colab_helpers.resources.samples import WARNING_PERCENT
 
 RESUME_PERCENT = 50.0
 MAX_WAIT_SECONDS = 120.0
-"""Seconds after which work goes on although RAM is still short: others may hold it for good."""
+"""Seconds after which work resumes although RAM is still short: other programs may hold it for good."""
 
 _POLL_INTERVAL = 1.0
 
 
 @dataclass
 class MemoryGuard:
-    """Watches RAM: ``warnings`` counts how often it was found above ``WARNING_PERCENT``, which is told, too.
+    """Watch RAM; each time it is above ``WARNING_PERCENT``, count in ``warnings`` and call ``on_warning``.
 
-    ``short`` tells whether it still was after the last wait: what comes next had better need less.
+    ``short`` is whether it still was above after the last wait: the next piece of work should need less.
     """
 
     read: Callable[[], float] = ram_percent
@@ -34,9 +34,9 @@ class MemoryGuard:
     short: bool = field(default=False, init=False)
 
     def check(self, *, wait: bool) -> str | None:
-        """Look once; when RAM is short, give back what this process holds for nothing, and tell so.
+        """Check once; when RAM is short, free what this process does not need and return a warning.
 
-        With ``wait``, wait for RAM to fall to ``RESUME_PERCENT``, ``MAX_WAIT_SECONDS`` seconds at most.
+        With ``wait``, wait until RAM use falls to ``RESUME_PERCENT``, for at most ``MAX_WAIT_SECONDS``.
         """
         before = self.read()
         self.short = False
@@ -54,7 +54,7 @@ class MemoryGuard:
         waited = self.clock() - started
         self.short = now > WARNING_PERCENT
         return tr(
-            "RAM in use was {before:.0f} %; after {waited:.0f} s of collecting and waiting {now:.0f} %",
+            "RAM in use was {before:.0f} %, and {now:.0f} % after {waited:.0f} s of freeing and waiting",
             before=before,
             waited=waited,
             now=now,

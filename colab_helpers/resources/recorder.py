@@ -1,4 +1,4 @@
-"""Notes every few seconds how machine and run stand, in a thread of its own."""
+"""Recorder thread that samples the machine and the run every few seconds."""
 
 from __future__ import annotations
 
@@ -21,23 +21,26 @@ from colab_helpers.resources.samples import Sample
 
 INTERVAL = 2.0
 """Seconds between two samples."""
-# A folder on a network that hangs must not hold up the end of a run.
+# A network folder that hangs must not delay the end of a run.
 _MAX_JOIN_SECONDS = 5.0
 
 
 class Recorder:
-    """Takes samples from its start to its end and appends each to a file, one JSON object a line.
+    """Take samples until it is closed and append each to a file as one line of JSON.
 
-    A context manager. The first sample is taken at once and the last at the end. Nothing that goes wrong here
-    ever reaches the work; charts have a gap there.
+    A context manager. The first sample is taken on start and the last on close. Errors never reach the run:
+    they leave a gap in the charts.
 
     Args:
-        path: The file; what it holds already is kept.
-        folder: Where the results go, for the free space there.
-        pid: The process whose figures are taken, with its children; None for this one.
-        gpus: Identifiers of the GPUs in use; none: all that are seen.
-        run_state: Says where the file at work stands, or what the run is doing, in a word or two; called, as
-            ``on_sample`` with each sample, from the recorder's thread.
+        path: The file; existing content is kept.
+        folder: The output folder, for its free disk space.
+        interval: Seconds between two samples.
+        pid: The process to sample, with its children; None for this one.
+        gpus: UUIDs of the GPUs in use; empty for all that are visible.
+        run_state: Returns the progress of the current file, or a word or two on what the run is doing; called
+            from the recorder's thread.
+        on_sample: Called with each sample from the recorder's thread.
+        clock: Returns the time in seconds since 1970.
         sleep: Waits for some seconds; by default ``close`` ends the wait.
     """
 
@@ -54,15 +57,13 @@ class Recorder:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        self._folder, self._interval = folder, interval
+        self._path, self._folder, self._gpus, self._interval = path, folder, gpus, interval
         self._run_state, self._on_sample, self._clock = run_state, on_sample, clock
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
-        self._path, self._gpus = path, gpus
-        # Daemon: it may hang in a network folder, which must not keep the process from ending.
-        self._thread = threading.Thread(
-            target=copy_context().run, args=(self._run,), name="recorder", daemon=True
-        )
+        run = copy_context().run
+        # Daemon: a hanging network folder must not keep the process from exiting.
+        self._thread = threading.Thread(target=run, args=(self._run,), name="recorder", daemon=True)
         self.pid = os.getpid() if pid is None else pid
         self.latest: Sample | None = None
 
@@ -73,12 +74,12 @@ class Recorder:
         self.close()
 
     def start(self) -> Self:
-        """Begin; the first sample is taken at once."""
+        """Start the thread; it takes the first sample at once."""
         self._thread.start()
         return self
 
     def close(self) -> None:
-        """Take the last sample and end; returns after five seconds at the latest. May be called twice."""
+        """Take the last sample and end the thread, within five seconds. May be called twice."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(_MAX_JOIN_SECONDS)
@@ -90,17 +91,22 @@ class Recorder:
         self._record()
 
     def _record(self) -> None:
-        """Take a sample; whatever a driver, a display or a disk does, the work and the sampling go on."""
+        """Take a sample; errors of a driver, a callback or a disk stop neither the run nor the sampling."""
         with suppress(Exception):
             self.latest = sample = self._take()
-            with suppress(Exception):  # first: the file may lie in a network folder that hangs
+            with suppress(Exception):  # before the write: the file may be in a network folder that hangs
                 if self._on_sample:
                     self._on_sample(sample)
             _append_line(self._path, to_json(sample, exclude_none=True).encode())
 
     def _take(self) -> Sample:
         memory, load = memory_by_process(self.pid), psutil.cpu_percent()
-        state = self._state()
+        state: Progress | str = ""
+        free: int | None = None
+        with suppress(Exception):  # the machine's figures are worth recording without it
+            state = self._run_state()
+        with suppress(OSError):
+            free = disk_free(self._folder)
         run: dict[str, Any] = {"stage": state}
         if isinstance(state, Progress):
             run = {"file": state.file, "frame": state.frame, "stage": state.stage}
@@ -110,41 +116,30 @@ class Recorder:
             cpu_percent=None if self.latest is None else load,
             ram_used=ram_used(),
             ram_total=this_machine().memory_total,
-            disk_free=_disk_free(self._folder),
+            disk_free=free,
             process_memory=sum(memory.values()) or None,
             gpu=gpu_sample(memory.keys(), self._gpus),
             gpus=other_gpus(self._gpus),
             **run,
         )
 
-    def _state(self) -> Progress | str:
-        with suppress(Exception):  # the machine's figures are worth having all the same
-            return self._run_state()
-        return ""
-
 
 def _append_line(path: Path, line: bytes) -> None:
-    """Append a line; one that was cut short before, by a crash or a full disk, is ended first.
+    """Append a line; end a line first that a crash or a full disk cut short.
 
-    The file is opened anew each time: a folder may go and come back while the run goes on, and Drive uploads
-    a file only once it is closed.
+    The file is opened each time: a mounted folder may vanish and come back during a run, and Drive uploads a
+    file only once it is closed.
     """
     with open(path, "ab+", opener=open_nofollow) as file:
         file.write((b"" if ends_with_newline(file) else b"\n") + line + b"\n")
 
 
 def memory_by_process(pid: int) -> dict[int, int]:
-    """Resident bytes of a process and its children, by number; those that have ended are left out."""
-    found = {}
+    """Return the resident bytes of a process and its children by process ID, without any that have ended."""
+    memory = {}
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        for each in (process, *process.children(recursive=True)):
+        for member in (process, *process.children(recursive=True)):
             with suppress(psutil.Error):
-                found[each.pid] = each.memory_info().rss
-    return found
-
-
-def _disk_free(folder: Path) -> int | None:
-    with suppress(OSError):
-        return disk_free(folder)
-    return None
+                memory[member.pid] = member.memory_info().rss
+    return memory

@@ -1,1 +1,1 @@
-"""Consent, content, marks."""
+"""Consent, content check, and signed marks on results."""

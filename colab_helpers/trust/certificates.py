@@ -1,4 +1,4 @@
-"""Certificates and their keys: made here, or read from what a user brings."""
+"""Signing certificates and their keys: made locally, or read from a user's PEM file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_ROOT, _ORGANIZATION = "colab_helpers local root", "colab_helpers, made locally: cannot show who signed"
-# No time stamp server is asked, so a mark can be checked only as long as its certificate is valid.
+_ROOT_NAME, _ORGANIZATION = "colab_helpers local root", "colab_helpers, made locally: cannot show who signed"
+# Without a time stamp server a mark can be verified only as long as its certificate is valid.
 _VALID = datetime.timedelta(days=30 * 365)
 _OTHER_USES = (
     "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign",
@@ -23,13 +23,15 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519Pri
 
 
 def read_certificates(content: bytes) -> tuple[bytes, bytes, str, str]:
-    """Take a PEM file apart: a certificate chain and the key of its first one, in any order.
+    """Parse a PEM file that holds, in any order, a certificate chain and the key of its first certificate.
 
-    Returns chain and key, PEM, the key's algorithm, and whose the first certificate is. ValueError, TypeError
-    or KeyError where the file holds something else.
+    Return chain and key as PEM, the key's algorithm, and the common name of the first certificate. Raise
+    ValueError, TypeError or KeyError if the file holds something else.
     """
     chain = x509.load_pem_x509_certificates(content)
-    key = serialization.load_pem_private_key(_key_part(content), None)
+    # The loader reads only the first block of a PEM file.
+    begin = content.find(b"-----BEGIN", max(0, content.find(b"PRIVATE KEY-----") - 40))
+    key = serialization.load_pem_private_key(content[begin:], None)
     if not isinstance(key, PrivateKey) or key.public_key() != chain[0].public_key():
         raise ValueError
     names = chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -38,51 +40,44 @@ def read_certificates(content: bytes) -> tuple[bytes, bytes, str, str]:
 
 
 def last_certificate(content: bytes) -> bytes:
-    """Return the last certificate of a PEM file, PEM; ValueError without one."""
+    """Return the last certificate of a PEM file as PEM; raise ValueError without one."""
     return _pem(x509.load_pem_x509_certificates(content)[-1:])
 
 
-def _key_part(content: bytes) -> bytes:
-    """The part of a PEM file from its key on: what reads keys takes the first part for one."""
-    begin = content.find(b"-----BEGIN", max(0, content.find(b"PRIVATE KEY-----") - 40))
-    return content[begin:]
-
-
 def _algorithm(key: PrivateKey) -> str:
-    """The algorithm of a kind of key (C2PA 2.2, 13.2); KeyError for a curve that has none."""
+    """Return the signing algorithm of a key (C2PA 2.2, 13.2); raise KeyError for an unsupported curve."""
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return _CURVES[key.curve.key_size]
     return "PS256" if isinstance(key, rsa.RSAPrivateKey) else "ED25519"
 
 
 def make_certificates(name: str) -> bytes:
-    """Make a certificate for signing, the one that vouches for it, whose key is forgotten, and its key, PEM.
+    """Make a signing certificate and its key, issued by a new root whose key is discarded; return all as PEM.
 
-    C2PA takes none that vouches for itself.
+    C2PA does not accept self-signed certificates.
     """
-    authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    anchor = _certificate(_ROOT, authority, authority, signs_others=True)
-    leaf = _certificate(name, own, authority, signs_others=False)
-    return _pem([leaf, anchor]) + _private(own)
+    root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    root = _certificate(_ROOT_NAME, root_key, root_key, signs_others=True)
+    leaf = _certificate(name, key, root_key, signs_others=False)
+    return _pem([leaf, root]) + _private(key)
 
 
 def _certificate(
     name: str, key: ec.EllipticCurvePrivateKey, issuer: ec.EllipticCurvePrivateKey, *, signs_others: bool
 ) -> x509.Certificate:
-    """A certificate as C2PA 2.2, 14.5.1 asks for, issued by the root."""
+    """Make a certificate as C2PA 2.2, 14.5.1 requires, issued by the root."""
     now, public = datetime.datetime.now(datetime.UTC), key.public_key()
-    none = dict.fromkeys(_OTHER_USES, False)
-    usage = x509.KeyUsage(digital_signature=not signs_others, key_cert_sign=signs_others, **none)
+    unused = dict.fromkeys(_OTHER_USES, False)
+    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())
+    usage = x509.KeyUsage(digital_signature=not signs_others, key_cert_sign=signs_others, **unused)
     builder = (
-        x509.CertificateBuilder(_name(_ROOT), _name(name), public, x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
+        x509.CertificateBuilder(_name(_ROOT_NAME), _name(name), public, x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))  # tolerates clock differences
         .not_valid_after(now + _VALID)
         .add_extension(x509.BasicConstraints(ca=signs_others, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), critical=False
-        )
+        .add_extension(issuer_id, critical=False)
     )
     if not signs_others:
         purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])

@@ -1,15 +1,16 @@
-"""What a target shows, looked at before anything of it is delivered: sexual content is never worked on.
+"""Content check of a target before any result is delivered: targets with sexual content are refused.
 
-Looked at is one frame a second and the first of each shot, as the face index is made. Refused is a target
+One frame per second and the first frame of each shot are checked while the face index is built. A frame is a
+hit if a network, or two of three with ``content_check=vote``, exceeds its threshold; it is doubtful if any
+exceeds half of its threshold. A target is refused if
 
-* of whose frames looked at more than ``MAX_HIT_SHARE`` hit, the rule of FaceFusion 3; in a picture, the only
-one;
-* of which `WINDOW_FRAMES` frames looked at in a row have ``WINDOW_HITS`` that hit: a scene in a long film;
-* with a face, in it or put in, that seems younger than ``APPARENT_AGE`` in a frame that is only doubtful:
-  half of a threshold is enough there.
+* more than ``MAX_HIT_SHARE`` of its checked frames are hits (the rule of FaceFusion 3);
+* ``WINDOW_HITS`` of ``WINDOW_FRAMES`` consecutive checked frames are hits: a scene in a long film;
+* any frame is doubtful, and a face in a doubtful frame or of a source has an apparent age below
+  ``APPARENT_AGE``.
 
-A single frame that hits, however surely, is no reason in a longer video: single frames are where such
-networks err. No switch turns this off.
+A single hit does not refuse a longer video, however high its score: classifiers err in single frames. The
+check cannot be turned off.
 """
 
 from __future__ import annotations
@@ -41,18 +42,20 @@ from colab_helpers.trust.records import ContentDecision
 MAX_HIT_SHARE = 0.1
 WINDOW_FRAMES, WINDOW_HITS = 20, 10
 APPARENT_AGE = 25.0
-"""Years: of age, and seven more as a margin. The network's maker publishes no error, and users report
-children taken for adults (insightface, issue 2604)."""
+"""Years: full age and a margin of seven. The age network's error is not published, and users report children
+taken for adults (insightface, issue 2604)."""
 CHECK_INTERVAL, CHECK_INTERVAL_AFTER_CUT = 1.0, 0.2
-"""Seconds from one frame that is looked at to the next, and to one that begins a shot."""
+"""Least seconds between two checked frames, and before one that begins a shot."""
 MIN_FRAME_SECONDS = 0.1
-"""Seconds that a picture of an animation counts at least: who shows one may be slower than its file says."""
-_MAX_TIMES = 20
+"""Least seconds that a frame of an animation counts: viewers may be slower than the file says."""
+_MAX_TIMES = 20  # times of hits and of doubtful frames that are recorded
 CONTENT_NAME = "content.json"
+_SEXUAL = mark("sexual content in {hits} of {samples} checked frames: {times}")
+_MINOR = mark("a face that seems {age:.0f} years old (below {limit:.0f}) and doubtful content: {times}")
 
 
-class _Seen(BaseModel):
-    """What a check has seen so far; small whatever the target's length."""
+class _CheckState(BaseModel):
+    """State of a check so far, in constant size whatever the target's length."""
 
     key: str = ""
     frames: NonNegativeInt = 0
@@ -70,16 +73,16 @@ class _Seen(BaseModel):
 
 
 class ContentCheck:
-    """Looks at a target and decides; a `faces.index.Watcher`.
+    """Check a target and decide; a `faces.index.Watcher`.
 
     Args:
-        engine: Its networks are asked.
-        target: For messages.
-        ages: How old those who are put in seem, in years; None of whom nobody knows.
-        digest: Finds out the SHA-256 of a network's file.
-        place: Where what was seen is kept, so that it is not asked again; None keeps nothing.
-        key: Names the target's bytes and frames.
-        attempt: Writes what is to be kept, and waits where it cannot be written yet.
+        engine: The loaded networks.
+        target: The target, for errors.
+        ages: Apparent ages of the sources, in years; None if unknown.
+        digest: Computes the SHA-256 of a network's file.
+        place: File that keeps the state for a later run; None keeps nothing.
+        key: Identifies the target's content and frames.
+        attempt: Runs the write of that file, retrying if it cannot be written yet.
 
     Raises:
         ModelError: A network is missing.
@@ -96,161 +99,156 @@ class ContentCheck:
         key: str = "",
         attempt: Callable[[Callable[[], None]], None] = lambda write: write(),
     ) -> None:
-        self._engine, self._target, self._place, self._attempt = engine, target, place, attempt
-        self._lock = threading.RLock()  # frames are shown in one thread, what was seen is kept in another
+        self._engine, self._target, self._path, self._attempt = engine, target, place, attempt
+        self._lock = threading.RLock()  # frames are checked in one thread, the state is saved in another
         self._ages = [age for age in ages if age is not None]
         require_networks(engine)
         contracts = content_contracts(engine.settings.content_check)
-        self._asked = [(one, engine.content[one.name]) for one in contracts]
+        self._classifiers = [(contract, engine.content[contract.name]) for contract in contracts]
         self._networks = {name: digest(network.path) for name, network in engine.content.items()}
-        asked = [key, self._networks, contracts, CHECK_INTERVAL, CHECK_INTERVAL_AFTER_CUT, WINDOW_FRAMES]
-        self._seen = self._kept(hashlib.sha256(json.dumps(asked).encode()).hexdigest())
+        parts = [key, self._networks, contracts, CHECK_INTERVAL, CHECK_INTERVAL_AFTER_CUT, WINDOW_FRAMES]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        saved = load_or_none(_CheckState, place) if place else None
+        self._state = saved if saved and saved.key == key else _CheckState(key=key)
 
     def begin(self) -> None:
-        """Refuse a target that was seen to be so before; ContentError."""
-        self._judge(final=self._seen.ended)
-
-    def _kept(self, key: str) -> _Seen:
-        kept = load_or_none(_Seen, self._place) if self._place is not None else None
-        return kept if kept is not None and kept.key == key else _Seen(key=key)
+        """Raise ContentError if an earlier run refused the target already."""
+        self._raise_if_refused(final=self._state.ended)
 
     @property
     def frames(self) -> int:
-        """How many frames it has seen."""
-        return self._seen.frames
+        """Number of frames passed to `see`."""
+        return self._state.frames
 
     def see(self, row: FrameFaces, seconds: float) -> None:
-        """Look at a frame, if it is its turn; ContentError where the target is refused, whatever comes."""
+        """Check a frame if it is due; raise ContentError if the target is refused whatever follows."""
         with self._lock:
-            seen = self._seen
-            if row.frame < seen.frames:
+            state = self._state
+            if row.frame < state.frames:
                 return
-            # A clock that goes back hides nothing.
-            if seen.first is None or not 0 <= seconds - seen.last < (
-                CHECK_INTERVAL_AFTER_CUT if row.cut else CHECK_INTERVAL
-            ):
+            interval = CHECK_INTERVAL_AFTER_CUT if row.cut else CHECK_INTERVAL
+            # Also if timestamps go back, so that they hide nothing.
+            if state.first is None or not 0 <= seconds - state.last < interval:
                 assert row.picture is not None
-                first = seconds if seen.first is None else seen.first
+                first = seconds if state.first is None else state.first
                 self._look(row.picture, seconds - first)
-                seen.first, seen.last = first, seconds
-            seen.frames = row.frame + 1
-            self._judge(final=False)
+                state.first, state.last = first, seconds
+            state.frames = row.frame + 1
+            self._raise_if_refused(final=False)
 
     def keep(self) -> None:
-        """Keep what was seen; where that cannot be done, a later run looks again."""
-        if (place := self._place) is not None:
+        """Save the state; if it cannot be saved, a later run checks again."""
+        if (path := self._path) is not None:
             with self._lock, suppress(OutputError):
-                seen = io.BytesIO(to_json(self._seen).encode())
-                self._attempt(lambda: copy_atomically(place, seen))
+                content = io.BytesIO(to_json(self._state).encode())
+                self._attempt(lambda: copy_atomically(path, content))
 
     def end(self) -> None:
-        """Decide, once all was seen; ContentError where the target is refused."""
+        """Decide after the last frame; raise ContentError if the target is refused."""
         with self._lock:
-            self._seen.ended = True
+            self._state.ended = True
             self.keep()
-            self._judge(final=True)
+            self._raise_if_refused(final=True)
 
     @property
     def decision(self) -> ContentDecision | None:
-        """What follows; None as long as that is open."""
-        seen = self._seen
-        refused = self._reason(final=seen.ended)
-        if not refused and not seen.ended:
+        """The decision; None as long as it is open."""
+        state = self._state
+        refusal = self._refusal(final=state.ended)
+        if not refusal and not state.ended:
             return None
         return ContentDecision(
-            state="refused" if refused else "allowed",
-            reason=refused[0] if refused else "",
-            seconds=tuple(seen.doubt_at if refused and not refused[1] else seen.hit_at),
-            samples=seen.samples,
-            hits=seen.hits,
-            doubts=seen.doubts,
-            scores=seen.scores,
-            thresholds={one.name: one.threshold for one, _ in self._asked},
+            state="refused" if refusal else "allowed",
+            reason=refusal[0] if refusal else "",
+            seconds=tuple(state.doubt_at if refusal and not refusal[1] else state.hit_at),
+            samples=state.samples,
+            hits=state.hits,
+            doubts=state.doubts,
+            scores=state.scores,
+            thresholds={one.name: one.threshold for one, _ in self._classifiers},
             networks=self._networks,
-            age=self._youngest if seen.doubts else None,
+            age=self._lowest_age if state.doubts else None,
         )
 
     def _look(self, picture: Picture, seconds: float) -> None:
         scores = {
             one.name: one.score(network.run(classifier_input(picture, one))[0])
-            for one, network in self._asked
+            for one, network in self._classifiers
         }
-        # Not above, so that what is no number does not pass.
-        over = [not scores[one.name] <= one.threshold for one, _ in self._asked]
+        # "Not below" instead of "above", so that NaN counts as a hit.
+        over = [not scores[one.name] <= one.threshold for one, _ in self._classifiers]
         hit = sum(over) >= min(2, len(over))
-        doubt = any(not scores[one.name] <= one.threshold / 2 for one, _ in self._asked)
-        seen, ages = self._seen, list[float]()
-        if doubt:
+        doubtful = any(not scores[one.name] <= one.threshold / 2 for one, _ in self._classifiers)
+        state, ages = self._state, list[float]()
+        if doubtful:
             ages = self._engine.ages(picture, self._engine.analyser.detect(picture))
-        seen.samples += 1
-        seen.hits += hit
-        seen.doubts += doubt
-        seen.recent = [*seen.recent[1 - WINDOW_FRAMES :], hit]
-        seen.scores = {n: round(max(score, seen.scores.get(n, score)), 4) for n, score in scores.items()}
-        for times, counts in ((seen.hit_at, hit), (seen.doubt_at, doubt)):
+        state.samples += 1
+        state.hits += hit
+        state.doubts += doubtful
+        state.recent = [*state.recent[1 - WINDOW_FRAMES :], hit]
+        state.scores = {n: round(max(score, state.scores.get(n, score)), 4) for n, score in scores.items()}
+        for times, counts in ((state.hit_at, hit), (state.doubt_at, doubtful)):
             if counts and len(times) < _MAX_TIMES:
                 times.append(round(seconds, 3))
-        seen.age = min([*ages, *([] if seen.age is None else [seen.age])], default=None)
+        state.age = min([*ages, *([] if state.age is None else [state.age])], default=None)
 
     @property
-    def _youngest(self) -> float | None:
-        ages = [*self._ages, *([] if self._seen.age is None else [self._seen.age])]
+    def _lowest_age(self) -> float | None:
+        ages = [*self._ages, *([] if self._state.age is None else [self._state.age])]
         return min(ages, default=None)
 
-    def _reason(self, *, final: bool) -> tuple[str, bool] | None:
-        """Why the target is refused, and whether for sexual content alone; None where it is not."""
-        seen, young = self._seen, self._youngest
-        if seen.doubts and young is not None and young < APPARENT_AGE:
-            text = mark(
-                "a face that seems {age:.0f} years old (below {limit:.0f}) and doubtful content: {times}"
-            )
-            return tr(text, age=young, limit=APPARENT_AGE, times=self._times(seen.doubt_at, 0.5)), False
-        if sum(seen.recent) >= WINDOW_HITS or (final and seen.hits > MAX_HIT_SHARE * seen.samples):
-            text = mark("sexual content in {hits} of {samples} frames that were looked at: {times}")
-            return tr(text, hits=seen.hits, samples=seen.samples, times=self._times(seen.hit_at, 1.0)), True
+    def _refusal(self, *, final: bool) -> tuple[str, bool] | None:
+        """Return why the target is refused, and whether for sexual content alone; None if it is not."""
+        state, age = self._state, self._lowest_age
+        if state.doubts and age is not None and age < APPARENT_AGE:
+            times = self._evidence(state.doubt_at, 0.5)
+            return tr(_MINOR, age=age, limit=APPARENT_AGE, times=times), False
+        if sum(state.recent) >= WINDOW_HITS or (final and state.hits > MAX_HIT_SHARE * state.samples):
+            times = self._evidence(state.hit_at, 1.0)
+            return tr(_SEXUAL, hits=state.hits, samples=state.samples, times=times), True
         return None
 
-    def _times(self, times: list[float], share: float) -> str:
+    def _evidence(self, times: list[float], share: float) -> str:
         at = ", ".join(f"{t // 60:.0f}:{t % 60:04.1f}" for t in times[:5]) + (", …" if len(times) > 5 else "")
-        limits = {one.name: share * one.threshold for one, _ in self._asked}
-        scores = ", ".join(f"{name} {self._seen.scores[name]:.2f}/{most:g}" for name, most in limits.items())
+        limits = {one.name: share * one.threshold for one, _ in self._classifiers}
+        scores = ", ".join(f"{name} {self._state.scores[name]:.2f}/{most:g}" for name, most in limits.items())
         return tr("{times} (highest score/threshold: {scores})", times=at, scores=scores)
 
-    def _judge(self, *, final: bool) -> None:
-        refused = self._reason(final=final)
-        if refused is None:
+    def _raise_if_refused(self, *, final: bool) -> None:
+        refusal = self._refusal(final=final)
+        if refusal is None:
             return
         self.keep()
-        remedy = tr("leave this file out: it is not worked on")
-        if refused[1] and self._engine.settings.content_check == "single":
+        remedy = tr("leave this file out: it will not be processed")
+        if refusal[1] and self._engine.settings.content_check == "single":
             remedy = tr(
-                "leave this file out; where the network is wrong, content_check=vote asks three, "
-                "of which two have to agree"
+                "leave this file out; if the network is wrong, set content_check=vote, by which two of three "
+                "networks have to agree"
             )
-        raise ContentError(refused[0], where=str(self._target), remedy=remedy)
+        raise ContentError(refusal[0], where=str(self._target), remedy=remedy)
 
 
 def require_networks(engine: Engine) -> None:
-    """Make sure, before any work, that content can be checked; ModelError where a network is missing."""
+    """Make sure, before any work, that content can be checked; raise ModelError if a network is missing."""
     if engine.missing is not None:
         raise missing_model_error(engine.missing)
 
 
 def check_pictures(check: ContentCheck, pictures: Iterable[tuple[float, Picture]]) -> None:
-    """Look at the pictures of a file, each with its second; ContentError where it is refused."""
-    shown, before, last = 0.0, 0.0, None
+    """Check the pictures of a file, each with its time in seconds; raise ContentError if it is refused."""
+    time, previous, last_grid = 0.0, 0.0, None
     for number, (seconds, picture) in enumerate(pictures):
         grid = picture.grid()
-        cut = last is not None and cv2.norm(grid, last, cv2.NORM_L1) > CUT_LEVELS * grid.size
-        # Rounded, so that ten of a tenth are a second.
-        shown = round(shown + max(seconds - before, MIN_FRAME_SECONDS if number else 0.0), 3)
-        check.see(FrameFaces(number, 0, cut=cut, picture=picture), shown)
-        before, last = seconds, grid
+        cut = last_grid is not None and cv2.norm(grid, last_grid, cv2.NORM_L1) > CUT_LEVELS * grid.size
+        # Rounded, so that ten tenths are one second.
+        time = round(time + max(seconds - previous, MIN_FRAME_SECONDS if number else 0.0), 3)
+        check.see(FrameFaces(number, 0, cut=cut, picture=picture), time)
+        previous, last_grid = seconds, grid
     check.end()
 
 
 def classifier_input(picture: Picture, contract: ContentContract) -> npt.NDArray[np.float32]:
-    """Return what a classifier is shown: ``(1, 3, S, S)``, the picture in the middle of black."""
+    """Return a classifier's input ``(1, 3, S, S)`` float32: the picture centred on black, normalized."""
     size, small = contract.size, picture.detector_view(contract.size).image
     height, width = small.shape[:2]
     square = np.zeros((size, size, 3), np.uint8)

@@ -1,8 +1,8 @@
-"""What was done to a target, said in its result's own file: a signed C2PA manifest, and plain metadata.
+"""Marks in a result's file that disclose what was done to its target: a signed C2PA manifest and metadata.
 
-A result is marked under its hidden name, before it is published: no file of a run is ever seen unmarked. The
-manifest names the target with its hash, keeps what the target's own manifest says, and is signed over the
-result's bytes. Formats that hold no manifest get it in a file beside them.
+A result is marked under its hidden name before it is published, so that no unmarked file is ever visible. The
+manifest contains the target's hash and its own manifest, and is signed over the result's bytes. Formats that
+cannot embed a manifest get it in a file beside them.
 """
 
 from __future__ import annotations
@@ -27,48 +27,45 @@ from colab_helpers.trust.records import Consent
 from colab_helpers.trust.signing import LOCAL, LOCAL_SIGNER, Credentials, load_credentials
 
 COMPOSITE_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-"""IPTC's word for a picture of a camera with parts that a trained network made."""
+"""IPTC source type of a captured picture with parts made by a trained network."""
 GENERATED_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""IPTC's word for a picture that a trained network made as a whole."""
-_EMPTY = "http://c2pa.org/digitalsourcetype/empty"
+"""IPTC source type of a picture made by a trained network as a whole."""
+_EMPTY_SOURCE_TYPE = "http://c2pa.org/digitalsourcetype/empty"
 SOFTWARE = {"name": "colab_helpers", "version": VERSION}
-_OWN = "colab_helpers."
+_PREFIX = "colab_helpers."
 NETWORKS, DIGEST, LABEL, DISCLOSURE, CONSENT, CONTENT = map(
-    _OWN.__add__, ("networks", "sha256", "label", "disclosure", "consent", "content")
+    _PREFIX.__add__, ("networks", "sha256", "label", "disclosure", "consent", "content")
 )
-"""Names of our own in a manifest: in its actions networks used, the target's SHA-256, the words of the label
-burnt in, and how else those who see the result are told; as assertions the consent stated, and what was seen
-in the target."""
+"""Names of this package in a manifest. Parameters of actions: networks used, SHA-256 of the target, text of
+the burnt-in label, and disclosure. Assertions: stated consent, and result of the content check."""
 
-_BY_AI = {"swap": "swapped", "enhance": "enhanced"}  # in English, whatever language is spoken
+_BY_AI = {"swap": "swapped", "enhance": "enhanced"}  # not translated
 
 
 @dataclass(eq=False, kw_only=True)
 class Marks:
-    """Marks the result of one target."""
+    """Marks the result of one target; see `pipeline.outcome.Marks`."""
 
-    signed_by: Credentials  # whose certificate is used
-    target: Path  # the file that was changed; its bytes are what counts
-    networks: Mapping[str, Sequence[str]]  # names of the networks that do each action of `Measured`
-    target_manifest: Path | None = None  # where the target's manifest lies, if not in the target
-    # What was stated; ``sources`` are the SHA-256 of the photos of who is put in.
+    signed_by: Credentials
+    target: Path  # the target, or a copy of it
+    networks: Mapping[str, Sequence[str]]  # names of the networks by action, as in `FrameStats`
+    target_manifest: Path | None = None  # the manifest beside the target, if it embeds none
     consent: Consent | None = None
-    sources: Sequence[str] = ()
-    # What has looked at the target; nothing is sealed before it has decided.
-    content: ContentCheck | None = None
-    digest: str = ""  # SHA-256 of the target, where it is known; to read a large one again takes seconds
-    label: Label | None = None  # what is burnt into its pictures, if anything
-    disclosure: str = ""  # how else those who see it are told
-    enlarged_by: str = ""  # name of the network that enlarges its pictures, if any does
-    heartbeat: Callable[[], None] = lambda: None  # called every few megabytes; may raise to give up
+    sources: Sequence[str] = ()  # SHA-256 of the source photos
+    content: ContentCheck | None = None  # has to decide before anything is sealed
+    digest: str = ""  # SHA-256 of the target if known: reading a large one again takes seconds
+    label: Label | None = None  # burnt into its pictures
+    disclosure: str = ""  # how viewers are told otherwise
+    enlarged_by: str = ""  # name of the network that enlarges its pictures
+    heartbeat: Callable[[], None] = lambda: None  # called every few megabytes; may raise to stop
     marked: bool = field(default=False, init=False)  # whether a result was marked
-    # SHA-256 of its manifest where that is in a file of its own.
-    manifest: str | None = field(default=None, init=False)
+    manifest: str | None = field(default=None, init=False)  # SHA-256 of a manifest in a file of its own
 
-    def _told(self, actions: Collection[str]) -> str:
-        made = [f"Faces {' and '.join(_by_ai(actions).values())} by AI"] if _by_ai(actions) else []
+    def _summary(self, actions: Collection[str]) -> str:
+        words = _ai_words(actions).values()
+        changed = [f"Faces {' and '.join(words)} by AI"] if words else []
         hidden = ["Faces made unrecognisable"] if set(actions) - _BY_AI.keys() else []
-        return "; ".join(made + hidden)
+        return "; ".join(changed + hidden)
 
     @classmethod
     def of(
@@ -83,7 +80,7 @@ class Marks:
         digest: str,
         heartbeat: Callable[[], None],
     ) -> Marks:
-        """Return what marks the result that an engine's networks make of a target, read at ``read``."""
+        """Return the marks for the result that an engine makes of a target, which is read from ``read``."""
         changers = {"swap": engine.swapper, "enhance": engine.enhancer}
         return cls(
             signed_by=load_credentials(engine.settings.signing_certificate),
@@ -105,35 +102,37 @@ class Marks:
         )
 
     def disclosed(self, actions: Collection[str]) -> dict[str, str]:
-        """Return the words burnt in, ``label``, and ``disclosure``; empty where no face was changed by AI."""
+        """Return the texts of ``label`` and ``disclosure``, empty if no face was changed by AI."""
         shown = {"label": self.label.text if self.label else "", "disclosure": self.disclosure}
-        return {name: text if _by_ai(actions) else "" for name, text in shown.items()}
+        return {name: text if _ai_words(actions) else "" for name, text in shown.items()}
 
     def comment(self, actions: Collection[str]) -> str:
-        """Return what a video's own comment says; empty where no face was changed."""
-        kind = f", {COMPOSITE_SOURCE_TYPE}" if _by_ai(actions) else ""
-        return f"{self._told(actions)} (colab_helpers {VERSION}{kind})" if actions else ""
+        """Return the comment tag of a video; empty if no face was changed."""
+        kind = f", {COMPOSITE_SOURCE_TYPE}" if _ai_words(actions) else ""
+        return f"{self._summary(actions)} (colab_helpers {VERSION}{kind})" if actions else ""
 
     def parts(self, actions: Collection[str]) -> dict[str, bytes]:
-        """Return a picture's XMP packet; none where nothing was made by AI."""
-        return {"xmp": xmp_of(self._told(actions))} if _by_ai(actions) else {}
+        """Return the XMP packet of a picture; none if no face was changed by AI."""
+        return {"xmp": xmp_of(self._summary(actions))} if _ai_words(actions) else {}
 
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
-        """Sign a finished file under its hidden name; it is replaced by the signed one.
+        """Replace a finished file under its hidden name by its signed copy.
 
-        A manifest beside ``output`` is there before that is published. Without ``actions``, what was done to
-        faces, the manifest says that it was only stored anew. OutputError where there is no room, MediaError
-        where the manifest cannot be made.
+        A manifest beside ``output`` is written before that is published. Without ``actions`` on faces the
+        manifest states that the target was only transcoded.
+
+        Raise OutputError if a file cannot be written, MediaError if the manifest cannot be made.
         """
         from c2pa import C2paError
 
-        beside, signed, definition = sidecar(output), hidden_name(partial), self._manifest(output, actions)
+        manifest_path, signed = sidecar(output), hidden_name(partial)
+        definition = self._manifest(output, actions)
         try:
-            signed.unlink(missing_ok=True)  # a link would be followed
+            signed.unlink(missing_ok=True)  # writing would follow a symbolic link
             claim = Claim(definition, self.signed_by, ingredient_archive(self.target, self.target_manifest))
-            if beside:
+            if manifest_path:
                 data = claim.signed(file_binding(sha256_of(partial, on_chunk=self.heartbeat)))
-                copy_atomically(beside, io.BytesIO(data))
+                copy_atomically(manifest_path, io.BytesIO(data))
                 self.manifest = hashlib.sha256(data).hexdigest()
             else:
                 claim.embed(partial, signed, self.heartbeat)
@@ -153,88 +152,87 @@ class Marks:
     def _manifest(self, output: Path, actions: Collection[str]) -> dict[str, Any]:
         digest = self.digest or sha256_of(self.target, on_chunk=self.heartbeat)
         opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["target"], DIGEST: digest}}
-        edited: dict[str, Any] = {
-            "action": "c2pa.edited",
-            "softwareAgent": SOFTWARE,
-            "description": self._told(actions),
-        }
-        if used := _by_ai(actions):
-            names = [name for action in used for name in self.networks.get(action, ())]
-            told = {f"{_OWN}{name}": text for name, text in self.disclosed(actions).items() if text}
-            edited |= {"digitalSourceType": COMPOSITE_SOURCE_TYPE, "parameters": {NETWORKS: names, **told}}
-        stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
-        done = [opened, edited if actions else stored]
+        edited = _action("edited", description=self._summary(actions)) if actions else _action("transcoded")
+        if words := _ai_words(actions):
+            networks = [name for action in words for name in self.networks.get(action, ())]
+            disclosed = {f"{_PREFIX}{name}": text for name, text in self.disclosed(actions).items() if text}
+            edited["digitalSourceType"] = COMPOSITE_SOURCE_TYPE
+            edited["parameters"] = {NETWORKS: networks, **disclosed}
+        performed = [opened, edited]
         if self.enlarged_by:
-            resized: dict[str, Any] = {"action": "c2pa.resized", "softwareAgent": SOFTWARE}
-            by_ai = {"digitalSourceType": COMPOSITE_SOURCE_TYPE, "parameters": {NETWORKS: [self.enlarged_by]}}
-            done.append(resized | by_ai)
-        definition = _definition(printable(output.name), done)
-        definition["assertions"] += self._stated()
+            by = {NETWORKS: [self.enlarged_by]}
+            performed.append(_action("resized", digitalSourceType=COMPOSITE_SOURCE_TYPE, parameters=by))
+        definition = _definition(printable(output.name), performed)
+        definition["assertions"] += self._assertions()
         return definition
 
-    def _stated(self) -> list[dict[str, Any]]:
-        """What was stated and seen before the target was changed, as assertions."""
-        stated: dict[str, Any] = {}
+    def _assertions(self) -> list[dict[str, Any]]:
+        """Assertions on the stated consent and the content check."""
+        assertions: dict[str, Any] = {}
         if self.consent is not None and self.consent.statement:
-            stated[CONSENT] = self.consent.record() | {"sources": list(self.sources)}
+            assertions[CONSENT] = self.consent.record() | {"sources": list(self.sources)}
         if self.content is not None:
             decision = self.content.decision
             if decision is None or decision.state != "allowed":
-                raise RuntimeError("a result may be sealed only once its target was looked at and allowed")
-            stated[CONTENT] = decision.model_dump(mode="json", exclude_defaults=True)
-        return [{"label": label, "data": data} for label, data in stated.items()]
+                raise RuntimeError("a result may be sealed only after its target was checked and allowed")
+            assertions[CONTENT] = decision.model_dump(mode="json", exclude_defaults=True)
+        return [{"label": label, "data": data} for label, data in assertions.items()]
 
 
 def check_marking(settings: Settings) -> None:
-    """Make sure, before any work, that results can be labelled and signed; SettingsError if they cannot."""
+    """Make sure, before any work, that results can be labelled and signed; raise SettingsError if not."""
     Label.of(settings)
     load_checked_credentials(settings.signing_certificate)
 
 
 def load_checked_credentials(path: str) -> Credentials:
-    """Return whose certificate is used; one that was not made here has signed something before any work.
+    """Load credentials and, unless they are this machine's own, test that they can sign a manifest.
 
-    SettingsError where it cannot sign what this package writes; see also `signing.load_credentials`.
+    Raise SettingsError if they cannot; for other errors see `signing.load_credentials`.
     """
-    found = load_credentials(path)
-    if found.local and found.name == LOCAL_SIGNER:
-        return found
+    credentials = load_credentials(path)
+    if credentials.local and credentials.name == LOCAL_SIGNER:
+        return credentials
     from c2pa import C2paError
 
-    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _EMPTY}
+    created = _action("created", digitalSourceType=_EMPTY_SOURCE_TYPE)
     try:
-        Claim(_definition("trial", [made]), found).signed()
+        Claim(_definition("trial", [created]), credentials).signed()
     except C2paError as error:
         raise SettingsError(
             tr("this certificate cannot sign results ({reason})", reason=error),
             where=path,
-            remedy=tr("use one that is valid today and made for signing C2PA manifests"),
+            remedy=tr("use a certificate that is valid today and made for signing C2PA manifests"),
         ) from error
-    return found
+    return credentials
 
 
-def _by_ai(actions: Collection[str]) -> dict[str, str]:
-    """What networks do of what is done to faces."""
+def _ai_words(actions: Collection[str]) -> dict[str, str]:
+    """Return those of some actions that networks perform, each with its word in English."""
     return {action: word for action, word in _BY_AI.items() if action in actions}
 
 
+def _action(name: str, **fields: Any) -> dict[str, Any]:
+    return {"action": f"c2pa.{name}", "softwareAgent": SOFTWARE, **fields}
+
+
 def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
-    stated = [{"label": "c2pa.actions.v2", "data": {"actions": actions}}]
-    return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": stated}
+    assertions = [{"label": "c2pa.actions.v2", "data": {"actions": actions}}]
+    return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": assertions}
 
 
 def seal_generated(partial: Path, *, told: str, network: str) -> None:
-    """Sign a PNG that a network made as a whole, under its hidden name, by this machine's certificate."""
-    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": GENERATED_SOURCE_TYPE}
-    definition = _definition("portrait", [made | {"description": told, "parameters": {NETWORKS: [network]}}])
+    """Sign a PNG made by a network as a whole, under its hidden name, with this machine's certificate."""
+    created = _action("created", digitalSourceType=GENERATED_SOURCE_TYPE, description=told)
+    created["parameters"] = {NETWORKS: [network]}
     signed = hidden_name(partial)
-    Claim(definition, load_credentials(LOCAL)).embed(partial, signed, lambda: None)
+    Claim(_definition("portrait", [created]), load_credentials(LOCAL)).embed(partial, signed, lambda: None)
     signed.replace(partial)
 
 
-def xmp_of(told: str, source_type: str = COMPOSITE_SOURCE_TYPE) -> bytes:
-    """Return a picture's XMP packet (IPTC Photo Metadata 2023.2)."""
-    from xml.sax.saxutils import quoteattr  # slow: it brings urllib and http along
+def xmp_of(instructions: str, source_type: str = COMPOSITE_SOURCE_TYPE) -> bytes:
+    """Return the XMP packet of a picture (IPTC Photo Metadata 2023.2)."""
+    from xml.sax.saxutils import quoteattr  # slow to import: it loads urllib and http
 
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -244,7 +242,7 @@ def xmp_of(told: str, source_type: str = COMPOSITE_SOURCE_TYPE) -> bytes:
         ' xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
         f" xmp:CreatorTool={quoteattr(f'colab_helpers {VERSION}')}"
-        f" photoshop:Instructions={quoteattr(told)}"
+        f" photoshop:Instructions={quoteattr(instructions)}"
         f" Iptc4xmpExt:DigitalSourceType={quoteattr(source_type)}/>"
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode()

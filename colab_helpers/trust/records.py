@@ -1,4 +1,4 @@
-"""What is kept in reports and manifests of the consent stated and of a look at a target's content."""
+"""Records of consent and of the content check, as kept in reports and manifests."""
 
 from __future__ import annotations
 
@@ -14,76 +14,74 @@ from colab_helpers.language import mark, tr
 
 Ground = Literal["self", "written consent", "synthetic", "licensed", "public archive"]
 GROUNDS = (mark("self"), mark("written consent"), mark("synthetic"), mark("licensed"), mark("public archive"))
-"""On what ground a person may be shown: it is oneself, they agreed in writing, they do not exist, the
-material is licensed for this use, or an archive gives it to the public for it. In English; ``grounds`` names
-them in the language spoken."""
+"""Grounds on which a person may be shown: it is oneself, they agreed in writing, they do not exist, the
+material is licensed for this use, or a public archive provides it for this use. In English; `grounds`
+translates them."""
 
 
 def grounds() -> tuple[str, ...]:
-    """The grounds in the language spoken; a statement may name them in English, too."""
+    """Return the grounds in the current language; statements may always name them in English, too."""
     return tuple(map(tr, GROUNDS))
 
 
 class ConsentedPerson(BaseModel, extra="forbid", frozen=True):
-    """Somebody who is shown, as source or in a target."""
+    """A person who is shown, as source or in a target."""
 
     name: str
     ground: Ground  # one of ``GROUNDS``
-    given_by: str = ""  # who says so, and when; for oneself and for people who do not exist it may be empty
-    document: str = ""  # where that is written down
+    given_by: str = ""  # who gave it, and when; may be empty for the grounds self and synthetic
+    document: str = ""  # where it is documented
 
     @property
-    def told(self) -> str:
-        """The same in a few words."""
-        beside = "; ".join(filter(None, (self.given_by, self.document)))
-        return f"{self.name}: {tr(self.ground)}{f' ({beside})' if beside else ''}"
+    def summary(self) -> str:
+        """Name, ground and evidence on one line."""
+        evidence = "; ".join(filter(None, (self.given_by, self.document)))
+        return f"{self.name}: {tr(self.ground)}{f' ({evidence})' if evidence else ''}"
 
 
 class Consent(BaseModel, extra="forbid", frozen=True):
-    """What was stated: a sentence, and each person where a file names them. Empty where none is needed."""
+    """A statement of consent, and each person if a consent file names them; empty if none is needed."""
 
     statement: str = ""
     people: tuple[ConsentedPerson, ...] = ()
 
     @property
     def text(self) -> str:
-        """The same as one text, which depends on no file."""
+        """The statement as a self-contained text; `consent.parse_consent` reads it."""
         return to_json(self) if self.people else self.statement
 
     def record(self) -> dict[str, Any]:
-        """Return it as manifests and reports keep it."""
+        """Return the fields as manifests and reports keep them."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def unnamed(self, people: Iterable[str]) -> list[str]:
-        """Return who of some people, by name, it does not name; each once, in their order.
+        """Return the names among ``people`` that the statement does not cover, each once, in order.
 
-        Case, accents and what stands between two words do not matter: ``ana_ruiz`` is Ana Ruiz. A sentence
-        may go on before and behind a name; of people who are named each, the whole name counts.
+        Case, accents and separators are ignored: ``ana_ruiz`` is Ana Ruiz. A plain statement has to contain
+        the name as whole words; a consent file has to list exactly that name.
         """
-        named, said = {_plain(one.name) for one in self.people}, f" {_plain(self.statement)} "
+        listed, statement = {_plain(one.name) for one in self.people}, f" {_plain(self.statement)} "
         return [
             name
             for name in dict.fromkeys(people)
-            if not (_plain(name) in named if named else f" {_plain(name)} " in said)
+            if not (_plain(name) in listed if listed else f" {_plain(name)} " in statement)
         ]
 
 
 class ContentDecision(BaseModel, frozen=True):
-    """What was seen in a target, and what follows."""
+    """Result of the content check of a target."""
 
     state: Literal["allowed", "refused"]
-    reason: str = ""  # why it is refused, in the language spoken
-    # When frames hit or, for a seeming minor, were doubtful: the first twenty.
+    reason: str = ""  # why it is refused, in the current language
+    # Times of the first twenty hits, or doubtful frames if an apparent minor is the reason.
     seconds: tuple[float, ...] = ()
-    # Frames that were looked at; ``hits`` those that hit, ``doubts`` those that are doubtful.
-    samples: int = 0
-    hits: int = 0
-    doubts: int = 0
-    scores: dict[str, float] = {}  # the highest of each network; ``thresholds`` what they were held against
-    thresholds: dict[str, float] = {}
+    samples: int = 0  # checked frames
+    hits: int = 0  # frames above the threshold
+    doubts: int = 0  # frames above half of the threshold
+    scores: dict[str, float] = {}  # highest score of each network
+    thresholds: dict[str, float] = {}  # threshold of each network
     networks: dict[str, str] = {}  # SHA-256 of each network's file
-    # The youngest that a face seems, of doubtful frames and of who is put in; None without either.
-    age: float | None = None
+    age: float | None = None  # lowest apparent age in doubtful frames or of the sources; None if unknown
 
 
 def _plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""With whose certificate results are signed: the user's own, or one made here that cannot show who signed."""
+"""Credentials for signing results: the user's certificate, or a local one that cannot identify the signer."""
 
 from __future__ import annotations
 
@@ -18,42 +18,43 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 LOCAL_NAME = "signing.pem"
-"""In the folder of ``machine.home``: the certificate made here, the one that vouches for it, and its key."""
+"""File in the folder of ``machine.home``: the local certificate, its root, and its key."""
 LOCAL_SIGNER = "colab_helpers local signer"
 _KEY = b"-----BEGIN PRIVATE KEY-----"
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A certificate and what signs in its name; the key is never printed."""
+    """A certificate chain and its private key, which is never printed."""
 
     chain: bytes  # PEM, the signer's own certificate first
-    key: bytes = field(repr=False)
+    key: bytes = field(repr=False)  # PEM
     algorithm: str  # its name in ``c2pa.C2paSigningAlg``
-    name: str  # whose it is, as it says itself
-    local: bool  # whether it was made here
+    name: str  # common name of the signer's certificate
+    local: bool  # whether it is this machine's own
 
     def signer(self) -> Signer:
-        """Return what signs; a context manager."""
+        """Return a signer, which is a context manager."""
         from c2pa import C2paSignerInfo, C2paSigningAlg, Signer  # see ``manifests``
 
-        # No time stamp server: a result never makes this machine talk to another.
+        # No time stamp server: signing must not need the network.
         return Signer.from_info(C2paSignerInfo(C2paSigningAlg[self.algorithm], self.chain, self.key, None))
 
 
 def load_credentials(path: str) -> Credentials:
-    """Return those of a PEM file with a certificate chain and its key, or, for `LOCAL`, of this machine.
+    """Load credentials from a PEM file with a certificate chain and its key, or this machine's for `LOCAL`.
 
     Raises:
-        MissingFileError, SettingsError: The file cannot be read, or holds something else.
-        OutputError: There is no certificate of this machine yet, and none can be kept.
+        MissingFileError: The file cannot be read.
+        SettingsError: The file holds something else.
+        OutputError: The local certificate, made on first use, cannot be written.
     """
     local = path == LOCAL
     return _read(home() / LOCAL_NAME if local else absolute(path), local=local)
 
 
 def local_anchor() -> bytes:
-    """Return the certificate that vouches for this machine's own, PEM; empty before there is one."""
+    """Return the root of this machine's certificate as PEM; empty before there is one."""
     from colab_helpers.trust.certificates import last_certificate
 
     try:
@@ -63,8 +64,8 @@ def local_anchor() -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Make this machine's certificate, if there is none yet."""
-    from filelock import FileLock  # slow, as what makes certificates, and needed once
+    """Make this machine's certificate if there is none yet."""
+    from filelock import FileLock  # slow to import, as is `certificates`, and needed once
 
     from colab_helpers.trust.certificates import make_certificates
 
@@ -75,15 +76,15 @@ def _make(path: Path) -> None:
                 write_atomically(path, make_certificates(LOCAL_SIGNER), private=True)
     except OSError as error:
         raise OutputError(
-            tr("the certificate made here cannot be kept ({reason})", reason=error.strerror or error),
+            tr("the local signing certificate cannot be written ({reason})", reason=error.strerror or error),
             where=str(path),
-            remedy=tr("name a folder that can be written to in the variable COLAB_HELPERS_HOME"),
+            remedy=tr("set the environment variable COLAB_HELPERS_HOME to a writable folder"),
         ) from error
 
 
-@lru_cache(maxsize=4)  # a drive that is gone later must not keep results from being signed
+@lru_cache(maxsize=4)  # results can still be signed after a drive is unmounted
 def _read(path: Path, *, local: bool) -> Credentials:
-    """Read a PEM file; what is wrong with it is never told with its content."""
+    """Read a PEM file; errors never quote its content."""
     if local and not path.exists():
         _make(path)
     try:
@@ -95,19 +96,17 @@ def _read(path: Path, *, local: bool) -> Credentials:
             remedy=tr("correct signing_certificate, or set it to local"),
         ) from error
     try:
-        chain, begin, key = content.partition(_KEY)
+        chain, header, key = content.partition(_KEY)
         signer = chain.partition(b"CERTIFICATE-----")[2].partition(b"-----")[0]
-        # As `make_certificates` writes it: what takes others apart is slow to load.
+        # The layout of `make_certificates`: the general parser is slow to import.
         if local and LOCAL_SIGNER.encode() in base64.b64decode(signer):
-            return Credentials(chain, begin + key, "ES256", LOCAL_SIGNER, local)
+            return Credentials(chain, header + key, "ES256", LOCAL_SIGNER, local)
         from colab_helpers.trust.certificates import read_certificates
 
         return Credentials(*read_certificates(content), local)
     except (ValueError, TypeError, KeyError) as error:
         raise SettingsError(
-            tr("this is no PEM file with certificates and the unencrypted key of the first of them"),
+            tr("not a PEM file with a certificate chain and the unencrypted key of its first certificate"),
             where=str(path),
-            remedy=tr(
-                "join them in one file, your own certificate first, or set signing_certificate to local"
-            ),
+            remedy=tr("join both in one file, your certificate first, or set signing_certificate to local"),
         ) from error

@@ -1,1 +1,1 @@
-"""What people see: notebook cells, progress, pictures, and the one door to Colab and IPython."""
+"""The user interface: notebook cells, panel, progress, and the host (Colab, IPython, or a plain shell)."""

@@ -1,4 +1,4 @@
-"""What the cells of ``batch_swap.ipynb`` call after the panel; the notebook holds no logic of its own."""
+"""Functions called by the cells of ``batch_swap.ipynb`` after the panel; the notebook has no logic itself."""
 
 from __future__ import annotations
 
@@ -30,71 +30,73 @@ class StoppedError(BatchError):
 
 
 def run_batch_swap(form_state: FormState | BatchRequest) -> Run | None:
-    """Swap faces in a batch, as chosen in the panel that ``show_panel`` has shown, or the rendered demo's.
+    """Run the batch that the panel or the form describes; join it if the panel's button has started it.
 
-    A batch that the panel's button has begun is watched. Returned is the run, with its report; None where it
-    is left to the panel's button, because nobody runs cells.
+    Without any sources and targets, run the demo.
+
+    Returns:
+        The run with its report; None if the frontend has no cells, where the panel's button starts it.
 
     Raises:
-        ConsentError: No usable statement of consent; nothing was done.
+        ConsentError: There is no usable statement of consent; nothing was done.
         ColabHelpersError: The run could not be started.
     """
     form_state = FormState(form_state) if isinstance(form_state, BatchRequest) else form_state
-    asked, runs = form_state.request(), form_state.runs
-    host = this_host(headless=asked.headless)
+    request, runs = form_state.request(), form_state.runs
+    host = this_host(headless=request.headless)
     if form_state.has_panel and not host.has_cells:
         return None
     form_state.networks.close()
-    run = runs.begin(prepare_request(asked, host), host)
+    run = runs.begin(prepare_request(request, host), host)
     run.in_cell = True
-    runs.look()
+    runs.update()
     try:
         with ProgressLine(headless=host.headless) as line:
             paint = None if host.headless else open_html_area()
             if paint is None:
-                run.work(on_progress=line, on_status=line.status)
+                run.execute(on_progress=line, on_status=line.status)
             else:
-                run.work(on_status=RunView(run.folder, paint))
+                run.execute(on_status=RunView(run.folder, paint))
     finally:
         run.in_cell = False
-        runs.look()
+        runs.update()
     return run
 
 
 def show_results(run: Run | None) -> None:
-    """Show what became of every file, pictures of results, and players for videos; None is left to the panel.
+    """Show the outcome of every file, with pictures and video players; do nothing for None.
 
-    Where the form's ``download`` says so, results are handed to the browser's computer, several as one zip,
-    each with the manifest beside it.
+    If the form's ``download`` is set, let the browser download the outputs with their sidecar manifests,
+    several files as one zip.
 
     Raises:
-        UsageError: There is no way to hand them over here.
+        UsageError: Downloads are not possible here.
         StoppedError: The run was stopped before all files were done.
-        BatchError: Some file failed; so a headless run ends with an error, after everything was shown.
+        BatchError: Some file failed; raised after everything was shown, so that headless runs fail, too.
     """
     report = run.report if run is not None else None
     if run is None or report is None:
         return
     run.host.show(run.html(report), results_text(report), kept=True)
-    made = results_of(report)
+    outputs = results_of(report)
     marked = (file for file in report.files if file.status == "done" and file.manifest)
-    made += [manifest_beside(Path(str(file.output))) for file in marked]
-    if run.request.download and made:
-        run.host.download(made[0] if len(made) == 1 else pack_results(made))
+    outputs += [manifest_beside(Path(str(file.output))) for file in marked]
+    if run.request.download and outputs:
+        run.host.download(outputs[0] if len(outputs) == 1 else pack_results(outputs))
     if report.ok:
         return
     raise (StoppedError if report.stopped else BatchError)(
         failure_text(report),
         where=str(run.folder / "report.json"),
-        remedy=tr("run again to go on: what is finished is kept")
+        remedy=tr("run again to resume: finished work is kept")
         if report.stopped
         else tr("correct what the report names and run again"),
     )
 
 
 def pack_results(paths: Sequence[Path]) -> Path:
-    """Pack results as one zip in a folder of its own; stored as they are: videos do not get smaller."""
-    # Not beside the results, where a file of that name may be the user's.
+    """Pack files into an uncompressed zip (videos hardly compress) in a new temporary folder."""
+    # Not in the output folder, where the user may have a file of that name.
     path = Path(tempfile.mkdtemp(prefix="colab_helpers-")) / "results.zip"
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:

@@ -1,4 +1,4 @@
-"""What one cell of the notebook leaves to the next: what is chosen, and the batches begun with it."""
+"""State shared by the notebook's cells: the values of form and panel, and the batches started with them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from colab_helpers.progress import ProgressCallback
 
 REFRESH = 1.0
-"""Seconds between two pictures of a run that is at work."""
+"""Minimum seconds between two redraws of a run in progress."""
 
 
 class Run:
-    """A batch, from its prepared request to its report, or the error instead of one.
+    """A batch, from its prepared request to its report or error.
 
-    ``status`` is how it stood at the last look; ``in_cell`` tells whether a cell waits for it.
+    ``status`` is the latest one seen; ``in_cell`` tells whether a cell waits for the batch.
     """
 
     def __init__(self, request: BatchRequest, host: Host) -> None:
@@ -52,23 +52,23 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where its results go."""
+        """The output folder."""
         return results_folder(self.request, self.host)
 
     @property
     def is_watched(self) -> bool:
-        """Whether a thread watches it, while its worker process does the work."""
+        """Whether a thread watches the worker process."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
     def running_from(self) -> str:
-        """Who waits for it: ``cell``, ``button`` or nobody."""
+        """What waits for the run: ``cell``, ``button`` or, if nothing does, the empty string."""
         return "cell" if self.in_cell else "button" if self.is_watched else ""
 
-    def work(
+    def execute(
         self, *, on_progress: ProgressCallback | None = None, on_status: StatusCallback | None = None
     ) -> BatchReport:
-        """Have it done, or watch it where it is at work already."""
+        """Run the batch, or join it if it is running already; return its report, also if stopped."""
         from colab_helpers.api import run_batch_request
         from colab_helpers.batch.supervisor import BatchStopped
 
@@ -80,84 +80,90 @@ class Run:
             self.report = stopped.report
         return self.report
 
-    def watch(self) -> None:
-        """Have it done while a thread watches it."""
-        # The worker belongs to nobody: a kernel that ends need not wait for it.
-        self._thread = threading.Thread(
-            target=copy_context().run, args=(self._watch,), name="batch", daemon=True
-        )
+    def start(self) -> None:
+        """Run the batch in the background, watched by a thread."""
+        # A daemon thread: the worker process survives the kernel, which need not wait for it.
+        target, arguments = copy_context().run, (self._watch,)
+        self._thread = threading.Thread(target=target, args=arguments, name="batch", daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
         try:
-            self.work(on_status=partial(setattr, self, "status"))
-        # A batch that was stopped before it began, too: whatever it is, it is shown where it was begun.
+            self.execute(on_status=partial(setattr, self, "status"))
+        # Shown by the panel; KeyboardInterrupt means that the batch was stopped before it began.
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
             self.error = error
 
     def html(self, report: BatchReport) -> str:
-        """Return what became of it, for a page; players would only make large what nobody looks at."""
+        """Render the results for the notebook, without video players if headless."""
         retention_note, players = self.host.retention_note(self.folder), not self.host.headless
         return results_html(report, self.folder, retention_note=retention_note, with_players=players)
 
 
 class RunController(HasTraits):
-    """The latest batch of a notebook, whether a cell or a button has begun it.
+    """Holds the latest batch of a notebook, whether a cell or the button has started it.
 
     Attributes:
-        latest: None if there is none.
-        running_from: Who waits for it now: ``cell``, ``button`` or nobody; to be observed in the main thread.
+        latest: The run, if any.
+        running_from: As of the run at the last ``update``; observers are called in the main thread.
     """
 
     latest = Instance(Run, allow_none=True)
     running_from = Enum(("", "cell", "button"), default_value="")
 
     def begin(self, request: BatchRequest, host: Host) -> Run:
-        """Return the run of a batch that begins; one that is at work already is joined."""
+        """Return the run for a request: the latest if it is for the same one, else a new one.
+
+        Raises:
+            UsageError: Another batch is still running.
+        """
         last = self.latest
         if last is not None and last.request == request:
             return last
         if last is not None and last.running_from:
-            raise UsageError(
-                tr("another batch of this notebook is still at work"),
-                where=str(last.folder),
-                remedy=tr('wait for it, or press Stop in the tab "Run"; then start this one again'),
-            )
+            remedy = tr('wait for it, or press Stop in the tab "Run"; then start this one again')
+            what = tr("another batch of this notebook is still running")
+            raise UsageError(what, where=str(last.folder), remedy=remedy)
         self.latest = Run(request, host)
         return self.latest
 
     def start(self, request: BatchRequest, host: Host) -> None:
-        """Have a batch done while a thread watches it."""
+        """Run a batch in the background unless it is running; raise UsageError if another one is."""
         run = self.begin(request, host)
         if not run.running_from:
             run.report = run.error = None
-            run.watch()
-        self.running_from = "button"  # also where it has ended by now: the next look tells
+            run.start()
+        self.running_from = "button"  # even if it has ended by now: the next update tells
 
-    def look(self) -> None:
-        """See who waits for the latest batch now."""
+    def update(self) -> None:
+        """Bring ``running_from`` up to date."""
         self.running_from = self.latest.running_from if self.latest else ""
 
 
 class RunView:
-    """Paints the statuses of a run that is at work, as the monitor does, at most one a second."""
+    """Status callback that draws a run in progress like the monitor, at most once per ``REFRESH`` seconds."""
 
     def __init__(self, folder: Path, paint: Callable[[str], None]) -> None:
-        self._paint, self._painted = paint, -math.inf
+        self._paint, self._last_paint = paint, -math.inf
         self._samples = folder / SAMPLES_NAME
 
     def __call__(self, status: BatchStatus) -> None:
-        """Show how it stands."""
+        """Draw a status unless the last one is too recent; the final one is always drawn."""
         now = monotonic()
-        if now - self._painted < REFRESH and status.state == "running":
+        if now - self._last_paint < REFRESH and status.state == "running":
             return
-        self._painted = now
+        self._last_paint = now
         samples = recent_samples(self._samples, status.started)
         self._paint(live_html(samples, status, now=status.updated))
 
 
 def prepare_request(request: BatchRequest, host: Host) -> BatchRequest:
-    """Return the request with every folder known and within reach; the demo where nothing is named."""
+    """Return the request with its output folder set, checked and reachable, or that of the demo if empty.
+
+    Raises:
+        ConsentError: There is no usable statement of consent.
+        ColabHelpersError: A value is not allowed, or a path not reachable.
+    """
     folder = results_folder(request, host)
     request = request.with_values(output_dir=folder)
     consent_for(request, [])
@@ -165,9 +171,9 @@ def prepare_request(request: BatchRequest, host: Host) -> BatchRequest:
     host.ensure_reachable(folder, *request.places)
     if request.sources or request.targets:
         return request
-    place = folder / DEMO_FOLDER
-    print(tr("no sources and targets: the rendered demo is used, in {folder}", folder=place), flush=True)
-    return _with_demo(copy_demo(place), request)
+    demo_folder = folder / DEMO_FOLDER
+    print(tr("no sources and targets: using the rendered demo in {folder}", folder=demo_folder), flush=True)
+    return _with_demo(copy_demo(demo_folder), request)
 
 
 def _with_demo(demo: Demo, request: BatchRequest) -> BatchRequest:
@@ -176,22 +182,21 @@ def _with_demo(demo: Demo, request: BatchRequest) -> BatchRequest:
 
 
 def results_folder(request: BatchRequest, host: Host) -> Path:
-    """Return where the results go: the same folder for the same sources and targets, where none is named.
+    """Return the output folder; by default it depends on sources and targets only.
 
-    Whatever else is asked for may change: what was made otherwise does not pass for what is wanted now.
+    With other settings the same folder is used again: resume recognizes results made with different ones.
     """
     return request.output_dir or host.runs / request.run_name
 
 
 class FormState(HasTraits):
-    """What is chosen: the form's answers, and the panel's as they stand now, each linked to its widget.
+    """Values of the panel, each linked to its widget; initially those of the form.
 
-    Begins with the form's answers. The networks of an earlier choice, by the same cell, are released, and the
-    batches it has begun go on here.
+    The networks of an ``earlier`` state, of the same cell, are released; its runs are taken over.
 
-    Targets are a path a line, ``map_paths`` a pair, overrides ``name: value``. ``has_panel`` tells
-    whether there is a panel, with a button that begins the run; the ``demo`` is used where no sources and
-    no targets are chosen.
+    ``targets`` has one path per line, ``map_paths`` one pair, ``overrides`` one ``name: value``.
+    ``has_panel`` tells whether there is a panel, with a button that starts the run; ``demo`` is used if there
+    are neither sources nor targets.
     """
 
     library = Unicode()
@@ -214,9 +219,9 @@ class FormState(HasTraits):
     map_paths = Unicode()
 
     def __init__(self, first: BatchRequest, earlier: FormState | None = None) -> None:
-        shown = {name: _shown(getattr(first, name)) for name in self.trait_names()}
+        values = {name: _widget_value(getattr(first, name)) for name in self.trait_names()}
         lines = {name: "\n".join(getattr(first, name)) for name in ("targets", "map_paths")}
-        super().__init__(**{**shown, **lines})
+        super().__init__(**{**values, **lines})
         self._first = first
         self.has_panel = self.is_closed = False
         self.demo: Demo | None = None
@@ -226,7 +231,7 @@ class FormState(HasTraits):
             earlier.close()
 
     def close(self) -> None:
-        """Leave everything to a later choice."""
+        """Release the networks and stop notifying observers."""
         self.is_closed = True
         self.networks.close()
         self.unobserve_all()
@@ -234,11 +239,11 @@ class FormState(HasTraits):
 
     @property
     def listed_targets(self) -> tuple[str, ...]:
-        """The lines of ``targets``."""
+        """The non-empty lines of ``targets``."""
         return tuple(line.strip() for line in self.targets.splitlines() if line.strip())
 
     def request(self, **changes: Any) -> BatchRequest:
-        """Return what is chosen now; where nothing is named, the demo."""
+        """Return the request for the current values (the demo's if empty); ``changes`` override them."""
         if not self.has_panel:
             return self._first
         values: dict[str, Any] = {name: getattr(self, name) for name in self.trait_names()}
@@ -246,14 +251,12 @@ class FormState(HasTraits):
         values |= {name: values[name].strip() for name in texts}
         values |= {"targets": self.listed_targets, **changes}
         request = self._first.with_values(**values)
-        return (
-            request
-            if self.demo is None or request.sources or request.targets
-            else _with_demo(self.demo, request)
-        )
+        if self.demo is None or request.sources or request.targets:
+            return request
+        return _with_demo(self.demo, request)
 
-    def finding(self) -> tuple[Settings, Path | None]:
-        """Return settings and models to find faces with; the usual ones while those chosen cannot be used."""
+    def detection_inputs(self) -> tuple[Settings, Path | None]:
+        """Return settings and models folder for face detection; default settings while theirs are invalid."""
         models = self.request(overrides={}).models_dir
         try:
             return self.request().settings, models
@@ -261,9 +264,9 @@ class FormState(HasTraits):
             return Settings(), models
 
 
-def _shown(value: Any) -> Any:
-    """Return a value of the form as its widget holds it."""
-    if isinstance(value, dict):  # JSON is YAML, too
+def _widget_value(value: Any) -> Any:
+    """Convert a value of the form to that of its widget."""
+    if isinstance(value, dict):  # the widget takes YAML, which includes JSON
         return "\n".join(f"{name}: {json.dumps(each, default=str)}" for name, each in value.items())
     if isinstance(value, Path):
         return str(value)

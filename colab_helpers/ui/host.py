@@ -1,7 +1,7 @@
-"""Where a notebook runs: the only door to Google Colab and to IPython.
+"""The environment a notebook runs in: the only module that talks to Google Colab and IPython.
 
-Being on Colab does not mean that somebody is there to answer: mounting Drive waits minutes for a
-browser. Every host therefore carries one explicit switch, ``headless``, and obeys it.
+Running on Colab does not mean that a user is present, and mounting Drive waits minutes for a browser: every
+host has an explicit ``headless`` switch.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from colab_helpers.machine import (
 
 COLAB_RUNS = Path("/content/runs")
 RUNS_ENV = "COLAB_HELPERS_RUNS"
-"""Environment variable that names the folder for runs."""
+"""Environment variable for the folder of runs."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """Jupyter, a plain shell, or any machine that is not a Colab VM.
+    """Jupyter, a plain shell, or anything else that is not a Colab VM.
 
     Attributes:
-        headless: Nobody is there to click or answer.
-        has_cells: Somebody runs cells; where nobody does, everything is done with buttons.
-        has_buttons: Buttons answer, and widgets are painted, while no cell runs.
+        headless: No user is there to click or answer.
+        has_cells: The user runs cells; if not, everything is done with buttons.
+        has_buttons: Buttons react, and widgets are updated, while no cell runs.
     """
 
     headless: bool = False
@@ -49,20 +49,20 @@ class Host:
 
     @property
     def runs(self) -> Path:
-        """Folder under which each run gets one of its own.
+        """Parent folder of all runs: ``COLAB_HELPERS_RUNS``, else ``runs`` in the checkout.
 
-        ``COLAB_HELPERS_RUNS``; or ``runs`` in the checkout, and for a wheel in the working folder.
+        For an installed wheel, ``runs`` in the working folder; on Colab, see ``ColabHost``.
         """
         if os.environ.get(RUNS_ENV):
             return absolute(os.environ[RUNS_ENV])
-        return self._usual_runs()
+        return self._default_runs()
 
-    def _usual_runs(self) -> Path:
+    def _default_runs(self) -> Path:
         root = Path(__file__).resolve().parents[2]
         return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "runs"
 
     def new_run_folder(self) -> Path:
-        """Return a folder under ``runs`` that is not there yet, named by the time."""
+        """Return the path of a new folder under ``runs``, named by the time; it is not created."""
         first = self.runs / time.strftime("%Y%m%d-%H%M%S")
         folder, number = first, 2
         while folder.exists():
@@ -70,48 +70,43 @@ class Host:
         return folder
 
     def retention_note(self, folder: Path) -> str:
-        """Say how to keep what lies in a folder; nothing where it stays anyway."""
+        """Return a sentence on how to keep the files in a folder; empty if they stay anyway."""
         return ""
 
     def ensure_reachable(self, *paths: Path) -> None:
-        """Open places that have to be opened first, such as Google Drive, and refuse those out of reach.
+        """Mount what the paths need, such as Google Drive, and check that all are reachable.
 
         Raises:
-            UsageError: A place cannot be reached, or opening it takes somebody at a browser.
+            UsageError: A path is not reachable, or mounting needs a user at a browser.
         """
         require_reachable(paths)
 
     def secret(self, name: str) -> str | None:
-        """Return a password or token that the user keeps outside the notebook; None where there is none."""
+        """Return a password or token that the user keeps outside the notebook, if there is one."""
         return os.environ.get(name) or None
 
     def upload(self, folder: Path) -> list[Path]:
-        """Ask for files of the computer that the browser runs on; none where nothing was chosen.
+        """Let the user upload files from the browser's computer into a folder; return their paths.
 
         Raises:
-            UsageError: There is no way to ask for them here.
+            UsageError: Uploads are not possible here.
         """
-        raise UsageError(
-            tr("files can be uploaded by a cell on Google Colab only"),
-            remedy=tr("write their paths, or use the upload of the panel or of your front end"),
-        )
+        remedy = tr("enter their paths, or upload them in the panel or in your notebook frontend")
+        raise UsageError(tr("a cell can upload files on Google Colab only"), remedy=remedy)
 
     def download(self, path: Path) -> None:
-        """Hand a file to the computer that the browser runs on.
+        """Let the browser download a file.
 
         Raises:
-            UsageError: There is no way to do so here.
+            UsageError: Downloads are not possible here.
         """
-        raise UsageError(
-            tr("files can be downloaded by a cell on Google Colab only"),
-            where=str(path),
-            remedy=tr("take it from there"),
-        )
+        what, remedy = tr("a cell can download files on Google Colab only"), tr("copy it from there")
+        raise UsageError(what, where=str(path), remedy=remedy)
 
     def show(self, html: str, text: str, *, kept: bool = False) -> None:
-        """Show HTML in a notebook that somebody watches; elsewhere print the same in words.
+        """Show HTML in a notebook; print the text instead outside notebooks, or if headless.
 
-        ``kept``: show it headless, too, for whoever opens the executed notebook later.
+        With ``kept``, show HTML in a headless notebook, too, for readers of the executed copy.
         """
         if not in_notebook() or (self.headless and not kept):
             print(printable(text), flush=True)
@@ -120,17 +115,17 @@ class Host:
         ipython.publish_display_data({"text/html": printable(html), "text/plain": printable(text)})
 
     def call_repeatedly(self, action: Callable[[], bool], seconds: float) -> None:
-        """Call something again and again between cells, in the kernel's main thread, until it says False.
+        """Call ``action`` every so many seconds between cells, until it returns False.
 
-        What is painted from another thread may be lost.
+        Runs in the kernel's main thread: widget updates from other threads may be lost.
         """
         loop = asyncio.get_running_loop()
 
-        def beat() -> None:
+        def step() -> None:
             if action():
-                loop.call_later(seconds, beat)
+                loop.call_later(seconds, step)
 
-        loop.call_soon(beat)
+        loop.call_soon(step)
 
 
 class VoilaHost(Host):
@@ -140,31 +135,31 @@ class VoilaHost(Host):
 
 
 class ColabHost(Host):
-    """A Google Colab VM. What changes after a cell has ended is not painted there (colabtools #3373)."""
+    """A Google Colab VM; it does not show changes made after a cell has ended (colabtools #3373)."""
 
     has_buttons = False
 
-    def _usual_runs(self) -> Path:
-        """On Drive where it is mounted: the disk ends with the session."""
+    def _default_runs(self) -> Path:
+        """Return a folder on Drive if it is mounted: the VM's disk is deleted with the session."""
         drive = mounted_drive()
         return drive / "colab_helpers" / "runs" if drive else COLAB_RUNS
 
     def ensure_reachable(self, *paths: Path) -> None:
-        """Mount Google Drive when one of the paths lies on it, unless it is mounted elsewhere."""
+        """Mount Google Drive if a path is on it and it is not mounted elsewhere, then check all paths."""
         missing = [path for path in paths if is_unmounted_drive(path)]
         if missing and mounted_drive() is None:
             self._mount(missing[0])
         super().ensure_reachable(*paths)
 
     def retention_note(self, folder: Path) -> str:
-        """Say where results stay, or that the VM's disk ends with the session."""
+        """Say that files on a mounted drive stay, or that the VM's disk is deleted with the session."""
         if drive_of(folder) and not is_unmounted_drive(folder):
             return tr("The results are on Google Drive and stay there.")
         if is_remote(folder):
             return tr("The results are on a mounted drive and stay there.")
         return tr(
-            "This disk ends with the session. To keep the results, download them (folder icon at the left, "
-            "then the file's menu), or name an output folder under {drive}.",
+            "This disk is deleted with the session. To keep the results, download them (folder icon at the "
+            "left, then the file's menu), or choose an output folder under {drive}.",
             drive=DRIVES[0] / "MyDrive",
         )
 
@@ -173,58 +168,54 @@ class ColabHost(Host):
             raise UsageError(what, where=where, remedy=remedy)
 
     def _mount(self, path: Path) -> None:
-        self._require_user(
-            tr("Google Drive is not mounted, and a headless session has nobody to allow it"),
-            where=str(path),
-            remedy=tr("mount Drive in the session first, or use files under /content"),
-        )
+        what = tr("Google Drive is not mounted, and a headless session has no user to allow access")
+        remedy = tr("mount Drive in the session first, or use files under /content")
+        self._require_user(what, where=str(path), remedy=remedy)
         from google.colab import drive
 
         cause, reason = None, tr("access was not allowed")
         try:
             drive.mount(str(drive_of(path)))
-        except Exception as error:  # noqa: BLE001 - refusals, time-outs and faults come in classes of Colab's own
+        except Exception as error:  # noqa: BLE001 - Colab raises its own exception classes
             cause, reason = error, str(error) or type(error).__name__
         if is_unmounted_drive(path):
-            raise UsageError(
-                tr("Google Drive was not mounted ({reason})", reason=reason),
-                where=str(path),
-                remedy=tr("run the cell again and allow access, or use files under /content"),
-            ) from cause
+            what = tr("Google Drive was not mounted ({reason})", reason=reason)
+            remedy = tr("run the cell again and allow access, or use files under /content")
+            raise UsageError(what, where=str(path), remedy=remedy) from cause
 
     def secret(self, name: str) -> str | None:
-        """Return the environment variable of that name, or the secret kept in Colab's sidebar."""
-        kept = super().secret(name)
-        if kept or self.headless:
-            return kept
+        """Return the environment variable of that name, else the secret from Colab's sidebar."""
+        value = super().secret(name)
+        if value or self.headless:
+            return value
         from google.colab import userdata
 
         try:
             return str(userdata.get(name)) or None
-        except Exception:  # noqa: BLE001 - missing, not granted, or nobody there: the same to whoever asks
+        except Exception:  # noqa: BLE001 - missing, not granted, or timed out: all mean no secret
             return None
 
     def upload(self, folder: Path) -> list[Path]:
-        """Ask in the cell's output."""
-        remedy = tr("write the paths of the files")
-        self._require_user(tr("a headless session has nobody to choose files"), remedy=remedy)
+        """Show an upload dialog in the cell's output."""
+        remedy = tr("enter the paths of the files")
+        self._require_user(tr("a headless session has no user to choose files"), remedy=remedy)
         from google.colab import files
 
         folder.mkdir(parents=True, exist_ok=True)
-        # Colab adds a number to the name of a file that is there already; what it returns says which.
+        # The returned names tell under which numbered name Colab has stored a file that existed already.
         return [folder / Path(name).name for name in files.upload(target_dir=str(folder))]
 
     def download(self, path: Path) -> None:
-        """Have the browser save it."""
+        """Let the browser save the file."""
         what = tr("a headless session has no browser to save a file")
-        self._require_user(what, where=str(path), remedy=tr("copy it"))
+        self._require_user(what, where=str(path), remedy=tr("copy it from there"))
         from google.colab import files
 
         files.download(str(path))
 
 
 def this_host(*, headless: bool = False) -> Host:
-    """Return the host this session runs on; ``headless`` where nobody can click or answer (papermill, CI)."""
+    """Return the host this session runs on; ``headless`` if no user can click or answer (papermill, CI)."""
     if "google.colab" in sys.modules:
         return ColabHost(headless)
     if os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
@@ -233,13 +224,13 @@ def this_host(*, headless: bool = False) -> Host:
 
 
 def in_notebook() -> bool:
-    """Tell whether this code runs in a notebook's kernel, where output may be more than text."""
+    """Return whether this code runs in a notebook kernel, which can display HTML."""
     return _kernel() is not None
 
 
 def has_front_end() -> bool:
-    """Tell whether somebody can answer this session; papermill and nbclient run cells for nobody."""
-    # Colab has questions of its own.
+    """Return whether a user can answer prompts; papermill and nbclient run cells without one."""
+    # Colab does not use the kernel's stdin for its dialogs.
     return "google.colab" in sys.modules or bool(getattr(_kernel(), "_allow_stdin", True))
 
 
@@ -249,26 +240,26 @@ def _kernel() -> Any:
 
 
 def open_html_area() -> Callable[[str], None] | None:
-    """Make a place below the notebook's cell whose HTML can be replaced.
+    """Show an area below the notebook's cell whose HTML can be replaced.
 
     Returns:
-        Replaces it; call it from the main thread and at most once a second. None outside notebooks and
-        where there are no widgets.
+        Function that replaces the HTML, to be called from the main thread at most once a second; None outside
+        notebooks and without ipywidgets.
     """
-    widgets = widget_library()
-    if widgets is None:
+    library = widget_library()
+    if library is None:
         return None
-    page = widgets.HTML()
-    show_widget(page)
+    area = library.HTML()
+    show_widget(area)
 
     def replace(html: str) -> None:
-        page.value = printable(html)
+        area.value = printable(html)
 
     return replace
 
 
 def widget_library() -> Any | None:
-    """Return ipywidgets where a notebook can show them; None outside notebooks and where there are none."""
+    """Return the ipywidgets module; None outside notebooks or if it is not installed."""
     if not in_notebook():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Pieces of HTML that notebooks and panel share, and the pictures in them."""
+"""HTML fragments shared by notebooks and panel, and the images in them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _CELL = "text-align:left;padding:2px 10px 2px 0"
 
 
 def paragraph(text: str, colour: str = "") -> Markup:
-    """Return a paragraph; nothing for no text."""
+    """Return a paragraph; empty for an empty text."""
     return Markup('<p style="{}">{}</p>').format(_style(colour), text) if text else Markup()
 
 
 def bullets(texts: Sequence[str], colour: str = "") -> Markup:
-    """Return a list of texts; nothing for none."""
+    """Return a bullet list; empty without texts."""
     items = Markup().join(Markup("<li>{}</li>").format(text) for text in texts)
-    whole = Markup('<ul style="{};padding-left:1.3em">{}</ul>')
-    return whole.format(_style(colour), items) if texts else Markup()
+    template = Markup('<ul style="{};padding-left:1.3em">{}</ul>')
+    return template.format(_style(colour), items) if texts else Markup()
 
 
 def _style(colour: str) -> str:
@@ -36,7 +36,7 @@ def _style(colour: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """Return a table; a row's last cell reaches to the table's end."""
+    """Return a table; the last cell of a short row spans the remaining columns."""
     head = "".join(f'<th style="{_CELL}">{escape(text)}</th>' for text in heads)
     body = "".join(_row(row, len(heads)) for row in rows)
     return Markup(f'<table style="line-height:1.3"><tr>{head}</tr>{body}</table>')
@@ -49,7 +49,7 @@ def _row(row: Sequence[str], width: int) -> str:
 
 
 def picture(image: ByteImage, *, alt: str, style: str = "max-width:100%") -> Markup:
-    """Return an image inside the HTML itself, as a JPEG."""
+    """Return an ``<img>`` with the image embedded as JPEG."""
     url = to_data_url(image, "jpeg", quality=_JPEG)
     return Markup(f'<img src="{url}" alt="{escape(alt)}" style="{style}">')
 
@@ -57,7 +57,7 @@ def picture(image: ByteImage, *, alt: str, style: str = "max-width:100%") -> Mar
 def thumbnail(
     image: ByteImage, faces: Sequence[Face], width: int, height: int, *, first_counts: bool = False
 ) -> ByteImage:
-    """Return a small copy with the faces' boxes in green; in orange where only the first one counts."""
+    """Return a small copy with green face boxes, with ``first_counts`` orange ones for all but the first."""
     small = shrink_to_fit(image, height=height, width=width).copy()
     scale = small.shape[1] / image.shape[1]
     for number, face in reversed(list(enumerate(faces))):
@@ -68,5 +68,5 @@ def thumbnail(
 
 
 def error_message(error: BaseException) -> str:
-    """Say what went wrong, for a person."""
+    """Return the message of an exception, or its type's name if it has none."""
     return str(error) or type(error).__name__

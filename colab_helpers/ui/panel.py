@@ -1,4 +1,4 @@
-"""The panel of ``batch_swap.ipynb``: what to do, chosen by looking; the next cell reads it."""
+"""The panel of ``batch_swap.ipynb``, an interactive form whose values the next cell reads."""
 
 from __future__ import annotations
 
@@ -27,23 +27,26 @@ _TITLES = (mark("Photos"), mark("Videos"), mark("People"), mark("Preview"), mark
 
 
 def show_panel(request: BatchRequest, earlier: object = None) -> FormState:
-    """Show the panel, filled with the answers of the notebook's form; it takes over from an ``earlier`` one.
+    """Show the panel with the values of the notebook's form, and return its state.
 
-    Headless, outside notebooks and without ipywidgets nothing is shown, and the answers stand as they are.
-    With ``upload`` files of the browser's computer are asked for first: photos are sources, videos are
-    targets, beside those named. Everything is said in the request's language from here on.
+    When headless, outside notebooks and without ipywidgets nothing is shown and the values stay as they are.
+    With ``request.upload`` the user is asked for files first: images are added to the sources, all others to
+    the targets. From here on, messages are in the request's language.
+
+    Args:
+        request: Values of the form.
+        earlier: State of an earlier panel, whose runs are taken over and whose networks are released.
 
     Raises:
-        UsageError: No file of the browser's computer can be had, or none was chosen.
+        UsageError: Uploads are not possible here, or no file was chosen.
     """
     set_language(request.language)
     host = this_host(headless=request.headless)
     if request.upload:
-        photos, videos = _uploaded(host)
-        request = request.with_values(
-            sources=[*request.sources, *photos], targets=[*request.targets, *videos]
-        )
-    # ipywidgets keeps every widget alive, and an earlier panel would keep its networks.
+        photos, videos = _upload(host)
+        values = {"sources": [*request.sources, *photos], "targets": [*request.targets, *videos]}
+        request = request.with_values(**values)
+    # ipywidgets keeps every widget alive: an earlier panel would hold on to its networks.
     form_state = FormState(request, earlier if isinstance(earlier, FormState) else None)
     library = None if request.headless else widget_library()
     if library is not None:
@@ -53,42 +56,31 @@ def show_panel(request: BatchRequest, earlier: object = None) -> FormState:
     return form_state
 
 
-def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ask for photos and videos of the user's computer."""
+def _upload(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Let the user upload files; return the paths of images, and of all others."""
     paths = host.upload(host.runs / UPLOADS)
     if not paths:
-        raise UsageError(
-            tr("no file was chosen"),
-            where="upload",
-            remedy=tr("run the cell again and choose photos and videos, or untick upload"),
-        )
+        remedy = tr("run the cell again and choose photos and videos, or untick upload")
+        raise UsageError(tr("no file was chosen"), where="upload", remedy=remedy)
     photos = tuple(str(path) for path in paths if is_image(path))
     return photos, tuple(str(path) for path in paths if not is_image(path))
 
 
 class Panel:
-    """Consent and settings, and below them the tabs, all in ``box``; ``library`` is ipywidgets, 7 or 8."""
+    """The widgets: consent and settings, with the tabs below; ``library`` is ipywidgets 7 or 8."""
 
     def __init__(self, library: Any, host: Host, form_state: FormState) -> None:
         self._host, self.form_state = host, form_state
         form_state.has_panel = True
         widgets = Widgets(library, form_state)
-        self.consent = widgets.input(
-            "Textarea",
-            "consent",
-            label=tr("Consent"),
-            placeholder=tr("Who is shown, and on what ground"),
-            layout={"height": "52px"},
-        )
-        self.instead_of_label = widgets.input(
-            "Text",
-            "instead_of_label",
-            label=tr("Instead of the label"),
-            placeholder=tr("empty: a visible label; else how people are told, such as: in the credits"),
-        )
-        self.models = widgets.input(
-            "Text", "models_dir", label=tr("Models folder"), placeholder=tr("the usual place")
-        )
+        style: dict[str, Any] = {"placeholder": tr("Who is shown, and on what grounds")}
+        style["layout"] = {"height": "52px"}
+        self.consent = widgets.input("Textarea", "consent", label=tr("Consent"), **style)
+        label = tr("Instead of the label")
+        hint = tr("empty: a visible label; else how you disclose it, such as: in the credits")
+        self.instead_of_label = widgets.input("Text", "instead_of_label", label=label, placeholder=hint)
+        hint = tr("default folder")
+        self.models = widgets.input("Text", "models_dir", label=tr("Models folder"), placeholder=hint)
         self.consent_hint, self.status = widgets.html(), widgets.html()
         self.settings = SettingsBox(widgets, form_state)
         self.photos, self.videos = PhotosTab(widgets, form_state, host), VideosTab(widgets, form_state, host)
@@ -100,14 +92,11 @@ class Panel:
             self.tabs.set_title(number, tr(title))
         self.tabs.selected_index = 0
         self.tabs.observe(lambda change: self._opened(_TITLES[change["new"]]), "selected_index")
-        above = (
-            *(self.consent, self.consent_hint, self.instead_of_label),
-            *(self.settings.box, self.models, self.status),
-        )
-        self.box = widgets.column(*above, self.tabs)
+        consent = (self.consent, self.consent_hint, self.instead_of_label)
+        self.box = widgets.column(*consent, self.settings.box, self.models, self.status, self.tabs)
 
     def fill(self) -> None:
-        """Show everything; makes the demo where it is needed."""
+        """Fill all tabs; copy the demo if there are neither sources nor targets."""
         form_state = self.form_state
         if not form_state.sources and not form_state.listed_targets:
             self._take_demo()
@@ -118,13 +107,13 @@ class Panel:
 
     def _opened(self, title: str) -> None:
         self.preview.opened(title == "Preview")
-        if title == "People":  # another process may have found somebody
+        if title == "People":  # another process may have found people
             self.people.refresh()
-        if title == "Videos":  # whose people may be called something else now
+        if title == "Videos":  # people may have been renamed
             self.videos.refresh()
 
     def _find(self) -> None:
-        """Have everybody found by a run, or say why there is none."""
+        """Start a run that only finds people; show in that tab why if it does not start."""
         self.run.start(people="only")
         if not self.form_state.runs.running_from:
             self.people.message.value = self.run.message.value
@@ -132,17 +121,16 @@ class Panel:
     def _take_demo(self) -> None:
         try:
             self.form_state.demo = copy_demo(self._host.runs / DEMO_FOLDER)
-            self.status.value = paragraph(
-                tr(
-                    "No sources and targets are named: the demo with rendered people and its own small "
-                    "networks is used. Add photos and targets of your own to leave it."
-                )
+            text = mark(
+                "No sources and targets are chosen: the demo with rendered people and its own small "
+                "networks is used. Add your own photos and targets to leave it."
             )
+            self.status.value = paragraph(tr(text))
         except (ColabHelpersError, OSError) as error:
             self.status.value = paragraph(error_message(error), RED)
 
     def _ensure_reachable(self) -> None:
-        """Open what the answers name and what has to be opened first, such as Google Drive."""
+        """Mount Google Drive or the like if a path of the form needs it."""
         request = self.form_state.request(overrides={})
         try:
             self._host.ensure_reachable(results_folder(request, self._host), *request.places)
@@ -150,7 +138,7 @@ class Panel:
             self.status.value = paragraph(error_message(error), RED)
 
     def _changed(self, change: Any) -> None:
-        """Bring everything in step with what was chosen anew."""
+        """Update the panel after a change of its values."""
         if change["name"] == "consent":
             self._show_consent()
             return
@@ -166,7 +154,7 @@ class Panel:
         self.run.refresh(len(self.videos.files))
 
     def _show_consent(self) -> None:
-        """Say whether the statement would do, in the words of whoever checks it."""
+        """Show whether the statement of consent is sufficient, else the error of the check."""
         request = self.form_state.request(overrides={})
         try:
             request, _ = expand_photo_folders(request)
@@ -175,6 +163,5 @@ class Panel:
         except ColabHelpersError as error:
             self.consent_hint.value = paragraph(error_message(error), RED)
             return
-        self.consent_hint.value = paragraph(
-            tr("Noted in the report. Grounds are: {names}.", names=", ".join(grounds())), GREEN
-        )
+        text = tr("Recorded in the report. Grounds are: {names}.", names=", ".join(grounds()))
+        self.consent_hint.value = paragraph(text, GREEN)

@@ -1,4 +1,4 @@
-"""The tab of the photos: a card for each with what speaks against it."""
+"""The Photos tab: a card for each source photo, with its quality problems."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from colab_helpers.ui.preview_networks import detection_key
 from colab_helpers.ui.widgets import Widgets
 
 MAX_CARDS = 24
-"""More photos than anybody compares by eye are used, too, but not shown."""
-STRANGER = mark("This looks like somebody else than most of the other photos do.")
+"""Maximum number of cards; further photos are used, but not shown."""
+STRANGER = mark("This seems to be a different person from most of the other photos.")
 UPLOADS = "uploads"
 """Folder for uploaded photos, under the host's runs."""
 
@@ -39,7 +39,7 @@ _CARD_LAYOUT = {"width": "246px", "padding": "6px", "margin": "4px", "border": "
 
 @dataclass(frozen=True, eq=False)
 class ExaminedPhoto:
-    """A photo as it was looked at; where it could not be examined ``reason`` says why."""
+    """A photo with its report, or with the ``reason`` why it could not be examined."""
 
     path: str
     thumbnail: Markup
@@ -48,49 +48,49 @@ class ExaminedPhoto:
 
 
 class PhotosTab:
-    """Photos of the person who is put in."""
+    """The source photos."""
 
     def __init__(self, widgets: Widgets, form_state: FormState, host: Host) -> None:
         self._widgets, self._form_state, self._host = widgets, form_state, host
-        self._seen: dict[object, ExaminedPhoto] = {}
-        hint = "/path/to/photo.jpg"
-        self.path = widgets.input("Text", label=tr("Photo or folder"), width="60%", placeholder=hint)
-        self.library = widgets.input(
-            "Text", "library", label=tr("Library"), width="60%", placeholder=tr("a folder of people")
-        )
+        self._examined: dict[object, ExaminedPhoto] = {}
+        style = {"width": "60%", "placeholder": "/path/to/photo.jpg"}
+        self.path = widgets.input("Text", label=tr("Photo or folder"), **style)
+        style["placeholder"] = tr("a folder of people")
+        self.library = widgets.input("Text", "library", label=tr("Library"), **style)
         self.person = widgets.library.Dropdown(layout={"width": "auto", "display": "none"})
         self.person.observe(lambda change: self._try(lambda: self._add_person(change["new"])), "value")
-        self.add_button = widgets.button(tr("Add"), lambda: self._try(self._add_written))
+        self.add_button = widgets.button(tr("Add"), lambda: self._try(self._add_path))
         self.upload = widgets.library.FileUpload(accept="image/*", multiple=True, description=tr("Upload"))
         self.upload.observe(lambda _: self._try(self._add_uploads), "value")
         self.message, self.summary = widgets.html(), widgets.html()
         self.cards = widgets.row(align="flex-start")
         adding = widgets.row(self.path, self.add_button, self.upload)
-        named = widgets.row(self.library, self.person)
-        self.box = widgets.column(adding, named, self.message, self.summary, self.cards)
+        people = widgets.row(self.library, self.person)
+        self.box = widgets.column(adding, people, self.message, self.summary, self.cards)
 
     def refresh(self) -> None:
-        """Show the photos chosen now."""
+        """Show the current source photos."""
         self._try(self._show_names)
-        sources, finding = self._form_state.request(overrides={}).sources, self._form_state.finding()
-        shown = [(photo, source) for source in sources for photo in _photos_in(source)]
-        seen = [self._scan_target(path, finding) for path, _ in shown[:MAX_CARDS]]
-        known = [(photo.path, photo.report.embedding) for photo in seen if photo.report is not None]
-        embedded = [(path, embedding) for path, embedding in known if embedding is not None]
-        odd = find_outliers([embedding for _, embedding in embedded])
-        others = {path for (path, _), is_one in zip(embedded, odd, strict=True) if is_one}
+        sources = self._form_state.request(overrides={}).sources
+        detection = self._form_state.detection_inputs()
+        photos = [(photo, source) for source in sources for photo in _photos_in(source)]
+        examined = [self._examine(path, detection) for path, _ in photos[:MAX_CARDS]]
+        reports = [(photo.path, photo.report.embedding) for photo in examined if photo.report is not None]
+        embedded = [(path, embedding) for path, embedding in reports if embedding is not None]
+        outliers = find_outliers([embedding for _, embedding in embedded])
+        others = {path for (path, _), is_outlier in zip(embedded, outliers, strict=True) if is_outlier}
         self.cards.children = [
             self._card(photo, source, stranger=photo.path in others)
-            for photo, (_, source) in zip(seen, shown, strict=False)
+            for photo, (_, source) in zip(examined, photos, strict=False)
         ]
-        self.summary.value = self._summary_html(len(shown), seen, others)
+        self.summary.value = self._summary_html(len(photos), examined, others)
 
     def _show_names(self) -> None:
-        """Offer the people of the library that is named now."""
+        """Offer the people of the current library."""
         self.person.layout.display = "none"
         if names := library_names(self._library()):
             self.person.layout.display = ""
-            options = [(tr("Add somebody of the library"), ""), *((printable(name), name) for name in names)]
+            options = [(tr("Add a person of the library"), ""), *((printable(name), name) for name in names)]
             if options != list(self.person.options):
                 self.person.options = options
 
@@ -112,67 +112,61 @@ class PhotosTab:
     def _remove(self, path: str) -> None:
         self._form_state.sources = tuple(other for other in self._form_state.sources if other != path)
 
-    def _add_written(self) -> None:
-        written = self.path.value.strip()
-        if not written:
-            raise UsageError(
-                tr("nothing is written there"), remedy=tr("write the path of a photo or of a folder")
-            )
-        folder = in_library(written, self._library())
-        self._add([folder] if folder else find_photos(written))
+    def _add_path(self) -> None:
+        path = self.path.value.strip()
+        if not path:
+            raise UsageError(tr("the path is empty"), remedy=tr("enter the path of a photo or of a folder"))
+        folder = in_library(path, self._library())
+        self._add([folder] if folder else find_photos(path))
         self.path.value = ""
-        left_out = skipped_files([absolute(folder or written)], wanted=is_photo)
-        if left_out:
+        if left_out := skipped_files([absolute(folder or path)], wanted=is_photo):
             self.message.value = paragraph(". ".join(left_out))
 
     def _add_person(self, name: str | None) -> None:
-        folder = in_library(name or "", self._library())
-        if folder:
+        if folder := in_library(name or "", self._library()):
             self.person.value = ""
             self._add([folder])
 
     def _add_uploads(self) -> None:
-        folder = self._host.runs / UPLOADS
-        paths = []
+        folder, paths = self._host.runs / UPLOADS, []
         for name, data in uploaded_files(self.upload.value):
-            read_image(data)  # raises where it is no picture
+            read_image(data)  # raises if it is not an image
             folder.mkdir(parents=True, exist_ok=True)
             paths.append(str(save_upload(folder / Path(name).name, data)))
         self._add(paths)
 
     # --- cards ------------------------------------------------------------------------------------------
 
-    def _scan_target(self, path: str, finding: tuple[Settings, Path | None]) -> ExaminedPhoto:
-        """Tell what a photo shows, or why that is not known."""
-        key, small = (path, size_and_mtime(path), detection_key(*finding)), Markup()
-        if key not in self._seen:
+    def _examine(self, path: str, detection: tuple[Settings, Path | None]) -> ExaminedPhoto:
+        """Examine a photo unless its result is cached."""
+        key, small = (path, size_and_mtime(path), detection_key(*detection)), Markup()
+        if key not in self._examined:
             try:
                 fetch(Path(path))
                 image = read_image(path if path.startswith("data:") else Path(path))
                 small = _picture(image, ())
-                report = self._form_state.networks.examine(*finding, image)
+                report = self._form_state.networks.examine(*detection, image)
             except (ColabHelpersError, OSError) as error:
-                # Not remembered: the next look may find the file, or the models.
+                # Not cached: file and models may be there next time.
                 return ExaminedPhoto(path, small, None, error_message(error))
-            self._seen[key] = ExaminedPhoto(path, _picture(image, report.faces), report)
-        return self._seen[key]
+            self._examined[key] = ExaminedPhoto(path, _picture(image, report.faces), report)
+        return self._examined[key]
 
     def _card(self, photo: ExaminedPhoto, source: str, *, stranger: bool) -> Any:
-        page = self._widgets.html(card_html(photo, stranger=stranger), width="230px")
-        parts = [page]
+        parts = [self._widgets.html(card_html(photo, stranger=stranger), width="230px")]
         if source in self._form_state.sources:  # not the demo's
-            whole = tr("Remove {name}", name=printable(Path(source).name))
-            label = tr("Remove") if source == photo.path else whole
+            with_name = tr("Remove {name}", name=printable(Path(source).name))
+            label = tr("Remove") if source == photo.path else with_name
             parts.append(self._widgets.button(label, lambda: self._remove(source)))
         return self._widgets.column(*parts, layout=_CARD_LAYOUT)
 
-    def _summary_html(self, shown: int, seen: Sequence[ExaminedPhoto], others: set[str]) -> Markup:
-        if not shown:
-            return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
-        faceless = sum(photo.report is not None and not photo.report.faces for photo in seen)
-        used, hidden = shown - faceless - len(others), shown - len(seen)
+    def _summary_html(self, count: int, examined: Sequence[ExaminedPhoto], others: set[str]) -> Markup:
+        if not count:
+            return paragraph(tr("No photo yet: add one or more of the source person."), AMBER)
+        faceless = sum(photo.report is not None and not photo.report.faces for photo in examined)
+        used, hidden = count - faceless - len(others), count - len(examined)
         facts = {
-            tr("The demo is used: one of its rendered portraits is put in."): not self._form_state.sources,
+            tr("The demo is used: its source is a rendered portrait."): not self._form_state.sources,
             tr("{count} photos of one person are averaged.", count=used): used > 1,
             tr("{count} of them are not shown.", count=hidden): hidden,
         }
@@ -180,7 +174,7 @@ class PhotosTab:
 
 
 def _photos_in(source: str) -> list[str]:
-    """The photos of a folder; what is none, or holds none, as it is."""
+    """Return the photos of a folder; a source that is not a folder of photos is returned as it is."""
     try:
         return [photo.image for photo in expand_photos([Source.of(source)])]
     except ColabHelpersError:
@@ -188,8 +182,8 @@ def _photos_in(source: str) -> list[str]:
 
 
 def card_html(photo: ExaminedPhoto, *, stranger: bool = False) -> Markup:
-    """Return a photo with its faces marked, and what there is to say about it."""
-    name = tr("(picture as data)") if photo.path.startswith("data:") else printable(Path(photo.path).name)
+    """Return the card of a photo: thumbnail with faces marked, name, size and quality hints."""
+    name = tr("(image data)") if photo.path.startswith("data:") else printable(Path(photo.path).name)
     head = photo.thumbnail + Markup('<br><b style="overflow-wrap:anywhere">{}</b>').format(name)
     report = photo.report
     if report is None:
@@ -207,19 +201,19 @@ def _picture(image: Any, faces: Sequence[Any]) -> Markup:
 
 
 def save_upload(path: Path, data: bytes) -> Path:
-    """Keep an upload under its name, with a number where a file of other bytes has that name.
+    """Save an upload, with a number added to its name if a different file has it; return its path.
 
-    A run that is taken up again may read the file of that name.
+    Existing files are kept, since a resumed run may read them.
     """
-    places = (path, *(numbered(path, number) for number in range(2, 10_000)))
-    place = next(p for p in places if not os.path.lexists(p) or (p.is_file() and p.read_bytes() == data))
-    if not place.exists():
-        write_atomically(place, data)
-    return place
+    candidates = (path, *(numbered(path, number) for number in range(2, 10_000)))
+    free = next(p for p in candidates if not os.path.lexists(p) or (p.is_file() and p.read_bytes() == data))
+    if not free.exists():
+        write_atomically(free, data)
+    return free
 
 
 def uploaded_files(value: Any) -> Iterator[tuple[str, bytes]]:
-    """Yield names and bytes of a ``FileUpload``: a mapping in ipywidgets 7, a tuple in 8."""
+    """Yield name and bytes of each file of a ``FileUpload``: a mapping in ipywidgets 7, a tuple in 8."""
     if isinstance(value, Mapping):
         value = [{"name": name, **entry} for name, entry in value.items()]
     for entry in value:

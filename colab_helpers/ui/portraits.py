@@ -1,4 +1,4 @@
-"""What the cells of ``portraits.ipynb`` call, and the verb: people who do not exist, for the library."""
+"""Generate portraits of people who do not exist: the cells of ``portraits.ipynb`` and the verb."""
 
 from __future__ import annotations
 
@@ -23,56 +23,56 @@ from colab_helpers.ui.progress import FetchLine
 
 
 def show_prompt(request: PortraitsRequest) -> PortraitsRequest:
-    """Show what is painted, where it goes, and the model that paints; return the request with all folders.
+    """Show the prompt, the library and the model; return the request with all folders set.
 
     Raises:
-        UsageError: The prompt is empty, or speaks of somebody who is no adult.
+        UsageError: The prompt is empty, or asks for somebody who is not an adult.
     """
     set_language(request.language)
     require_adult(request.prompt)
     host, root = this_host(headless=request.headless), models_root(request.models_dir)
     library, prompt = request.library or host.runs / "library", improve_prompt(request.prompt, "portrait")
     host.ensure_reachable(library, root)
-    told = [tr("painted: {prompt}", prompt=prompt), tr("library: {folder}", folder=library)]
+    lines = [tr("prompt: {prompt}", prompt=prompt), tr("library: {folder}", folder=library)]
     models = describe_models([load_catalog().models[MODEL]], root)
-    page = Markup().join(map(paragraph, told)) + models_html(models, root)
-    host.show(page, "\n".join([*told, models_text(models, root)]))
+    page = Markup().join(map(paragraph, lines)) + models_html(models, root)
+    host.show(page, "\n".join([*lines, models_text(models, root)]))
     return request.with_values(library=library, models_dir=root)
 
 
-def paint_portraits(asked: PortraitsRequest) -> list[Portrait]:
-    """Make them; without the extra say how to install it, and where nobody watches end with that error.
+def paint_portraits(request: PortraitsRequest) -> list[Portrait]:
+    """Generate portraits; without the extra, show how to install it, or raise that error if headless.
 
     Raises:
-        ColabHelpersError: See `make_portraits`; those who were made before stay.
+        ColabHelpersError: See `make_portraits`; portraits made before the error are kept.
     """
     try:
         require_extra("portraits", *PACKAGES)
     except UsageError as error:
-        if asked.headless:
+        if request.headless:
             raise
         this_host().show(paragraph(error_message(error), RED), error_message(error))
         return []
-    names, made = ("name", "library", "prompt", "count", "seed", "size", "models_dir"), list[Portrait]()
-    with FetchLine(headless=asked.headless) as line:
-        painter = partial(open_sdxl_lightning, offline=asked.offline, on_progress=line)
-        for one in make_portraits(**{name: getattr(asked, name) for name in names}, painter=painter):
-            told = tr("portrait: {photo}; consent: {consent}", photo=one.photo, consent=one.consent)
-            print("\n".join([*(tr("note: {note}", note=note) for note in one.notes), told]), flush=True)
-            made.append(one)
-    return made
+    names, portraits = ("name", "library", "prompt", "count", "seed", "size", "models_dir"), list[Portrait]()
+    with FetchLine(headless=request.headless) as line:
+        painter = partial(open_sdxl_lightning, offline=request.offline, on_progress=line)
+        for each in make_portraits(**{name: getattr(request, name) for name in names}, painter=painter):
+            paths = tr("portrait: {photo}; consent: {consent}", photo=each.photo, consent=each.consent)
+            print("\n".join([*(tr("note: {note}", note=note) for note in each.notes), paths]), flush=True)
+            portraits.append(each)
+    return portraits
 
 
-def show_portraits(asked: PortraitsRequest, made: Sequence[Portrait]) -> None:
-    """Show their pictures, and what to do with them."""
-    photos = {
-        one.photo.parent.name: shrink_to_fit(read_image(one.photo), height=THUMBNAIL_HEIGHT) for one in made
-    }
-    page = Markup(" ").join(picture(photo, alt=name) for name, photo in photos.items())
-    use = mark(
-        "In batch_swap.ipynb name {library} in library: sources may be {names}; people = everybody gives "
-        "each person who is not in people.yaml another one."
+def show_portraits(request: PortraitsRequest, portraits: Sequence[Portrait]) -> None:
+    """Show the pictures of new portraits, and how to use them; nothing without any."""
+    if not portraits:
+        return
+    paths = {each.photo.parent.name: each.photo for each in portraits}
+    small = {name: shrink_to_fit(read_image(path), height=THUMBNAIL_HEIGHT) for name, path in paths.items()}
+    page = Markup(" ").join(picture(image, alt=name) for name, image in small.items())
+    usage = mark(
+        "In batch_swap.ipynb set library to {library}: sources may be {names}; people = everybody gives "
+        "each person who is not in people.yaml a different portrait."
     )
-    told = tr(use, library=asked.library, names=", ".join(photos))
-    if made:
-        this_host(headless=asked.headless).show(page + paragraph(told), told, kept=True)
+    text = tr(usage, library=request.library, names=", ".join(paths))
+    this_host(headless=request.headless).show(page + paragraph(text), text, kept=True)

@@ -1,4 +1,4 @@
-"""What the cells of ``preload.ipynb`` call: which models a preset needs, getting them, proving them."""
+"""Functions called by the cells of ``preload.ipynb``: list, fetch and test the models that a preset needs."""
 
 from __future__ import annotations
 
@@ -39,32 +39,28 @@ _STATES: dict[State, str] = {
     "damaged": mark("damaged"),
     "stand-in": mark("stand-in"),
 }
-_TO_BE_FETCHED: tuple[State, ...] = ("missing", "damaged")
+_FETCHABLE: tuple[State, ...] = ("missing", "damaged")
 CONVERTED_ROLES = ("swapper", "enhancer")
-_STANDIN_LICENCE = Licence(
-    name="Apache-2.0",
-    link="",
-    non_commercial=False,
-    forbids=mark("Nothing beyond its terms; part of the demo."),
-)
+_STANDIN_TERMS = mark("Nothing beyond its terms; part of the demo.")
+_STANDIN_LICENCE = Licence(name="Apache-2.0", link="", non_commercial=False, forbids=_STANDIN_TERMS)
 _STANDIN_HINT = mark(
-    "The demo's stand-in networks know the demo's rendered people only: for the real ones untick demo, or "
-    "name another folder in models_dir."
+    "The demo's stand-in networks know only the demo's rendered people: for the real ones untick demo, "
+    "or set models_dir to another folder."
 )
 
 
 class PreloadError(ColabHelpersError, RuntimeError):
-    """A model could not be fetched, or is in place but does not run as it should."""
+    """A model could not be fetched, or failed its test run."""
 
     refusal = False
 
 
 class NeededModel(BaseModel, extra="forbid", frozen=True):
-    """A model of the preset and what is on the disk.
+    """A model of the preset and the state of its file.
 
     Attributes:
-        bytes: Size of what is there, else of what would be fetched; None if unknown.
-        note: What is wrong with the file, or that nobody knows it.
+        bytes: Size of the file, or of the download if it is missing or damaged; None if unknown.
+        note: What is wrong with the file, or that it is unknown.
     """
 
     name: str
@@ -76,10 +72,13 @@ class NeededModel(BaseModel, extra="forbid", frozen=True):
 
 
 class PreloadResult(BaseModel, extra="forbid", frozen=True):
-    """What ``preload.json`` holds: models as they are when all is done, and what it did not come to is None.
+    """Result of a preload, written as ``preload.json``; steps that were not reached are None or empty.
 
-    ``converted`` are files made to fit this machine, ``notes`` what was refused or replaced, ``error`` is why
-    it ended early.
+    Attributes:
+        models: State at the end.
+        converted: Files converted for this machine.
+        notes: What was refused or replaced.
+        error: Why it ended early, if it did.
     """
 
     version: Literal[1] = 1
@@ -95,7 +94,7 @@ class PreloadResult(BaseModel, extra="forbid", frozen=True):
 
 @dataclass(frozen=True)
 class PreloadPlan:
-    """What a form asks for: the models of its preset, in their folder."""
+    """A request with its folders and the models that its preset needs."""
 
     request: PreloadRequest
     root: Path
@@ -104,97 +103,96 @@ class PreloadPlan:
     entries: Sequence[ModelEntry]
 
     def models(self) -> tuple[NeededModel, ...]:
-        """Return every model and its state on the disk now."""
+        """Return the current state of every model."""
         return describe_models(self.entries, self.root)
 
 
 def show_models(request: PreloadRequest) -> PreloadPlan:
-    """Show which models a preset needs, with licence, size and state; fetches nothing.
+    """Show which models a preset needs, with licence, size and state; fetch nothing.
 
     Raises:
-        ColabHelpersError: Wrong settings, an unknown model, or a folder that cannot be reached or written.
+        ColabHelpersError: Invalid settings, an unknown model, or a folder not reachable or writable.
     """
     set_language(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
     folder = prepare_folder(host, request, PRELOAD_REPORT)
     root = models_root(models_folder(request, folder))
-    needed = PreloadPlan(request, root, folder, host, required_models(settings, load_catalog(), root=root))
-    models = needed.models()
+    plan = PreloadPlan(request, root, folder, host, required_models(settings, load_catalog(), root=root))
+    models = plan.models()
     host.show(models_html(models, root), models_text(models, root))
-    return needed
+    return plan
 
 
-def fetch_models(needed: PreloadPlan) -> PreloadResult:
-    """Fetch and verify what is missing, convert if asked, and run every network once.
+def fetch_models(plan: PreloadPlan) -> PreloadResult:
+    """Fetch and verify missing models, convert them if requested, and run every network once.
 
-    Stand-ins are complete as they are: nothing is fetched for them. ``preload.json`` in the output folder
-    holds the result, also where this fails.
+    Nothing is fetched if all models are stand-ins. The result is written to ``preload.json`` in the output
+    folder, also on failure.
 
     Raises:
-        LicenceError: Something is missing and its licence was not accepted.
+        LicenceError: A model is missing and its licence was not accepted.
         PreloadError: A model could not be fetched.
-        ColabHelpersError: A model is not there and nothing may be fetched, or a file cannot be written.
+        ColabHelpersError: A model is missing in offline mode, or a file is not writable.
     """
     try:
-        _save(result := _fetched(needed), needed)
+        _save(result := _preload(plan), plan)
         return result
     except ColabHelpersError as error:
-        _save(PreloadResult(ok=False, root=needed.root, models=needed.models(), error=str(error)), needed)
-        if isinstance(error, ModelError) and not needed.request.offline:
-            # Fetching is this notebook's work: that failed, it was not refused.
+        _save(PreloadResult(ok=False, root=plan.root, models=plan.models(), error=str(error)), plan)
+        if isinstance(error, ModelError) and not plan.request.offline:
+            # Elsewhere a missing model is a refusal (exit code 2); here fetching it has failed.
             raise PreloadError(error.what, where=error.where, remedy=error.remedy) from error
         raise
 
 
-def _save(result: PreloadResult, needed: PreloadPlan) -> None:
-    write_text(needed.folder / PRELOAD_REPORT, to_json(result, indent=2) + "\n")
+def _save(result: PreloadResult, plan: PreloadPlan) -> None:
+    write_text(plan.folder / PRELOAD_REPORT, to_json(result, indent=2) + "\n")
 
 
-def _fetched(needed: PreloadPlan) -> PreloadResult:
-    fetched, cache = None, needed.request.shared_cache
-    if any(model.state != "stand-in" for model in needed.models()):
-        fetched = _preload(needed)
-    converted, notes = _converted(needed) if needed.request.convert else ((), [])
+def _preload(plan: PreloadPlan) -> PreloadResult:
+    fetched, cache = None, plan.request.shared_cache
+    if any(model.state != "stand-in" for model in plan.models()):
+        fetched = _fetch(plan)
+    converted, notes = _convert(plan) if plan.request.convert else ((), [])
     if cache is not None and fetched is not None:
-        told = tr(
-            "batch_swap.ipynb takes the cache as it is: name {folder} there in models_dir", folder=cache
-        )
-        notes = [*notes, told]
-    subject = Subject.here(needed.request.settings, models_dir=needed.root, folder=needed.folder)
+        hint = mark("to use the cache directly, set models_dir in batch_swap.ipynb to {folder}")
+        notes.append(tr(hint, folder=cache))
+    subject = Subject.here(plan.request.settings, models_dir=plan.root, folder=plan.folder)
     diagnosis = run_checks(subject, {name: CHECKS[name] for name in ("gpu", "models")})
-    made = {"fetched": fetched, "converted": converted, "notes": tuple(notes), "diagnosis": diagnosis}
-    return PreloadResult(ok=diagnosis.ok, root=needed.root, models=needed.models(), **made)
+    values = {"fetched": fetched, "converted": converted, "notes": tuple(notes), "diagnosis": diagnosis}
+    return PreloadResult(ok=diagnosis.ok, root=plan.root, models=plan.models(), **values)
 
 
-def _preload(needed: PreloadPlan) -> PreloadReport:
-    request, token = needed.request, needed.host.secret(TOKEN)
-    given = {name: getattr(request, name) for name in ("accept_licences", "offline", "shared_cache")}
-    with FetchLine(headless=needed.host.headless) as line:
+def _fetch(plan: PreloadPlan) -> PreloadReport:
+    request, token = plan.request, plan.host.secret(TOKEN)
+    values = {name: getattr(request, name) for name in ("accept_licences", "offline", "shared_cache")}
+    with FetchLine(headless=plan.host.headless) as line:
         try:
-            options = FetchOptions(**given, token=token)
-            return preload(request.settings, options, models_dir=needed.root, on_progress=line)
+            options = FetchOptions(**values, token=token)
+            return preload(request.settings, options, models_dir=plan.root, on_progress=line)
         except LicenceError as error:
             remedy = tr(
                 "read the licences; if you may use the models under them, tick accept_licences "
                 "(accept_licences=true) and run all cells again"
             )
-            raise LicenceError(error.what, where=str(needed.root), remedy=remedy) from error
+            raise LicenceError(error.what, where=str(plan.root), remedy=remedy) from error
 
 
-def _converted(needed: PreloadPlan) -> tuple[tuple[Path, ...], list[str]]:
-    runtime = Runtime(needed.request.settings.execution_provider)
-    half = wants_half(needed.request.settings.half_precision, runtime.provider)
-    files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
+def _convert(plan: PreloadPlan) -> tuple[tuple[Path, ...], list[str]]:
+    """Convert the large networks for this machine; return the new files and notes."""
+    runtime = Runtime(plan.request.settings.execution_provider)
+    half = wants_half(plan.request.settings.half_precision, runtime.provider)
+    files = [plan.root / f"{entry.name}.onnx" for entry in plan.entries if entry.role in CONVERTED_ROLES]
     results = [convert(path, half=half, runtime=runtime) for path in files]
-    made = tuple(result.path for path, result in zip(files, results, strict=True) if result.path != path)
-    return made, [*runtime.notes, *(note for result in results for note in result.notes)]
+    converted = tuple(result.path for path, result in zip(files, results, strict=True) if result.path != path)
+    return converted, [*runtime.notes, *(note for result in results for note in result.notes)]
 
 
-def show_preload(needed: PreloadPlan, result: PreloadResult) -> None:
-    """Show what was fetched and converted, and what came of running each network.
+def show_preload(plan: PreloadPlan, result: PreloadResult) -> None:
+    """Show what was fetched and converted, and the test run of each network.
 
     Raises:
-        PreloadError: A network does not run as it should; so a headless run ends with an error.
+        PreloadError: A network failed its test run; raised after everything was shown.
     """
     notes = [*(result.fetched.notes if result.fetched else ()), *result.notes]
     lines = [tr("converted: {path}", path=path) for path in result.converted]
@@ -204,22 +202,21 @@ def show_preload(needed: PreloadPlan, result: PreloadResult) -> None:
         page = models_html(result.models, result.root) + page
         text = "\n".join([models_text(result.models, result.root), *lines])
     if text:
-        needed.host.show(page, text)
+        plan.host.show(page, text)
     if result.diagnosis is not None:
-        report = needed.folder / PRELOAD_REPORT
-        show_diagnosis(needed.host, result.diagnosis, PreloadError, report)
+        show_diagnosis(plan.host, result.diagnosis, PreloadError, plan.folder / PRELOAD_REPORT)
 
 
 def describe_models(entries: Iterable[ModelEntry], root: Path) -> tuple[NeededModel, ...]:
-    """Look at models in their folder; a stand-in has the demo's licence, whatever its name."""
-    found = []
+    """Return the state of each model's file; stand-ins get the demo's licence instead of their model's."""
+    models = []
     for entry in entries:
         state, note = _state(entry, root)
         licence = _STANDIN_LICENCE if state == "stand-in" else entry.licence
-        count = entry.bytes if state in _TO_BE_FETCHED else (root / entry.path).stat().st_size
+        count = entry.bytes if state in _FETCHABLE else (root / entry.path).stat().st_size
         values = {"licence": licence, "bytes": count, "state": state, "note": note}
-        found.append(NeededModel(name=entry.name, role=entry.role, **values))
-    return tuple(found)
+        models.append(NeededModel(name=entry.name, role=entry.role, **values))
+    return tuple(models)
 
 
 def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
@@ -231,16 +228,16 @@ def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
         return "there", ""
     if (problem := item.problem) is None:
         return item.state, "; ".join(item.notes)
-    told = tr("{problem}; what to do: {remedy}", problem=problem.what, remedy=problem.remedy)
-    return item.state, f"{entry.name}: {told}"
+    note = tr("{problem}; what to do: {remedy}", problem=problem.what, remedy=problem.remedy)
+    return item.state, f"{entry.name}: {note}"
 
 
 def models_text(models: Sequence[NeededModel], root: Path) -> str:
-    """Return the models as plain text: state, size and licence of each, and what follows from it."""
+    """Return the models as plain text: state, size and licence of each, and notes."""
     lines = []
     for name, role, state, count, licence, forbids in map(_cells, models):
-        told = tr("{licence}. Forbidden: {forbids}", licence=licence, forbids=forbids)
-        lines.append(f"  {state:8} {name} ({role}, {count}): {told}")
+        terms = tr("{licence}. Forbidden: {forbids}", licence=licence, forbids=forbids)
+        lines.append(f"  {state:8} {name} ({role}, {count}): {terms}")
     return "\n".join([tr("models folder: {root}", root=root), *lines, *_remarks(models)])
 
 
@@ -253,24 +250,24 @@ def models_html(models: Sequence[NeededModel], root: Path) -> Markup:
         if link := model.licence.link:
             cells[4] = Markup('<a href="{}">{}</a>').format(link, tr(model.licence.name))
         rows.append(cells)
-    place = paragraph(tr("models folder: {root}", root=root))
-    return place + table(heads, rows) + Markup().join(map(paragraph, _remarks(models)))
+    folder = paragraph(tr("models folder: {root}", root=root))
+    return folder + table(heads, rows) + Markup().join(map(paragraph, _remarks(models)))
 
 
 def _cells(model: NeededModel) -> tuple[str, ...]:
-    """Name, role, state, size, licence, and what that forbids."""
+    """Return name, role, state, size, licence, and what that forbids."""
     licence, count = model.licence, tr("size unknown") if model.bytes is None else size(model.bytes)
     name = f"{tr(licence.name)} ({licence.link})" if licence.link else tr(licence.name)
     return model.name, model.role, tr(_STATES[model.state]), count, name, tr(licence.forbids)
 
 
 def _remarks(models: Sequence[NeededModel]) -> list[str]:
-    """Say what is worth knowing of single files, and what is missing."""
+    """Return notes on files, and what is missing."""
     notes = [tr("note: {note}", note=model.note) for model in models if model.note]
-    missing = [model for model in models if model.state in _TO_BE_FETCHED]
+    missing = [model for model in models if model.state in _FETCHABLE]
     if missing:
         names = ", ".join(model.name for model in missing)
-        whole = size(sum(model.bytes or 0 for model in missing))
-        return [*notes, tr("To be fetched: {names}; {size} in all.", names=names, size=whole)]
+        total = size(sum(model.bytes or 0 for model in missing))
+        return [*notes, tr("To be fetched: {names}; {size} in total.", names=names, size=total)]
     hint = f" {tr(_STANDIN_HINT)}" if any(model.state == "stand-in" for model in models) else ""
     return [*notes, tr("Nothing is missing.") + hint]

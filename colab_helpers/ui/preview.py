@@ -1,4 +1,4 @@
-"""The tab of the preview: one frame, before and after."""
+"""The Preview tab: one frame, before and after."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from colab_helpers.ui.widgets import Widgets
 
 NOTHING = mark("(no target)")
 _WIDTH, _HEIGHT = 960, 540
-# As wide as the slider's own track: its label stands before it, its number behind.
+# Aligned with the slider's track, which is between its label and its value.
 _STRIP = (
     '<div style="display:flex;align-items:center;line-height:1.3"><div style="flex:0 0 159px;'
     'text-align:right;padding-right:18px;box-sizing:border-box">{}</div><div style="flex:1">{}</div>'
@@ -33,10 +33,10 @@ _STRIP = (
 
 
 class PreviewTab:
-    """Shows what the run would make of one frame; works only while somebody looks at it.
+    """Shows how a run would change one frame; computed only while the tab is open.
 
     Attributes:
-        shown: What is shown; None where there is nothing, or it failed.
+        shown: The current preview; None without a target or after an error.
     """
 
     def __init__(self, widgets: Widgets, form_state: FormState, host: Host) -> None:
@@ -44,9 +44,8 @@ class PreviewTab:
         self._targets: list[Path] = []
         self._is_open, self._is_stale = False, True
         self.shown: Preview | None = None
-        self.target = widgets.input(
-            "Dropdown", label=tr("Target"), width="60%", options=[(tr(NOTHING), -1)], value=-1
-        )
+        none = {"options": [(tr(NOTHING), -1)], "value": -1}
+        self.target = widgets.input("Dropdown", label=tr("Target"), width="60%", **none)
         self.frame = widgets.input("IntSlider", label=tr("Frame"), width="60%", min=0, max=100)
         self.strips = widgets.html(width="60%")
         self.message, self.pair = widgets.html(), widgets.html()
@@ -55,7 +54,7 @@ class PreviewTab:
         self.box = widgets.column(self.target, self.frame, self.strips, self.message, self.pair)
 
     def refresh(self, targets: Sequence[Path]) -> None:
-        """Take what was chosen anew; where there are other targets, the first is shown."""
+        """Update after a change of the panel; if the targets have changed, show the first one."""
         if list(targets) != self._targets:
             self._targets = list(targets)
             names = [printable(f"{number}: {path.name}") for number, path in enumerate(targets, 1)]
@@ -66,17 +65,17 @@ class PreviewTab:
         self.mark_stale()
 
     def mark_stale(self) -> None:
-        """Have what is shown made anew when somebody looks."""
+        """Recompute the preview now if the tab is open, else when it is opened."""
         self._is_stale = True
         self._show_if_open()
 
     def opened(self, is_open: bool) -> None:
-        """Note that somebody looks at this tab, or at another one."""
+        """Note whether this tab or another one is open."""
         self._is_open = is_open
         self._show_if_open()
 
     def _measure_slider(self) -> None:
-        """Give the slider as many places as the target has frames, and begin in the middle."""
+        """Set the slider's range to the target's frames, and its value to the middle."""
         path, frames = self._chosen(), 1
         try:
             frames = 1 if path is None or is_image(path) else frame_count(probe(path))
@@ -103,10 +102,10 @@ class PreviewTab:
             self.message.value = paragraph(tr("There is no target to show."), AMBER)
         else:
             self.message.value = paragraph(tr("Working ..."))
-            self._work(path)
+            self._compute(path)
         self._draw_pair()
 
-    def _work(self, path: Path) -> None:
+    def _compute(self, path: Path) -> None:
         try:
             request = self._form_state.request()
             folder = results_folder(request, self._host)
@@ -114,40 +113,36 @@ class PreviewTab:
         except (ColabHelpersError, OSError) as error:
             self.message.value = paragraph(error_message(error), RED)
             return
-        self.shown = shown
-        told = tr("{faces} face(s) changed, in {seconds:.1f} s.", faces=shown.faces, seconds=shown.seconds)
+        self.shown, notes = shown, list(shown.notes)
+        text = tr("{faces} face(s) changed in {seconds:.1f} s.", faces=shown.faces, seconds=shown.seconds)
         if not shown.faces:
-            told = tr("No face to change in this frame; the picture is as it was. Try another frame.")
-        notes = list(shown.notes)
+            text = tr("No face to change in this frame, which stays as it is. Try another frame.")
         if shown.known:
-            told += " " + tr("A run makes the same of it: an earlier one has found the faces of this video.")
+            text += " " + tr("A run gives the same result: an earlier one has found the faces of this video.")
         elif not is_image(path):
-            notes.append(
-                tr("Only this frame was looked at: a run sees the whole video and may decide otherwise.")
-            )
+            note = mark("Based on this frame only: a run sees the whole video and may decide differently.")
+            notes.append(tr(note))
         if request.settings.face_selector == "reference" and not shown.known:
-            told += " " + tr(
-                "The person to follow is taken from this frame here, in the run from the reference frame."
-            )
-        self.message.value = paragraph(told) + Markup().join(paragraph(note, AMBER) for note in notes)
+            text += " " + tr("The reference person is taken from this frame; a run uses the reference frame.")
+        self.message.value = paragraph(text) + Markup().join(paragraph(note, AMBER) for note in notes)
 
     def _strips(self, path: Path) -> Iterator[Markup]:
-        """Draw below the slider when each person is there and was missed, as the report of a run says."""
+        """Draw below the slider when each person is present and was missed, from the report of a run."""
         with suppress(ColabHelpersError, OSError, ValueError):
             folder = results_folder(self._form_state.request(overrides={}), self._host)
             report = load_or_none(BatchReport, folder / REPORT_NAME)
             file = next((file for file in (report.files if report else ()) if file.target == str(path)), None)
             if file is None or file.quality is None or file.frames_out != self.frame.max + 1:
                 return
-            for place, person in enumerate(file.quality.people):
-                name = person_name(person, place)
-                drawn = presence_bar(person, file.frames_out, name)
-                yield Markup(_STRIP).format(name, drawn) if drawn else Markup()
+            for index, person in enumerate(file.quality.people):
+                name = person_name(person, index)
+                if bar := presence_bar(person, file.frames_out, name):
+                    yield Markup(_STRIP).format(name, bar)
 
     def _draw_pair(self) -> None:
         cells, pair = [], (self.shown.before, self.shown.after) if self.shown else ()
         for title, image in zip((tr("before"), tr("after")), pair, strict=False):
-            shown = picture(shrink_to_fit(image, height=_HEIGHT, width=_WIDTH), alt=title)
-            cells.append(f'<div style="flex:1 1 320px">{title}<br>{shown}</div>')
+            html = picture(shrink_to_fit(image, height=_HEIGHT, width=_WIDTH), alt=title)
+            cells.append(f'<div style="flex:1 1 320px">{title}<br>{html}</div>')
         row = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'
         self.pair.value = row if cells else ""

@@ -1,4 +1,4 @@
-"""The networks behind the panel: loaded at the first need, kept between previews, released before the run."""
+"""The networks behind the panel: loaded on demand, cached between previews, released before a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,26 +37,27 @@ if TYPE_CHECKING:
     from colab_helpers.pipeline.face_tracking import FaceTracking
 
 T = TypeVar("T")
-_USUAL_RATE = 25
+_DEFAULT_RATE = 25
 _DETECTION_FIELDS = ("execution_provider", "face_detector_size", "face_detector_score", "asks_attributes")
-"""What the networks that find faces are loaded with."""
+"""Settings that require reloading the face detection networks."""
 _LIVE_FIELDS = (*SELECTION_SETTINGS, "enhancer_blend", "colour_match", "face_mask_blur", "face_mask_padding",
             "face_mask_regions", "segment_seconds", "keep_fps")  # fmt: skip
-"""What a picture depends on beside the networks."""
+"""Settings that take effect without reloading networks."""
 _RELOAD_FIELDS = (*_DETECTION_FIELDS, *(name for name in Settings.model_fields if name not in _LIVE_FIELDS))
-"""What all networks are loaded with: whatever may not change while they stay."""
+"""Settings that require reloading all networks."""
 
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """One frame, as it is and as the run would make it.
+    """One frame of a target, and the same as a run would change it.
 
     Attributes:
-        before: ``(H, W, 3)`` uint8 BGR; ``after`` of the same size.
-        faces: How many faces were changed.
-        known: Whether a run has found the faces of the whole video, so that this is what a run makes.
-        seconds: How long it took.
-        notes: Fall-backs of the networks and photos left out, one sentence each.
+        before: ``(H, W, 3)`` uint8 BGR.
+        after: The same in size and type.
+        faces: Number of changed faces.
+        known: Whether an earlier run's face index was used, so that a run gives the same result.
+        seconds: Time taken.
+        notes: Fallbacks of the networks and photos left out, one sentence each.
     """
 
     before: ByteImage
@@ -67,43 +69,44 @@ class Preview:
 
 
 class PreviewNetworks:
-    """Loads networks at the first need and keeps them.
+    """Loads networks on demand and caches them.
 
-    Every method raises ``ColabHelpersError`` where files or models are missing or damaged.
+    Every method raises ``ColabHelpersError`` if files or models are missing or damaged.
     """
 
     def __init__(self) -> None:
         self._cache: dict[str, tuple[object, Any]] = {}
 
     def close(self) -> None:
-        """Release all networks; the next need loads them again."""
+        """Release all networks; they are loaded again on demand."""
         self._cache.clear()
         gc.collect()
 
-    def _get_or_create(self, name: str, key: object, make: Callable[[], T]) -> T:
-        """Return what is held under a name; made where there is none, or one for another key."""
+    def _get_or_create(self, name: str, key: object, create: Callable[[], T]) -> T:
+        """Return the cached object of that name if its key is the same, else create and cache it."""
         if name not in self._cache or self._cache[name][0] != key:
-            self._cache.pop(name, None)  # its memory is needed for the next
-            self._cache[name] = key, make()
-        found: T = self._cache[name][1]
-        return found
+            self._cache.pop(name, None)  # free its memory before the next one is created
+            self._cache[name] = key, create()
+        cached: T = self._cache[name][1]
+        return cached
 
     def examine(self, settings: Settings, models: Path | None, image: ByteImage) -> PhotoReport:
-        """Measure a photo of the person who is put in."""
+        """Examine a source photo."""
         from colab_helpers.faces.photos import examine
 
-        return examine(self._finder(settings, models), image)
+        return examine(self._analyser(settings, models), image)
 
     def faces(self, settings: Settings, models: Path | None, target: Path, image: ByteImage) -> list[Face]:
-        """Find the faces in an image of a target, as the run would."""
-        analyser, picture = self._finder(settings, models), BgrPicture(image)
+        """Detect the faces in a frame of a target, as a run does."""
+        analyser, picture = self._analyser(settings, models), BgrPicture(image)
         return analyser.search(picture) if is_image(target) else analyser.detect(picture)
 
     def preview(self, request: BatchRequest, folder: Path, target: Path, frame: int) -> Preview:
-        """Change one frame of a target as the run would; ``folder`` is where its results would go.
+        """Change one frame of a target as a run into ``folder`` would.
 
         Raises:
-            ConsentError, ContentError: Nobody agreed; the frame is refused.
+            ConsentError: There is no usable statement of consent.
+            ContentError: The content check refuses the frame.
         """
         from colab_helpers.batch.resume import model_digest
         from colab_helpers.pipeline import process_image
@@ -112,108 +115,98 @@ class PreviewNetworks:
 
         started, single = time.monotonic(), is_image(target)
         request, _ = expand_photo_folders(request)
-        # Read before networks are loaded: what cannot be read is said at once.
+        # Read before networks are loaded, so that an unreadable file is reported at once.
         before = read_target_frame(target, frame)
         consent_for(request.with_values(output_dir=folder), [*request.photo_paths, target])
         engine = self._engine(request.settings, request.models_dir)
         index = None if single else self._index(engine, folder, target)
-        assignment, notes = self._cast(engine, request, folder, index.key if index else "")
+        assignment, notes = self._assignment(engine, request, folder, index.key if index else "")
         ages = [one.age for one in assignment.treatments if one.action == "swap"]
         check = ContentCheck(engine, target, ages, digest=model_digest)
-        known = self._decided(engine, target, index, assignment) if index else None
+        tracking = self._tracking(engine, target, index, assignment) if index else None
         label = Label.of(request.settings)
-        if known is None:
-            shown = label and label.is_shown(0 if single else frame / _rate(probe(target)))
-            shown_label = label if shown else None
-            after, _, measured, _ = process_image(
-                engine, assignment, before, single=single, label=shown_label
-            )
-            faces = measured.faces
+        if tracking is None:
+            is_labelled = label and label.is_shown(0 if single else frame / _rate(probe(target)))
+            label = label if is_labelled else None
+            after, _, stats, _ = process_image(engine, assignment, before, single=single, label=label)
+            faces = stats.faces
         else:
-            before, after, faces = process_indexed_frame(engine, probe(target), frame, known, label)
+            before, after, faces = process_indexed_frame(engine, probe(target), frame, tracking, label)
         check_pictures(check, [(0.0, BgrPicture(before))])  # the very frame that is shown
-        took = time.monotonic() - started
-        return Preview(before, after, faces, known is not None, took, (*engine.notes, *notes))
+        seconds = time.monotonic() - started
+        return Preview(before, after, faces, tracking is not None, seconds, (*engine.notes, *notes))
 
-    def _cast(
+    def _assignment(
         self, engine: Engine, request: BatchRequest, folder: Path, key: str
     ) -> tuple[Assignment, list[str]]:
-        """Return what a run does to whom in a target, by the key of its index, and notes on that."""
+        """Return the assignment of a run for the target whose face index has that key, and notes on it."""
         from colab_helpers.batch.batch_assignment import TreatmentResolver, assign_people
         from colab_helpers.batch.photos import load_person_filter
         from colab_helpers.faces.assignment import Assignment
 
-        given = PeopleMap.load(folder)
-        given = with_portraits(given) if request.people == "everybody" else given
-        identity = self._identity(engine, request.sources) if given is None or request.sources else None
-        told = list(identity.notes) if identity else []
+        people = PeopleMap.load(folder)
+        people = with_portraits(people) if request.people == "everybody" else people
+        identity = self._identity(engine, request.sources) if people is None or request.sources else None
+        notes = list(identity.notes) if identity else []
         if request.people == "everybody":
-            told.append(tr("whoever was not found yet is blurred here, and gets a portrait in the run"))
-        if given is not None:
+            notes.append(tr("people not found yet are blurred in the preview; a run gives them portraits"))
+        cached = self._get_or_create
+        if people is not None:
             photos = list(map(Source.of, request.sources))
-            made = TreatmentResolver(engine, folder, request.library, identity, photos)
+            resolver = TreatmentResolver(engine, folder, request.library, identity, photos)
             limit = request.settings.similar_face_distance
             record = size_and_mtime(folder / PEOPLE_FOLDER_NAME / PEOPLE_RECORD_NAME)
-            state = identity, folder, request.library, given, record, limit
-            known = self._get_or_create(
-                "casting", state, lambda: assign_people(given, KnownPeople.load(folder), made, limit=limit)
-            )
-            return self._get_or_create("cast", (known, key), lambda: known.assignment(key)), told
-        asked = request.target_person, request.never
-        states = tuple(tuple((photo, size_and_mtime(photo)) for photo in photos) for photos in asked)
-        person_filter, more = self._get_or_create(
-            "sought", states, lambda: load_person_filter(engine, *asked)
-        )
+            state = identity, folder, request.library, people, record, limit
+            known = partial(KnownPeople.load, folder)
+            batch = cached("batch", state, lambda: assign_people(people, known(), resolver, limit=limit))
+            return cached("assignment", (batch, key), lambda: batch.assignment(key)), notes
+        filters = request.target_person, request.never
+        states = tuple(tuple((photo, size_and_mtime(photo)) for photo in photos) for photos in filters)
+        person_filter, more = cached("filter", states, lambda: load_person_filter(engine, *filters))
         source = identity.embedding if identity else None
-        return self._get_or_create(
-            "cast", (identity, person_filter), lambda: Assignment.of(source, person_filter)
-        ), [*told, *more]
+        key_parts = identity, person_filter
+        return cached("assignment", key_parts, lambda: Assignment.of(source, person_filter)), [*notes, *more]
 
     def _index(self, engine: Engine, folder: Path, target: Path) -> FaceIndex | None:
-        """Return what an earlier run has found in a video."""
+        """Return the face index that an earlier run has written for a video, if it fits."""
         from colab_helpers.batch.face_indexes import find_index
         from colab_helpers.batch.resume import model_digest
 
-        if not engine.settings.keep_fps:  # the slider counts the target's frames, and an index the result's
+        if not engine.settings.keep_fps:  # the slider counts the target's frames, the index the output's
             return None
         models = {net.name: model_digest(net.path) for net in engine.analyser.networks}
         return find_index(folder, target, engine.settings, models)
 
-    def _decided(
+    def _tracking(
         self, engine: Engine, target: Path, index: FaceIndex, assignment: Assignment
     ) -> FaceTracking:
-        """Return whom a run changes in a video where an earlier one has found its faces."""
+        """Return whom a run changes in a video, from its face index."""
         from colab_helpers.pipeline.indexed_frame import decide_faces
 
-        key = (
-            index.key,
-            target,
-            assignment,
-            *(getattr(engine.settings, name) for name in SELECTION_SETTINGS),
-        )
-        return self._get_or_create(
-            "faces", key, lambda: decide_faces(engine, probe(target), index, assignment)
-        )
+        selection = [getattr(engine.settings, name) for name in SELECTION_SETTINGS]
+        key = (index.key, target, assignment, *selection)
+        decide = partial(decide_faces, engine)
+        return self._get_or_create("tracking", key, lambda: decide(probe(target), index, assignment))
 
-    def _finder(self, settings: Settings, models: Path | None) -> FaceAnalyser:
+    def _analyser(self, settings: Settings, models: Path | None) -> FaceAnalyser:
         from colab_helpers.faces.analyser import FaceAnalyser
 
         key = detection_key(settings, models)
         return self._get_or_create("analyser", key, lambda: FaceAnalyser(settings, models_dir=models))
 
     def _engine(self, settings: Settings, models: Path | None) -> Engine:
-        def opened() -> Engine:
+        def create() -> Engine:
             from colab_helpers.faces.engine import Engine
 
-            self._cache.clear()  # known faces, too: they belong to its analyser
+            self._cache.clear()  # embeddings, too: they belong to the old analyser
             engine = Engine.open(settings, models_dir=models)
-            # One pair of networks finds faces for all.
+            # Share its detection networks with the other tabs.
             self._cache["analyser"] = detection_key(settings, models), engine.analyser
             return engine
 
-        engine = self._get_or_create("engine", _key(settings, models, _RELOAD_FIELDS), opened)
-        now = {name: getattr(settings, name) for name in _LIVE_FIELDS}
-        return replace(engine, settings=engine.settings.with_overrides(**now))
+        engine = self._get_or_create("engine", _key(settings, models, _RELOAD_FIELDS), create)
+        live = {name: getattr(settings, name) for name in _LIVE_FIELDS}
+        return replace(engine, settings=engine.settings.with_overrides(**live))
 
     def _identity(self, engine: Engine, sources: Sequence[str]) -> Identity | None:
         from colab_helpers.batch.photos import identity_of
@@ -221,33 +214,31 @@ class PreviewNetworks:
         if engine.swapper is None:
             return None
         if not sources:
-            raise UsageError(
-                tr("there is no photo of the person who is put in"), remedy=tr("add one under Photos")
-            )
+            raise UsageError(tr("there is no source photo"), remedy=tr('add one in the tab "Photos"'))
         key = tuple((source, size_and_mtime(source)) for source in sources)
         photos = list(map(Source.of, sources))
         return self._get_or_create("identity", key, lambda: identity_of(engine, photos))
 
 
 def read_target_frame(target: Path, frame: int) -> ByteImage:
-    """Read a frame of a video, counted from 0, or an image; ``(H, W, 3)`` uint8 BGR."""
+    """Read frame number ``frame`` (from 0) of a video, or an image: ``(H, W, 3)`` uint8 BGR."""
     if is_image(target):
         return read_image(target)
-    # A little before the frame: the first one from there on is taken, and time stamps are rounded.
+    # Seek slightly before the frame, since timestamps are rounded: the next frame is taken.
     return frame_at(target, max(0.0, frame - 0.25) / _rate(probe(target)))
 
 
 def frame_count(info: VideoInfo) -> int:
-    """Return how many frames a video has, as its header says or its length tells."""
+    """Return the number of frames of a video from its header, or estimated from its length."""
     return max(1, info.frames or round(float(info.duration) * _rate(info)))
 
 
 def _rate(info: VideoInfo) -> float:
-    return float(info.average_rate or _USUAL_RATE)
+    return float(info.average_rate or _DEFAULT_RATE)
 
 
 def detection_key(settings: Settings, models: Path | None) -> object:
-    """Return what is equal where the same faces are found."""
+    """Return a cache key of the inputs that face detection depends on."""
     return _key(settings, models, _DETECTION_FIELDS)
 
 

@@ -1,11 +1,11 @@
-"""The line that tells how a run, or a fetch, is going: a bar where somebody watches, else plain lines."""
+"""Progress of a run or a download: a progress bar, or plain lines when headless."""
 
 from __future__ import annotations
 
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.pages.units import file_text, machine_text, progress_text
 
 if TYPE_CHECKING:
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from colab_helpers.progress import Progress
 
 TEXT_INTERVAL = 5.0
-"""Seconds between two plain lines, so that a log of a long run stays readable."""
+"""Minimum seconds between two plain lines, so that logs of long runs stay readable."""
 
 
 def _tqdm() -> Any:
-    from tqdm.auto import tqdm  # slow, and needed only where somebody watches
+    from tqdm.auto import tqdm  # slow import, not needed when headless
 
     return tqdm
 
 
 class _Line:
-    """A bar, or plain lines where nobody watches; use it as a context manager.
+    """A progress bar; a context manager.
 
-    With ``headless`` plain lines are printed, at most one every five seconds, and the last one at the end.
+    With ``headless``, print plain lines instead, at most one every five seconds, and the last one at exit.
     """
 
     def __init__(self, *, headless: bool = False) -> None:
         self._headless = headless
-        self._printed_at = monotonic() - TEXT_INTERVAL
-        self._unprinted = ""
+        self._last_print = monotonic() - TEXT_INTERVAL
+        self._pending = ""
         self._bar: Any = None
         self._subject: object = None
 
@@ -40,24 +40,24 @@ class _Line:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._unprinted:
-            print(self._unprinted, flush=True)
+        if self._pending:
+            print(self._pending, flush=True)
         self._close_bar()
 
     def _print(self, text: str) -> None:
-        """Print a line, or keep it until it is its turn."""
-        self._unprinted = text
-        if monotonic() - self._printed_at >= TEXT_INTERVAL:
+        """Print a line, or keep it as pending if the last one is too recent."""
+        self._pending = text
+        if monotonic() - self._last_print >= TEXT_INTERVAL:
             print(text, flush=True)
-            self._printed_at, self._unprinted = monotonic(), ""
+            self._last_print, self._pending = monotonic(), ""
 
-    def _draw(self, subject: object, done: int, total: int | None, aside: str = "", **looks: Any) -> None:
-        """Bring the bar to where it stands; another subject gets another bar."""
+    def _draw(self, subject: object, done: int, total: int | None, postfix: str = "", **options: Any) -> None:
+        """Update the bar, or open a new one for another subject."""
         if self._bar is None or subject != self._subject:
             self._close_bar()
-            self._bar, self._subject = _tqdm()(total=total, dynamic_ncols=True, **looks), subject
+            self._bar, self._subject = _tqdm()(total=total, dynamic_ncols=True, **options), subject
         self._bar.total = total
-        self._bar.set_postfix_str(aside, refresh=False)
+        self._bar.set_postfix_str(postfix, refresh=False)
         self._bar.update(done - self._bar.n)
 
     def _close_bar(self) -> None:
@@ -67,9 +67,9 @@ class _Line:
 
 
 class ProgressLine(_Line):
-    """Shows a run's progress.
+    """Shows a run's progress; use it as a context manager and as the callbacks of the run.
 
-    Use it as a context manager and give it to a run::
+    For example::
 
         with ProgressLine() as line:
             run_batch(sources, targets, folder, consent=consent, on_progress=line, on_status=line.status)
@@ -77,23 +77,23 @@ class ProgressLine(_Line):
 
     def __init__(self, *, headless: bool = False) -> None:
         super().__init__(headless=headless)
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
-        """Show where the run stands."""
+        """Show the progress of the current file."""
         if self._headless:
             self._print(progress_text(progress))
             return
-        looks: dict[str, Any] = {"desc": file_text(progress), "unit": tr(" frames")}
-        self._draw(progress.file_index, progress.frame, progress.frames, machine_text(progress), **looks)
+        options: dict[str, Any] = {"desc": file_text(progress), "unit": tr(" frames")}
+        self._draw(progress.file_index, progress.frame, progress.frames, machine_text(progress), **options)
 
     def status(self, status: BatchStatus) -> None:
-        """Say each remark on the whole run once; a refusal is left to whoever catches its error."""
-        begun = any(file.status not in ("queued", "cancelled") for file in status.files)
-        notes = status.remarks if begun else []
+        """Print each new note on the whole run, once files are being processed, and why the run waits."""
+        has_started = any(file.status not in ("queued", "cancelled") for file in status.files)
+        notes = status.remarks if has_started else []
         for text in [*notes, *([status.pause] if status.pause else [])]:
-            if text not in self._told:
-                self._told.add(text)
+            if text not in self._printed:
+                self._printed.add(text)
                 if self._headless:
                     print(text, flush=True)
                 else:
@@ -101,23 +101,19 @@ class ProgressLine(_Line):
 
 
 class FetchLine(_Line):
-    """Shows how far a fetch of models is; give it to ``preload`` as its ``on_progress``."""
+    """Shows the progress of downloads, as the ``on_progress`` of ``preload``."""
 
     def __call__(self, progress: FetchProgress) -> None:
-        """Show where the fetch stands."""
+        """Show the progress."""
         if self._headless:
             self._print(fetch_text(progress))
             return
-        looks: dict[str, Any] = {"desc": tr("models"), "unit": "B", "unit_scale": True}
-        self._draw("models", progress.bytes_done, progress.bytes_total, **looks)
+        options: dict[str, Any] = {"desc": tr("models"), "unit": "B", "unit_scale": True}
+        self._draw("models", progress.bytes_done, progress.bytes_total, **options)
 
 
 def fetch_text(progress: FetchProgress) -> str:
-    """Return how far a fetch is, in one line."""
-    return tr(
-        "{files_done} of {files_total} files, {bytes_done:.0f} of {bytes_total:.0f} MB",
-        files_done=progress.files_done,
-        files_total=progress.files_total,
-        bytes_done=progress.bytes_done / 1e6,
-        bytes_total=progress.bytes_total / 1e6,
-    )
+    """Format the progress of downloads as one line."""
+    text = mark("{files_done} of {files_total} files, {bytes_done:.0f} of {bytes_total:.0f} MB")
+    files = {"files_done": progress.files_done, "files_total": progress.files_total}
+    return tr(text, bytes_done=progress.bytes_done / 1e6, bytes_total=progress.bytes_total / 1e6, **files)

@@ -1,8 +1,9 @@
-"""Preset and overrides of the panel, and the help of every setting."""
+"""Preset and overrides in the panel, and help on every setting."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -17,73 +18,53 @@ from colab_helpers.ui.form_state import FormState
 from colab_helpers.ui.markup import RED, error_message, paragraph, table
 from colab_helpers.ui.widgets import Widgets
 
-NO_PROFILE = mark("(as it comes)")
+NO_PROFILE = mark("(no profile)")
 
 
 class SettingsBox:
-    """Preset, profile of the machine, and any single setting as a line of text."""
+    """Inputs for preset, machine profile and overrides (one setting per line)."""
 
     def __init__(self, widgets: Widgets, form_state: FormState) -> None:
         self._form_state = form_state
-        self._presets, damage = _all_presets()
+        self._presets, problem = _all_presets()
         preset, profile = _split(form_state.preset, self._presets)
         none = tr(NO_PROFILE)
-        self.preset = widgets.input(
-            "Dropdown",
-            label=tr("Preset"),
-            width="360px",
-            options=list(dict.fromkeys([*self._presets.presets, preset])),
-            value=preset,
-        )
-        self.profile = widgets.input(
-            "Dropdown",
-            label=tr("Machine"),
-            width="360px",
-            options=[none, *self._presets.profiles],
-            value=profile or none,
-        )
-        self.overrides = widgets.input(
-            "Textarea",
-            "overrides",
-            label=tr("Overrides"),
-            placeholder=tr("name: value, one a line, such as batch_size: 2"),
-            layout={"height": "70px"},
-        )
-        self.description, self.complaint, self.help = widgets.html(), widgets.html(), widgets.html()
-        self.several = _several(widgets)
-        folded = widgets.library.Accordion(children=[self.several, self.help], selected_index=None)
-        for place, title in enumerate((tr("Several GPUs, several machines"), tr("All settings"))):
-            folded.set_title(place, title)
+        menu = partial(widgets.input, "Dropdown", width="360px")
+        options = list(dict.fromkeys([*self._presets.presets, preset]))
+        self.preset = menu(label=tr("Preset"), options=options, value=preset)
+        options = [none, *self._presets.profiles]
+        self.profile = menu(label=tr("Machine"), options=options, value=profile or none)
+        hint, layout = tr("name: value, one per line, such as batch_size: 2"), {"height": "70px"}
+        text = partial(widgets.input, "Textarea", "overrides", label=tr("Overrides"))
+        self.overrides = text(placeholder=hint, layout=layout)
+        self.description, self.error, self.help = widgets.html(), widgets.html(), widgets.html()
+        self.workers = _worker_inputs(widgets)
+        accordion = widgets.library.Accordion(children=[self.workers, self.help], selected_index=None)
+        for index, title in enumerate((tr("Several GPUs, several machines"), tr("All settings"))):
+            accordion.set_title(index, title)
         for each in (self.preset, self.profile):
             each.observe(self._chosen, "value")
-        self.box = widgets.column(
-            widgets.row(self.preset, self.profile),
-            self.description,
-            self.overrides,
-            self.complaint,
-            folded,
-            widgets.html(paragraph(damage, RED)),
-        )
+        menus, damage = widgets.row(self.preset, self.profile), widgets.html(paragraph(problem, RED))
+        self.box = widgets.column(menus, self.description, self.overrides, self.error, accordion, damage)
 
     def _chosen(self, _: object) -> None:
-        profile = self.profile.value
-        chosen = str(self.preset.value)
-        self._form_state.preset = chosen if profile == tr(NO_PROFILE) else f"{chosen}+{profile}"
+        preset, profile = str(self.preset.value), self.profile.value
+        self._form_state.preset = preset if profile == tr(NO_PROFILE) else f"{preset}+{profile}"
 
     def refresh(self) -> None:
-        """Bring what is said in step with what is chosen."""
+        """Update description, help and errors for the current settings."""
         try:
-            chosen = [self._presets.get(name.strip()) for name in self._form_state.preset.split("+")]
-            self.description.value = paragraph(" ".join(tr(preset.description) for preset in chosen))
+            presets = [self._presets.get(name.strip()) for name in self._form_state.preset.split("+")]
+            self.description.value = paragraph(" ".join(tr(preset.description) for preset in presets))
             self.help.value = help_html(self._form_state.request().settings)
-            self.complaint.value = ""
+            self.error.value = ""
         except ColabHelpersError as error:
-            told = tr("The run would refuse these settings: {what}.", what=error.what.rstrip("."))
-            self.complaint.value = paragraph(" ".join([told, *suggestions(error)]), RED)
+            text = tr("The run would refuse these settings: {what}.", what=error.what.rstrip("."))
+            self.error.value = paragraph(" ".join([text, *suggestions(error)]), RED)
 
 
-def _several(widgets: Widgets) -> Any:
-    """Make what says how many workers do a batch, and where, and what it means."""
+def _worker_inputs(widgets: Widgets) -> Any:
+    """Create the inputs for number and place of workers, with a table that explains them."""
     share: dict[str, Any] = {"min": 0.05, "max": 1.0, "step": 0.05}
     kinds = {"gpus": "Text", "cluster": "Text", "gpus_per_worker": "BoundedFloatText"}
     kinds |= {"priority": "IntText", "map_paths": "Textarea"}
@@ -93,17 +74,17 @@ def _several(widgets: Widgets) -> Any:
     ]
     meanings = (
         field_help("gpus"),
-        tr("have a cluster do it: HOST:PORT, or auto"),
-        tr("of a GPU, for each worker there"),
-        tr("a batch there waits as long as one of a higher priority works"),
-        "OLD=NEW: " + tr("what lies below OLD here lies below NEW on the cluster's machines"),
+        tr("run the batch on a cluster: HOST:PORT, or auto"),
+        tr("share of a GPU for each worker of the cluster"),
+        tr("a batch on the cluster waits while one of higher priority runs"),
+        "OLD=NEW: " + tr("files below OLD here are found below NEW on the cluster's machines"),
     )
     rows = zip(kinds, meanings, strict=True)
     return widgets.column(*inputs, widgets.html(table((tr("setting"), tr("meaning")), rows)))
 
 
 def _all_presets() -> tuple[PresetFile, str]:
-    """Return all presets; where the user's file is damaged, the shipped ones and what is wrong."""
+    """Return all presets; if the user's file is invalid, only the shipped ones and the error message."""
     try:
         return all_presets(home()), ""
     except SettingsError as error:
@@ -111,37 +92,34 @@ def _all_presets() -> tuple[PresetFile, str]:
 
 
 def _split(preset: str, presets: PresetFile) -> tuple[str, str]:
-    """Return a preset's name, and the profile that stands last in it."""
+    """Split ``preset+profile``; the profile is empty if the last part is not one."""
     first, plus, last = preset.rpartition("+")
     return (first.strip(), last.strip()) if plus and last.strip() in presets.profiles else (preset, "")
 
 
 def suggestions(error: ColabHelpersError) -> list[str]:
-    """Name the setting that was meant, for each name that there is not."""
+    """Suggest the closest setting for each unknown name in the error."""
     cause = error.__cause__
     details = cause.errors() if isinstance(cause, ValidationError) else []
     unknown = [str(item["loc"][-1]) for item in details if item["type"] == "extra_forbidden"]
-    meant = {name: get_close_matches(name, Settings.model_fields, n=1) for name in unknown}
-    return [
-        tr("Did you mean {name} instead of {written}?", name=found[0], written=name)
-        for name, found in meant.items()
-        if found
-    ]
+    text = mark("Did you mean {name} instead of {written}?")
+    pairs = ((get_close_matches(name, Settings.model_fields, n=1), name) for name in unknown)
+    return [tr(text, name=matches[0], written=name) for matches, name in pairs if matches]
 
 
 def value_text(value: Any) -> str:
-    """Return a setting's value as a person writes it."""
+    """Format a setting's value as in an override."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def help_html(settings: Settings) -> Markup:
-    """Return every setting with its value now, what it may be, and what it means."""
+    """Return a table of all settings with current value, allowed values and meaning."""
     schemas = Settings.model_json_schema()["properties"]
     rows = [
         (name, value_text(value), allowed_values(schemas[name]), field_help(name))
         for name, value in settings.model_dump().items()
     ]
-    heads = (tr("setting"), tr("value now"), tr("allowed"), tr("meaning"))
+    heads = (tr("setting"), tr("current value"), tr("allowed"), tr("meaning"))
     return table(heads, rows)

@@ -1,4 +1,4 @@
-"""What the cells of ``setup.ipynb`` call, and the doctor's table for notebooks."""
+"""Functions called by the cells of ``setup.ipynb``, and the doctor's table for notebooks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
 
 
 class SetupError(ColabHelpersError, RuntimeError):
-    """The doctor found something that keeps a run from working."""
+    """The doctor found a problem that prevents runs."""
 
     refusal = False
 
 
 @dataclass(frozen=True)
 class SetupResult:
-    """What was found, and where it is written down."""
+    """The diagnosis, and the path of ``doctor.json``."""
 
     diagnosis: Diagnosis
     report: Path
@@ -40,10 +40,10 @@ class SetupResult:
 
 
 def run_setup(request: SetupRequest) -> SetupResult:
-    """Examine this machine for runs with these settings; ``doctor.json`` in the output folder holds it all.
+    """Check this machine for runs with these settings; write ``doctor.json`` into the output folder.
 
     Raises:
-        ColabHelpersError: Wrong settings, or a folder that cannot be reached or written.
+        ColabHelpersError: Invalid settings, or a folder not reachable or writable.
     """
     set_language(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
@@ -56,10 +56,14 @@ def run_setup(request: SetupRequest) -> SetupResult:
 
 
 def prepare_folder(host: Host, request: Request, report: str) -> Path:
-    """Make the folder of a notebook's report, reach what the form names, and return the folder."""
+    """Create and return the folder for a notebook's report, after checking all paths of the form.
+
+    Raises:
+        ColabHelpersError: A path is not reachable or writable, or a user's file has the report's name.
+    """
     folder = request.output_dir or host.new_run_folder()
     host.ensure_reachable(folder, *request.places)
-    what, remedy = mark("the folder cannot be made ({reason})"), mark("name another folder in output_dir")
+    what, remedy = mark("the folder cannot be created ({reason})"), mark("set output_dir to another folder")
     with wrap_os_error(OutputError, what, folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
     overwrite = isinstance(request, SettingsRequest) and request.settings.overwrite
@@ -68,7 +72,7 @@ def prepare_folder(host: Host, request: Request, report: str) -> Path:
 
 
 def models_folder(request: SetupRequest, folder: Path) -> Path | None:
-    """Return the models folder that a form means: the one named, the demo's own, or the usual one (None)."""
+    """Return the models folder of a form: the given one, a copy of the demo's, or None for the default."""
     if request.models_dir or not request.demo:
         return request.models_dir
     return copy_models(folder / DEMO_FOLDER / "models")
@@ -78,24 +82,23 @@ def show_setup(setup: SetupResult) -> None:
     """Show the doctor's table.
 
     Raises:
-        SetupError: Something failed; so a headless run ends with an error, after everything was shown.
+        SetupError: A check failed; raised after everything was shown, so that headless runs fail, too.
     """
     show_diagnosis(setup.host, setup.diagnosis, SetupError, setup.report)
 
 
-def show_diagnosis(host: Host, found: Diagnosis, kind: type[ColabHelpersError], report: Path) -> None:
-    """Show findings as a table, or as text where there is no front end; then raise what failed."""
-    host.show(diagnosis_html(found), "\n".join(found.lines()))
-    failures = found.failures()
-    if failures:
-        told = "; ".join(f"{item.title}: {item.detail}" for item in failures)
-        what = tr("{count} finding(s) failed: {told}", count=len(failures), told=told)
+def show_diagnosis(host: Host, diagnosis: Diagnosis, kind: type[ColabHelpersError], report: Path) -> None:
+    """Show a diagnosis as HTML or text; then raise an error of the given kind if a check failed."""
+    host.show(diagnosis_html(diagnosis), "\n".join(diagnosis.lines()))
+    if failures := diagnosis.failures():
+        details = "; ".join(f"{check.title}: {check.detail}" for check in failures)
+        what = tr("{count} check(s) failed: {told}", count=len(failures), told=details)
         raise kind(what, where=str(report), remedy=failures[0].remedy)
 
 
 def diagnosis_html(diagnosis: Diagnosis) -> Markup:
-    """Return findings as an HTML table."""
-    heads = ("", tr("what"), tr("found"), tr("what to do"))
+    """Return a diagnosis as an HTML table."""
+    heads = ("", tr("check"), tr("result"), tr("what to do"))
     status = Markup('<b style="color:{}">{}</b>')
     rows = [
         (status.format(_COLOURS[one.status], tr(_WORDS[one.status])), one.title, one.detail, one.remedy)

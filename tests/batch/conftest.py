@@ -77,6 +77,6 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[VideoPicture]:
 
         return watch
 
-    for name in ("detect", "surest"):
+    for name in ("detect", "search_views"):
         monkeypatch.setattr(FaceAnalyser, name, watched(getattr(FaceAnalyser, name)))
     return shown

@@ -236,10 +236,10 @@ WHOLE: tuple[Odd, ...] = (
     Odd("really mp4.gif", renamed(".mp4")),
 )  # fmt: skip
 BAD: tuple[Bad, ...] = (
-    Bad("folder.mp4", Path.mkdir, "the folder holds no video or image"),
+    Bad("folder.mp4", Path.mkdir, "the folder contains no video or image"),
     Bad("pipe.mp4", os.mkfifo, "pipe or device"),
-    Bad("lost link.mp4", lambda path: path.symlink_to("nothing.mp4"), "leads nowhere"),
-    Bad("link to itself.mp4", lambda path: path.symlink_to(path.name), "cannot be read|leads nowhere"),
+    Bad("lost link.mp4", lambda path: path.symlink_to("nothing.mp4"), "link is broken"),
+    Bad("link to itself.mp4", lambda path: path.symlink_to(path.name), "cannot be read|link is broken"),
     Bad(os.fsdecode(b"no v\xefdeo.mp4"), holding(b"Das ist kein Film.\n" * 100), "it is text"),
     Bad("no bytes.mp4", holding(b""), "empty"),
     Bad("no bytes.png", holding(b""), "empty"),
@@ -247,17 +247,17 @@ BAD: tuple[Bad, ...] = (
     Bad("cut in the header.mp4", holding(b"\0\0\0\x20ftypisom"), "index|not a video"),
     Bad("cut at a tenth.mp4", cut(0.1), "index"),
     Bad("cut in half.mp4", cut(0.5), "index"),
-    Bad("cut before its end.mp4", cut(0.97), "index .moov. is not complete"),
+    Bad("cut before its end.mp4", cut(0.97), "index .moov. is missing or incomplete"),
     Bad("cut in half.mkv", cut(0.5), "cut off"),
     Bad("cut in half.avi", cut(0.5, codec="mjpeg", pix_fmt="yuvj420p", options={}), "cut off"),
     Bad("cut in half.webm", cut(0.5, codec="libvpx-vp9", options={"deadline": "realtime"}), "cut off"),
     Bad("index first, cut in half.mp4", cut(0.5, container={"movflags": "faststart"}), "cut off"),
     Bad("index first, cut at a tenth.mp4", cut(0.13, container={"movflags": "faststart"}),
-        "index .moov. is not complete"),
+        "index .moov. is missing or incomplete"),
     Bad("broken middle.mov", changed(broken_middle, **PNG_CODED), "cut off or damaged"),
     Bad("random.mp4", holding(np.random.default_rng(1).bytes(50_000)), "not a video"),
     Bad("random.gif", holding(np.random.default_rng(4).bytes(5_000)), "not a video"),
-    Bad("zeros.mp4", holding(bytes(50_000)), "nothing but zeros"),
+    Bad("zeros.mp4", holding(bytes(50_000)), "zero bytes only"),
     Bad("text.mp4", holding(b"Das ist kein Film.\n" * 100), "it is text"),
     Bad("archive.mp4", archive, "ZIP archive"),
     Bad("page.mp4", holding(b"<!DOCTYPE html><html><body>404 Not Found</body></html>"), "web page"),
@@ -268,7 +268,7 @@ BAD: tuple[Bad, ...] = (
     Bad("archive.gif", archive, "ZIP archive"),
     Bad("archive.png", archive, "ZIP archive"),
     Bad("bomb.png", bomb, "too large"),
-    Bad("only sound.mp4", make_song, "only sound"),
+    Bad("only sound.mp4", make_song, "only audio"),
     Bad("only sound and cover.mp4", make_cover_song, "cover art"),
     Bad("really png.mp4", picture(kind="PNG"), "PNG picture"),
     Bad("really mp4.png", renamed(".mp4"),
@@ -428,7 +428,9 @@ def test_a_file_one_may_not_read_or_whose_name_no_system_takes_is_named(tmp_path
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(MediaError, match=r"secret\.mp4.*Permission denied.*What to do: check your rights"):
+    with pytest.raises(
+        MediaError, match=r"secret\.mp4.*Permission denied.*What to do: check its permissions"
+    ):
         require_file(path)
 
 

@@ -37,7 +37,7 @@ from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.marking import GENERATED_SOURCE_TYPE, xmp_of
 from colab_helpers.ui.preview_networks import PreviewNetworks
-from tests.batch.test_people_map import assignment, video
+from tests.batch.test_people_map import tracks_of, video
 from tests.faces.test_person_clustering import LIMIT, look, track
 
 SETTINGS = load_settings()
@@ -74,9 +74,9 @@ def cast_by(text: str, people: KnownPeople, *, sources: bool = True) -> BatchAss
 @pytest.fixture
 def people() -> KnownPeople:
     """p1 and p2 in a, p2 and p3 in b; in b somebody who was hardly seen, and one whom nobody recognised."""
-    found = KnownPeople(found={"a": video("a", assignment("a", 1, 2))})
+    found = KnownPeople(found={"a": video("a", tracks_of("a", 1, 2))})
     stray = track(5, 9, 900, 901, video="b", asked=1)
-    found.found["b"] = video("b", [*assignment("b", 2, 3), stray], 7)
+    found.found["b"] = video("b", [*tracks_of("b", 2, 3), stray], 7)
     found.add(["a", "b"])
     assert list(found.videos["b"].tracks.values()) == ["p2", "p3", "", ""]
     return found
@@ -230,12 +230,12 @@ def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     people_map: Any = (context, engine, earlier, None, Assignment(), None)
     made = PeopleFinder(*people_map)
     monkeypatch.setattr(
-        find_people, "face_index_location", lambda *_: SimpleNamespace(place=tmp_path, mirror=None)
+        find_people, "face_index_location", lambda *_: SimpleNamespace(folder=tmp_path, mirror=None)
     )
     monkeypatch.setattr(PeopleFinder, "chosen", 0, raising=False)
 
     def look_at(self: Any, *_given: object) -> KnownTarget:
-        seen = video("a", assignment("a", 1, 2))
+        seen = video("a", tracks_of("a", 1, 2))
         seen.seen[self.chosen].chosen = True
         return seen
 
@@ -248,16 +248,16 @@ def test_without_a_map_a_request_chooses_anew_and_everybody_keeps_their_names(
 ) -> None:
     known = KnownPeople()
 
-    def first(*, anew: bool) -> list[str]:
-        known.call(replace(finder)._scan_targets(known, anew=anew))
+    def first(*, rescan: bool) -> list[str]:
+        known.rename_targets(replace(finder)._scan_targets(known, rescan=rescan))
         known.add(["a"])
         made = initial_map(known, everybody=False, swaps=True)
         return [name for name, person in made.people.items() if person.source == ("photos",)]
 
-    assert first(anew=True) == ["p1"]
+    assert first(rescan=True) == ["p1"]
     monkeypatch.setattr(PeopleFinder, "chosen", 1)
-    assert first(anew=False) == ["p1"], "nothing is looked at again"
-    assert first(anew=True) == ["p2"]
+    assert first(rescan=False) == ["p1"], "nothing is looked at again"
+    assert first(rescan=True) == ["p2"]
     assert list(known.groups) == ["p1", "p2"]
     assert known.tracks()["p1"] == [("a", 0)]
     assert known.videos["a"].target == "b.png", "what it is called today"
@@ -276,7 +276,7 @@ def test_what_the_user_writes_while_people_are_found_is_kept(
     monkeypatch.setattr(PeopleFinder, "_scan_target", edited_meanwhile)
     monkeypatch.setattr(PeopleFinder, "_known", lambda _: KnownPeople())
     monkeypatch.setattr(PeopleFinder, "_publish_triage", lambda *_: None)
-    assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}
+    assert {person.treatment.action for person in finder.find().people.values()} == {"blur"}
     record, text = KnownPeople.load(folder).record, (folder / "people.yaml").read_text()
     people_map = PeopleMap.of(text)
     assert (people_map.default, people_map.record, list(people_map.people)) == (
@@ -287,7 +287,7 @@ def test_what_the_user_writes_while_people_are_found_is_kept(
     assert (folder / "people.yaml.old").read_text() == "default: blur  # mine\n"
     (folder / "people.yaml").write_text("default: leave\n")
     finder.context.job.request.people = "auto"
-    assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}
+    assert {person.treatment.action for person in finder.find().people.values()} == {"blur"}
     assert (folder / "people.yaml").read_text() == "default: blur  # mine\n"
 
 
@@ -370,14 +370,14 @@ def test_too_few_portraits_are_told_with_the_command_that_makes_them(
 ) -> None:
     shutil.rmtree(crowd / "made 10")
     command = r'portraits crowd "an adult" --count {} --library '
-    with pytest.raises(UsageError, match="3 are to have a portrait.*has 2 for them.*" + command.format(1)):
+    with pytest.raises(UsageError, match="3 person.s. need their own.*only 2 left.*" + command.format(1)):
         crowd_by(EVERYBODY, people, crowd)
     assert {group.portrait for group in people.groups.values()} == {""}
     only = TreatmentResolver(Networks(swapper=object()), Path("/nowhere"), crowd, None, [], needed=False)
     assign_people(PeopleMap.of(EVERYBODY), people, only, limit=LIMIT)  # of a run that only finds people
     with pytest.raises(UsageError, match=command.format(1)):  # before anybody is looked for
         crowd_by("people:\n  Bea: {photos: x, source: portraits}", KnownPeople(), crowd / "Ana")
-    with pytest.raises(UsageError, match="face_swapper, which the run does not have"):
+    with pytest.raises(UsageError, match="face_swapper, which this run does not use"):
         crowd_by(EVERYBODY, people, crowd, engine={"swapper": None})
     request = BatchRequest(people="everybody", output_dir=crowd, targets=["a"], library=crowd)
     with pytest.raises(ConsentError):

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.api import swap_image, swap_video
-from colab_helpers.batch import batch_runner as batch_room
-from colab_helpers.batch import drive
+from colab_helpers.batch import drive, task_runner
 from colab_helpers.batch.report import KEPT, FileReport
 from colab_helpers.errors import (
     ConsentError,
@@ -75,7 +74,7 @@ def test_what_a_folder_holds_besides_is_said(batch, tmp_path, monkeypatch) -> No
         f"4 file(s) in {folder} were left out because of their kind: 2 .heic, 1 .txt, 1 no suffix"
         in report.notes
     )
-    assert "to have .heic files done, too: pip install pillow-heif" in report.notes
+    assert "to include .heic files, run: pip install pillow-heif" in report.notes
     # Files that were named one by one have no neighbours that were meant.
     assert not any("left out" in note for note in batch(folder / "a.png").notes)
     for lonely in folder.glob("a.*"):
@@ -164,7 +163,7 @@ def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant
     with monkeypatch.context() as patch:
         told = []
         patch.setattr(
-            batch_room.WorkerContext, "heartbeat", lambda _: told.append(sys._getframe(1).f_code.co_name)
+            task_runner.WorkerContext, "heartbeat", lambda _: told.append(sys._getframe(1).f_code.co_name)
         )
         (file,) = again(settings=settings).files
     assert told.count("_in_tiles") == 5, "a run whose frames take minutes would seem hung"
@@ -186,7 +185,7 @@ def test_memory_warnings_are_counted(batch, tmp_path, monkeypatch) -> None:
     clock = count().__next__
     short = MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
     monkeypatch.setattr(
-        batch_room, "MemoryGuard", lambda on_warning, **_: replace(short, on_warning=on_warning)
+        task_runner, "MemoryGuard", lambda on_warning, **_: replace(short, on_warning=on_warning)
     )
     report = batch(*targets)
     assert report.summary.memory_warnings == 2
@@ -207,7 +206,7 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(batch, tmp_path) -> None
     report = batch(*targets, on_progress=stop)
     assert [file.status for file in report.files] == ["done", "skipped", "skipped"]
     assert report.stopped
-    assert report.notes[-1] == "report.html was not made: stopped by the user"
+    assert report.notes[-1] == "report.html was not written: stopped by the user"
     assert leftover_files(tmp_path / "out", "a.mp4") == set()
     assert not (tmp_path / "out" / "report.html").exists()
 
@@ -217,7 +216,7 @@ def test_a_page_that_cannot_be_written_costs_nothing_else(batch, tmp_path) -> No
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     report = batch(make(tmp_path / "a.mp4", Spec(frames=5)))
     assert report.ok
-    assert report.notes[-1].startswith("report.html was not made: ended with exit code 1: error: ")
+    assert report.notes[-1].startswith("report.html was not written: exited with code 1: error: ")
     assert json.loads((tmp_path / "out" / "report.json").read_text())["notes"] == report.notes
 
 
@@ -252,7 +251,7 @@ def test_swap_never_replaces_what_it_reads(swap, name, photo, tmp_path) -> None:
     (tmp_path / "linked").symlink_to(tmp_path)
     (tmp_path / "hard.mp4").hardlink_to(target)
     before = target.read_bytes(), photo.read_bytes()
-    with pytest.raises(UsageError, match=r"read by the run.*What to do"):
+    with pytest.raises(UsageError, match=r"an input of the run.*What to do"):
         swap(target, f"{tmp_path}/{name}", settings=CPU.with_overrides(overwrite=True))
     assert (target.read_bytes(), photo.read_bytes()) == before
 

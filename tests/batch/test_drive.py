@@ -112,7 +112,7 @@ def test_a_folder_that_somebody_else_has_made_is_refused(temporary, tmp_path, mo
         own.symlink_to(tmp_path / "elsewhere")
     else:
         own.write_text("")
-    with pytest.raises(OutputError, match=r"is not yours.*What to do: have it removed"):
+    with pytest.raises(OutputError, match=r"belongs to another user.*What to do: have it removed"):
         found.make()
     assert not found.local.exists()
 
@@ -145,7 +145,7 @@ def test_who_asks_to_stop_is_heard_before_work_not_between_it_and_its_note() -> 
     def gives_up(_what: str | None) -> None:
         raise KeyboardInterrupt
 
-    assert RetryPolicy(1.0, tell=gives_up).attempt(lambda: "done") == "done"
+    assert RetryPolicy(1.0, on_wait=gives_up).attempt(lambda: "done") == "done"
 
 
 @pytest.mark.parametrize("longest", [0, 60])
@@ -158,11 +158,11 @@ def test_patience_ends_after_the_longest_wait_with_the_last_error(longest) -> No
     def full() -> None:
         raise OutputError("No space left on device", where="x.mp4", remedy="free some")
 
-    retry = RetryPolicy(longest, tell=told.append, sleep=sleep, clock=lambda: now[0])
+    retry = RetryPolicy(longest, on_wait=told.append, sleep=sleep, clock=lambda: now[0])
     with pytest.raises(OutputError, match="No space left"):
         retry.attempt(full)
     assert longest <= now[0] <= longest + 5 * bool(longest)
-    assert all("waiting for room or access: x.mp4: No space left" in what for what in told)
+    assert all("waiting for free space or access: x.mp4: No space left" in what for what in told)
 
     def gone() -> None:
         raise MissingFileError("it is not there")
@@ -243,7 +243,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, fault: str, source: Path) -> None:
 @pytest.mark.parametrize(
     ("copy", "fault", "words"),
     [
-        (copy_out, "swapped", "not what was written"),
+        (copy_out, "swapped", "differs from what was written"),
         (copy_out, "full", "No space left"),
         (copy_out, "stopped", "^$"),
         (copy_in, "full", "cannot be written"),
@@ -422,7 +422,7 @@ def test_a_drive_that_is_full_for_a_while_is_waited_for(away, plain, monkeypatch
     drive.times = 5
     report = away.run(overrides={"output_wait": 600.0})
     assert len(drive.pauses) == 5
-    assert all(pause and "waiting for room or access" in pause for pause in drive.pauses)
+    assert all(pause and "waiting for free space or access" in pause for pause in drive.pauses)
     assert all("No space left" in (pause or "") for pause in drive.pauses)
     assert json.loads((away.out / STATUS_NAME).read_text())["pause"] is None
     away.assert_done(report, plain)

@@ -65,6 +65,6 @@ def test_what_fits_is_told_from_the_first_frames_on(status) -> None:
     for _ in range(2):
         estimate.update()
     assert status.status.remarks == [
-        "the session ends in about 4 minute(s): what is not done then is taken up by the next run",
+        "the session ends in about 4 minute(s); the next run continues from there",
         "at this rate 2 of 4 file(s) fit the 10 minutes of the session",
     ]

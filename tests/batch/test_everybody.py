@@ -93,7 +93,7 @@ def test_whoever_is_not_in_the_map_gets_a_portrait_of_their_own_wherever_they_ar
     expected = got | {"alma": "hanna"}
     for name in SHOWN:
         assert shown(out, name, standins, looks_of) == {one: expected[one] for one in CASTS[name]}
-    (note,) = (note for note in report.notes if "does not name everybody" in note)
+    (note,) = (note for note in report.notes if "does not name these people" in note)
     assert not any(one in note for one in MADE_UP), "on what ground these are shown is known"
 
     text = (out / MAP_NAME).read_text()
@@ -148,7 +148,7 @@ def test_before_any_work_it_is_said_how_to_make_what_is_missing(run, films, libr
     with pytest.raises(UsageError, match=command):
         run(NAMES[0], people="everybody", library=library)
     assert not list(out.glob("*.mp4"))
-    with pytest.raises(UsageError, match="target_person and never have no say"):
+    with pytest.raises(UsageError, match="target_person and never are ignored"):
         run(NAMES[0], people="everybody", library=library, never=[films / "alma.jpg"])
     (out / MAP_NAME).write_text("default: portraits\n")
     assert run(NAMES[0], people="only", library=library).ok

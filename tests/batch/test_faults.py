@@ -331,7 +331,7 @@ def test_a_folder_one_may_not_write_to_is_told_before_any_work(batch, tmp_path, 
         Faults(tmp_path / "out", 0, lasting=True, code=code, everyone=True).install(patching)
         patching.setattr(BatchRunner, "run", refuse)
         with pytest.raises(
-            OutputError, match=rf"{os.strerror(code)}.*What to do: (choose another folder|free)"
+            OutputError, match=rf"{os.strerror(code)}.*What to do: (choose another (output )?folder|free)"
         ):
             batch()
     assert not list((tmp_path / "out").glob("*"))

@@ -191,7 +191,7 @@ def test_an_entry_of_another_version_is_not_trusted(tmp_path) -> None:
 
 
 PARTS = {
-    "target": "t", "sources": ["s", "r"], "sought": [], "settings": Settings(),
+    "target": "t", "sources": ["s", "r"], "person_filter": [], "settings": Settings(),
     "models": {"inswapper_128": "m"}, "encoder": "libx264",
 }  # fmt: skip
 
@@ -201,7 +201,7 @@ PARTS = {
     [
         {"target": "u"},
         {"sources": ["s"]},
-        {"sought": ["target s"]},
+        {"person_filter": ["target s"]},
         {"settings": Settings(output_video_quality=20)},
         {"settings": Settings(enhancer_blend=79)},
         {"settings": Settings(enhancer_weight=0.4)},

@@ -60,14 +60,14 @@ def test_a_name_a_folder_and_a_path_stand_for_their_photos(library: Path, standi
     hanna = shown("hanna")
     assert [Path(name).name for name in hanna.photos] == ["1.png", "2.png"]
     assert len(hanna.notes) == 1
-    assert "3.png is left out: it seems to show somebody else" in hanna.notes[0]
+    assert "3.png is left out: it seems to show a different person" in hanna.notes[0]
     paths = [str(library / "hanna" / f"{number}.png") for number in (1, 2, 3)]
     for values in ([str(library / "hanna")], paths):
         np.testing.assert_array_equal(shown(*values).embedding, hanna.embedding)
     assert len(shown("hanna", paths[0]).photos) == 3
     with pytest.raises(MissingFileError, match=r"hana: .*library.*name one of alma, empty, hanna"):
         shown("hana")
-    with pytest.raises(MissingFileError, match="the folder holds no photo"):
+    with pytest.raises(MissingFileError, match="the folder contains no photo"):
         shown("empty")
     with pytest.raises(MissingFileError, match="cannot be listed"):
         library_names(library / "none")

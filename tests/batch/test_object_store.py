@@ -148,7 +148,7 @@ def test_results_are_those_of_a_local_run_and_the_films_do_not_stay(
     monkeypatch.setattr("colab_helpers.batch.worker.disk_free", lambda _place: 1)
     report = batch()
     assert report.ok, report.files
-    assert "find no room" not in " ".join(report.notes), "they do not all have to lie there at once"
+    assert "may not fit" not in " ".join(report.notes), "they do not all have to lie there at once"
     results = fetched(bucket, tmp_path / "down")
     assert films(results) == local
     assert (brought(tmp_path / "one"), names(bucket, "out/.work")) == (set(), [])
@@ -191,8 +191,8 @@ def test_what_is_the_users_is_not_overwritten_whenever_it_came(batch, bucket, mo
 
     monkeypatch.setattr(object_store, "send", late)
     first, second = batch().files
-    assert "no earlier run into this folder made it" in (first.error or "")
-    assert "has come there while the result was made" in (second.error or "")
+    assert "no earlier run made it" in (first.error or "")
+    assert "was created while the result was being made" in (second.error or "")
     assert (content(bucket, "out/a.mp4"), content(bucket, "out/b.mkv")) == (b"mine", b"mine, too")
     assert "out/b.mkv.c2pa" not in names(bucket)
     monkeypatch.setattr(object_store, "send", send)
@@ -287,7 +287,7 @@ def test_what_does_not_come_back_as_it_was_sent_is_no_result(bucket, monkeypatch
     result.parent.mkdir(parents=True)
     result.write_bytes(b"right")
     monkeypatch.setattr(object_store, "_chunks", lambda _path, _beat: iter([b"wrong"]))
-    with pytest.raises(UsageError, match="something of this name has come there"):
+    with pytest.raises(UsageError, match="another object with this name was created"):
         object_store.deliver(result, new=True)
 
 
@@ -375,7 +375,7 @@ def test_what_may_not_be_overwritten_is_known_by_its_address(bucket, disk) -> No
     inputs = file_identities([target])
     object_store.fetch(target)
     assert file_identities([target]) == inputs, "it is another file on this disk now"
-    with pytest.raises(UsageError, match="is read by the run"):
+    with pytest.raises(UsageError, match="is an input of the run"):
         WritePolicy(inputs, overwrite=True).ensure_writable(target)
 
 
@@ -439,7 +439,7 @@ def test_without_credentials_the_store_is_said_to_refuse(batch, monkeypatch, tmp
 
     s3fs.S3FileSystem.clear_instance_cache()
     object_store._system.cache_clear()
-    with pytest.raises(OutputError, match=r"refuses access.*Credentials"):
+    with pytest.raises(OutputError, match=r"denied access.*Credentials"):
         batch()
     s3fs.S3FileSystem.clear_instance_cache()
 
@@ -520,7 +520,7 @@ def test_what_comes_to_the_name_of_a_result_amid_its_way_there_stays(bucket, dis
             bucket.put_object(Bucket="films", Key="out/a.mp4", Body=body)
 
     result.write_bytes(os.urandom(18 << 20))  # in parts
-    with pytest.raises(UsageError, match="has come there"):
+    with pytest.raises(UsageError, match="was created while the result"):
         object_store.deliver(result, lambda: mine(b"mine"), new=True)
     assert content(bucket, "out/a.mp4") == b"mine"
     bucket.delete_object(Bucket="films", Key="out/a.mp4")
@@ -528,7 +528,7 @@ def test_what_comes_to_the_name_of_a_result_amid_its_way_there_stays(bucket, dis
         object_store, "refresh_placeholder", lambda path: (mine(b"later"), refresh_placeholder(path))
     )
     result.write_bytes(b"made")
-    with pytest.raises(UsageError, match="has come there"):
+    with pytest.raises(UsageError, match="was created while the result"):
         object_store.deliver(result, new=True)
     assert content(bucket, "out/a.mp4") == b"later"
 
@@ -557,7 +557,7 @@ def test_somebody_elses_folder_is_not_used(bucket, disk, batch, tmp_path) -> Non
     disk("one").chmod(0o1777)
     (tmp_path / "theirs").mkdir()
     root().symlink_to(tmp_path / "theirs")
-    with pytest.raises(OutputError, match="is not yours"):
+    with pytest.raises(OutputError, match="belongs to another user"):
         batch(tmp_path / "a.mp4")
     assert not [*(tmp_path / "theirs").iterdir()]
 

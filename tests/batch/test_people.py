@@ -14,7 +14,7 @@ import pytest
 
 from colab_helpers.api import run_batch
 from colab_helpers.batch.known_people import PEOPLE_FOLDER_NAME, PEOPLE_RECORD_NAME, KnownPeople
-from colab_helpers.batch.people_map import MAP_NAME, PeopleMap, summary
+from colab_helpers.batch.people_map import MAP_NAME, PeopleMap, summarize_people
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.resume import KEPT
 from colab_helpers.batch.triage import TRIAGE_NAME, Triage
@@ -83,7 +83,7 @@ def test_an_edit_by_hand_does_again_only_what_it_touches(run, films, faces, look
     assert filecmp.cmp(films / "third.mp4", out / "third.mp4", shallow=False)
     for name, cast in CASTS.items():
         seen = {who[one] for one in cast}
-        assert seen <= {row.name for row in summary(known, given) if f"{name}.mp4" in row.files}
+        assert seen <= {row.name for row in summarize_people(known, given) if f"{name}.mp4" in row.files}
     record = (out / RECORD).read_bytes()
     looks.clear()
 

@@ -51,7 +51,7 @@ def test_a_target_named_twice_is_done_once(tmp_path) -> None:
     twice = [tmp_path / "b.mp4", tmp_path, tmp_path / "." / "b.mp4"]
     tasks = plan_batch(twice, tmp_path / "out")
     assert [(task.target.name, task.repeated) for task in tasks] == [("b.mp4", True), ("a.mp4", True)]
-    assert tasks[0].notes == ["it is named more than once and done once"]
+    assert tasks[0].notes == ["it was given more than once and is processed once"]
 
 
 @pytest.mark.parametrize(

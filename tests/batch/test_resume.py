@@ -168,7 +168,7 @@ def test_what_no_earlier_run_made_is_kept_and_the_others_are_done(batch, tmp_pat
         report = batch()
         assert [file.status for file in report.files] == ["failed", "done", "failed"]
         error = report.files[0].error or ""
-        assert error.startswith(f"{out / 'a.mp4'}: something of this name is there already")
+        assert error.startswith(f"{out / 'a.mp4'}: a file or folder with this name already exists")
         assert "choose another output folder or name, move it away, or set overwrite" in error
         assert (out / "a.mp4").read_bytes() == b"mine"
         assert (out / "c.png").is_symlink()
@@ -237,7 +237,9 @@ def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path, na
     path.parent.mkdir()
     path.write_text('{"mine": 1}')
     given = {"report_path": path} if name == "mine.json" else {}
-    with pytest.raises(UsageError, match=rf"{name}: something of this name is there already.*What to do"):
+    with pytest.raises(
+        UsageError, match=rf"{name}: a file or folder with this name already exists.*What to do"
+    ):
         batch(**given)
     assert path.read_text() == '{"mine": 1}'
     assert [path.name for path in path.parent.iterdir()] == [name]
@@ -247,7 +249,7 @@ def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path, na
     "name", ["in/a.mp4", "photo.png", "out/a.mp4", "out/journal.jsonl", "out/status.json"]
 )
 def test_a_report_has_no_name_of_a_target_photo_result_or_record(batch, tmp_path, name) -> None:
-    with pytest.raises(UsageError, match=r"cannot have this name.*name it like report\.json"):
+    with pytest.raises(UsageError, match=r"cannot have this name.*choose a name like report\.json"):
         batch(report_path=tmp_path / name, settings=CPU.with_overrides(overwrite=True))
 
 
@@ -288,8 +290,8 @@ def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch) -> None:
     monkeypatch.setattr(Journal, "append", full)
     report = batch(settings=CPU.with_overrides(output_wait=0.0))
     assert report.ok
-    assert "would go unnoticed" in report.files[0].fallbacks[0]
-    assert all("a later run will do this file again" in file.fallbacks[-1] for file in report.files)
+    assert "the next run cannot detect it" in report.files[0].fallbacks[0]
+    assert all("a later run will redo this file" in file.fallbacks[-1] for file in report.files)
     monkeypatch.undo()
     again = batch()
     assert (kept(again), again.ok) == ([], True)

@@ -151,17 +151,17 @@ def test_whatever_dies_everything_is_done_once_and_few_files_are_open() -> None:
     schedule, done = Scheduler(range(files)), Counter[Call]()
     flying: dict[int, Call] = {}
     names = iter(range(10**6))
-    crew = [next(names) for _ in range(workers)]
+    pool = [next(names) for _ in range(workers)]
     most = 0
     while not schedule.is_done:
-        for worker in crew:
+        for worker in pool:
             if worker not in flying and (call := schedule.next(worker)) is not None:
                 flying[worker] = call
         worker = dice.choice(list(flying))
         call = flying.pop(worker)
         if dice.random() < 0.1:
             schedule.died(worker)
-            crew[crew.index(worker)] = next(names)
+            pool[pool.index(worker)] = next(names)
         else:
             done[call] += 1
             schedule.done(worker, Plan() if call.kind == "prepare" else None)

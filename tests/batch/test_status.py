@@ -114,7 +114,7 @@ def test_the_verb_tells_it(tmp_path, capsys) -> None:
     writer.progress(progress(40))
     assert main(["status", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("running: 0 of 2 files ended (1 queued, 1 running)")
+    assert out.startswith("running: 0 of 2 files finished (1 queued, 1 running)")
     assert "a.mp4: 40/100 frames, 25.0 frames/s, ETA 0:03" in out
     assert "  queued     b.mp4" in out
     writer.file(0, FileReport(source=[], target="a.mp4", status="failed", error="it broke"))
@@ -176,7 +176,7 @@ def test_a_drive_that_hangs_holds_up_neither_work_nor_heartbeat(tmp_path, monkey
     assert time.monotonic() - started < TIMEOUT / 2
     told = BatchStatus.model_validate_json(local_path.read_bytes())
     assert (told.state, [file.status for file in told.files]) == ("done", ["done", "done"])
-    assert "the drive hangs" in told.notes[-1]
+    assert "the drive does not respond" in told.notes[-1]
     assert not far.exists()
     goes_on.set()
     while not (far.exists() and read_status(tmp_path).state == "done"):
@@ -220,7 +220,7 @@ def test_a_batch_is_at_work_while_a_process_is_or_somebody_starts_another(
     (tmp_path / STATUS_NAME).write_text(status.model_dump_json(by_alias=True))
     assert status.alive() is alive
     main(["status", str(tmp_path)])
-    assert capsys.readouterr().out.startswith("ended without a word") is not alive
+    assert capsys.readouterr().out.startswith("ended unexpectedly") is not alive
     assert (main(["stop", str(tmp_path)]) == SUCCESS) is alive
     assert (tmp_path / STOP_NAME).exists() is alive
 
@@ -249,7 +249,7 @@ def test_a_worker_started_again_goes_on_with_the_status_of_its_run(tmp_path) -> 
     assert second.status.memory_warnings == 2
     assert second.status.notes == [
         "something to know",
-        "the worker process was killed; a new one goes on with what is finished",
+        "the worker process was killed; a new one continues, finished work is kept",
     ]
     other = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="s")
     assert (other.status.restarts, other.status.notes) == (0, [])

@@ -102,11 +102,11 @@ if phase and WORKER in sys.orig_argv:
         return real_open(cls, *given, **named)
     Engine.open = classmethod(opened)
     held(Engine, "identity", "embed")
-    held(earlier, "file_digest", "hash")
+    held(resume, "file_digest", "hash")
     held(drive, "copy_bytes", "copy")
     held(report_progress.ProgressReporter, "frame", "frames")
     held(report_progress.ProgressReporter, "joining", "joining")
-    held(resume.UnfinishedFile, "keep", "segment")
+    held(resume.JournaledSegmentStore, "keep", "segment")
     real_append = journal.Journal.append
     def append(self, entry):
         if entry.event == "done":
@@ -191,7 +191,7 @@ def stop_once(batch: BatchCommand, place: Path, phase: str, means: str, chance: 
     where = f"{phase} by {means}: {state}: {text}"
     assert state == ("done" if phase == "end" else "cancelled"), where
     assert process.returncode == (0 if phase == "end" else 130), where
-    assert "a new one goes on" not in text, where
+    assert "a new one continues" not in text, where
     assert batch.workers() == [], where
     assert left_behind(batch) == set(), where
 

@@ -83,7 +83,7 @@ def test_the_worker_gives_what_the_same_process_gives(batch, tmp_path) -> None:
     report = batch(on_progress=progress.append, on_status=lambda status: notes.extend(status.remarks))
     assert report.ok
     assert {Path(seen.file).name for seen in progress} <= set(NAMES)
-    assert any("one is worked on at a time" in note for note in notes)
+    assert any("files are processed one at a time" in note for note in notes)
     assert report.run
     assert [file.segments for file in report.files] == [3, 4, 5]
     assert all(file.times_kept for file in report.files)
@@ -211,7 +211,7 @@ def test_the_same_batch_asked_for_again_is_only_watched_and_another_refused(
     worker = watched.held()
     second = watched.start()
     assert second.stdout is not None
-    assert "one is worked on at a time" in second.stdout.readline()  # it watches
+    assert "files are processed one at a time" in second.stdout.readline()  # it watches
     code, text = shell("out", "--output-video-quality", "30").run()
     assert code == 2
     assert f"process {worker.pid} on" in text
@@ -276,7 +276,7 @@ def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(shell, tmp_
     first.communicate()
     second = batch.start()
     assert second.stdout is not None
-    assert "one is worked on at a time" in second.stdout.readline()  # it watches
+    assert "files are processed one at a time" in second.stdout.readline()  # it watches
     (tmp_path / "go").touch()
     text = wait_for_exit(second)
     assert "ended without a word" in text
@@ -320,7 +320,7 @@ class Elsewhere:
 
 SOON_SILENT = """
     import colab_helpers.batch.status
-    colab_helpers.batch.status.SILENCE = 3.0
+    colab_helpers.batch.status.HEARTBEAT_TIMEOUT = 3.0
 """
 
 
@@ -391,7 +391,7 @@ def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path)
     report = batch()
     assert report.ok
     assert report.summary.restarts == 0
-    assert "report.html was not made: died of SIGSEGV" in report.notes[-1]
+    assert "report.html was not written: died of SIGSEGV" in report.notes[-1]
     assert not (tmp_path / "out" / "report.html").exists(), "that of the run before would not be true"
     status = json.loads((tmp_path / "out" / "status.json").read_text())
     assert (status["state"], status["notes"][-1]) == ("done", report.notes[-1])
@@ -414,9 +414,9 @@ HANGS = """
 import os, signal, sys, time
 from pathlib import Path
 from colab_helpers.batch import processes, stop
-stop.LONGEST_STOP, stop.LOOK_EVERY = 0.2, 0.05
-asked = stop.Stop(owns_process=True)
-with asked.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(processes.STOPPED)):
+stop.STOP_TIMEOUT, stop.POLL_INTERVAL = 0.2, 0.05
+asked = stop.StopToken(owns_process=True)
+with asked.watching_file(Path(sys.argv[1]), on_late=lambda: os._exit(processes.STOPPED)):
     Path(sys.argv[1]).touch()
     time.sleep(600)
 """
@@ -430,7 +430,7 @@ def test_work_that_hangs_although_it_is_asked_to_stop_is_ended(tmp_path) -> None
 HANGING_DRIVE = """
     import time
     import colab_helpers.batch.status as room
-    genuine, room.FAR_WAIT = room.write_text, 0.2
+    genuine, room.REMOTE_STATUS_TIMEOUT = room.write_text, 0.2
     def write(path, text):
         if path.parent.name == "out":
             time.sleep(600)
@@ -460,7 +460,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch) 
     worker.resume()
     text = wait_for_exit(process, 130)
     assert " of 3 files" in text
-    assert "a new one goes on" not in text
+    assert "a new one continues" not in text
     assert stopped.workers() == []
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["stopped"]

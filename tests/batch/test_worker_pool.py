@@ -74,7 +74,7 @@ def clips(photo: Path, shared_dir: Path, constant_models: Path, tmp_path: Path) 
     """Runs a batch of some clips, of which the last two have several segments."""
 
     def run(out: str = "out", *, which: str = "clips", **given: Any) -> BatchReport:
-        targets = shared_clips(shared_dir / f"crew_{which}", SPECS[which])
+        targets = shared_clips(shared_dir / f"pool_{which}", SPECS[which])
         return run_here(photo, targets, tmp_path / out, constant_models, **given)
 
     return run
@@ -150,20 +150,20 @@ IN_MEMBER = """
 if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     import os, signal, time
     from pathlib import Path
-    from colab_helpers.batch.task_runner import Hands
+    from colab_helpers.batch.task_runner import TaskRunner
     from colab_helpers.media.segments import SegmentWriter
     place = Path(os.environ["PLACE"])
     at = [None, 0]
-    segment, write = Hands.segment, SegmentWriter.write
+    make_segment, write = TaskRunner.make_segment, SegmentWriter.write
     def watched(self, index, number, **given):
         at[:] = [(Path(self.tasks[index].target).name, number), 0]
-        return segment(self, index, number, **given)
+        return make_segment(self, index, number, **given)
     def amid(self, video, **given):
         write(self, video, **given)
         at[1] += 1
         if at[0] is not None and at[1] == 4:
             amid_segment(*at[0])
-    Hands.segment, SegmentWriter.write = watched, amid
+    TaskRunner.make_segment, SegmentWriter.write = watched, amid
 """
 """Calls a test's ``amid_segment(name, number)`` in workers once some frames of a segment are written."""
 DIES_ONCE = """
@@ -244,9 +244,9 @@ OWN_DISKS = """
 if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     import os, signal
     from pathlib import Path
-    from colab_helpers.batch.drive import WorkPlaces
-    from colab_helpers.batch.resume import UnfinishedFile
-    keep, of = UnfinishedFile.keep, WorkPlaces.of
+    from colab_helpers.batch.drive import WorkDirs
+    from colab_helpers.batch.resume import JournaledSegmentStore
+    keep, of = JournaledSegmentStore.keep, WorkDirs.of
     def placed(folder, work_dir=None):
         return of(folder, Path(os.environ["PLACE"]) / f"disk{os.getpid()}")
     def kept(self, done):
@@ -255,7 +255,7 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv:
         if done.segment.number == 1 and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-    UnfinishedFile.keep, WorkPlaces.of = kept, staticmethod(placed)
+    JournaledSegmentStore.keep, WorkDirs.of = kept, staticmethod(placed)
 """
 
 
@@ -296,7 +296,7 @@ def test_a_stop_is_taken_within_a_segment_and_either_number_of_workers_goes_on(
 
 def test_two_workers_go_on_where_one_stopped(clips, alone, monkeypatch, tmp_path) -> None:
     # Whoever works alone need not agree with anybody: no encoder is tried beforehand.
-    monkeypatch.setattr("colab_helpers.media.encoders._usual_trial", None)
+    monkeypatch.setattr("colab_helpers.media.encoders._default_trial", None)
 
     def stop(progress: Any) -> None:
         if progress.frame >= 25:
@@ -323,15 +323,15 @@ def test_with_a_map_of_people(run, tmp_path, films) -> None:
 
 
 def test_a_worker_that_encodes_otherwise_is_refused(monkeypatch, tmp_path) -> None:
-    crew, told = crew_of(monkeypatch, tmp_path)
-    crew._wait_for_first = False
-    crew._spawn_missing()
-    first, second = crew._workers
-    crew._opened(first, WorkerInfo(encoder="h264_nvenc"))
-    crew._opened(second, WorkerInfo(encoder="libx264"))
-    crew._spawn_missing()
-    assert crew._workers == [first], "and nobody is started in its place"
-    assert ["libx264, that of the others h264_nvenc" in text for text in told] == [True]
+    pool, told = pool_of(monkeypatch, tmp_path)
+    pool._wait_for_first = False
+    pool._spawn_missing()
+    first, second = pool._workers
+    pool._on_opened(first, WorkerInfo(encoder="h264_nvenc"))
+    pool._on_opened(second, WorkerInfo(encoder="libx264"))
+    pool._spawn_missing()
+    assert pool._workers == [first], "and nobody is started in its place"
+    assert ["libx264, but the other workers use h264_nvenc" in text for text in told] == [True]
     assert default_encoder("auto") in ("libx264", "h264_nvenc")
     assert default_encoder("libx265") == "libx265"
 
@@ -344,7 +344,7 @@ def test_which_gpu_each_worker_sees(monkeypatch) -> None:
     assert devices_of(load_settings(execution_provider="cpu")) == []
     assert devices_of(load_settings(gpus="2,0,2")) == ["GPU-c", "GPU-a"]
     assert devices_of(load_settings(gpus="cpu,cpu")) == ["", ""]
-    with pytest.raises(UsageError, match="there is no GPU 3; GPUs seen here: 3"):
+    with pytest.raises(UsageError, match=r"there is no GPU 3; 3 GPU\(s\) found"):
         devices_of(load_settings(gpus="0,3"))
     monkeypatch.setattr("colab_helpers.batch.worker_pool.visible_gpus", lambda: ["GPU-a"])
     assert devices_of(load_settings(gpus="all")) == []
@@ -362,9 +362,9 @@ DIES_BEHIND_A_SEGMENT = """
 if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     import os, signal
     from pathlib import Path
-    from colab_helpers.batch.resume import UnfinishedFile
-    from colab_helpers.batch.task_runner import Hands
-    keep, whole, at = UnfinishedFile.keep, Hands.whole, []
+    from colab_helpers.batch.resume import JournaledSegmentStore
+    from colab_helpers.batch.task_runner import TaskRunner
+    keep, process_file, at = JournaledSegmentStore.keep, TaskRunner.process_file, []
     def kept(self, done):
         keep(self, done)
         died = Path(os.environ["PLACE"]) / "died"
@@ -374,10 +374,10 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     def watched(self, index, **given):
         at.append(index)
         try:
-            return whole(self, index, **given)
+            return process_file(self, index, **given)
         finally:
             at.pop()
-    UnfinishedFile.keep, Hands.whole = kept, watched
+    JournaledSegmentStore.keep, TaskRunner.process_file = kept, watched
 """
 
 
@@ -387,7 +387,7 @@ def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
     monkeypatch.setenv("PLACE", str(tmp_path))
     run_at_worker_start(monkeypatch, tmp_path, DIES_BEHIND_A_SEGMENT)
     specs = {"a.mp4": Spec(**SMALL, frames=44), "b.mp4": SHORT, "c.mp4": Spec(**SMALL, frames=54)}
-    targets = shared_clips(shared_dir / "crew_whole", specs)
+    targets = shared_clips(shared_dir / "pool_whole", specs)
     report = run_here(photo, targets, tmp_path / "two", constant_models, overrides=TWO)
     assert report.ok
     assert (tmp_path / "died").exists()
@@ -395,7 +395,7 @@ def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
 
 
 def test_copies_of_one_file_are_done_one_after_another(photo, shared_dir, constant_models, tmp_path) -> None:
-    clip = shared_clips(shared_dir / "crew_copies", {"a.mp4": Spec(**SMALL, frames=44)}) / "a.mp4"
+    clip = shared_clips(shared_dir / "pool_copies", {"a.mp4": Spec(**SMALL, frames=44)}) / "a.mp4"
     (folder := tmp_path / "in").mkdir()
     for name in ("a.mp4", "b.mp4"):
         shutil.copyfile(clip, folder / name)
@@ -416,8 +416,8 @@ def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None
         WorkerContext.begin(*given, journal, deaths=(3, "cold"))
 
 
-def crew_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[WorkerPool, list[str]]:
-    """A crew whose processes are pretended, and what its status is told."""
+def pool_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[WorkerPool, list[str]]:
+    """A pool whose processes are pretended, and what its status is told."""
     told = list[str]()
     request = BatchRequest(output_dir=tmp_path, people="find")
     job = Job(request=request, tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
@@ -430,53 +430,53 @@ def crew_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[WorkerPool, list[s
 
 
 def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
-    crew, _ = crew_of(monkeypatch, tmp_path)
-    crew._spawn_missing()
-    assert len(crew._workers) == 1, "it looks at all files first"
-    crew._opened(crew._workers[0], WorkerInfo())
-    crew._spawn_missing()
-    crew._refused(crew._workers[1], ValueError("no networks"))
-    crew._spawn_missing()
-    (left,) = crew._workers
+    pool, _ = pool_of(monkeypatch, tmp_path)
+    pool._spawn_missing()
+    assert len(pool._workers) == 1, "it looks at all files first"
+    pool._on_opened(pool._workers[0], WorkerInfo())
+    pool._spawn_missing()
+    pool._on_refused(pool._workers[1], ValueError("no networks"))
+    pool._spawn_missing()
+    (left,) = pool._workers
     assert left.loaded
-    crew._lost(left, -9)
-    crew._spawn_missing()
-    assert [member.number - left.number for member in crew._workers] == [2]
+    pool._on_lost(left, -9)
+    pool._spawn_missing()
+    assert [member.number - left.number for member in pool._workers] == [2]
     with pytest.raises(ValueError, match="no networks"):
-        crew._refused(crew._workers[0], ValueError("no networks"))
+        pool._on_refused(pool._workers[0], ValueError("no networks"))
 
 
 def test_one_gpu_that_cannot_begin_or_crashes_leaves_the_work_to_the_other(monkeypatch, tmp_path) -> None:
-    crew, told = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
-    crew._spawn_missing()
-    crew._refused(crew._workers[0], ValueError("no memory"))
-    crew._spawn_missing()
-    assert [each.device for each in crew._workers] == ["GPU-b"], "though one was to look at all files first"
-    crew, _ = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
-    crew._spawn_missing()
+    pool, told = pool_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    pool._spawn_missing()
+    pool._on_refused(pool._workers[0], ValueError("no memory"))
+    pool._spawn_missing()
+    assert [each.device for each in pool._workers] == ["GPU-b"], "though one was to look at all files first"
+    pool, _ = pool_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    pool._spawn_missing()
     with pytest.raises(UsageError, match="no face in the photo"):  # nor will another GPU find one
-        crew._refused(crew._workers[0], UsageError("no face in the photo"))
-    crew, told = crew_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
-    crew._wait_for_first = False
-    crew._spawn_missing()
-    crew._opened(crew._workers[1], WorkerInfo())
+        pool._on_refused(pool._workers[0], UsageError("no face in the photo"))
+    pool, told = pool_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    pool._wait_for_first = False
+    pool._spawn_missing()
+    pool._on_opened(pool._workers[1], WorkerInfo())
     for _ in range(3):
-        crew._lost(crew._workers[0 if crew._workers[0].device == "GPU-a" else 1], -11)
-        crew._spawn_missing()
-    assert [each.device for each in crew._workers] == ["GPU-b"]
+        pool._on_lost(pool._workers[0 if pool._workers[0].device == "GPU-a" else 1], -11)
+        pool._spawn_missing()
+    assert [each.device for each in pool._workers] == ["GPU-b"]
     assert "3 worker processes in a row died" in told[-1]
     for _ in range(3):  # the first had begun
-        crew._lost(crew._workers[0], -11)
-        crew._spawn_missing()
+        pool._on_lost(pool._workers[0], -11)
+        pool._spawn_missing()
     with pytest.raises(WorkerError, match="3 worker processes in a row died"):
-        crew._lost(crew._workers[0], -11)
+        pool._on_lost(pool._workers[0], -11)
 
 
 @pytest.fixture
 def shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[[], tuple[WorkerPool, list[WorkerHandle]]]:
-    """A crew of three at two files of a status, the first of which goes in parts; its processes are none."""
+    """A pool of three at two files of a status, the first of which goes in parts; its processes are none."""
     monkeypatch.setattr("colab_helpers.batch.worker_pool._POLL_INTERVAL", 0.0)
     monkeypatch.setattr(WorkerPool, "_spawn_missing", lambda _: None)
 
@@ -487,30 +487,30 @@ def shown(
         stop: Any = SimpleNamespace(check=lambda: None)
         status = StatusWriter(tmp_path / "status.json", tasks)
         context = WorkerContext(job, WorkDirs(tmp_path, None), status, stop)
-        estimate: Any = SimpleNamespace(look=lambda: None)
-        crew = WorkerPool(context, [0, 1, 2], estimate, nothing, [""] * 3, print)
-        crew._workers = [WorkerHandle(number, nothing, "", "box") for number in range(3)]
-        for each in crew._workers:
-            crew._opened(each, WorkerInfo(place="GPU 0"))
+        estimate: Any = SimpleNamespace(update=lambda: None)
+        pool = WorkerPool(context, [0, 1, 2], estimate, nothing, [""] * 3, print)
+        pool._workers = [WorkerHandle(number, nothing, "", "box") for number in range(3)]
+        for each in pool._workers:
+            pool._on_opened(each, WorkerInfo(device_name="GPU 0"))
         calls = (Call("segment", 0, 2), Call("segment", 0, 4), Call("whole", 1))
-        crew._files = {
+        pool._files = {
             0: FileInProgress(plan=FilePlan(segments=6, length=10, finished=(0, 1))),
             1: FileInProgress(),
         }
-        for each, call in zip(crew._workers, calls, strict=True):
+        for each, call in zip(pool._workers, calls, strict=True):
             each.assign(call)
-        return crew, crew._workers
+        return pool, pool._workers
 
     return made
 
 
 def test_each_worker_has_a_name_and_shows_what_it_does_and_how_fast(shown) -> None:
-    crew, (first, second, third) = shown()
-    status = crew.context.status.status
-    crew._progress(first, a_progress(25, 60, fps=8.0, gpu_load=90.0, gpu_percent=40.0))
-    crew._progress(second, a_progress(41, 60, fps=2.0))
-    crew._progress(third, a_progress(50, 100, file="b.mp4", file_index=1, fps=5.0))
-    crew._supervise()
+    pool, (first, second, third) = shown()
+    status = pool.context.status.status
+    pool._show_progress(first, a_progress(25, 60, fps=8.0, gpu_load=90.0, gpu_percent=40.0))
+    pool._show_progress(second, a_progress(41, 60, fps=2.0))
+    pool._show_progress(third, a_progress(50, 100, file="b.mp4", file_index=1, fps=5.0))
+    pool._supervise()
     assert [(one.name, one.file, one.segment, one.fps) for one in status.workers] == [
         ("box GPU 0", "a.mp4", 2, 8.0),
         ("box GPU 0 (2)", "a.mp4", 4, 2.0),
@@ -520,9 +520,9 @@ def test_each_worker_has_a_name_and_shows_what_it_does_and_how_fast(shown) -> No
     assert (status.crew, status.idle, status.rate) == (3, 0, 15.0)
     assert (status.progress.file_index, status.progress.frame, status.progress.eta) == (0, 26, 3.4)
     assert [file.share for file in status.files] == [26 / 60, 0.5, 0.0]
-    crew._finish_call(third, None, None, False)
-    crew._progress(second, a_progress(45, 60, stage=FINDING))
-    crew._supervise()
+    pool._finish_call(third, None, None, False)
+    pool._show_progress(second, a_progress(45, 60, stage=FINDING))
+    pool._supervise()
     assert [(one.stage, one.fps) for one in status.workers] == [
         ("frames", 8.0),
         (FINDING, 0.0),
@@ -532,62 +532,62 @@ def test_each_worker_has_a_name_and_shows_what_it_does_and_how_fast(shown) -> No
 
 
 def test_a_segment_that_is_noted_counts_once_and_no_more_than_there_is(shown) -> None:
-    crew, (first, second, _) = shown()
-    crew._files[0].frames[2] = 10  # noted, and its worker is a frame further
+    pool, (first, second, _) = shown()
+    pool._files[0].frames[2] = 10  # noted, and its worker is a frame further
     for who, frame in ((first, 31), (second, 45)):
-        crew._progress(who, a_progress(frame, 58, fps=1.0))
-    progress = crew.context.status.status.progress
+        pool._show_progress(who, a_progress(frame, 58, fps=1.0))
+    progress = pool.context.status.status.progress
     assert (progress.frame, progress.eta) == (20 + 10 + 5, (58 - 35) / 2)
-    crew._files[0].frames |= {3: 10, 5: 8}
-    crew._progress(second, a_progress(57, 58))
-    assert crew.context.status.status.progress.frame == 58
-    crew._progress(second, a_progress(58, 58, stage=FINDING))
-    assert crew.context.status.status.progress.frame == 48, "faces that are found are no frames"
+    pool._files[0].frames |= {3: 10, 5: 8}
+    pool._show_progress(second, a_progress(57, 58))
+    assert pool.context.status.status.progress.frame == 58
+    pool._show_progress(second, a_progress(58, 58, stage=FINDING))
+    assert pool.context.status.status.progress.frame == 48, "faces that are found are no frames"
 
 
 def test_whoever_begins_later_changes_nothing_of_files_that_are_over_or_at_work(shown) -> None:
-    crew, (first, _, third) = shown()
-    status, done = crew.context.status.status, FileReport(target="c.mp4", status="done")
-    crew.ended(2, done)
-    crew._progress(first, a_progress(25, 60))
+    pool, (first, _, third) = shown()
+    status, done = pool.context.status.status, FileReport(target="c.mp4", status="done")
+    pool.file_ended(2, done)
+    pool._show_progress(first, a_progress(25, 60))
     third.assign(None)
     for index in range(3):
-        crew._tell(third, "file", (index, FileReport(target="?", status="queued")))
-        crew._progress(third, a_progress(1, 60, file_index=index, stage=FINDING))
+        pool._on_status(third, "file", (index, FileReport(target="?", status="queued")))
+        pool._show_progress(third, a_progress(1, 60, file_index=index, stage=FINDING))
     assert status.files[2] is done
     assert (status.files[0].status, status.progress.frame) == ("running", 25)
-    assert third.told("").stage == FINDING, "it is shown for itself"
+    assert third.status("").stage == FINDING, "it is shown for itself"
 
 
 def test_what_one_worker_waits_for_holds_whatever_others_tell(shown) -> None:
-    crew, (first, second, third) = shown()
-    status = crew.context.status.status
+    pool, (first, second, third) = shown()
+    status = pool.context.status.status
 
     def waits() -> tuple[str | None, list[str | None]]:
-        crew._supervise()
+        pool._supervise()
         return status.pause, [one.pause for one in status.workers if one.pause]
 
-    crew._tell(second, "pause", ("the drive is full",))
+    pool._on_status(second, "pause", ("the drive is full",))
     assert waits() == ("the drive is full", ["the drive is full"])
     ticks = status.ticks
-    crew._tell(first, "pause", (None,))
+    pool._on_status(first, "pause", (None,))
     assert waits() == ("the drive is full", ["the drive is full"]), "another one goes on"
     assert status.ticks == ticks + 1, "who is shown again does not get on"
-    crew._tell(third, "pause", ("the drive is gone",))
+    pool._on_status(third, "pause", ("the drive is gone",))
     assert waits()[0] == "the drive is full, the drive is gone"
-    crew._finish_call(second, None, None, False)  # with an error: it did not say that it goes on
+    pool._finish_call(second, None, None, False)  # with an error: it did not say that it goes on
     assert waits() == ("the drive is gone", ["the drive is gone"])
-    crew._workers.remove(third)
+    pool._workers.remove(third)
     assert waits() == (None, []), "it has died"
 
 
 def test_a_frame_just_written_is_shown_of_the_file_that_is_shown(shown) -> None:
-    crew, (first, _, third) = shown()
-    crew._progress(first, a_progress(25, 60))
-    crew._tell(third, "picture", ("data:b",))
-    assert crew.context.status.status.picture is None
-    crew._tell(first, "picture", ("data:a",))
-    assert crew.context.status.status.picture == "data:a"
+    pool, (first, _, third) = shown()
+    pool._show_progress(first, a_progress(25, 60))
+    pool._on_status(third, "picture", ("data:b",))
+    assert pool.context.status.status.picture is None
+    pool._on_status(first, "picture", ("data:a",))
+    assert pool.context.status.status.picture == "data:a"
 
 
 def test_a_worker_never_waits_for_memory_amid_a_file() -> None:
@@ -597,15 +597,15 @@ def test_a_worker_never_waits_for_memory_amid_a_file() -> None:
         _maker=SimpleNamespace(make=lambda number, has_successor: made.append(number)),
         guard=SimpleNamespace(short=False, check=lambda wait: waits.append(wait)),
     )
-    TaskRunner.segment(runner, 0, 3, encoder="libx264")
+    TaskRunner.make_segment(runner, 0, 3, encoder="libx264")
     assert (made, waits) == ([3], [False])
 
 
 def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch) -> None:
     weighed, sent = list[int](), list[Any]()
     monkeypatch.setattr(pool_worker.MemoryGrowth, "check", lambda *_: weighed.append(len(sent)))
-    runner: Any = SimpleNamespace(prepare=lambda index: "plan", segment=lambda index: None)
-    calls = iter([("prepare", {"index": 0}), ("segment", {"index": 0})])
+    runner: Any = SimpleNamespace(prepare=lambda index: "plan", make_segment=lambda index: None)
+    calls = iter([("prepare", {"index": 0}), ("make_segment", {"index": 0})])
     process: Any = SimpleNamespace(recv=calls.__next__, send=sent.append)
     with pytest.raises(StopIteration):
         pool_worker._serve(runner, process, StopToken())
@@ -613,25 +613,25 @@ def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch
     assert weighed == [1]
 
 
-def test_a_segment_that_is_noted_ends_the_count_of_deaths_of_earlier_crews_too(shown) -> None:
-    crew, (*_, third) = shown()
-    crew._earlier_deaths = {str(crew.context.job.tasks[1].target): 2}
-    crew.journal, third.process = (SimpleNamespace(append=print, send=print) for _ in range(2))
-    assert crew._deaths(third.call)[0] == 2
+def test_a_segment_that_is_noted_ends_the_count_of_deaths_of_earlier_pools_too(shown) -> None:
+    pool, (*_, third) = shown()
+    pool._earlier_deaths = {str(pool.context.job.tasks[1].target): 2}
+    pool.journal, third.process = (SimpleNamespace(append=print, send=print) for _ in range(2))
+    assert pool._deaths(third.call)[0] == 2
     part = SimpleNamespace(segment=SimpleNamespace(number=0, frames=10))
-    crew._note(third, SegmentDone.model_construct(key="k", part=part))
-    assert crew._deaths(third.call) == NO_DEATHS
+    pool._on_entry(third, SegmentDone.model_construct(key="k", part=part))
+    assert pool._deaths(third.call) == NO_DEATHS
 
 
 def test_one_file_is_shown_until_it_is_over_and_then_one_that_is_at_work(shown) -> None:
-    crew, (first, second, third) = shown()
-    status = crew.context.status.status
-    crew._progress(first, a_progress(25, 60))
+    pool, (first, second, third) = shown()
+    status = pool.context.status.status
+    pool._show_progress(first, a_progress(25, 60))
     first.assign(Call("prepare", 2))
-    crew._files[2] = FileInProgress()
-    crew._progress(third, a_progress(50, 100, file="b.mp4", file_index=1))
-    crew._progress(first, a_progress(1, 60, file="c.mp4", file_index=2, stage=FINDING))
+    pool._files[2] = FileInProgress()
+    pool._show_progress(third, a_progress(50, 100, file="b.mp4", file_index=1))
+    pool._show_progress(first, a_progress(1, 60, file="c.mp4", file_index=2, stage=FINDING))
     assert status.progress.file_index == 0, "the second is at it still"
-    crew._finish_call(second, Call("segment", 0, 4), FileReport(target="a.mp4", status="failed"), False)
-    crew._progress(third, a_progress(51, 100, file="b.mp4", file_index=1))
+    pool._finish_call(second, Call("segment", 0, 4), FileReport(target="a.mp4", status="failed"), False)
+    pool._show_progress(third, a_progress(51, 100, file="b.mp4", file_index=1))
     assert (status.progress.file_index, status.progress.frame) == (1, 51), "not one that is over"

@@ -204,7 +204,7 @@ def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot)
     voila.finish()
     page = voila.page
     voila.tab("People")
-    voila.sees("Nobody yet")
+    voila.sees("Nobody has been found yet")
     voila.press("Find people")
     page.get_by_text("in holiday.mp4").nth(1).wait_for(timeout=SLOW)
     shot(page.locator(".widget-tab"), "panel-people")
@@ -243,6 +243,6 @@ def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot)
     (file,) = json.loads((own.out / "report.json").read_text())["files"]
     done = {person["name"]: person["action"] for person in file["quality"]["people"]}
     assert done == {"Ana <b>Ruiz</b>": "swap", "p2": None}
-    voila.sees("does not name everybody who was changed or put in: Ana <b>Ruiz</b>")
+    voila.sees("does not name these people who were changed or put in: Ana <b>Ruiz</b>")
     shot(page.locator(".widget-tab"), "panel-people-results")
     assert voila.errors() == []

@@ -91,7 +91,7 @@ def test_this_machine_watched(front, shot):
     front.finish()
     assert front.errors() == []
     if isinstance(front, Lab):
-        assert front.page.get_by_text("Watched this machine for").last.is_visible()
+        assert front.page.get_by_text("Monitored this machine for").last.is_visible()
     else:
-        front.sees("go on by themselves")
+        front.sees("keep updating")
         front.changes(panel, panel.text_content() or "")

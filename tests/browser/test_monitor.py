@@ -43,10 +43,10 @@ def test_a_batch_watched_by_its_folder(front, site, at_work, shot):
         front.page.wait_for_timeout(2500)
         panel.evaluate("one => one.scrollIntoView()")
         shot(front.page, "monitor-run-lab")
-    panel.get_by_text("1 of 1 files ended (1 done)").wait_for(timeout=SLOW)
+    panel.get_by_text("1 of 1 files finished (1 done)").wait_for(timeout=SLOW)
     assert panel.locator("svg").count() >= 3
     front.finish()
     assert front.errors() == []
-    seen = "it is done" if isinstance(front, Lab) else "go on by themselves"
+    seen = "it is done" if isinstance(front, Lab) else "keep updating"
     assert front.page.get_by_text(seen).last.is_visible()
     shot(front.page, f"monitor-ended-{front.name}")

@@ -191,7 +191,7 @@ def test_whatever_is_killed_nothing_is_lost_or_done_twice(
 
     seen = segments(out)
     until(more_than(out, seen))
-    doomed = processes(place, "ray::Worker")[0]
+    doomed = processes(place, "ray::WorkerActor")[0]
     kill(
         [each for each in processes(place, "colab_helpers.batch.pool_worker") if each.ppid() != doomed.pid]
         + [doomed]
@@ -223,7 +223,7 @@ def test_whatever_is_killed_nothing_is_lost_or_done_twice(
     told = from_json(BatchReport, (out / "report.json").read_bytes())
     nodes = {NODE.format(number) for number in (2, 3)}
     assert {name.split()[0] for name in makers(out, told)} <= nodes, "also of what was made before the stop"
-    assert "does not let this machine in" in wait_for_exit(stranger, 2)
+    assert "refused the connection of this machine" in wait_for_exit(stranger, 2)
 
 
 def batch_with_another_token(shell: BatchCommand, tmp_path: Path) -> subprocess.Popen[str]:

@@ -1,4 +1,4 @@
-"""Where a cluster's crew puts workers, and to whom it gives way; Ray is pretended here."""
+"""Where a cluster's pool puts workers, and to whom it gives way; Ray is pretended here."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class FakeRay:
 
     def remote(self, _kind: type) -> Any:
         def options(scheduling_strategy: str, **claim: float) -> Any:
-            def hire(_crew: Any, _number: int, _job: str, _code: str, room: int) -> Any:
+            def hire(_coordinator: Any, _number: int, _job: str, _code: str, room: int) -> Any:
                 self.hired.append((scheduling_strategy, claim, room))
-                actor = SimpleNamespace(end=SimpleNamespace(remote=lambda: None))
-                actor.alive = SimpleNamespace(remote=lambda: Ping(actor))
+                actor = SimpleNamespace(terminate=SimpleNamespace(remote=lambda: None))
+                actor.ping = SimpleNamespace(remote=lambda: Ping(actor))
                 return actor
 
             return SimpleNamespace(remote=hire)
@@ -78,7 +78,7 @@ class FakeRay:
 
 
 @pytest.fixture
-def crew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ClusterWorkerPool]:
+def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ClusterWorkerPool]:
     for each in (module, base):
         monkeypatch.setattr(each, "_POLL_INTERVAL", 0.0)
 
@@ -99,9 +99,9 @@ def crew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Clust
     return make
 
 
-def room(crew: ClusterWorkerPool) -> dict[str, int]:
-    crew._supervise()
-    return dict(Counter(node for node, *_ in crew.ray.hired))
+def room(pool: ClusterWorkerPool) -> dict[str, int]:
+    pool._supervise()
+    return dict(Counter(node for node, *_ in pool.ray.hired))
 
 
 @pytest.mark.parametrize(
@@ -120,56 +120,56 @@ def room(crew: ClusterWorkerPool) -> dict[str, int]:
     ],
 )
 def test_every_gpu_has_its_workers_and_processors_only_where_there_is_none(
-    crew: Callable[..., ClusterWorkerPool],
+    pool: Callable[..., ClusterWorkerPool],
     nodes: Nodes,
     share: float,
     expected: dict[str, int],
     claim: dict[str, float],
 ) -> None:
-    made = crew(nodes, gpus_per_worker=share)
+    made = pool(nodes, gpus_per_worker=share)
     assert room(made) == expected
     assert {tuple(one.items()) for _, one, _ in made.ray.hired} == {tuple(claim.items())}
     assert {(node, shared) for node, _, shared in made.ray.hired} == {*expected.items()}
     assert room(made) == expected, "nobody is hired twice"
-    assert [(one.name, one.stage) for one in made.context.shown[-1]][:1] == [("a.lan", "begins")]
+    assert [(one.name, one.stage) for one in made.context.shown[-1]][:1] == [("a.lan", "starting")]
 
 
 def test_a_node_that_comes_later_gets_workers_and_one_that_goes_no_more(
-    crew: Callable[..., ClusterWorkerPool],
+    pool: Callable[..., ClusterWorkerPool],
 ) -> None:
-    made = crew({"a": {"CPU": 4.0}})
+    made = pool({"a": {"CPU": 4.0}})
     room(made)
     made.ray.alive["b"] = {"CPU": 8.0}
     assert room(made) == {"a": 1, "b": 2}
     gone = [member for member in made._workers if member.device == "b"]
     del made.ray.alive["b"]
-    made.ray.lost |= {id(member.far.actor) for member in gone}
+    made.ray.lost |= {id(member.process.actor) for member in gone}
     made._supervise()
-    made._take_news()
+    made._handle_messages()
     assert [member.device for member in made._workers] == ["a"]
     assert room(made) == {"a": 1, "b": 2}
     assert made._early_deaths.total() == 0, "a node that goes says nothing of the work"
     assert any("No module named 'colab_helpers'" in text for text in made.context.causes)
 
 
-def test_where_workers_cannot_begin_none_is_hired_again(crew: Callable[..., ClusterWorkerPool]) -> None:
-    made = crew({"a": {"CPU": 4.0}, "b": {"CPU": 4.0}})
+def test_where_workers_cannot_begin_none_is_hired_again(pool: Callable[..., ClusterWorkerPool]) -> None:
+    made = pool({"a": {"CPU": 4.0}, "b": {"CPU": 4.0}})
     room(made)
-    made._refused(made._workers[0], ValueError("no networks"))
+    made._on_refused(made._workers[0], ValueError("no networks"))
     assert room(made) == {"a": 1, "b": 1}
     with pytest.raises(ValueError, match="no networks"):
-        made._refused(made._workers[0], ValueError("no networks"))
+        made._on_refused(made._workers[0], ValueError("no networks"))
 
 
-def test_one_looks_at_all_files_before_others_are_hired(crew: Callable[..., ClusterWorkerPool]) -> None:
-    made = crew({"a": {"CPU": 16.0}}, people="find")
+def test_one_looks_at_all_files_before_others_are_hired(pool: Callable[..., ClusterWorkerPool]) -> None:
+    made = pool({"a": {"CPU": 16.0}}, people="find")
     assert room(made) == {"a": 1}
     made._workers[0].loaded = True
     assert room(made) == {"a": 4}
 
 
-def test_a_batch_gives_way_to_one_of_a_higher_priority_alone(crew: Callable[..., ClusterWorkerPool]) -> None:
-    made = crew({"a": {"CPU": 8.0}}, priority=1)
+def test_a_batch_gives_way_to_one_of_a_higher_priority_alone(pool: Callable[..., ClusterWorkerPool]) -> None:
+    made = pool({"a": {"CPU": 8.0}}, priority=1)
     made.ray.ranks = [1, 1, 0]
     assert room(made) == {"a": 2}
     at_work = made._workers[0]
@@ -188,24 +188,24 @@ def test_a_batch_gives_way_to_one_of_a_higher_priority_alone(crew: Callable[...,
     assert room(made) == {"a": 4}, "two more, once it is over"
 
 
-def test_news_of_a_worker_reach_the_crew_in_order_and_its_end_last(
-    crew: Callable[..., ClusterWorkerPool],
+def test_news_of_a_worker_reach_the_pool_in_order_and_its_end_last(
+    pool: Callable[..., ClusterWorkerPool],
 ) -> None:
-    made = crew({"a": {"CPU": 4.0}})
+    made = pool({"a": {"CPU": 4.0}})
     room(made)
     (member,) = made._workers
-    number, networks = member.number, WorkerInfo(place="GPU 0")
+    number, networks = member.number, WorkerInfo(device_name="GPU 0")
     made.receive_message(number, ("opened", networks))
     made.receive_message(99, ("opened", "of nobody"))
-    made._take_news()
+    made._handle_messages()
     assert (member.loaded, made.loaded, member.name) == (True, networks, "a.lan GPU 0")
     made.receive_message(number, ("lost", -11))
-    made._take_news()
+    made._handle_messages()
     assert made._workers == []
     assert any("signal 11" in text for text in made.context.causes)
     made.receive_message(number, ("opened", "too late"))
-    again = crew({"a": {"CPU": 4.0}})
+    again = pool({"a": {"CPU": 4.0}})
     room(again)
-    again.receive_message(number, ("lost", -11))  # that of the crew before
-    again._take_news()
+    again.receive_message(number, ("lost", -11))  # that of the pool before
+    again._handle_messages()
     assert len(again._workers) == 1

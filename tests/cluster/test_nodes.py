@@ -39,7 +39,7 @@ def test_without_ray_the_one_command_that_installs_it_is_told(monkeypatch, tmp_p
 
 def test_nothing_starts_where_everybody_would_be_let_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(UsageError, match="lets everybody in"):
+    with pytest.raises(UsageError, match="disables authentication"):
         nodes.start("127.0.0.1", 1)
 
 
@@ -59,14 +59,14 @@ def test_a_token_is_made_for_this_user_alone(home: Path, monkeypatch: pytest.Mon
 def test_a_token_that_others_can_read_or_none_is_refused(home: Path, mode: int | None) -> None:
     if mode is not None:
         token(home, mode)
-    with pytest.raises(UsageError, match="that you alone can read"):
+    with pytest.raises(UsageError, match="can be read by other users"):
         nodes.connect("127.0.0.1:1")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:99999999"])
 def test_an_address_at_which_nobody_answers_is_refused_at_once(home: Path, address: str) -> None:
     token(home)
-    with pytest.raises(UsageError, match="no cluster answers there"):
+    with pytest.raises(UsageError, match="no cluster answers at this address"):
         nodes.connect(address)
 
 
@@ -75,7 +75,7 @@ def test_auto_is_the_cluster_of_this_machine(home: Path) -> None:
         nodes.connect("auto")
     token(home)
     (home / "cluster.json").write_text(json.dumps({"address": "127.0.0.1:1"}))
-    with pytest.raises(UsageError, match="no cluster answers there"):
+    with pytest.raises(UsageError, match="no cluster answers at this address"):
         nodes.connect("auto")
 
 
@@ -112,7 +112,7 @@ def test_mounts_may_have_other_names_on_the_cluster() -> None:
 
 @pytest.mark.parametrize("pair", ["/mnt", "mnt=/data", "/mnt=data", "="])
 def test_what_is_no_pair_of_places_is_refused(pair: str) -> None:
-    with pytest.raises(UsageError, match="does not tell two places apart"):
+    with pytest.raises(UsageError, match="invalid path mapping"):
         with_mapped_paths(job(map_paths=[pair]))
 
 

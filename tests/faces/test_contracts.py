@@ -242,7 +242,7 @@ def test_on_a_gpu_every_kind_is_captured_and_gives_the_same(
 def test_a_setting_without_effect_is_said(models: Path) -> None:
     given = {"face_swapper_pixel_boost": 256, "enhancer_weight": 0.7}
     assert opened(models, swapper_model="hyperswap_1a_256", **given).notes == (
-        "face_swapper_pixel_boost has no effect: hyperswap_1a_256 itself works at 256 pixels",
+        "face_swapper_pixel_boost has no effect: hyperswap_1a_256 already works at 256 pixels",
         "enhancer_weight has no effect: GFPGANv1.4 takes no weight",
     )
     assert opened(models, enhancer_model="codeformer", **given).notes == ()

@@ -7,8 +7,7 @@ from dataclasses import astuple, replace
 from fractions import Fraction
 from pathlib import Path
 
-from benchmarks.count_occlusion import WAYS, OcclusionCounts, count_occlusion, true_faces
-
+from benchmarks.occlusion import WAYS, OcclusionCounts, count_occlusion, true_faces
 from colab_helpers.faces.engine import Engine
 from colab_helpers.settings import load_settings
 from tests.people.actors import portrait

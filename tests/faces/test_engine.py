@@ -182,7 +182,10 @@ def test_faces_of_videos_are_done_where_the_networks_run(copied: Path, gpu: Fake
     chosen = {"models_dir": copied}
     plain = Engine.open(load_settings(execution_provider="cpu"), **chosen)
     opened = Engine.open(load_settings(execution_provider="cuda"), **chosen)
-    assert (plain.place, opened.place) == ("cpu", "cuda (pixels: face_swapper, face_enhancer)")
+    assert (plain.provider_detail, opened.provider_detail) == (
+        "cpu",
+        "cuda (pixels: face_swapper, face_enhancer)",
+    )
 
     def changed(engine: Engine) -> np.ndarray:
         image = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 16, 3), np.uint8), (640, 360))

@@ -200,5 +200,7 @@ def test_what_the_size_no_longer_tells_is_stated_and_too_large_is_refused(
     frame = av.VideoFrame(64, 300, "yuv420p")
     frame.colorspace, frame.time_base = 2, Fraction(1, 25)
     assert opened(reach=1, mode="linear").enlarge_frame(frame).colorspace == 6
-    with pytest.raises(MediaError, match=r"enlarged 4 times, 2160x2000 pixels are more than 67 million"):
+    with pytest.raises(
+        MediaError, match=r"2160x2000 pixels, enlarged 4 times, exceed the limit of 67 million"
+    ):
         opened(4).enlarged_info(replace(info, width=2160, height=2000))

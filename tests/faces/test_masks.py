@@ -213,7 +213,7 @@ def test_the_parser_is_fed_rgb_normalised_like_imagenet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [Occluder, FaceParser])
 def test_a_network_of_another_contract_is_refused(kind: Any, tmp_path: Path) -> None:
     with pytest.raises(
-        ModelError, match=r"must turn .* into .*use (xseg_1|bisenet_resnet_34)\.onnx"
+        ModelError, match=r"must map shape .* to .*use (xseg_1|bisenet_resnet_34)\.onnx"
     ) as caught:
         kind(network(tmp_path / "wrong.onnx", (3, 256, 256)))
     kind(network(tmp_path / "open.onnx", ("any", "any", "any")))  # sizes left open
@@ -243,7 +243,11 @@ def test_occlusion_is_done_where_its_network_is_present_and_else_said(
         (tmp_path / name).symlink_to(constant_models / name)
     without = opened(tmp_path)
     assert without.settings.face_mask_types == ("box",)
-    assert [note for note in without.notes if "in front of a face is painted over: xseg_1.onnx" in note]
+    assert [
+        note
+        for note in without.notes
+        if "in front of a face are painted over: the occlusion model xseg_1.onnx" in note
+    ]
     for wanted, name in (("box,occlusion", "xseg_1"), ("region", "bisenet_resnet_34")):
         with pytest.raises(ModelError, match=f"{name}.onnx"):
             opened(tmp_path, face_mask_types=wanted)

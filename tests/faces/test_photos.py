@@ -105,7 +105,7 @@ def test_of_several_faces_the_largest_counts(analyser):
     image[:350, 540:890] = scaled(portrait("bruno"), 350)
     report = examine(analyser, image)
     assert len(report.faces) == 2
-    assert "2 faces were found: the one that most photos show counts, else the largest." in report.hints
+    assert "2 faces were found: the one that most photos show is used, else the largest." in report.hints
     assert report.face.centre[0] < 512
     alone = examine(analyser, portrait("alma"))
     assert float(report.embedding @ alone.embedding) > 0.8
@@ -143,14 +143,18 @@ BROKEN = MediaError("it is no picture", where="a.png", remedy="name another")
     [
         ([[unit(1)]], (0,), []),
         ([[unit(1)], [unit(1, 2)]], (0, 1), []),
-        ([[unit(1)], [unit(2)], [unit(1, 3)]], (0, 2), ["b.png is left out: it seems to show somebody else"]),
+        (
+            [[unit(1)], [unit(2)], [unit(1, 3)]],
+            (0, 2),
+            ["b.png is left out: it seems to show a different person"],
+        ),
         ([BROKEN, [unit(1)], BROKEN], (1,), ["a.png is left out: it is no picture", "c.png is left out"]),
         (
             [BROKEN, [unit(1)], [unit(1)], [unit(2)]],
             (1, 2),
             ["a.png is left out", "d.png is left out: it seems"],
         ),
-        ([[unit(1), unit(2)]], (0,), ["a.png shows 2 faces: the largest counts"]),
+        ([[unit(1), unit(2)]], (0,), ["a.png shows 2 faces: the largest is used"]),
     ],
 )
 def test_photos_that_disagree_or_cannot_be_read_are_left_out(found, used, said):

@@ -20,7 +20,7 @@ from av.video.reformatter import ColorRange
 from colab_helpers.faces import path_choice, pixel_path
 from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.masks import FaceMasks
-from colab_helpers.faces.path_choice import choose_path, make_verdict, tried
+from colab_helpers.faces.path_choice import choose_path, make_verdict, try_path
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
@@ -261,7 +261,7 @@ def test_what_is_left_to_opencv(faces: list[Face], change: FaceChanger, fmt: str
 
 def test_a_picture_is_left_to_opencv() -> None:
     job = FaceJob(BgrPicture(np.zeros((480, 640, 3), np.uint8)), FACE)
-    assert PixelPath(SWAPPER, CPU).change([job], FaceMasks(), beside={"vector": LATENT[None]}) == [0]
+    assert PixelPath(SWAPPER, CPU).change([job], FaceMasks(), extra={"vector": LATENT[None]}) == [0]
 
 
 def test_a_swap_is_watched_as_ever() -> None:
@@ -313,7 +313,7 @@ def original(tmp_path: Path) -> Path:
 
 
 def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = tried(PixelPath(SWAPPER, CPU))
+    trial = try_path(PixelPath(SWAPPER, CPU))
     assert trial.mean <= 1
     assert trial.max <= 3
     assert trial.reason == "slower"
@@ -324,7 +324,7 @@ def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.Monke
     assert not places_of(SWAPPER).kept
     with use_language("es"):  # what is recorded are numbers
         assert choose_path(SWAPPER, original, CPU)[1] not in ("", problem)
-    for name in ("tried", "PixelPath.prepare"):
+    for name in ("try_path", "PixelPath.prepare"):
         monkeypatch.setattr(f"{path_choice.__name__}.{name}", lambda *_, **__: pytest.fail("it was recorded"))
     assert choose_path(SWAPPER, original, CPU) == (None, problem)
 
@@ -333,9 +333,9 @@ def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.Monke
 def test_a_verdict_on_other_graphs_does_not_count(
     original: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    monkeypatch.setattr(path_choice, "tried", lambda _: make_verdict(0, 1, 2, 1))
+    monkeypatch.setattr(path_choice, "try_path", lambda _: make_verdict(0, 1, 2, 1))
     assert choose_path(SWAPPER, original, CPU)[0] is not None
-    monkeypatch.setattr(path_choice, "tried", lambda _: make_verdict(0, 9, 2, 1))
+    monkeypatch.setattr(path_choice, "try_path", lambda _: make_verdict(0, 9, 2, 1))
     assert choose_path(SWAPPER, original, CPU)[0] is not None
     if other == "version":
         monkeypatch.setattr(path_choice, "VERSION", path_choice.VERSION + 1)
@@ -350,7 +350,7 @@ def test_a_verdict_that_cannot_be_written_holds_for_the_run(
         raise PermissionError("read-only")
 
     monkeypatch.setattr(model_conversion, "write_json", denied)
-    monkeypatch.setattr(path_choice, "tried", lambda _: make_verdict(0, 1, 2, 1))
+    monkeypatch.setattr(path_choice, "try_path", lambda _: make_verdict(0, 1, 2, 1))
     path, problem = choose_path(SWAPPER, original, CPU)
     assert path is not None
     assert not problem
@@ -363,7 +363,7 @@ def test_graphs_that_do_not_fit_into_memory_are_left_and_freed(
         assert places_of(SWAPPER).kept
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(path_choice, "tried", full)
+    monkeypatch.setattr(path_choice, "try_path", full)
     assert choose_path(SWAPPER, original, CPU) == (None, "CUDA out of memory")
     assert not places_of(SWAPPER).kept
 

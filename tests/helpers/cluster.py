@@ -25,32 +25,32 @@ FAKE = """
 import os
 if "colab_helpers.batch.pool_worker" in sys.orig_argv and os.path.exists(os.environ["FAKE"]):
     from pathlib import Path
-    from colab_helpers.batch.task_runner import Hands
-    from colab_helpers.batch.worker_handles import Loaded
-    from colab_helpers.batch.scheduler import Prepared
+    from colab_helpers.batch.task_runner import TaskRunner
+    from colab_helpers.batch.worker_handles import WorkerInfo
+    from colab_helpers.batch.scheduler import FilePlan
     from colab_helpers.batch.journal import FileDone, SegmentDone
     from colab_helpers.batch.report import FileReport
-    from colab_helpers.faces.quality import Measured
+    from colab_helpers.faces.quality import FrameStats
     from colab_helpers.media.segments import Segment
     from colab_helpers.pipeline import FinishedSegment
     class Fake:
-        loaded = Loaded()
-        def __init__(self, around, journal):
-            self.around, self.journal = around, journal
+        loaded = WorkerInfo()
+        def __init__(self, context, journal):
+            self.context, self.journal = context, journal
         def prepare(self, index, *, deaths):
-            return Prepared(3, 10, "libx264")
-        def segment(self, index, number, **given):
+            return FilePlan(3, 10, "libx264")
+        def make_segment(self, index, number, **given):
             segment = Segment(Path(f"{number:06d}.nut"), number, 10 * number, 10, 0, 9, 10, 1, "0" * 64)
-            part = FinishedSegment(segment, 10, Measured(), "libx264", "cpu", "0" * 64)
+            part = FinishedSegment(segment, 10, FrameStats(), "libx264", "cpu", "0" * 64)
             self.journal.append(SegmentDone(key=str(index), part=part))
-        def whole(self, index, *, encoder="", deaths):
+        def process_file(self, index, *, encoder="", deaths):
             for number in () if encoder else range(3):
-                self.segment(index, number)
-            target = str(self.around.job.tasks[index].target)
+                self.make_segment(index, number)
+            target = str(self.context.job.tasks[index].target)
             report = FileReport(target=target, status="done", output=target, segments=3)
             self.journal.append(FileDone(key=str(index), sha256="0" * 64, report=report))
             return report
-    Hands.open = classmethod(lambda cls, around, own, journal, announce=print: Fake(around, journal))
+    TaskRunner.open = classmethod(lambda cls, context, own, journal, announce=print: Fake(context, journal))
 """
 """Workers whose work takes no time, as long as a file is there."""
 

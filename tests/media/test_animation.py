@@ -82,9 +82,9 @@ def test_what_gif_cannot_hold_is_said(tmp_path: Path) -> None:
     animation = read(path)
     assert animation.losses == ("an animation keeps no EXIF data, XMP data or colour profile",)
     assert animation.losses_as("GIF") == [
-        "GIF holds 256 colours a frame: others were approached",
-        "GIF holds no half transparency: such pixels became opaque or invisible",
-        "GIF stores times in hundredths of a second: time stamps were rounded to them",
+        "GIF has 256 colours per frame: others were approximated",
+        "GIF has no partial transparency: such pixels became opaque or invisible",
+        "GIF stores times in hundredths of a second: durations were rounded",
     ]
     again = rewritten(animation, tmp_path / "b.gif")
     assert (again.opacity, again.durations) == ("masked", (30, 40, 30, 30, 30))  # 3, 7, 10, 13 and 16

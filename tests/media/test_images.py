@@ -106,7 +106,7 @@ def test_a_picture_keeps_date_place_and_profile_but_not_the_old_face(tmp_path: P
     path = write_still(tmp_path / f"a{suffix}", still)
     assert apart(read_image(path), TURNS[6](quadrants())) < 6
     if suffix == ".bmp":
-        lost = [f"BMP holds no {part}: it was left out" for part in ("EXIF data", "colour profile")]
+        lost = [f"BMP cannot hold {part}: dropped" for part in ("EXIF data", "colour profile")]
         assert still.losses_in(path) == lost
         return
     assert still.losses_in(path) == []
@@ -129,7 +129,7 @@ def test_transparency_is_kept_or_filled_with_white(tmp_path: Path, suffix: str) 
     again = read_still(path)
     if again.alpha is None:
         kind = "BMP" if suffix == ".bmp" else "JPEG"
-        assert still.losses_in(path) == [f"{kind} holds no transparency: it was filled with white"]
+        assert still.losses_in(path) == [f"{kind} has no transparency: it was filled with white"]
         assert apart(again.bgr, read_image(picture)) < 4
         return
     assert np.abs(again.alpha.astype(int) - alpha).max() <= (0 if suffix != ".heic" else 2)
@@ -151,7 +151,7 @@ def with_words() -> bytes:
 
 PAGES = {"save_all": True, "append_images": [RGB]}
 OTHER_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-NO_PROFILE = "its colour profile is not one of RGB: the result has none and is sRGB"
+NO_PROFILE = "its colour profile is not an RGB one: the result is sRGB without a profile"
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ NO_PROFILE = "its colour profile is not one of RGB: the result has none and is s
         (saved(RGB.convert("P"), "PNG"), ["a palette of colours became RGB"], 6),
         (saved(RGB.convert("1"), "PNG"), ["black and white became RGB"], None),
         (saved(RGB.convert("RGBA"), "PNG"), [], 0),
-        (saved(RGB, "TIFF", **PAGES), ["the first of 2 pictures in the file was taken"], 0),
-        (saved(RGB, "MPO", **PAGES), ["the first of 2 pictures in the file was taken"], 5),
+        (saved(RGB, "TIFF", **PAGES), ["only the first of 2 pictures in the file was used"], 0),
+        (saved(RGB, "MPO", **PAGES), ["only the first of 2 pictures in the file was used"], 5),
         (with_words(), ["the result has no XMP data of the target", "the result has no text notes"], 0),
         (saved(RGB, "JPEG", quality=100, progressive=True), [], 4),
         (saved(RGB, "TIFF"), [], 0),
@@ -233,7 +233,7 @@ def test_arrays() -> None:
         [255, 0, 0],
     ]
     for shape in ((4,), (4, 4, 2), (4, 4, 5), (0, 4, 3), (2, 4, 4, 3)):
-        with pytest.raises(MediaError, match="no picture"):
+        with pytest.raises(MediaError, match="not a picture"):
             read_image(np.zeros(shape, np.uint8))
     with pytest.raises(MediaError, match="int64"):
         read_image(np.zeros((4, 4, 3), np.int64))

@@ -179,7 +179,7 @@ def test_audio_of_an_unknown_codec_is_left_out_with_a_note(clip: Clip) -> None:
     path.write_bytes(data.replace(b"mp4a", b"xxxx", 1).replace(b"esds", b"xxxx", 1))
     there = trip(path)
     there.assert_same_frames()
-    assert there.notes == [".mp4 cannot hold audio stream 1 (unknown, eng): left out"]
+    assert there.notes == [".mp4 cannot hold audio stream 1 (unknown, eng): dropped"]
     assert [one.language for one in there.result.audio] == ["deu"]
 
 

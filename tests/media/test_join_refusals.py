@@ -130,7 +130,7 @@ def test_a_wrong_result_is_found_before_it_gets_its_name(
             yield packet
 
     monkeypatch.setattr(Timeline, "packets", packets)
-    assert_refused(parts, tmp_path, OutputError, f"not what was joined: .*{words}", suffix=suffix)
+    assert_refused(parts, tmp_path, OutputError, f"failed verification: .*{words}", suffix=suffix)
 
 
 def test_a_stream_that_got_lost_is_found(

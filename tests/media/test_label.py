@@ -180,7 +180,7 @@ def test_a_text_of_which_nothing_is_seen_switches_no_label_off() -> None:
 
 @pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV before 5 brings no letters")
 def test_accents_are_drawn() -> None:
-    masks = [labels._letters(letter, 40) for letter in "aáñn中文"]
+    masks = [labels._render(letter, 40) for letter in "aáñn中文"]
     assert all(one.max() == 255 for one in masks)
     one, other = (Image.fromarray(mask).resize((30, 30)) for mask in masks[:2])
     assert np.abs(np.asarray(one, int) - np.asarray(other, int)).mean() > 5

@@ -107,7 +107,7 @@ def test_next_to_nothing_is_decoded_twice(small: Clip, monkeypatch: pytest.Monke
 
 # What cannot be taken up surely, and why.
 FROM_THE_START: dict[str, tuple[str, dict[str, Any], str]] = {
-    "two frames at a time": ("a.mkv", {"options": OPEN, "rate": Fraction(2000)}, "other numbers"),
+    "two frames at a time": ("a.mkv", {"options": OPEN, "rate": Fraction(2000)}, "one to one"),
     "no times": ("a.h264", {"options": OPEN}, "no presentation times"),
     "H.264 in AVI": ("a.avi", {"options": OPEN}, "no presentation times"),
     "GIF": ("a.gif", {"codec": "gif", "pix_fmt": "rgb8", "options": {}}, "gif"),
@@ -133,7 +133,7 @@ def test_damaged_pictures_do_not_shift_the_count(small: Clip) -> None:
     info = probe(path)
     whole = shown(read_frames(info))
     assert len(whole) == 89
-    assert any("other numbers" in note for note in resumed(info, whole, 50))
+    assert any("one to one" in note for note in resumed(info, whole, 50))
     # Before the damage nothing speaks against taking up.
     assert not any("from the start" in note for note in resumed(info, whole, 8))
 

@@ -101,7 +101,7 @@ def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
     assert "  failed     b.mp4  no face was found" in printed
     show_result(result)
     line, remedy = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"Watched the run in {folder} for ")
+    assert line.startswith(f"Monitored the run in {folder} for ")
     assert line.endswith("10 samples: it ended, but not all files succeeded")
     assert remedy == f"What to do: {RETRY_REMEDY}."
 
@@ -127,9 +127,9 @@ def test_a_run_is_judged_by_its_process_and_elsewhere_by_its_last_news(
     found = look(folder, seconds=0.3).summary
     assert (found.state, found.host, found.advice) == (state, host, RESUME_REMEDY if state == "lost" else "")
     assert found.ended_by == ("end of run" if state == "lost" else "time")
-    heads = [line for line in capsys.readouterr().out.splitlines() if " of 2 files ended (" in line]
+    heads = [line for line in capsys.readouterr().out.splitlines() if " of 2 files finished (" in line]
     assert len(heads) <= 2  # one at the beginning, one at the end
-    assert heads[-1].startswith("ended without a word" if state == "lost" else "running")
+    assert heads[-1].startswith("ended unexpectedly" if state == "lost" else "running")
 
 
 def test_a_clock_that_is_behind_makes_no_run_dead(folder, writer, capsys, monkeypatch):
@@ -150,9 +150,9 @@ def test_a_clock_that_is_behind_makes_no_run_dead(folder, writer, capsys, monkey
     result = look(folder)
     assert (result.summary.state, result.summary.ended_by) == ("running", "interrupt")
     assert result.report.exists()
-    lines = [line for line in capsys.readouterr().out.splitlines() if "last news" in line]
-    assert re.search(r"last news 2:0\d:", lines[0])
-    assert re.search(r"last news \d+ s ago", lines[-1])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "last update" in line]
+    assert re.search(r"last update 2:0\d:", lines[0])
+    assert re.search(r"last update \d+ s ago", lines[-1])
 
 
 def test_a_clock_that_is_ahead_hides_no_death(folder, writer, monkeypatch):
@@ -171,13 +171,13 @@ def test_a_status_that_cannot_be_read_for_a_while_is_no_news(folder, writer, mon
 
 
 def test_a_folder_without_a_run(folder):
-    with pytest.raises(MissingFileError, match=r"no batch has begun in this folder.*output_dir of"):
+    with pytest.raises(MissingFileError, match=r"no batch was started in this folder.*output_dir of"):
         watch(MonitorRequest(folder=folder, headless=True))
     with pytest.raises(MissingFileError, match="there is no such folder"):
         watch(MonitorRequest(folder=folder / "none", headless=True))
     assert list(folder.iterdir()) == []
     (folder / STATUS_NAME).write_text('{"schema": 99}')
-    with pytest.raises(UsageError, match="no status that this version can read"):
+    with pytest.raises(UsageError, match="not a status file that this version can read"):
         watch(MonitorRequest(folder=folder, headless=True))
 
 
@@ -252,7 +252,7 @@ def test_plain_papermill_looks_for_a_while_and_reports(tmp_path):
     names, limit = [str(tmp_path / name) for name in ("in.ipynb", "out.ipynb")], int(TIMEOUT)
     done = papermill.execute_notebook(*names, progress_bar=False, execution_timeout=limit)
     shown = done.cells[-4].outputs[0]["data"]["text/plain"]
-    assert shown.startswith("Watched this machine for 0:0")
+    assert shown.startswith("Monitored this machine for 0:0")
 
 
 def test_the_form_names_a_run_that_has_ended(run, tmp_path, folder, writer, capfd):

@@ -80,7 +80,7 @@ class Page(Host):
 def test_where_there_is_a_front_end_the_table_is_html(tmp_path, capsys):
     bad = Check(name="disk & folder", status="fail", detail="<none>", remedy="free 2 > 1")
     good = Check(name="python", status="pass", detail="3.12")
-    with pytest.raises(SetupError, match="1 finding"):
+    with pytest.raises(SetupError, match="1 check"):
         show_setup(SetupResult(Diagnosis.of([good, bad]), tmp_path / "doctor.json", Page()))
     (page,) = Page.shown
     assert capsys.readouterr().out == ""
@@ -101,6 +101,6 @@ def test_where_there_is_a_front_end_the_table_is_html(tmp_path, capsys):
 def test_a_report_replaces_no_file_of_the_users(tmp_path, name, verb, request_type):
     own = tmp_path / name
     own.write_text('{"mine": 1}')
-    with pytest.raises(UsageError, match=f"{name}: something of this name is there already"):
+    with pytest.raises(UsageError, match=f"{name}: a file or folder with this name already exists"):
         verb(request_type(output_dir=tmp_path, headless=True))
     assert own.read_text() == '{"mine": 1}'

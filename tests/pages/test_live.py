@@ -175,9 +175,9 @@ def test_a_run_at_work_shows_what_it_does_with_each_file() -> None:
     ]
     found = a_status(*files, notes=["one note"], progress=WORK, restarts=1)
     page = page_of([sample()], found)
-    head = "running: 2 of 4 files ended (1 done, 1 queued, 1 failed, 1 running), at work for 1:01"
+    head = "running: 2 of 4 files finished (1 done, 1 queued, 1 failed, 1 running), elapsed time 1:01"
     work = "[1/2] a.mp4: 120/480 frames, 24.0 frames/s, ETA 1:15, (S: 40%, G: -), cuda, threads 8, batch 4"
-    for part in (f"{head}, last news 1 s ago", work, "worker restarts 1", "Why is it not faster?"):
+    for part in (f"{head}, last update 1 s ago", work, "worker restarts 1", "Why is it not faster?"):
         assert part in page.text
     bars = {bar["aria-label"]: bar["aria-valuenow"] for bar in page.all("div", role="progressbar")}
     assert bars == {"All files": "56", "a.mp4": "25"}
@@ -209,11 +209,11 @@ def test_of_many_files_the_rest_is_counted() -> None:
 def test_a_run_that_ended_or_died_is_not_slow_and_says_what_to_do() -> None:
     done = a_status(RUNNING.model_copy(update={"status": "done"}), state="done", progress=WORK)
     page = page_of([sample()], done)
-    assert page.text.startswith("done: 1 of 1 files ended (1 done), at work for 1:00")
+    assert page.text.startswith("done: 1 of 1 files finished (1 done), elapsed time 1:00")
     died = a_status(RUNNING, progress=WORK, picture=PICTURE)
     lost = page_of([sample()], died, now=START + 400, lost=True)
-    assert f"last news 5:40 ago. What to do: {RESUME_REMEDY}" in lost.text
-    assert lost.text.startswith("ended without a word")
+    assert f"last update 5:40 ago. What to do: {RESUME_REMEDY}" in lost.text
+    assert lost.text.startswith("ended unexpectedly")
     for gone in ("Why is it not faster", "running", "All files"):
         assert gone not in page.text + lost.text
     assert lost.all("img") == []
@@ -272,7 +272,7 @@ def test_who_does_what_is_told_as_far_as_there_is_room() -> None:
     assert page.rows[1:5] == cells
     assert "  box GPU 1  segment 7 of film.mp4  24 frames/s" in lines
     assert "  box GPU 0  film.mp4, finding faces  GPU 93 %  VRAM 41 %" in lines
-    together = "All files: 12 %, 4 workers, 24 frames/s together, 1 of them idle, about 7:00 left"
+    together = "All files: 12 %, 4 workers, 24 frames/s in total, 1 of them idle, about 7:00 left"
     assert (together in page.text, together in lines) == (True, True)
     assert NO_GPU not in page.text, "the workers' GPUs are elsewhere"
     one = a_status(RUNNING, queued("b"), progress=WORK)
@@ -293,7 +293,7 @@ def test_of_many_workers_those_that_wait_are_named_and_the_rest_is_counted(tmp_p
     page, lines = page_of([], found), live_text([], found, now=START)
     assert [row[0] for row in page.rows[1 : 1 + MAX_WORKERS]] == ["node99", *(f"node{n}" for n in range(15))]
     assert ("and 84 more" in page.text, "  and 84 more" in lines) == (True, True)
-    assert "100 workers, 2000 frames/s together" in page.text
+    assert "100 workers, 2000 frames/s in total" in page.text
     assert len(page.rows) == 2 + MAX_WORKERS + MAX_FILES
     assert len(page.source) < 25_000
     assert len(found.text()) < 200 * 1000 + 300 * 64 + 3000, "nor does what is written grow"

@@ -36,7 +36,15 @@ FIRST = PersonReport(
 SECOND = PersonReport(seen=40, present_spans=[(100, 140)], unselected=40)
 OTHERS = PersonReport(people=3, seen=7, changed=7)
 ROWS = [
-    ["Person 1", "250", "180", "9", "62 hidden, 8 not selected, 5 lost", "0.71 → 0.70 → 0.69", "0.42 / 1.31"],
+    [
+        "Person 1",
+        "250",
+        "180",
+        "9",
+        "62 occluded, 8 not selected, 5 lost",
+        "0.71 → 0.70 → 0.69",
+        "0.42 / 1.31",
+    ],
     ["Person 2", "40", "0", "0", "40 not selected", "–", "–"],
     ["Others", "7", "7", "0", "–", "–", "–"],
 ]

@@ -122,7 +122,7 @@ def frames_of(content: bytes) -> list[av.VideoFrame]:
 def test_what_browsers_cannot_play_becomes_an_upright_clip(tmp_path, name, rotation, size) -> None:
     spec = Spec(frames=60, rate=Fraction(10), size=(960, 540), codec="mpeg4", options={}, rotation=rotation)
     (player,), _ = players_of([make(tmp_path / name, spec)])
-    assert "4" in player.told
+    assert "4" in player.note
     frames = frames_of(base64.b64decode(player.url.split(",")[1]))
     assert len(frames) == 40  # four seconds
     assert (frames[0].width, frames[0].height) == size
@@ -135,7 +135,7 @@ def test_the_room_is_shared(tmp_path) -> None:
     clip, whole = videos_in([noise, small])
     assert noise.stat().st_size > MAX_PLAYER_BYTES // 2 >= len(clip)
     assert whole == small.read_bytes()
-    players, left_out = players_of([noise, small], room=2 * small.stat().st_size)
+    players, left_out = players_of([noise, small], max_bytes=2 * small.stat().st_size)
     assert [player.path for player in players] == [small]
     assert left_out == ["noise.mp4"]
 

@@ -115,23 +115,23 @@ def test_what_the_run_was_is_at_the_top(monkeypatch) -> None:
         "Software": "Linux, Python 3.11.7, on Google Colab",
     }
     assert {name: page.fact(name) for name in expected} == expected
-    assert re.fullmatch(r"2026-09-2\d \d\d:\d\d:\d\d \S+", page.fact("Began"))
-    assert page.fact("Began") < page.fact("Last sample") < page.fact("Report written")
+    assert re.fullmatch(r"2026-09-2\d \d\d:\d\d:\d\d \S+", page.fact("Started"))
+    assert page.fact("Started") < page.fact("Last sample") < page.fact("Report written")
     assert "FP16 was off" in page.text
     assert page.fact("inswapper_128").startswith("network as published")
     numbers = (
-        "files3 succeeded2 (67 %) failed1 skipped0 size of all results2 MB time12:34 frames/s over all0.032 "
+        "files3 succeeded2 (67 %) failed1 skipped0 size of all results2 MB time12:34 frames/s overall0.032 "
         "memory warnings3 restarts2"
     )
     assert numbers.replace(" ", "") in page.text.replace(" ", "")
     assert list(page.charts()) == ["GPU load", "GPU memory", "CPU", "Memory", "Disk free", "Speed"]
     for line in (
-        "GPU: least 50, mean 50.8, most 99 %",
-        "RAM: least 5, mean 5, most 5 GiB; Process memory: least 3, mean 3, most 3 GiB",
+        "GPU: min. 50, mean 50.8, max. 99 %",
+        "RAM: min. 5, mean 5, max. 5 GiB; Process memory: min. 3, mean 3, max. 3 GiB",
     ):
         assert line in page.text
     assert list(page_of(report, samples(gpu=None)).charts()) == ["CPU", "Memory", "Disk free", "Speed"]
-    assert "No figures over time" in page_of(report).text
+    assert "No samples over time" in page_of(report).text
 
 
 def test_everything_known_of_a_file_is_in_its_table() -> None:
@@ -139,19 +139,19 @@ def test_everything_known_of_a_file_is_in_its_table() -> None:
     page = page_of(a_report(file))
     expected = {
         "Frames in / out": "250 / 250",
-        "Times of frames kept": "yes",
-        "Length of picture / sound": "10.000 s / 10.020 s",
+        "Timestamps kept": "yes",
+        "Length of video / audio": "10.000 s / 10.020 s",
         "Faces changed": "240",
         "Frames without a face": "35",
-        "Similarity to the source": "mean 0.712, 95 % of 11 reach 0.641",
+        "Similarity to the source": "mean 0.712, 95 % of 11 are at least 0.641",
         "Flicker": "0.42 grey levels",
         "Speed": "24 frames/s, 10.4 s",
         "Networks ran on": "cuda",
         "Encoder": "h264_nvenc",
-        "Segments": "5, of which 3 were kept from an earlier run",
+        "Segments": "5, 3 of them kept from an earlier run",
         "Memory before / after": "1 GiB / 1.05 GiB (+50 MiB)",
         "Size in / out": "2 MB / 1 MB",
-        "Fall-backs": "sound was converted",
+        "Fallbacks": "sound was converted",
         "Marked": "in the file, signed by Ana Ruiz",
         "Source": "face.pngother.png",
         "Target": "in/a.mp4",
@@ -159,7 +159,9 @@ def test_everything_known_of_a_file_is_in_its_table() -> None:
     }
     assert {name: page.fact(name) for name in expected} == expected
     # A rate of 25 frames a second.
-    assert page.fact("Where no face was changed").startswith("0–9 (0:00.0–0:00.4), 225–249 (0:09.0–0:10.0)")
+    assert page.fact("Spans without a changed face").startswith(
+        "0–9 (0:00.0–0:00.4), 225–249 (0:09.0–0:10.0)"
+    )
     row = ["a.mp4", "done", "250 / 250", "24", "240", "0.71", "0.42", "10.4 s"]
     assert row in page.rows
     assert [*row, "in the file, signed by Ana Ruiz", "sound was converted"] in results_of(
@@ -184,8 +186,8 @@ def test_what_matters_most_is_said_first() -> None:
     ends = [
         "Failed (1 of 13): bad.mp4",
         "Skipped (7): late0.mp4, late1.mp4, late2.mp4, late3.mp4, late4.mp4, and 2 more",
-        "this was a trial", "in use), 1 time(s)", "again, 1 time(s)", "frame: empty.mp4", "out: lost.mp4",
-        "are: times.mp4", "0.1 s: sound.mp4", "CPU: cpu.mp4",
+        "a trial run", "in use) 1 time(s)", "restarted 1 time(s)", "frame: empty.mp4", "target's: lost.mp4",
+        "target's: times.mp4", "0.1 s: sound.mp4", "CPU: cpu.mp4",
     ]  # fmt: skip
     assert [line[-len(end) :] for line, end in zip(said, ends, strict=True)] == ends
     assert "stand-in: knows" in Page(page).fact("inswapper_128")
@@ -244,7 +246,7 @@ def test_media_that_is_gone_or_damaged_is_said_and_pictures_take_a_limited_time(
     monkeypatch.setattr("colab_helpers.pages.report.monotonic", lambda: next(ticks))
     page = render(a_report(*[a_file(*clips)] * 3))
     assert len(images(page)) == 2
-    assert page.text.count("took too long to find") == 2
+    assert page.text.count("took too long") == 2
 
 
 def test_only_failures_and_no_files_at_all() -> None:
@@ -327,7 +329,7 @@ def test_a_page_replaces_no_file_of_the_users(tmp_path) -> None:
     a_report(a_file("a.mp4")).save(tmp_path / "report.json")
     own = tmp_path / "report.html"
     own.write_text("<p>mine</p>")
-    with use_language("en"), pytest.raises(UsageError, match="no earlier run into this folder made it"):
+    with use_language("en"), pytest.raises(UsageError, match="no earlier run made it"):
         write_page(tmp_path)
     assert own.read_text() == "<p>mine</p>"
     own.unlink()
@@ -340,7 +342,7 @@ def test_who_made_which_segments_is_told_where_more_than_one_did() -> None:
     one.made_by = {"box GPU 0": [(0, 5)]}
     assert "Segments by worker" not in page_of(a_report(one)).text
     several.made_by = {"": [(0, 1)], "box GPU 0": [(1, 3), (4, 5)]}
-    assert page_of(a_report(several)).fact("Segments by worker") == "one worker alone: 0box GPU 0: 1–2, 4"
+    assert page_of(a_report(several)).fact("Segments by worker") == "single worker: 0box GPU 0: 1–2, 4"
     several.made_by = {f"box CPU ({n})": [(2 * m, 2 * m + 1) for m in range(20)] for n in range(64)}
     told = page_of(a_report(several)).fact("Segments by worker")
     assert (told.count("box CPU"), told[-11:]) == (16, "and 48 more")

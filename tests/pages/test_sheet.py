@@ -47,16 +47,17 @@ def test_a_batch_as_page_and_lines(folder: Path, capsys: pytest.CaptureFixture[s
     )
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
-        "Ana <b> Ñandú: the photos of the run; 4.0 s in a.mp4 (2.0 s), b <i>.mp4 (2.0 s); looks much like p2",
+        "Ana <b> Ñandú: the photos of the run; 4.0 s in a.mp4 (2.0 s), "
+        "b <i>.mp4 (2.0 s); looks similar to p2",
         "p3: blurred; 2.0 s in b <i>.mp4 (2.0 s)",
-        "p2: the photos of the run; 2.0 s in a.mp4 (2.0 s); looks much like Ana <b> Ñandú",
+        "p2: the photos of the run; 2.0 s in a.mp4 (2.0 s); looks similar to Ana <b> Ñandú",
     ]
     page = Page((folder / "people" / "sheet.html").read_text())
     page.safe()
     shown = [read_image(tag["src"]) for tag in page.all("img")]
     for found, who in zip(shown, ("alma", "alma", "chidi", "bruno"), strict=True):
         assert close(found, small(who)), who
-    for text in ("Ana <b> Ñandú", "blurred", "looks much like p2"):
+    for text in ("Ana <b> Ñandú", "blurred", "looks similar to p2"):
         assert text in page.text
     assert main(["people", str(folder)]) == SUCCESS  # its own files may be written again
 
@@ -88,15 +89,15 @@ def test_a_library_weighs_each_photo_and_marks_the_odd_one(
     words = ["people", str(tmp_path / "library"), "--models-dir", str(standins)]
     assert main(words) == SUCCESS
     empty, line, _ = capsys.readouterr().out.splitlines()
-    assert empty == "empty: the folder holds no photo"
-    assert line.startswith("hanna: 3 of 5 photos count; e.png: this is not a picture")
+    assert empty == "empty: the folder contains no photo"
+    assert line.startswith("hanna: 3 of 5 photos used; e.png: this is not a picture")
     assert "c.png: Looks like somebody else." in line
     assert "d.png: The face is small" in line
     page = Page((tmp_path / "library" / "sheet.html").read_text())
     page.safe()
-    for told in ("a.png: counts 100%", "c.png: left out"):
+    for told in ("a.png: weight 100%", "c.png: left out"):
         assert told in page.text
-    assert "d.png: counts 100%" not in page.text
+    assert "d.png: weight 100%" not in page.text
     assert len(page.all("img")) == 4
     assert [tag["class"] for tag in page.all("figure")] == ["", "", "warn", ""]
     assert main([*words, "--name", "hanna", "x"]) == WRONG_USAGE
@@ -153,7 +154,7 @@ def test_who_was_taken_for_one_by_the_networks_is_split(tmp_path: Path) -> None:
     ("words", "told"),
     [
         ("--merge p1 p9", "there is no p9. What to do: allowed: p1, p2, p3"),
-        ("--name p1 p2", "nobody can be called 'p2'"),
+        ("--name p1 p2", "cannot use the name 'p2'"),
         ("--set p1=ana", "'ana' is neither a file or folder nor one of photos, leave, blur, pixelate"),
         ("--set p1", "--set takes KEY=VALUE"),
         ("--split p1", "nothing in it looks like two people"),

@@ -53,7 +53,7 @@ def test_it_replaces_no_file_of_the_users(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     mine = tmp_path / "source" / "hanna.jpg"
     mine.write_bytes(b"mine")
-    with pytest.raises(OutputError, match="another file has the name of one of the demo's"):
+    with pytest.raises(OutputError, match="a different file has the name of a demo file"):
         copy_demo(tmp_path)
     assert mine.read_bytes() == b"mine"
     (tmp_path / "file").write_text("in the way")

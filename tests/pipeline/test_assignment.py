@@ -47,7 +47,7 @@ from tests.pipeline.swapping import (
 
 pytestmark = pytest.mark.xdist_group("cast")
 
-SCENE = Scene(63, (480, 270), Fraction(12), 1.5, 2, assignment=("alma", "bruno"))
+SCENE = Scene(63, (480, 270), Fraction(12), 1.5, 2, cast=("alma", "bruno"))
 LEFT = Treatment()
 
 
@@ -166,7 +166,7 @@ def test_neither_a_network_nor_the_encoder_brings_back_who_it_was(
     result = process_video(coarse, hidden, film, tmp_path / "out.mp4")
     assert {one.name: one.action for one in result.people} == {"Alma": hers, "Bruno": his}
     assert result.measured.without_face == 0
-    found = {name: [] for name in SCENE.assignment}
+    found = {name: [] for name in SCENE.cast}
     for path in (film, tmp_path / "out.mp4"):
         for number, frame in enumerate(read_frames(probe(path))):
             for truth in truth_of(number):
@@ -266,7 +266,7 @@ def test_whose_face_takes_most_of_the_file_counts_and_small_ones_do_not(
 
 
 @pytest.mark.parametrize(
-    ("usual", "tracks"), [(Treatment("blur"), {0, 1}), (Treatment(source=person(1)), {0})]
+    ("default_treatment", "tracks"), [(Treatment("blur"), {0, 1}), (Treatment(source=person(1)), {0})]
 )
 def test_only_who_is_hidden_is_changed_behind_another(
     default_treatment: Treatment, tracks: set[int], models: Engine

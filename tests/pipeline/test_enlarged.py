@@ -25,7 +25,7 @@ from colab_helpers.media.reader import read_frames
 from colab_helpers.models.session import Network
 from colab_helpers.pipeline import frames_folder, process_image, process_picture, process_video
 from colab_helpers.pipeline.indexed_frame import decide_faces, process_indexed_frame
-from colab_helpers.pipeline.plan import plan
+from colab_helpers.pipeline.plan import plan_video
 from colab_helpers.pipeline.video import SegmentMaker, join
 from tests.helpers.networks import with_enlarger
 from tests.media.make import Sound, Spec, decoded, make, packets_of
@@ -57,7 +57,7 @@ def test_that_fields_were_enlarged_as_one_is_said(tmp_path: Path, larger: Path) 
     for name, options in (("fields", {"x264-params": "tff=1"}), ("frames", {})):
         target = make(tmp_path / f"{name}.mp4", Spec(size=(160, 96), frames=4, options=options))
         result = process_video(enlarging(larger), SOURCE, target, tmp_path / f"{name}-large.mp4")
-        assert any("both fields" in note for note in result.notes) == (name == "fields")
+        assert any("interlaced target" in note for note in result.notes) == (name == "fields")
 
 
 def test_every_frame_is_the_one_that_a_smaller_result_shows_enlarged(tmp_path: Path, larger: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the
     target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=75))
     left[0], journal = 30, Journal(tmp_path / "journal.jsonl")
     place = FaceIndexLocation("key", FaceIndexMetadata.of(target, ""), tmp_path / "faces", None)
-    given: dict[str, Any] = {"target": "", "mirror": None, "patience": RetryPolicy(0.0), "index": place}
+    given: dict[str, Any] = {"target": "", "mirror": None, "retry": RetryPolicy(0.0), "index": place}
     kept = JournaledSegmentStore(tmp_path / "kept", key="key", journal=journal, history=History(), **given)
     result = process_video(engine, SOURCE, target, tmp_path / "whole.mkv", store=kept)
     assert sum("goes on in tiles of 192 pixels" in note for note in result.notes) == 1
@@ -159,11 +159,11 @@ def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the
 
     left[0], output = 30, tmp_path / "apart.mkv"
     engine.frame_enhancer.edge = 320
-    apart = plan(engine, SOURCE, probe(target), output, Store(tmp_path / "apart"), all_first=True)
+    apart = plan_video(engine, SOURCE, probe(target), output, Store(tmp_path / "apart"), all_first=True)
     maker = SegmentMaker(apart)
     parts = {number: maker.make(number, has_successor=number < 2) for number in range(3)}
     assert [part.provider for part in parts.values()] == noted
-    join(maker.work, parts)
+    join(maker.plan, parts)
     assert_same_pictures(tmp_path / "whole.mkv", output)
 
     left[0], engine.frame_enhancer.edge = 30, 320
@@ -239,10 +239,10 @@ def test_the_engine_says_what_it_enlarges_with_and_how_much_larger_results_are(l
     engine = enlarging(larger)
     assert "RealESRGAN_x2plus" in [network.name for network in engine.networks]
     assert engine.growth == 4
-    assert engine.place == "cpu (tiles: 320)"
+    assert engine.provider_detail == "cpu (tiles: 320)"
     assert enlarging(larger, frame_processors="face_swapper").growth == 1
     assert engine.frame_enhancer is not None
     engine.frame_enhancer.notes.append("less")
     assert engine.take_memory_notes() == ["less"]
     assert not engine.take_memory_notes()
-    assert replace(engine, frame_enhancer=None).place == "cpu"
+    assert replace(engine, frame_enhancer=None).provider_detail == "cpu"

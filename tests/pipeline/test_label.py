@@ -79,7 +79,7 @@ def test_off_changes_nothing_at_all_and_sound_never_changes(tmp_path: Path, inve
     assert packets_of(none) == packets_of(off) == packets_of(on) == packets_of(target)
 
 
-@pytest.mark.parametrize(("cast", "models"), [(BLUR, "constant_models"), (SOURCE, "faceless_models")])
+@pytest.mark.parametrize(("assignment", "models"), [(BLUR, "constant_models"), (SOURCE, "faceless_models")])
 def test_where_ai_changed_nobody_none_is_claimed(
     assignment: Assignment, models: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -117,7 +117,7 @@ class Killed(Store):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("has_people_map", [True, False])
 def test_where_nobody_is_changed_by_ai_a_kill_costs_no_finished_segment(
     has_people_map: bool, tmp_path: Path, constant_models: Path
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_label_that_has_no_room_is_not_claimed(suffix: str, tmp_path: Path, co
     result = process(pieces_engine(constant_models), SOURCE, target, output, marks=marks)
     assert result.measured.by_ai
     assert marks.label is None
-    assert "no room in 16x16 pixels" in " ".join(result.notes)
+    assert "does not fit into 16x16 pixels" in " ".join(result.notes)
 
 
 def test_kept_frames_have_it_upright(tmp_path: Path, constant_models: Path) -> None:

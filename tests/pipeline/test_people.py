@@ -16,7 +16,7 @@ from colab_helpers.faces.assignment import Assignment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
-from colab_helpers.faces.quality import brightness, likeness
+from colab_helpers.faces.quality import brightness, source_similarity
 from colab_helpers.faces.types import Face
 from colab_helpers.media.images import read_image
 from colab_helpers.media.picture import VideoPicture
@@ -120,16 +120,16 @@ def test_likeness_after_each_stage_is_that_of_its_pixels(
     asked: list[float] = []
 
     def counted(*args: Any) -> float:
-        asked.append(likeness(*args))
+        asked.append(source_similarity(*args))
         return asked[-1]
 
-    monkeypatch.setattr("colab_helpers.pipeline.frames.likeness", counted)
+    monkeypatch.setattr("colab_helpers.pipeline.frames.source_similarity", counted)
     found = process_video(models, Assignment.of(source), target, output, store=store).people[0]
     assert found.counts.samples == 2
     assert len(asked) == 3 * 2  # nothing in the 28 frames between
     expected = np.zeros(3)
     info, following = probe(target), open_video_tracking(models, probe(target), store.face_index(), SOURCE)
-    sampled = list(following.works(frame_jobs(read_frames(info), info)))[::25]
+    sampled = list(following.jobs(frame_jobs(read_frames(info), info)))[::25]
     finished = list(read_frames(probe(output)))[::25]
     for work, final in zip(sampled, finished, strict=True):
         (face,) = work.faces

@@ -89,6 +89,8 @@ def test_a_picture_without_a_face_is_the_very_file(tmp_path: Path, faceless_mode
     )
     other = tmp_path / "out" / ("a.png" if name != "in.png" else "a.jpg")
     notes = process_picture(engine(faceless_models), SOURCE, target, other).notes
-    assert notes[0] == f"no face to change was found: the picture is as it was, but stored as {other.suffix}"
-    lost = {"in.png": "JPEG holds no transparency: it was filled with white", "in.jpg": "CMYK became RGB"}
+    assert (
+        notes[0] == f"no face to change was found: the picture is unchanged, but converted to {other.suffix}"
+    )
+    lost = {"in.png": "JPEG has no transparency: it was filled with white", "in.jpg": "CMYK became RGB"}
     assert notes[1:] == ((lost[name],) if name in lost else ())

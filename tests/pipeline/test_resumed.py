@@ -15,7 +15,7 @@ from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.quality import Brightness, FrameStats
 from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import FinishedSegment, frames_folder, process_video
-from colab_helpers.pipeline.plan import VideoPlan, plan
+from colab_helpers.pipeline.plan import VideoPlan, plan_video
 from colab_helpers.pipeline.video import SegmentMaker, join
 from tests.media.make import Sound, Spec, Subtitle, decoded, make, number_of, packets_of, variable_pts
 from tests.people.clip import write_target
@@ -97,8 +97,8 @@ def test_an_index_without_any_segment_is_gone_on_with(
 def test_who_comes_late_is_changed_as_if_frames_before_had_not_been_passed_over(
     stops: list[int], tmp_path: Path, inverting_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = {"detect": FaceAnalyser.detect, "surest": FaceAnalyser.search_views}
-    nobody = {"detect": [], "surest": ([], "plain")}
+    looks = {"detect": FaceAnalyser.detect, "search_views": FaceAnalyser.search_views}
+    nobody = {"detect": [], "search_views": ([], "plain")}
 
     def late(name: str, *given: Any) -> Any:
         return looks[name](*given) if number_of(given[1].frame) >= 66 else nobody[name]
@@ -146,7 +146,7 @@ def test_an_index_of_another_video_is_refused(tmp_path: Path, constant_models: P
         first = make(tmp_path / f"{frames}.mp4", Spec(frames=frames))
         process_video(models, SOURCE, first, tmp_path / "a.mp4", store=store)
         store.parts.clear()
-        with pytest.raises(MediaError, match=r"other frames than its face index.*\.faces"):
+        with pytest.raises(MediaError, match=r"does not match its face index.*\.faces"):
             process_video(
                 models, SOURCE, make(tmp_path / "b.mp4", Spec(frames=others)), tmp_path / "c.mp4", store=store
             )
@@ -197,7 +197,7 @@ def test_segments_made_apart_in_any_order_are_those_of_one_run(
     apart = Store(tmp_path / "apart")
 
     def planned() -> VideoPlan:
-        return plan(models, SOURCE, probe(target), tmp_path / "joined.mp4", apart, all_first=True)
+        return plan_video(models, SOURCE, probe(target), tmp_path / "joined.mp4", apart, all_first=True)
 
     assert planned().is_divisible
     maker = SegmentMaker(planned())

@@ -32,7 +32,7 @@ from tests.pipeline.swapping import Store, assert_same_pictures, in_pieces, piec
 
 pytestmark = pytest.mark.xdist_group("sex_and_age")
 
-SCENE = Scene(63, (480, 270), Fraction(12), 1.5, 2, assignment=("alma", "bruno"))
+SCENE = Scene(63, (480, 270), Fraction(12), 1.5, 2, cast=("alma", "bruno"))
 FEMALE = {"face_selector_gender": "female"}
 
 

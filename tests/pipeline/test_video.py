@@ -270,7 +270,7 @@ def test_pictures_that_may_show_the_replaced_face_are_left_out_and_said(
     result = process_video(engine(constant_models, skip_audio=silent), SOURCE, target, output)
     info = probe(output)
     assert (len(info.audio), len(info.subtitles), info.others) == (0 if silent else 1, 1, ())
-    said = [note for note in result.notes if "may show the face as it was" in note]
+    said = [note for note in result.notes if "may show the original face" in note]
     assert len(said) == 2
 
 
@@ -326,7 +326,7 @@ def test_each_frame_is_steadied_by_the_one_before_but_for_the_first_of_a_segment
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        "colab_helpers.faces.crop_denoiser._steadied", lambda crop, _before: seen.append(1) or crop
+        "colab_helpers.faces.crop_denoiser._denoised", lambda crop, _before: seen.append(1) or crop
     )
     models = engine(constant_models, keep_fps=keep_fps, segment_seconds=1.0)
     target = make(tmp_path / "in.mp4", Spec(frames=60))

@@ -19,7 +19,7 @@ from colab_helpers.faces.masks import FaceMasks, RawVisibility
 from colab_helpers.pipeline import process_video
 from colab_helpers.pipeline.frames import FrameJob
 from colab_helpers.pipeline.image import process_image
-from colab_helpers.pipeline.video_stages import _from
+from colab_helpers.pipeline.video_stages import _skip_to
 from colab_helpers.pipeline.visibility import VISIBILITY_WINDOW, with_visibility
 from tests.helpers.faces import face
 from tests.media.make import Spec, make, variable_pts
@@ -91,7 +91,7 @@ def test_a_picture_that_is_shown_again_is_taken_up_from_where_it_is_first_shown(
     shown = "aaabbbbccd"
     frames = [SimpleNamespace(index=index, video=shown[shown.index(one)]) for index, one in enumerate(shown)]
     for begin, first in {0: 0, 2: 0, 3: 3, 5: 3, 8: 7, 9: 9}.items():
-        taken_up = list(_from(iter(frames), begin))  # type: ignore[arg-type]
+        taken_up = list(_skip_to(iter(frames), begin))  # type: ignore[arg-type]
         assert [frame.index for frame in taken_up] == list(range(first, 10))
 
 
@@ -153,7 +153,7 @@ def test_frames_around_count_by_track_and_repeats_show_what_they_repeat() -> Non
     for number, work in enumerate(with_visibility(works(), Noting(), workers=1)):
         assert work.index == number
         assert len(pulled) <= number + 1 + VISIBILITY_WINDOW
-        near = [by_track.get(work.faces[0].track) for by_track in work.near]
+        near = [by_track.get(work.faces[0].track) for by_track in work.neighbours]
         given.append([None if look is None else int(look.visibility[0, 0]) for look in near])
     assert given == [
         [1, 2],

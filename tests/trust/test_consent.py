@@ -128,7 +128,7 @@ def test_a_file_says_of_each_who_agreed_and_stays_as_it_was_read(file: Path) -> 
     }
     file.unlink()
     assert require_consent(given.text, [], ["hanna"]) == given
-    with pytest.raises(ConsentError, match=r"nobody says on what ground bob may be shown.*below 'people:'"):
+    with pytest.raises(ConsentError, match=r"no ground of consent is given for bob.*below 'people:'"):
         require_consent(given.text, [], ["bob", "ana ruiz"])
     assert get_args(Ground) == GROUNDS
 

@@ -14,7 +14,7 @@ from colab_helpers.batch.keys import work_key
 from colab_helpers.errors import SettingsError
 from colab_helpers.files import sha256_of
 from colab_helpers.media import label as labels
-from colab_helpers.media.images import is_written
+from colab_helpers.media.images import is_writable
 from colab_helpers.media.inputs import is_video
 from colab_helpers.settings import Settings
 from colab_helpers.trust.marking import DISCLOSURE, LABEL
@@ -78,7 +78,7 @@ KINDS = (
 
 
 def test_whatever_is_delivered_says_of_itself_what_it_is(batch, tmp_path: Path) -> None:
-    known = [kind for kind in KINDS if is_video(f"a{kind}") or is_written(kind)]
+    known = [kind for kind in KINDS if is_video(f"a{kind}") or is_writable(kind)]
     assert set(KINDS) - set(known) <= {".avif", ".heic"}  # where this machine cannot write them
     targets = [made(tmp_path / f"{kind[1:]}{kind}") for kind in known]
     report = batch(*targets, settings=ON.with_overrides(keep_frames=True))
@@ -103,7 +103,7 @@ def test_a_manifest_in_another_form_is_told_as_one(tmp_path: Path) -> None:
     found = verify(published(target, tmp_path / "b.png", by=by), anchors=b"")
     assert (found.state, found.lines[0]) == (
         "valid",
-        "what its manifest says is not in a form that is read here",
+        "its manifest has an unknown structure",
     )
 
 
@@ -125,7 +125,7 @@ def test_no_work_is_begun_with_a_label_that_cannot_be_drawn(batch, tmp_path: Pat
 
 def test_the_words_are_part_of_a_works_key_and_the_disclosure_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def key(**settings: object) -> str:
-        given = {"target": "t", "sources": ["s"], "sought": [], "models": {}, "encoder": "auto"}
+        given = {"target": "t", "sources": ["s"], "person_filter": [], "models": {}, "encoder": "auto"}
         return work_key(settings=Settings(**settings), **given)
 
     usual = key()

@@ -147,7 +147,7 @@ def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
         assert file_tags({"COMMENT": comment}, comment=comment.partition("; ")[2]) == {"COMMENT": comment}
     page = (done.out / "report.html").read_text()
     assert page.count("in the file, signed with the certificate made on this machine") == 4
-    assert page.count("in a file beside it, signed with the certificate made on this machine") == 2
+    assert page.count("in a sidecar file, signed with the certificate made on this machine") == 2
 
 
 def test_a_result_without_its_manifest_is_made_again(batch, done, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_places_in_a_movie_move_with_it() -> None:
     moov, end = struct.pack(">Q", 1012), len(expected) - 28
     bound = moov + expected[12:end] + struct.pack(">Q", end + room) + expected[end:-8]
     assert digest == hashlib.sha256(bound).digest()
-    with pytest.raises(ValueError, match="digits"):
+    with pytest.raises(ValueError, match="overflow"):
         copy_with_gap(io.BytesIO(movie(2, 2**32 - 1000)), io.BytesIO(), room, lambda: None)
 
 
@@ -347,7 +347,7 @@ def test_places_in_a_movie_move_with_it() -> None:
 def test_nothing_is_sealed_before_its_content_is_allowed(state: str | None, tmp_path: Path) -> None:
     target = made(tmp_path / "target.png")
     seen = SimpleNamespace(decision=state and ContentDecision(state=state))
-    with pytest.raises(RuntimeError, match="only once its target was looked at and allowed"):
+    with pytest.raises(RuntimeError, match="only after its target was checked and allowed"):
         published(target, tmp_path / "out" / "a.png", by=marks(target, content=seen))
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -461,7 +461,7 @@ def test_a_certificate_that_will_not_do_is_refused_before_any_work(
 
 
 def test_the_certificate_alone_makes_no_work_be_done_again() -> None:
-    given = {"target": "", "sources": [], "sought": [], "models": {}, "encoder": ""}
+    given = {"target": "", "sources": [], "person_filter": [], "models": {}, "encoder": ""}
     assert work_key(settings=CPU, **given) == work_key(
         settings=CPU.with_overrides(signing_certificate="own.pem"), **given
     )

@@ -57,7 +57,7 @@ def test_form_and_request_are_found_in_the_notebook(tmp_path):
     assert (form["models_dir"], form["demo"]) == ("a=b", True)
     (tmp_path / "none.ipynb").write_text('{"cells": []}')
     (tmp_path / "text.ipynb").write_text("text")
-    for name, complaint in (("none", "no form"), ("text", "no notebook"), ("gone", "no such notebook")):
+    for name, complaint in (("none", "no form"), ("text", "not a notebook"), ("gone", "no such notebook")):
         with pytest.raises(UsageError, match=complaint):
             read_form(tmp_path / f"{name}.ipynb")
 
@@ -209,9 +209,9 @@ ENDLESS = """
     def do(self, *_):
         Path(os.environ["BEGUN"]).touch()
         while True:
-            self.beat()
+            self.heartbeat()
             time.sleep(0.01)
-    FileRun._video = do
+    FileRun._process_video = do
 """
 
 
@@ -241,7 +241,7 @@ def test_a_stop_of_setup_sh_reaches_the_worker(demo, tmp_path, monkeypatch, numb
     finally:
         process.kill()
     assert process.returncode == 130, text
-    assert "stopped; the same command goes on" in text
+    assert "stopped; run the same command again" in text
     assert "0 of 1 files in" in text
     assert read_status(out).state == "cancelled"
     assert not (out / STOP_NAME).exists()
@@ -252,7 +252,7 @@ def test_a_stop_of_setup_sh_reaches_the_worker(demo, tmp_path, monkeypatch, numb
 def test_a_dead_kernel_has_its_own_code(tmp_path, capfd):
     cell = "import os\nos._exit(9)"
     assert main([str(notebook(tmp_path, cell)), str(tmp_path / "out.ipynb")]) == headless.EXIT_DEAD_KERNEL
-    assert "memory was used up" in capfd.readouterr().err
+    assert "because memory ran out" in capfd.readouterr().err
 
 
 def test_a_kernel_of_another_python_is_refused(tmp_path, monkeypatch, capsys):

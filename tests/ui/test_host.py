@@ -120,7 +120,7 @@ def test_drive_is_mounted_once_and_only_when_asked_for(colab, tmp_path):
 @pytest.mark.parametrize(
     ("headless", "fault", "said"),
     [
-        (True, None, "a headless session has nobody to allow it"),
+        (True, None, "a headless session has no user to allow access"),
         (False, None, r"not mounted \(access was not allowed"),
         (False, ValueError("mount failed: invalid oauth code"), r"not mounted \(.*invalid oauth code"),
         (False, RuntimeError(), r"not mounted \(RuntimeError"),
@@ -172,7 +172,7 @@ def test_how_results_are_kept_is_said_where_they_would_go(colab, mounts, tmp_pat
     assert Host().retention_note(Path("/tmp/out")) == ""
     # Nothing is mounted: a folder of that name is on the VM's disk.
     for lost in (Path("/content/runs/1"), results):
-        assert "ends with the session" in ColabHost().retention_note(lost)
+        assert "deleted with the session" in ColabHost().retention_note(lost)
     drives = {str(tmp_path / name): "fuse.drive" for name in ("drive", "gdrive")}
     mounts.update({**drives, "/mnt/nas": "nfs4"})
     monkeypatch.chdir(tmp_path)

@@ -93,7 +93,7 @@ def texts_of(widget: Any) -> Iterator[str]:
 
 def test_the_panel(make_panel, on_demo):
     panel = make_panel(on_demo)
-    panel.videos.look()
+    panel.videos.examine_all()
     panel.settings.overrides.value = "output_video_quality: 20"
     panel.photos.add_button.click()
     for number in range(len(panel.tabs.children)):

@@ -44,7 +44,7 @@ def test_the_panel_begins_with_the_answers_of_the_form(make_panel, on_demo):
         shortest_first=True,
     )
     made = make_panel(answers)
-    assert made.choice.request() == answers
+    assert made.form_state.request() == answers
     titles = [made.tabs.get_title(number) for number in range(5)]
     assert titles == ["Photos", "Videos", "People", "Preview", "Run"]
     assert made.tabs.selected_index == 0
@@ -60,15 +60,15 @@ def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo, t
     made.consent.value = CONSENT
     made.photos.path.value = str(demo / "source" / "bruno.png")
     made.photos.add_button.click()
-    chosen = made.choice.request()
+    chosen = made.form_state.request()
     assert (chosen.preset, chosen.video_range, chosen.consent) == ("light", "1-1", CONSENT)
     assert (chosen.session_minutes, chosen.shortest_first) == (12.0, True)
     assert chosen.output_dir == tmp_path / "elsewhere"
     assert [Path(path).name for path in chosen.sources] == ["alma.png", "bruno.png"]
     made.photos.cards.children[1].children[1].click()
     released = []
-    monkeypatch.setattr(made.choice.networks, "close", lambda: released.append(made))
-    done = run_batch_swap(made.choice)
+    monkeypatch.setattr(made.form_state.networks, "close", lambda: released.append(made))
+    done = run_batch_swap(made.form_state)
     assert released == [made]  # their memory is the run's
     assert done.report.ok
     assert done.report.settings["frame_processors"] == ["face_swapper"]
@@ -107,20 +107,20 @@ def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
     assert "bruno.png" in text_of(made.photos.cards.children[0].children[0])
     assert "clip1.mp4" in text_of(made.videos.table)
     expected = BatchRequest(sources=[bruno], targets=small.targets, models_dir=small.models)
-    assert made.choice.request() == expected.with_values(consent=DEMO_CONSENT)
+    assert made.form_state.request() == expected.with_values(consent=DEMO_CONSENT)
     made.photos.path.value = str(alma)
     made.photos.add_button.click()
-    assert made.choice.request() == BatchRequest(sources=[alma], consent=DEMO_CONSENT)
+    assert made.form_state.request() == BatchRequest(sources=[alma], consent=DEMO_CONSENT)
     assert text_of(made.status) == ""
 
 
 def test_consent_is_checked_while_it_is_written(make_panel, on_demo, tmp_path, demo, text_of):
     made = make_panel(on_demo)
-    assert "Noted in the report" in text_of(made.consent_hint)
+    assert "Recorded in the report" in text_of(made.consent_hint)
     made.consent.value = ""
     assert "no statement of consent" in text_of(made.consent_hint)
     with pytest.raises(ConsentError):
-        run_batch_swap(made.choice)
+        run_batch_swap(made.form_state)
     made.consent.value = DEMO_CONSENT
     other = tmp_path / "holiday.mp4"
     other.write_bytes((demo / "targets" / "clip1.mp4").read_bytes())

@@ -60,12 +60,12 @@ def test_everybody_has_a_card_with_pictures_and_what_to_look_at(made, text_of, p
     shown = cards(made)
     assert list(shown) == ["p1", "p2", "p3"]  # those seen longest first
     page = shown["p1"][0]
-    assert text_of(page) == "4.0 s in a.mp4 (2.0 s), b.mp4 (2.0 s) looks much like p2"
+    assert text_of(page) == "4.0 s in a.mp4 (2.0 s), b.mp4 (2.0 s) looks similar to p2"
     expected = cv2.resize(portrait("alma", size=160), (84, 84), interpolation=cv2.INTER_AREA)
     assert len(pictures_of(page)) == 2
     for picture in pictures_of(page):
         assert np.mean(cv2.absdiff(picture, expected)) < 4
-    assert [label for label, _ in shown["p1"][2].options][1:] == ["is the same as p2", "is the same as p3"]
+    assert [label for label, _ in shown["p1"][2].options][1:] == ["same person as p2", "same person as p3"]
 
 
 def test_what_is_chosen_is_in_the_map_at_once_and_in_the_preview(made, out, tmp_path, monkeypatch):
@@ -86,7 +86,7 @@ def test_what_is_chosen_is_in_the_map_at_once_and_in_the_preview(made, out, tmp_
     assert made.people.cards.children[2] is untouched
     name_of(made, "p1").value = "Ana <b>"
     assert in_map(out) == {"Ana <b>": (("p1",), ("ana",))}
-    assert "looks much like Ana &lt;b&gt;" in cards(made)["p2"][0].value
+    assert "looks similar to Ana &lt;b&gt;" in cards(made)["p2"][0].value
     assert "<b>" not in cards(made)["Ana <b>"][0].value
     cards(made)["p3"][2].value = "Ana <b>"
     assert in_map(out) == {"Ana <b>": (("p1", "p3"), ("ana",))}
@@ -103,12 +103,12 @@ def test_what_is_chosen_is_in_the_map_at_once_and_in_the_preview(made, out, tmp_
     assert PeopleMap.load(out).default == ("portraits",)
     assert "a portrait of their own" in [label for label, _ in others.options]
     made.people.mode.value = "everybody"
-    assert made.choice.request(overrides={}).people == "everybody"
+    assert made.form_state.request(overrides={}).people == "everybody"
 
 
 def test_what_is_refused_is_said_and_the_card_is_as_it_was(made, out, text_of):
     name_of(made, "p1").value = "p2"
-    assert "nobody can be called 'p2'" in text_of(made.people.message)
+    assert "cannot use the name 'p2'" in text_of(made.people.message)
     assert list(cards(made)) == ["p1", "p2", "p3"]
     cards(made)["p1"][4].click()
     assert "nothing in it looks like two people" in text_of(made.people.message)
@@ -124,10 +124,10 @@ def test_what_is_refused_is_said_and_the_card_is_as_it_was(made, out, text_of):
 
 def test_many_people_are_not_all_shown(made, monkeypatch, text_of):
     monkeypatch.setattr(people, "MAX_PEOPLE_ROWS", 2)
-    made.people._shown = None
+    made.people._shown_state = None
     made.people.refresh()
     assert list(cards(made)) == ["p1", "p2"]
-    assert "1 who are seen less are not shown" in text_of(made.people.message)
+    assert "Not shown: 1 who" in text_of(made.people.message)
 
 
 def test_videos_tell_who_is_in_them_by_the_names_they_have_now(make_panel, on_demo, tmp_path, text_of):
@@ -151,7 +151,7 @@ def test_found_chosen_previewed_and_run(make_panel, idle, on_demo, tmp_path, tex
     )  # fmt: skip
     made = make_panel(asked)
     made.people.find_button.click()
-    assert "A run is at work" in text_of(made.people.message)
+    assert "A run is in progress" in text_of(made.people.message)
     idle.pass_by()
     assert not (tmp_path / "out" / "both.mp4").exists()
     assert len(cards(made)) == 2
@@ -163,7 +163,7 @@ def test_found_chosen_previewed_and_run(make_panel, idle, on_demo, tmp_path, tex
     name_of(made, "p1").value = "Ana"
     made.run.start_button.click()
     idle.pass_by()
-    report, number = made.choice.runs.latest.report, made.preview.frame.value
+    report, number = made.form_state.runs.latest.report, made.preview.frame.value
     assert report.ok
     assert report.not_in_consent == ["Ana"]
     before, result = made.preview.shown.before, read_target_frame(tmp_path / "out" / "both.mp4", number)
@@ -171,7 +171,7 @@ def test_found_chosen_previewed_and_run(make_panel, idle, on_demo, tmp_path, tex
     apart = {face.who: changed(before, result, face.box) for face in scene.render(number)[1]}
     (who,) = [who for who, mean in apart.items() if mean > 2]
     assert min(apart.values()) == 0
-    look_at = partial(made.choice.networks.examine, *made.choice.finding())
+    look_at = partial(made.form_state.networks.examine, *made.form_state.detection_inputs())
     known = next(row for row in list_people(tmp_path / "out") if row.name == "Ana")
     crop = read_image(tmp_path / "out" / "people" / known.crops[0])
     assert float(look_at(crop).embedding @ look_at(portrait(who)).embedding) > 0.5

@@ -63,7 +63,7 @@ def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
     add(panel, write(tmp_path / "other.png", portrait("hanna")))
     assert [STRANGER in text_of(card) for card in cards(panel)] == [False, False, True]
     panel.photos.cards.children[2].children[1].click()
-    assert [Path(path).name for path in panel.choice.request().sources] == ["alma.png", "alma2.png"]
+    assert [Path(path).name for path in panel.form_state.request().sources] == ["alma.png", "alma2.png"]
     assert len(cards(panel)) == 2
 
 
@@ -76,7 +76,7 @@ def test_somebody_of_the_library_is_added_by_name_and_removed_as_a_whole(panel, 
     assert [value for _, value in panel.photos.person.options] == ["", "hanna", "x <b>"]
     panel.photos.person.value = "hanna"
     assert panel.photos.person.value == ""
-    assert panel.choice.request().sources[1:] == (str(tmp_path / "library" / "hanna"),)
+    assert panel.form_state.request().sources[1:] == (str(tmp_path / "library" / "hanna"),)
     assert [text_of(card).split()[0] for card in cards(panel)] == ["alma.png", "a.png", "b.png"]
     buttons = [card.children[1].description for card in panel.photos.cards.children]
     assert buttons == ["Remove", "Remove hanna", "Remove hanna"]
@@ -103,7 +103,7 @@ def test_without_models_the_card_says_so(make_panel, on_demo, tmp_path, text_of,
 def test_what_cannot_be_added_is_told(panel, text_of, written):
     add(panel, written)
     assert "What to do" in text_of(panel.photos.message)
-    assert len(panel.choice.sources) == 1
+    assert len(panel.form_state.sources) == 1
 
 
 def test_a_changed_photo_is_examined_again_and_its_name_is_no_markup(make_panel, on_demo, tmp_path, text_of):
@@ -113,7 +113,7 @@ def test_a_changed_photo_is_examined_again_and_its_name_is_no_markup(make_panel,
     assert "Good." in text_of(first)
     assert "<b onclick" not in first.value
     assert "&lt;b onclick=x&gt;.png" in first.value
-    assert "(picture as data)" in text_of(data)
+    assert "(image data)" in text_of(data)
     write(Path(path), np.full((50, 50, 3), 9, np.uint8))
     made.photos.refresh()
     assert "No face" in text_of(cards(made)[0])
@@ -150,7 +150,7 @@ def test_uploaded_photos_are_kept_and_used(panel, runs, monkeypatch):
     upload.notify_change({"name": "value", "owner": upload, "type": "change", "old": (), "new": ()})
     path = runs / "uploads" / "h.png"
     assert path.read_bytes() == data
-    assert panel.choice.request().sources[1] == str(path)
+    assert panel.form_state.request().sources[1] == str(path)
     assert len(cards(panel)) == 2
 
 

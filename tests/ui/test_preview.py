@@ -47,7 +47,9 @@ def test_only_the_face_is_changed_and_the_label_put_in_its_corner_and_shown_as_i
     before, after = panel.preview.shown.before, panel.preview.shown.after
     assert before.shape == after.shape == (270, 480, 3)
     changed = np.any(before != after, axis=2)
-    (face, *_) = panel.choice.networks.faces(*panel.choice.finding(), Path("clip1.mp4"), before)
+    (face, *_) = panel.form_state.networks.faces(
+        *panel.form_state.detection_inputs(), Path("clip1.mp4"), before
+    )
     inside, around = grown(face.box, 0, changed.shape), grown(face.box, 40, changed.shape)
     assert changed[inside].mean() > 0.4
     assert np.mean(cv2.absdiff(before, after)[inside]) > 2
@@ -84,7 +86,7 @@ def test_networks_are_loaded_when_somebody_looks_and_stay(panel, opened, demo, t
     softer = panel.preview.shown
     panel.settings.overrides.value = "enhancer_blend: 100"
     assert not np.array_equal(panel.preview.shown.after, softer.after)
-    panel.choice.sources = (str(demo / "source" / "hanna.png"),)
+    panel.form_state.sources = (str(demo / "source" / "hanna.png"),)
     assert not np.array_equal(panel.preview.shown.after, softer.after)
     assert len(opened) == 1
     panel.settings.preset.value = "light"
@@ -92,7 +94,7 @@ def test_networks_are_loaded_when_somebody_looks_and_stay(panel, opened, demo, t
     plain = panel.preview.shown.after
     panel.settings.overrides.value = "face_swapper_pixel_boost: 256"
     assert not np.array_equal(panel.preview.shown.after, plain)
-    panel.choice.close()
+    panel.form_state.close()
     panel.preview.frame.value = 3
     assert panel.preview.shown.faces == 1
     assert len(opened) == 4
@@ -127,7 +129,7 @@ def test_another_sex_is_shown_at_once(panel, opened):
     ("change", "said"),
     [
         ({"models_dir": "/nowhere"}, "/nowhere"),
-        ({"sources": ()}, "no photo of the person"),
+        ({"sources": ()}, "no source photo"),
         ({"sources": ("/nowhere/a.png",), "consent": CONSENT}, "there is no such file"),
         ({"consent": ""}, "no statement of consent was given"),
         ({"targets": ("/nowhere/a.mp4",)}, "there is no such file"),
@@ -155,10 +157,10 @@ def test_what_a_run_has_found_is_shown_and_nothing_is_written(
     )
     made = make_panel(asked)
     made.tabs.selected_index = PREVIEW
-    assert "Only this frame was looked at" in text_of(made.preview.message)
+    assert "Based on this frame only" in text_of(made.preview.message)
     assert made.preview.strips.value == ""
     assert not out.exists()
-    made.choice.close()
+    made.form_state.close()
     report = run_batch(
         asked.sources, asked.targets, out, consent=asked.consent, settings=asked.settings,
         models_dir=asked.models_dir, in_process=True,
@@ -166,8 +168,8 @@ def test_what_a_run_has_found_is_shown_and_nothing_is_written(
     before = snapshot(out)
     made = make_panel(asked)
     made.tabs.selected_index = PREVIEW
-    assert "A run makes the same of it" in text_of(made.preview.message)
-    assert "Only this frame" not in text_of(made.preview.message)
+    assert "A run gives the same result" in text_of(made.preview.message)
+    assert "Based on this frame" not in text_of(made.preview.message)
     looked_at = []
     monkeypatch.setattr(content, "check_pictures", lambda _, one: looked_at.append(one[0][1]))
     monkeypatch.setattr(
@@ -181,5 +183,5 @@ def test_what_a_run_has_found_is_shown_and_nothing_is_written(
     assert text_of(made.preview.strips) == "Person 1 Person 1: missed in 0 spans"
     assert made.preview.strips.value.count("<svg") == 1
     made.settings.overrides.value = "face_detector_size: 320"  # whose faces no run has found
-    assert "Only this frame was looked at" in text_of(made.preview.message)
+    assert "Based on this frame only" in text_of(made.preview.message)
     assert snapshot(out) == before

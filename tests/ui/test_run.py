@@ -58,8 +58,8 @@ def buttons(panel):
 
 def test_a_run_by_button(make_panel, light, idle, text_of):
     made, out = make_panel(light), light.output_dir
-    assert f"1 file(s), preset light; results go to {out}." in text_of(made.run.plan)
-    assert "Nothing has been made yet" in text_of(results(made))
+    assert f"1 file(s), preset light; output folder {out}." in text_of(made.run.plan)
+    assert "No results yet" in text_of(results(made))
     assert buttons(made) == (True, False)
     made.run.start_button.click()
     assert buttons(made) == (False, True)
@@ -68,7 +68,7 @@ def test_a_run_by_button(make_panel, light, idle, text_of):
     assert (out / "clip1.mp4").is_file()
     assert text_of(made.run.message) == ""
     assert buttons(made) == (True, False)
-    assert "1 of 1 files ended (1 done)" in text_of(made.run.view)
+    assert "1 of 1 files finished (1 done)" in text_of(made.run.view)
     for told in ("1 of 1 files", "clip1.mp4", "stand-in networks", str(out / "report.html")):
         assert told in text_of(results(made)), (out / "status.json").read_text()
     assert results(made).value.count("data:image/jpeg;base64,") == 4  # source, before, after; who is seen
@@ -82,12 +82,12 @@ def test_the_cell_and_the_button_share_folder_and_results(make_panel, on_demo, i
     made.run.start_button.click()
     idle.pass_by()
     assert (folder / "report.json").exists()
-    assert run_batch_swap(made.choice).folder == folder
+    assert run_batch_swap(made.form_state).folder == folder
     assert "kept from an earlier run" in text_of(results(made))
     # Whatever else changes, the run goes on there.
     made.settings.preset.value, made.videos.minutes.value = "stable", 30.0
     assert str(folder) in text_of(made.run.plan)
-    assert prepare_request(made.choice.request(), Host()).output_dir == folder
+    assert prepare_request(made.form_state.request(), Host()).output_dir == folder
 
 
 def test_a_refusal_is_shown_in_its_own_words(make_panel, on_demo, idle, text_of):
@@ -129,15 +129,15 @@ def test_another_batch_is_refused_while_one_is_at_work(make_panel, on_demo, slow
     made = make_panel(on_demo.with_values(output_dir=tmp_path / "one"))
     made.run.start_button.click()
     made.videos.output.value = str(tmp_path / "two")
-    with pytest.raises(UsageError, match=r"one: another batch of this notebook is still at work.*Stop"):
-        run_batch_swap(made.choice)
+    with pytest.raises(UsageError, match=r"one: another batch of this notebook is still running.*Stop"):
+        run_batch_swap(made.form_state)
     assert not (tmp_path / "two" / "clip1.mp4").exists()
 
 
 def test_a_later_panel_takes_over_the_run(make_panel, on_demo, idle, slow, text_of):
     first = make_panel(on_demo)
     first.run.start_button.click()
-    second = make_panel(on_demo, earlier=first.choice)
+    second = make_panel(on_demo, earlier=first.form_state)
     assert buttons(second) == (False, True)
     idle.pass_by(until=lambda: len(idle.actions) == 1)
     slow.may_end.set()
@@ -148,10 +148,10 @@ def test_a_later_panel_takes_over_the_run(make_panel, on_demo, idle, slow, text_
 
 def test_the_cell_runs_on_colab_and_the_button_without_cells(make_panel, light, text_of, monkeypatch):
     monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.0")
-    assert run_batch_swap(make_panel(light).choice) is None
+    assert run_batch_swap(make_panel(light).form_state) is None
     monkeypatch.delenv("SERVER_SOFTWARE")
     made = make_panel(light, host=ColabHost())
     assert isinstance(made.run.box.children[1], ipywidgets.HTML)
-    assert 'Run the next cell, "3. Run"' in text_of(made.run.box.children[1])
-    run_batch_swap(made.choice)
+    assert 'run the next cell, "3. Run"' in text_of(made.run.box.children[1])
+    run_batch_swap(made.form_state)
     assert "1 of 1 files" in text_of(results(made))

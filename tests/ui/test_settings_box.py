@@ -21,8 +21,8 @@ def test_every_setting_is_explained_with_its_value(panel, text_of):
 @pytest.mark.parametrize("preset", ["stable", "speed+ram_8"])
 def test_every_preset_is_kept_as_it_is(make_panel, on_demo, preset):
     made = make_panel(on_demo.with_values(preset=preset))
-    assert made.choice.request().settings == load_settings(preset)
-    assert made.choice.preset == preset
+    assert made.form_state.request().settings == load_settings(preset)
+    assert made.form_state.preset == preset
 
 
 def test_another_preset_changes_what_is_said(panel, text_of):
@@ -36,22 +36,24 @@ def test_another_preset_changes_what_is_said(panel, text_of):
     assert "output_video_quality 20" in text_of(box.help)
     assert "keep_fps false" in text_of(box.help)
     box.preset.value, box.profile.value = "speed", NO_PROFILE
-    assert panel.choice.request().settings == load_settings("speed", output_video_quality=20, keep_fps=False)
+    assert panel.form_state.request().settings == load_settings(
+        "speed", output_video_quality=20, keep_fps=False
+    )
 
 
 def test_how_many_workers_do_it_and_where_is_folded_and_goes_into_the_request(make_panel, on_demo, text_of):
     made = make_panel(on_demo.with_values(map_paths=["/a=/b"], priority=2))
-    *inputs, help_of_them = made.settings.several.children
+    *inputs, help_of_them = made.settings.workers.children
     fields = {each.description: each for each in inputs}
     assert (fields["map_paths"].value, fields["priority"].value) == ("/a=/b", 2)
     assert "HOST:PORT" in text_of(help_of_them)
     fields["gpus"].value, fields["cluster"].value = "cpu,cpu", " 10.0.0.2:6379"
     fields["gpus_per_worker"].value, fields["map_paths"].value = 0.5, "/a=/b\n /c=/d\n"
-    asked = made.choice.request()
+    asked = made.form_state.request()
     assert (asked.cluster, asked.gpus_per_worker, asked.priority) == ("10.0.0.2:6379", 0.5, 2)
     assert (asked.map_paths, asked.settings.gpus) == (("/a=/b", "/c=/d"), "cpu,cpu")
     fields["gpus"].value = "two"
-    assert "gpus = 'two' is not allowed" in text_of(made.settings.complaint)
+    assert "gpus = 'two' is not allowed" in text_of(made.settings.error)
 
 
 @pytest.mark.parametrize(
@@ -65,14 +67,14 @@ def test_how_many_workers_do_it_and_where_is_folded_and_goes_into_the_request(ma
 )
 def test_what_the_run_would_refuse_is_told(panel, text_of, written, said):
     panel.settings.overrides.value = written
-    told = text_of(panel.settings.complaint)
+    told = text_of(panel.settings.error)
     assert told.startswith("The run would refuse these settings: ")
     assert said in told
     assert "clip1.mp4" in text_of(panel.videos.table)  # the rest is shown nevertheless
     with pytest.raises(ValueError, match=r"\w"):
-        assert panel.choice.request().settings
+        assert panel.form_state.request().settings
     panel.settings.overrides.value = ""
-    assert text_of(panel.settings.complaint) == ""
+    assert text_of(panel.settings.error) == ""
 
 
 def test_presets_of_ones_own_stand_beside_the_shipped_ones(make_panel, on_demo, tmp_path, text_of):
@@ -89,7 +91,7 @@ def test_presets_of_ones_own_stand_beside_the_shipped_ones(make_panel, on_demo, 
     assert [*made.settings.preset.options] == [*load_presets().presets, "mine"]
     made.settings.preset.value = "mine"
     assert text_of(made.settings.description) == "Mine."
-    assert made.choice.request().settings.output_video_quality == 28
+    assert made.form_state.request().settings.output_video_quality == 28
     # A damaged file stops nobody who does not need it, and is told.
     (home / "presets.yaml").write_text("presets: [")
     assert load_settings("speed").output_video_quality == 28

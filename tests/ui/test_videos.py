@@ -51,7 +51,7 @@ def test_a_range_takes_some(make_panel, on_demo, folder, text_of):
     made.videos.range.value = "3"
     assert list(rows(made.videos.table)) == ["b.png"]
     made.videos.range.value = "7-9"
-    assert "names none of the 3 target(s)" in text_of(made.videos.table)
+    assert "selects none of the 3 target(s)" in text_of(made.videos.table)
     assert made.videos.files == []
     made.videos.range.value = "x"
     assert "is not a range" in text_of(made.videos.table)
@@ -60,7 +60,7 @@ def test_a_range_takes_some(make_panel, on_demo, folder, text_of):
 def test_what_is_written_is_looked_at(make_panel, on_demo, folder, text_of):
     made = make_panel(on_demo)
     made.videos.paths.value = f"\n  {folder / 'b.png'}  \n\n{folder / 'gone.mp4'}\n"
-    assert made.choice.request().targets == (str(folder / "b.png"), str(folder / "gone.mp4"))
+    assert made.form_state.request().targets == (str(folder / "b.png"), str(folder / "gone.mp4"))
     assert "there is no such file" in rows(made.videos.table)["gone.mp4"][3]
     made.videos.paths.value = ""
     assert "No video or image yet" in text_of(made.videos.table)
@@ -76,8 +76,8 @@ def test_without_models_the_rest_is_told(make_panel, on_demo, tmp_path):
 def test_a_first_look_does_not_take_long(make_panel, on_demo, folder):
     made = make_panel(on_demo)
     made.videos.paths.value = str(folder)
-    made.videos._seen.clear()
+    made.videos._examined.clear()
     made.videos.refresh(limit=-1)
     assert rows(made.videos.table)["a2.mp4"][3] == NOT_EXAMINED
-    made.videos.look_button.click()
+    made.videos.examine_button.click()
     assert rows(made.videos.table)["a2.mp4"][6] == "480 x 270"
