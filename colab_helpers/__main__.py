@@ -45,7 +45,7 @@ from colab_helpers.startup import begin_startup, exit_immediately, finish_startu
 if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport
 
-_STOPPED = mark("stopped; the same command goes on with what is finished")
+_STOPPED = mark("stopped; run the same command again to resume")
 
 
 def run() -> NoReturn:
@@ -167,7 +167,7 @@ def _stop(options: argparse.Namespace) -> int:
     from colab_helpers.batch.stop import request_stop
 
     if not request_stop(options.folder):
-        print(tr("no batch is at work there"))
+        print(tr("no batch is running there"))
         return FAILURE
     print(tr("stop requested; finished work is kept, and the same command resumes the batch"))
     return SUCCESS
@@ -191,11 +191,12 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
     add("--session-minutes", default=0.0, metavar="N", help=session)
     add("--shortest-first", help=tr("process the files with the fewest frames and pixels first"), **SWITCH)
     add("--in-process", help=tr("work in this process, without a worker: a crash ends all"), **SWITCH)
-    add("--cluster", default="", metavar="ADDRESS", help=tr("have a cluster do it: HOST:PORT, or auto"))
-    add("--gpus-per-worker", default=1.0, metavar="SHARE", help=tr("of a GPU, for each worker there"))
-    priority = tr("a batch there waits as long as one of a higher priority works")
+    add("--cluster", default="", metavar="ADDRESS", help=tr("run the batch on a cluster: HOST:PORT, or auto"))
+    share = tr("share of a GPU for each worker of the cluster")
+    add("--gpus-per-worker", default=1.0, metavar="SHARE", help=share)
+    priority = tr("a batch on the cluster waits while one of higher priority runs")
     add("--priority", default=0, metavar="N", help=priority)
-    mapping = tr("what lies below OLD here lies below NEW on the cluster's machines")
+    mapping = tr("files below OLD here are found below NEW on the cluster's machines")
     add("--map", dest="map_paths", action="append", default=[], metavar="OLD=NEW", help=mapping)
 
 

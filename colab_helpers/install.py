@@ -130,8 +130,8 @@ def _module_of(distribution: str) -> str:
 def find_shadowing_modules(names: Iterable[str], *, shared: bool) -> list[str]:
     """List needed modules found before the standard library, in PYTHONPATH or the session's folder.
 
-    They may be made for another Python, or be a user's file of that name. In a shared one such folders
-    may be legitimate, so only modules that belong to no distribution are listed.
+    They may be made for another Python, or be a user's file of that name. Such folders may be part of a
+    shared environment, so only modules that belong to no distribution are listed there.
     """
     library = sysconfig.get_path("stdlib")
     ahead = sys.path[: sys.path.index(library)] if library in sys.path else []

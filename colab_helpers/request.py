@@ -250,7 +250,7 @@ class BatchRequest(SettingsRequest):
     cluster: str = Field("", description="HOST:PORT of the cluster to run on, or auto: that of this machine.")
     gpus_per_worker: float = Field(1.0, gt=0, le=1, description="Share of a GPU for each worker there.")
     priority: int = Field(0, description="A batch there waits as long as one of a higher priority works.")
-    map_paths: Lines = Field((), description="OLD=NEW: paths below OLD here are below NEW on the cluster.")
+    map_paths: Lines = Field((), description="OLD=NEW: files below OLD here are below NEW on the cluster.")
 
     @cached_property
     def settings(self) -> Settings:

@@ -49,7 +49,7 @@ SCRIPTS: dict[str, dict[str, str]] = {
 """Default options of each script; those inside ``runbatch.py`` are unknown."""
 
 _NVENC = mark("H.264 by NVENC if a trial encode works, else by libx264")
-_AS_THERE = mark("as in roop")
+_AS_IN_ROOP = mark("as in roop")
 _REFERENCE = {
     "reference_face_position": mark("counted from 0, by descending detection score"),
     "reference_frame_number": mark("counted from 0 in the original video, even if the frame rate is changed"),
@@ -61,12 +61,12 @@ _SAME = {
     **_KEPT,
     "keep_fps": mark("every frame keeps its timestamp"),
     "keep_frames": mark("the result's frames, as image files beside it"),
-    "skip_audio": _AS_THERE,
+    "skip_audio": _AS_IN_ROOP,
     "max_memory": mark("maximum RAM in GB; 2 GB are always left to the system"),
     "execution_threads": mark("groups of frames processed at the same time"),
     "batch_size": mark("frames whose faces are processed together"),
     "gpu_memory_wait": mark("maximum wait in seconds; none if enough GPU memory is free"),
-    "output_video_encoder": _AS_THERE,
+    "output_video_encoder": _AS_IN_ROOP,
     "execution_provider": mark("CUDA if a trial run works, else the CPU; the results say which"),
 }
 """Reasons for options whose values mean the same here."""
@@ -76,7 +76,7 @@ _INSTEAD = {
     ("output_video_encoder", "libx264"): ("libx264", mark("as in roop; auto would try NVENC first")),
     ("output_video_encoder", "h264_nvenc"): ("auto", _NVENC),
     ("output_video_encoder", "libvpx-vp9"): ("auto", _NVENC),
-    ("execution_provider", "cpu"): ("cpu", _AS_THERE),
+    ("execution_provider", "cpu"): ("cpu", _AS_IN_ROOP),
 }
 """Translated values and reasons for values that mean something else, or have another reason."""
 

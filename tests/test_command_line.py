@@ -148,7 +148,7 @@ def test_ctrl_c_ends_with_130(
     resuming.join()
     assert main([*words, "--in-process"]) == INTERRUPTED
     monkeypatch.undo()
-    assert capsys.readouterr().err.count("the same command goes on with what is finished") == 3
+    assert capsys.readouterr().err.count("run the same command again to resume") == 3
     assert main(words) == SUCCESS
 
 

@@ -74,7 +74,7 @@ class Queue:
             if job is not None and not alive and not self._is_current(job):
                 _end(job, cancelled=True)
             elif not request_stop(self.folder / name):
-                what = tr("no batch is at work there")
+                what = tr("no batch is running there")
                 raise UsageError(what, where=name, remedy=tr("if it has only just started, try again"))
 
     def _is_current(self, job: Job) -> bool:

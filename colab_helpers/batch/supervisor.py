@@ -52,7 +52,7 @@ class BatchStopped(KeyboardInterrupt):
     """
 
     def __init__(self, report: BatchReport | None = None) -> None:
-        super().__init__(tr("stopped; the same command goes on with what is finished"))
+        super().__init__(tr("stopped; run the same command again to resume"))
         self.report = report
 
 
