@@ -84,7 +84,7 @@ def test_missing_models(doctor: Doctor, tmp_path: Path) -> None:
         ("short", "ONNX Runtime cannot load"),
         ("empty", "ONNX Runtime cannot load"),
         ("text", "ONNX Runtime cannot load"),
-        ("other", "no swapper that is known takes these inputs: input [1, 3, 512, 512]"),
+        ("other", "no known kind of swapper has these inputs: input [1, 3, 512, 512]"),
     ],
 )
 def test_a_damaged_file(doctor: Doctor, copied: Path, damage: str, words: str) -> None:
@@ -119,7 +119,7 @@ def test_a_file_that_changed_since_it_was_verified(doctor: Doctor, copied: Path)
     assert record.still_describes(path)
     check = doctor(models=copied)["model GFPGANv1.4"]
     assert check.status == "fail"
-    assert "its bytes have changed since it was verified" in check.detail
+    assert "its content has changed since it was verified" in check.detail
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_sex_and_age_are_held_against_insightface_where_they_are_asked_for(
     asked = ("--preset", "light", "--face-selector-age-start", "18")
     check = doctor(*asked, models=unmarked)["parity genderage"]
     assert (check.status, check.figures["difference"] <= 0.6) == ("pass", True)
-    monkeypatch.setattr(analyser, "_AROUND", 1.0)
+    monkeypatch.setattr(analyser, "_BOX_SCALE", 1.0)
     assert doctor(*asked, models=unmarked)["parity genderage"].status == "fail"
 
 

@@ -75,5 +75,5 @@ def install_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     # Values bound to what a graph reads and writes lie where the networks really run.
     monkeypatch.setattr(session, "GpuSession", partial(GpuSession, device="cpu"))
     # On a processor it is not faster to have faces' pixels done in graphs.
-    monkeypatch.setattr(path_choice, "judged", lambda *_: Verdict())
+    monkeypatch.setattr(path_choice, "make_verdict", lambda *_: Verdict())
     return pretended

@@ -140,7 +140,7 @@ def test_several_threads_share_a_budget_for_two(card) -> None:
 @pytest.mark.parametrize(
     ("size", "working", "note"),
     [
-        (250, 0, "b: memory ran out while it was loaded; loaded again alone"),
+        (250, 0, "b: memory ran out while loading; loaded again after unloading the others"),
         (310, 100, "b: memory ran out; the idle networks were unloaded"),
     ],
     ids=["loading", "running"],

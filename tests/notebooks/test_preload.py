@@ -214,6 +214,6 @@ def test_a_file_that_nobody_knows_is_told_and_used(standins, tmp_path, monkeypat
     result = fetch_models(wanted)  # no licence accepted, nothing fetched
     assert result.ok
     assert states(result) == ["unknown"] * len(ROLES)
-    notes = [note for note in result.fetched.notes if "none of the published files" in note]
+    notes = [note for note in result.fetched.notes if "not a published file" in note]
     assert [note.split(":")[0] for note in notes] == [f"{name}.onnx" for name in ROLES]
     assert before == {path: path.read_bytes() for path in models.rglob("*.onnx")}
