@@ -1,8 +1,7 @@
 """Benchmark of complete runs against a plain transcode: ``python -m colab_helpers bench``.
 
 Synthetic clips are processed by separate ``swap`` and ``batch`` processes, startup included, alternating with
-plain transcodes; one more run is profiled by thread and network. Only the ratios are comparable between
-machines.
+plain transcodes; one more run is profiled by thread and network. Only ratios can be compared across machines.
 """
 
 from __future__ import annotations
@@ -36,23 +35,16 @@ _DEFAULTS = {
 }
 _TRANSCODE = "import sys; from colab_helpers.diagnosis.bench_clip import transcode; transcode(*sys.argv[1:])"
 _MAKE = "import sys; from colab_helpers.diagnosis.bench_networks import make; make(*sys.argv[1:])"
-_IMPORTS = (
-    "from colab_helpers.startup import begin_startup; begin_startup(); "
-    "import colab_helpers.batch.batch_runner"
-)
+_IMPORTS = "import colab_helpers.startup as s; s.begin_startup(); import colab_helpers.batch.batch_runner"
 _START = {
     "python": ["-c", "pass"],
     "--version": ["-m", "colab_helpers", "--version"],
     "imports": ["-c", _IMPORTS],
 }
 _NO_PROFILE = {
-    "first_frame_ms": 0.0,
-    "first_frame_cpu_ms": 0.0,
-    "threads_ms": {},
-    "networks": {},
-    "networks_ms": 0.0,
+    "first_frame_ms": 0.0, "first_frame_cpu_ms": 0.0, "threads_ms": {}, "networks": {}, "networks_ms": 0.0,
     "card": {},
-}
+}  # fmt: skip
 Media = tuple[Path, Path | None, Path]
 """A clip, the source photo (None if the clip shows no face), and the models folder."""
 

@@ -46,10 +46,7 @@ def make(folder: str, height: str, faces: str, seconds: str, models: str) -> Non
 def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: int = 640) -> Path:
     """Write a models folder in which swapper and enhancer copy their input and the others are constant.
 
-    Args:
-        folder: Laid out as for ``--models-dir``.
-        box: Bounding boxes of faces (xyxy) in pixels of the detector's picture, concatenated; may be empty.
-        detector_size: Edge of the detector's picture.
+    ``box`` has the bounding boxes of all faces (xyxy), concatenated, in pixels of the detector's picture.
     """
     crop, large = [1, 3, 128, 128], [1, 3, 512, 512]
     feature = np.random.default_rng(0).normal(size=(1, 512)).astype(np.float32)
@@ -85,8 +82,7 @@ def write_networks(folder: Path, graphs: Mapping[str, onnx.GraphProto]) -> Path:
 def link_networks(models: Path, folder: Path) -> None:
     """Replace the constant networks in ``folder`` by links to the networks in ``models``.
 
-    A detector or content classifier is replaced only by a stand-in: a real one cannot recognise a synthetic
-    clip.
+    Detectors and content classifiers are replaced only by stand-ins: real ones find nothing in made-up clips.
     """
     for path in folder.rglob("*.onnx"):
         other = models / path.relative_to(folder)

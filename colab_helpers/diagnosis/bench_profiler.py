@@ -37,14 +37,14 @@ def profile_run(words: list[str]) -> dict[str, Any]:
 
     process, first, gpu_samples = psutil.Process(), list[float](), list[Any]()
     threads, calls, ended = dict[int, tuple[str, float]](), Counter[str](), threading.Event()
-    lock, networks = threading.Lock(), dict[str, Network]()
+    lock, models = threading.Lock(), dict[str, Network]()
     next_frame, run, run_on_device = FrameReader.__next__, Network.run, Network.run_on_device
 
     def counted(method: Any) -> Any:
         def call(network: Network, *inputs: Any, **options: Any) -> Any:
             with lock:
                 calls[network.name] += 1
-            networks[network.name] = network
+            models[network.name] = network
             return method(network, *inputs, **options)
 
         return call
@@ -71,7 +71,7 @@ def profile_run(words: list[str]) -> dict[str, Any]:
         **dict(zip(("first_frame_ms", "first_frame_cpu_ms"), first, strict=True)),
         "threads": _sum_by_name(threads.values()),
         "networks": {
-            name: {"calls": calls[name], **_time_calls(run, networks[name])} for name in sorted(calls)
+            name: {"calls": calls[name], **_time_calls(run, models[name])} for name in sorted(calls)
         },
         "card": _summarise_gpu(gpu_samples),
     }

@@ -50,16 +50,11 @@ def memory(subject: Subject) -> Iterator[Check]:
     """Check the RAM, within the container's limit."""
     total = subject.machine.memory_total
     free = max(0, total - ram_used())
-    what = tr(
-        "{total:.1f} GB RAM, {free:.1f} GB free; safe for {videos} video(s) at once",
-        total=total / GIB,
-        free=free / GIB,
-        videos=subject.machine.safe_capacity,
-    )
+    text = mark("{total:.1f} GB RAM, {free:.1f} GB free; safe for {videos} video(s) at once")
+    what = tr(text, total=total / GIB, free=free / GIB, videos=subject.machine.safe_capacity)
     remedy = "" if total >= MIN_MEMORY else tr("use the preset 'stable' or a machine with more RAM")
-    yield finding(
-        "memory", what, remedy, warns=True, figures={"ram_total_bytes": total, "ram_free_bytes": free}
-    )
+    figures = {"ram_total_bytes": total, "ram_free_bytes": free}
+    yield finding("memory", what, remedy, warns=True, figures=figures)
 
 
 def disk(subject: Subject) -> Iterator[Check]:
@@ -222,11 +217,8 @@ def cuda_compatibility(subject: Subject) -> Iterator[Check]:
     cuda, wheel, wanted = subject.environment.cuda, subject.wheel_cuda, subject.settings.execution_provider
     what, remedy, warns = "", "", wanted == "cpu"  # a run on the CPU needs no GPU
     if subject.cuda_problem is None:
-        what = tr(
-            "onnxruntime-gpu for CUDA {wheel}, driver for CUDA {driver}: a network ran with them",
-            wheel=wheel,
-            driver=cuda.driver if cuda else None,
-        )
+        text = mark("onnxruntime-gpu for CUDA {wheel}, driver for CUDA {driver}: a network ran with them")
+        what = tr(text, wheel=wheel, driver=cuda.driver if cuda else None)
     elif cuda is not None:
         what, remedy = _incompatibility(cuda, wheel, subject.cuda_problem)
     elif subject.machine.gpu is not None:
@@ -269,15 +261,10 @@ def card(subject: Subject) -> Iterator[Check]:
         what = tr("networks run on the CPU: {problem}", problem=problem)
         yield finding("gpu", what, tr(_NO_GPU_REMEDY), warns=subject.settings.execution_provider != "cuda")
         return
-    what = tr(
-        "{gpu}, {memory:.1f} GB, driver {driver}; a network ran on it",
-        gpu=gpu.name,
-        memory=gpu.memory_total / GIB,
-        driver=gpu.driver,
-    )
+    text = mark("{gpu}, {memory:.1f} GB, driver {driver}; a network ran on it")
+    what = tr(text, gpu=gpu.name, memory=gpu.memory_total / GIB, driver=gpu.driver)
     figures = {"vram_total_bytes": gpu.memory_total}
-    memory = gpu_memory()
-    if memory is not None:
-        figures["vram_used_bytes"] = memory[0]
-        what += tr("; {used:.1f} GB in use", used=memory[0] / GIB)
+    if (vram := gpu_memory()) is not None:
+        figures["vram_used_bytes"] = vram[0]
+        what += tr("; {used:.1f} GB in use", used=vram[0] / GIB)
     yield finding("gpu", what, figures=figures)

@@ -93,12 +93,8 @@ class Diagnosis(BaseModel, extra="forbid", frozen=True):
     def summary(self) -> str:
         """Return the number of findings of each status, in one line."""
         count = Counter(check.status for check in self.checks)
-        return tr(
-            "{passed} passed, {warnings} warning(s), {failed} failed",
-            passed=count["pass"],
-            warnings=count["warn"],
-            failed=count["fail"],
-        )
+        text = mark("{passed} passed, {warnings} warning(s), {failed} failed")
+        return tr(text, passed=count["pass"], warnings=count["warn"], failed=count["fail"])
 
 
 EXTRAS = ("notebook",)

@@ -171,10 +171,7 @@ def _values_problem(outputs: Sequence[Any], where: str) -> Iterator[Problem]:
     if not all(np.isfinite(output).all() for output in outputs):
         yield Problem(
             tr("on the {where} its output contains NaN or infinity", where=where),
-            tr(
-                "{remedy}; if the model is in half precision, use the one in single precision",
-                remedy=tr(_REFETCH),
-            ),
+            tr("{remedy}; if it is in half precision, use the one in single precision", remedy=tr(_REFETCH)),
         )
 
 

@@ -64,9 +64,7 @@ def photograph(network: Network, settings: Settings) -> Check:
     _, landmarks = Detector(network).detect(bgr, size=size, score=0.5)
     expected = np.array([square["c"], square["r"]]) + square["width"] * _TYPICAL_LANDMARKS
     deviation = np.abs(landmarks - expected).max() / square["width"] if len(landmarks) == 1 else np.inf
-    text = mark(
-        "a real photograph: {faces} face(s), off another detector's by {apart:.2f} of the face's size"
-    )
+    text = mark("a real photograph: {faces} face(s), {apart:.2f} face sizes from another detector's result")
     what = tr(text, faces=len(landmarks), apart=deviation)
     remedy = tr("fetch it again: python -m colab_helpers preload --accept-licences --verify")
     return finding("photograph", what, "" if deviation <= _MAX_DEVIATION else remedy)

@@ -108,13 +108,11 @@ class Catalog:
         suitable = {entry.name: entry for entry in self.models.values() if entry.role == role}
         if name in suitable:
             return suitable[name]
+        names = ", ".join(suitable)
         raise ModelError(
             tr("the catalogue has no {role} of that name", role=role),
             where=name,
-            remedy=tr(
-                "choose one of {names}, or put your own file into the models folder",
-                names=", ".join(suitable),
-            )
+            remedy=tr("choose one of {names}, or put your own file into the models folder", names=names)
             if suitable
             else tr("put {name}.onnx into the models folder: no download source is known for it", name=name),
         )
@@ -145,13 +143,12 @@ def required_models(
     """
     catalog, entries = catalog or load_catalog(), []
     for role, name in required_model_names(settings, root):
-        unlisted = name not in catalog.models and root is not None and (root / f"{name}.onnx").is_file()
-        entries.append(
-            ModelEntry(name=name, role=role, licence_id="own", licence=catalog.licences["own"])
-            if unlisted
-            else catalog.get(name, role=role)
-        )
-    return list(dict.fromkeys([*entries, *(catalog.models[name] for name in content_models(settings))]))
+        if name not in catalog.models and root is not None and (root / f"{name}.onnx").is_file():
+            own = catalog.licences["own"]
+            entries.append(ModelEntry(name=name, role=role, licence_id="own", licence=own))
+        else:
+            entries.append(catalog.get(name, role=role))
+    return entries
 
 
 def required_model_names(settings: Settings, root: Path | None = None) -> list[tuple[Role, str]]:
@@ -213,13 +210,11 @@ def broken_model_error(path: Path, reason: str) -> ModelError:
         actual = f"{sha256_of(path)} ({path.stat().st_size} bytes)"
     except OSError as error:
         actual = str(error.strerror)
-    message = mark("ONNX Runtime cannot load the model ({reason}): the file is {file}")
+    text = mark("ONNX Runtime cannot load the model ({reason}): the file is {file}")
     if published:
-        message = mark(
-            "ONNX Runtime cannot load the model ({reason}): the file is {file}; published versions: {wanted}"
-        )
+        text = mark("ONNX Runtime cannot load the model ({reason}): the file is {file}; published: {wanted}")
     return ModelError(
-        tr(message, reason=reason, file=actual, wanted=", ".join(published)),
+        tr(text, reason=reason, file=actual, wanted=", ".join(published)),
         where=str(path),
         remedy=tr(
             "the file is damaged, truncated, or not an ONNX model: fetch it again with 'python -m "

@@ -125,12 +125,11 @@ def unsupported_network_error(session: Any, *, role: str, where: str) -> ModelEr
     """Return the error for a network that fits no contract of a role."""
     inputs = "; ".join(f"{item.name} {item.shape} {item.type}" for item in session.get_inputs())
     kinds = ", ".join(row.kind for row in CONTRACTS if row.role == role) or "crossface"
+    remedy = mark("use a {role} of one of these kinds: {kinds} (see docs/settings.md)")
     return ModelError(
         tr("no known kind of {role} has these inputs: {inputs}", role=role, inputs=inputs),
         where=where,
-        remedy=tr(
-            "use a {role} of one of these kinds: {kinds} (see docs/settings.md)", role=role, kinds=kinds
-        ),
+        remedy=tr(remedy, role=role, kinds=kinds),
     )
 
 
@@ -212,9 +211,7 @@ def check_content(session: Any, name: str, *, where: str) -> None:
     output = list(session.get_outputs()[0].shape)
     output_fits = output[-1:] == [len(row.weights)] if row.weights else len(output) == 3
     if inputs != [[1, 3, row.size, row.size]] or not output_fits:
-        text = mark(
-            "{name} has the input shapes {taken} and the output shape {given}, unlike {maker}'s network"
-        )
+        text = mark("{name} has input shapes {taken} and output shape {given}, unlike {maker}'s network")
         message = tr(text, name=name, taken=inputs, given=output, maker=row.maker)
         remedy = tr("fetch it again: python -m colab_helpers preload --accept-licences --verify")
         raise ModelError(message, where=where, remedy=remedy)

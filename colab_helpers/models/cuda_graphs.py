@@ -30,8 +30,7 @@ _TOLERANCE = 1e-3
 _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 # ONNX Runtime captures in CUDA's global mode: an allocation or copy by any thread of the process fails
-# meanwhile, or invalidates the capture. Hence a readers-writer lock: calls run concurrently, a capture runs
-# alone.
+# meanwhile, or invalidates the capture. Hence a readers-writer lock: a capture excludes all calls.
 _changed = threading.Condition()
 _running = {"calls": 0, "captures": 0}
 
@@ -108,8 +107,7 @@ class GpuSession:
 
     The session is run once on ``example`` inputs of the shapes that calls will have, and captured if
     requested; meanwhile no GPU encoder or decoder may run in this process. ``create`` is told whether to
-    enable capturing. If capturing fails, ``on_problem`` is called with the reason and the session works
-    without a graph.
+    enable capturing. If that fails, ``on_problem`` is called with the reason and no graph is used.
     """
 
     def __init__(
@@ -133,9 +131,8 @@ class GpuSession:
                 with _exclusive("captures"):
                     self._session = create(True)
                     feed = example(self._session)
-                    self._device_buffers = self._executor.submit(
-                        copy_context().run, self._capture, feed
-                    ).result()
+                    future = self._executor.submit(copy_context().run, self._capture, feed)
+                    self._device_buffers = future.result()
                 self.captured = True
                 return
             except Exception as error:
@@ -178,19 +175,16 @@ class GpuSession:
         self, names: list[str], feed: Arrays, within: Callable[[DeviceBuffers], Any] | None, kind: str
     ) -> Any:
         with _exclusive(kind):
+            buffers = self._device_buffers
             if within is not None:
-                if self._device_buffers is None:
+                if buffers is None:
                     inputs = self._example(self._session)
                     outputs = self._run_uncaptured(self._output_names(), inputs)
-                    self._device_buffers = self._allocate_buffers(inputs, outputs)
-                return within(self._device_buffers)
-            if (
-                self.captured
-                and self._device_buffers is not None
-                and self._device_buffers.accepts(names, feed)
-            ):
-                self._device_buffers.run(feed)
-                return [self._device_buffers.read(name) for name in names]
+                    buffers = self._device_buffers = self._allocate_buffers(inputs, outputs)
+                return within(buffers)
+            if self.captured and buffers is not None and buffers.accepts(names, feed):
+                buffers.run(feed)
+                return [buffers.read(name) for name in names]
             return self._run_uncaptured(names, feed)
 
     def _allocate_buffers(self, inputs: Arrays, outputs: Sequence[npt.NDArray[Any]]) -> DeviceBuffers:
@@ -216,9 +210,7 @@ class GpuSession:
         buffers.run({name: np.zeros_like(array) for name, array in feed.items()})
         buffers.run(feed)
         for name, reference in zip(names, expected, strict=True):
-            # NaN never passes.
-            if not np.allclose(
-                buffers.read(name), reference, rtol=0, atol=_TOLERANCE * np.abs(reference).max()
-            ):
+            limit = _TOLERANCE * np.abs(reference).max()
+            if not np.allclose(buffers.read(name), reference, rtol=0, atol=limit):  # NaN never passes
                 raise RuntimeError(tr("the CUDA graph's replay gives other results"))
         return buffers

@@ -24,6 +24,8 @@ from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import ModelEntry, Source
 from colab_helpers.models.inventory import file_size
 
+OnBytes = Callable[[int], None]
+"""Called with the number of bytes present so far."""
 HUGGING_FACE = "https://huggingface.co/"
 _BLOCK = 1 << 18
 _RETRY_CODES = (408, 425, 429, 500, 502, 503, 504)
@@ -44,8 +46,7 @@ class DownloadLimits:
     connect_timeout: float = 10.0
     read_timeout: float = 30.0  # maximum time without data
     attempts: int = 4  # tries of one URL without progress before the next mirror is used
-    # First pause between tries; doubled each time, with a random factor from 0.5 to 1, so that many machines
-    # do not retry in step.
+    # First pause, doubled each time, with a random factor (0.5 to 1) so that machines do not retry in step.
     backoff: float = 1.0
     progress: int = 1 << 20  # new bytes that reset the count of tries
 
@@ -65,13 +66,10 @@ class FetchOptions:
         return self.shared_cache / model.path if self.shared_cache else None
 
 
-def download(
-    url: str, part: Path, source: Source, options: FetchOptions, on_bytes: Callable[[int], None]
-) -> str:
+def download(url: str, part: Path, source: Source, options: FetchOptions, on_bytes: OnBytes) -> str:
     """Download a URL to a partial file, resuming an earlier attempt, and return the verified SHA-256.
 
-    The file is kept for resuming if the connection failed, and removed if its content was wrong. ``on_bytes``
-    is called with the number of bytes present so far.
+    The file is kept for resuming if the connection failed, and removed if its content was wrong.
 
     Raises:
         MirrorError: The URL does not provide the file.
@@ -95,7 +93,7 @@ def download(
         time.sleep(limits.backoff * 2 ** (failures - 1) * random.uniform(0.5, 1))
 
 
-def _append(url: str, part: Path, size: int, options: FetchOptions, on_bytes: Callable[[int], None]) -> None:
+def _append(url: str, part: Path, size: int, options: FetchOptions, on_bytes: OnBytes) -> None:
     """Append the missing bytes; start over if the server does not support ranges."""
     position = file_size(part)
     try:

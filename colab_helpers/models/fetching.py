@@ -3,8 +3,7 @@
 A file is published under its name only after verification; until then it is a hidden partial file in the same
 folder. ``<file>.json`` beside it records what was verified. An existing file is used even if it is unknown;
 only a damaged file is replaced, and only once its replacement is complete. The models folder also contains
-``.locks`` (one per file, so that two processes never fetch the same file) and ``quarantine`` (replaced
-files).
+``.locks`` (so that two processes never fetch the same file) and ``quarantine`` (replaced files).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from filelock import FileLock
 from pydantic import BaseModel
@@ -25,7 +24,7 @@ from colab_helpers.files import same_file
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.models.catalog import ModelEntry
-from colab_helpers.models.download import FetchOptions, MirrorError, download
+from colab_helpers.models.download import FetchOptions, MirrorError, OnBytes, download
 from colab_helpers.models.inventory import (
     ModelFile,
     ModelRecord,
@@ -84,9 +83,7 @@ class PreloadedFile(BaseModel, extra="forbid", frozen=True):
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls, item: ModelFile, record: ModelRecord, source: FileSource, notes: Sequence[str]
-    ) -> PreloadedFile:
+    def of(cls, item: ModelFile, record: ModelRecord, source: FileSource, notes: Sequence[str]) -> Self:
         """Describe the file of an inspected model."""
         return cls(name=item.model.name, path=item.path, source=source, record=record, notes=tuple(notes))
 
@@ -149,9 +146,7 @@ def _progress_reporter(
     return report
 
 
-def _fetch_locked(
-    root: Path, planned: ModelFile, options: FetchOptions, on_bytes: Callable[[int], None]
-) -> PreloadedFile:
+def _fetch_locked(root: Path, planned: ModelFile, options: FetchOptions, on_bytes: OnBytes) -> PreloadedFile:
     """Fetch a file while holding its lock, unless another process has fetched it meanwhile."""
     model, path, locks = planned.model, planned.path, root / ".locks"
     remedy = mark("free space, check the permissions, or choose another models folder")
@@ -167,9 +162,7 @@ def _fetch_locked(
             return _fetch_file(root, item, options, on_bytes)
 
 
-def _fetch_file(
-    root: Path, item: ModelFile, options: FetchOptions, on_bytes: Callable[[int], None]
-) -> PreloadedFile:
+def _fetch_file(root: Path, item: ModelFile, options: FetchOptions, on_bytes: OnBytes) -> PreloadedFile:
     """Fetch a file from the shared cache or a mirror, publish it and write its record."""
     model, path, notes = item.model, item.path, list[str]()
     accepted, copied = _acceptance(item, options), _copy_from_cache(item, options, notes)
@@ -187,7 +180,7 @@ def _fetch_file(
 
 
 def _download_from_mirrors(
-    item: ModelFile, options: FetchOptions, notes: Sequence[str], on_bytes: Callable[[int], None]
+    item: ModelFile, options: FetchOptions, notes: Sequence[str], on_bytes: OnBytes
 ) -> tuple[Path, str, str]:
     """Try the mirrors in order; return the verified partial file, its URL and its SHA-256."""
     model, attempts = item.model, list(notes)
@@ -282,13 +275,8 @@ def _require_accepted(missing: Iterable[ModelFile], options: FetchOptions) -> No
 
 
 def _licence_line(model: ModelEntry) -> str:
-    return tr(
-        "  {model}: {licence} ({link}). Forbidden: {forbidden}",
-        model=model.name,
-        licence=tr(model.licence.name),
-        link=model.licence.link,
-        forbidden=tr(model.licence.forbids),
-    )
+    text, terms = mark("  {model}: {licence} ({link}). Forbidden: {forbidden}"), model.licence
+    return tr(text, model=model.name, licence=tr(terms.name), link=terms.link, forbidden=tr(terms.forbids))
 
 
 def _check_disk(root: Path, missing: Sequence[ModelFile]) -> None:

@@ -1,10 +1,9 @@
 """Export GFPGAN's official weights to ONNX in a subprocess.
 
-A subprocess, because torch is heavy and stays in memory, and because stub modules for basicsr are installed
-that no other code must see: ``import gfpgan`` imports basicsr, which does not build on Python 3.13 and
-imports a module that torchvision removed, although the network needs only a decorator and an initialiser from
-it. The last line of the subprocess's stdout is a ``Verdict`` as JSON; after a failure, the last line of
-stderr is the error.
+A subprocess, because torch is heavy and stays in memory, and because no other code may see the stubs for
+basicsr: ``import gfpgan`` imports basicsr, which does not build on Python 3.13 and imports a module that
+torchvision removed, although the network needs only a decorator and an initialiser from it. The last line of
+the subprocess's stdout is a ``Verdict`` as JSON; after a failure, the last line of stderr is the error.
 """
 
 from __future__ import annotations
@@ -31,17 +30,10 @@ from colab_helpers.models.session import Runtime
 
 # The arguments for versions 1.2 to 1.4, as in gfpgan's own GFPGANer for the "clean" architecture.
 ARCHITECTURE = {
-    "out_size": 512,
-    "num_style_feat": 512,
-    "channel_multiplier": 2,
-    "decoder_load_path": None,
-    "fix_decoder": False,
-    "num_mlp": 8,
-    "input_is_latent": True,
-    "different_w": True,
-    "narrow": 1,
+    "out_size": 512, "num_style_feat": 512, "channel_multiplier": 2, "decoder_load_path": None,
+    "fix_decoder": False, "num_mlp": 8, "input_is_latent": True, "different_w": True, "narrow": 1,
     "sft_half": True,
-}
+}  # fmt: skip
 # Without dependencies: basicsr does not build on recent Python versions, and is not needed.
 _INSTALL = "python -m pip install torch && python -m pip install --no-deps gfpgan==1.3.8"
 

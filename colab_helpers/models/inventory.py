@@ -1,8 +1,7 @@
 """State of the model files on disk, and the record beside each file of what was verified.
 
-A file with an unknown hash is ``unknown``, not ``damaged``: it may be the user's own model. A file is
-``damaged`` if it does not load, or if its content has changed since it was verified although size and
-modification time have not.
+A file with an unknown hash is ``unknown``, not ``damaged``: it may be the user's own. A ``damaged`` file does
+not load, or its content has changed since it was verified although size and modification time have not.
 """
 
 from __future__ import annotations
@@ -66,9 +65,7 @@ def inspect_file(entry: ModelEntry, path: Path, *, verify: bool = False, loads: 
         problem = None if loads or unchanged else _load_problem(path)
     if problem:
         return ModelFile(entry, path, "damaged", sha256, problem)
-    text = mark(
-        "{name}: not a published file (SHA-256 {sha256}); used anyway, its origin and licence are unknown"
-    )
+    text = mark("{name}: not a published file (SHA-256 {sha256}); used anyway, origin and licence unknown")
     return ModelFile(entry, path, "unknown", sha256, notes=(tr(text, name=entry.path, sha256=sha256),))
 
 

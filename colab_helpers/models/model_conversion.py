@@ -160,9 +160,7 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
     if on_gpu and is_standin(source):
         return choice
     if not (on_gpu and make):
-        text = mark(
-            "{name}: no float16 copy was compared here yet; run '{command}' (on a GPU any run does it)"
-        )
+        text = mark("{name}: no float16 copy was compared here yet; run '{command}' (on a GPU any run does)")
         return choice.with_note(tr(text, name=name, command=command))
     try:
         converted = replace(convert(source, half=True, runtime=runtime), name=name)
@@ -190,8 +188,7 @@ def convert(path: Path, *, half: bool, runtime: Runtime | None = None) -> ModelC
     """Convert a swapper or enhancer for this machine, once; later calls only read the records.
 
     GFPGAN's ``.pth`` file is exported to ONNX. With ``half``, a float16 copy is made and compared with the
-    original on ``runtime``, by default that of ``Runtime("auto")``; if it is rejected, the result's ``notes``
-    say why.
+    original on ``runtime`` (default: ``Runtime("auto")``); if it is rejected, the result's ``notes`` say why.
 
     Raises:
         ModelError: The model is missing, damaged, or neither a swapper nor an enhancer; or a ``.pth`` file
@@ -288,9 +285,7 @@ def write_half(source: Path, out: Path) -> Verdict | None:
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         for index, node in enumerate(model.graph.node):
-            node.name = (
-                f"{index}_{node.op_type}"  # made unique, since the inserted casts are named after them
-            )
+            node.name = f"{index}_{node.op_type}"  # made unique: inserted casts are named after it
         out.write_bytes(convert_float_to_float16(model, keep_io_types=True).SerializeToString())
     except (OSError, MemoryError):
         raise

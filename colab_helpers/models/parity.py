@@ -123,8 +123,6 @@ def sample_inputs(
 
 def _picture(rng: np.random.Generator, channels: int, height: int, width: int) -> npt.NDArray[np.float64]:
     """Return a random picture ``(C, H, W)`` from 0 to 1: smooth patches and a little noise, like a photo."""
-    patches = rng.random((channels, 8, 8))
-    smooth = np.stack(
-        [cv2.resize(patch, (width, height), interpolation=cv2.INTER_CUBIC) for patch in patches]
-    )
+    patches, size = rng.random((channels, 8, 8)), (width, height)
+    smooth = np.stack([cv2.resize(patch, size, interpolation=cv2.INTER_CUBIC) for patch in patches])
     return np.asarray(np.clip(smooth + 0.05 * rng.standard_normal(smooth.shape), 0, 1))

@@ -81,7 +81,7 @@ class Network:
         return np.concatenate(rows) if len(rows) > 1 else rows[0]
 
     def run_on_device(self, work: Callable[[DeviceBuffers], T], *, capturing: bool = False) -> T:
-        """Return the result of ``work`` on the device buffers, see ``GpuSession.run``; errors as above."""
+        """Return the result of ``work`` on the device buffers, see ``GpuSession.run``; raise as above."""
         with self._out_of_memory_translated():
             result: T = self.session.run((), {}, work, "captures" if capturing else "calls")
         return result
@@ -102,7 +102,7 @@ class Network:
 
 @dataclass
 class Runtime:
-    """The execution provider of networks, chosen by trial; ProviderError if CUDA is required but fails."""
+    """The execution provider of networks, chosen by trial; raises ProviderError if required CUDA fails."""
 
     wanted: Literal["auto", "cuda", "cpu"] = "auto"  # ``auto``: CUDA if it works; ``cuda``: required
     threads: int = 0  # CPU threads of a network call; 0: every core

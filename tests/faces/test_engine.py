@@ -91,8 +91,7 @@ def test_a_run_says_that_nobody_knows_a_file_and_hashes_it_once(
     digest = sha256_of(models / SWAPPER)
     shutil.copy(models / SWAPPER, models / "mine.onnx")
     expected = (
-        f"{SWAPPER}: not a published file (SHA-256 {digest}); used anyway, its origin and "
-        "licence are unknown",
+        f"{SWAPPER}: not a published file (SHA-256 {digest}); used anyway, origin and licence unknown",
     )
     assert Engine.open(settings(), models_dir=models).notes == expected
     (note,) = Engine.open(settings(swapper_model="mine"), models_dir=models).notes

@@ -133,7 +133,7 @@ def test_a_file_that_nobody_knows_is_used_as_it_is(
         assert (fetched.source, fetched.record.sha256) == ("present", sha256(network(2.0)))
         assert fetched.notes == (
             f"net.onnx: not a published file (SHA-256 {sha256(network(2.0))}); used anyway, "
-            "its origin and licence are unknown",
+            "origin and licence unknown",
         )
         assert path.read_bytes() == network(2.0)
     assert route.requests == []
@@ -147,7 +147,7 @@ def test_a_file_that_is_no_model_is_told_by_hash_and_size(
     entry = load_catalog().models["xseg_1"]
     path = put(tmp_path, content, "xseg_1.onnx")
     there = rf"ONNX Runtime cannot load.*{sha256(content)} \({len(content)} bytes\)"
-    wanted = rf"published versions: {entry.sources[0].sha256[0]} \({entry.bytes} bytes\)"
+    wanted = rf"published: {entry.sources[0].sha256[0]} \({entry.bytes} bytes\)"
     with pytest.raises(ModelError, match=rf"xseg_1\.onnx(?s:.*){there}.*{wanted}"):
         fetch(tmp_path, entry, offline=True)
     with pytest.raises(ModelError, match=f"{there}.*{wanted}") as caught:

@@ -103,7 +103,7 @@ def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path) -> None:
     own = report.files[2]
     assert (own.name, own.source, own.record.licence, own.record.url) == ("my_swapper", "present", "own", "")
     assert report.notes == own.notes
-    assert "its origin and licence are unknown" in own.notes[0]
+    assert "origin and licence unknown" in own.notes[0]
     assert_right(tmp_path, small_inswapper().SerializeToString(), "my_swapper")
 
 
