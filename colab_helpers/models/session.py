@@ -198,9 +198,8 @@ class Runtime:
         if reason is None:
             return "cuda"
         if self.wanted == "cuda":
-            raise ProviderError(
-                tr("CUDA is required but does not work: {reason}", reason=reason), remedy=tr(_CUDA_REMEDY)
-            )
+            text = mark("CUDA is required but does not work: {reason}")
+            raise ProviderError(tr(text, reason=reason), remedy=tr(_CUDA_REMEDY))
         if machine.gpu is not None:
             self.notes.append(tr("networks run on the CPU although there is a GPU: {reason}", reason=reason))
         return "cpu"
@@ -268,8 +267,7 @@ def cuda_problem(machine: Machine) -> str | None:
 def wait_without_spinning(driver: str = "libcuda.so.1") -> None:
     """Make threads that wait for the first GPU sleep instead of spin; call before anything runs on it.
 
-    Decoder and encoder need the CPU time: cloud machines with a T4 have two cores. Does nothing if the driver
-    refuses.
+    Decoder and encoder need the cores: a cloud machine with a T4 has two. Does nothing if the driver refuses.
     """
     with suppress(OSError, AttributeError):
         cuda, device = ctypes.CDLL(driver), ctypes.c_int()

@@ -1,4 +1,4 @@
-"""An LRU pool of loaded networks within a memory budget (requirements D4, E2, E4).
+"""An LRU pool of loaded networks within a memory budget.
 
 Networks are loaded on use; if one does not fit, the least recently used ones are unloaded first. Its size is
 measured while loading, including its workspaces, because ``create`` callbacks run the session once.
@@ -193,12 +193,7 @@ def _unload(idle: PooledSession) -> None:
 
 
 def _too_large_error(new: PooledSession, budget: int) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        tr(
-            "the network does not fit into memory: it needs {needed:.0f} MB and {budget:.0f} MB may be used",
-            needed=new.size / 1e6,
-            budget=budget / 1e6,
-        ),
-        where=new.path.name,
-        remedy=tr("close other programs that use the GPU, or choose a lighter preset"),
-    )
+    text = mark("the network needs {needed:.0f} MB of memory, but only {budget:.0f} MB may be used")
+    remedy = tr("close other programs that use the GPU, or choose a lighter preset")
+    message = tr(text, needed=new.size / 1e6, budget=budget / 1e6)
+    return OutOfMemoryError(message, where=new.path.name, remedy=remedy)

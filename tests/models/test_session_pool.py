@@ -155,7 +155,9 @@ def test_memory_that_runs_out_is_made_and_tried_again(card, size: int, working: 
 
 def test_what_does_not_fit_at_all_is_an_error_with_a_remedy(card) -> None:
     there = card(100, 90)
-    with pytest.raises(OutOfMemoryError, match=r"a\.onnx: the network does not fit.*lighter preset"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"a\.onnx: the network needs 200 MB of memory, but only 90 MB.*lighter preset"
+    ):
         there.net("a").run(None, 1)
     assert there.taken == 0
 

@@ -200,7 +200,7 @@ def test_a_network_that_gives_no_numbers_fails_the_proof(cache, tmp_path, capsys
     wanted = needed(tmp_path, accept_licences=True, **asked)
     result = fetch_models(wanted)
     assert not result.ok
-    with pytest.raises(PreloadError, match=r"model GFPGANv1\.4: .*not numbers"):
+    with pytest.raises(PreloadError, match=r"model GFPGANv1\.4: .*NaN or infinity"):
         show_preload(wanted, result)
     assert "FAIL model GFPGANv1.4" in capsys.readouterr().out
 
