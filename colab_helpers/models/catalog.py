@@ -21,8 +21,8 @@ from colab_helpers.models.contracts import content_contracts, converter_of
 from colab_helpers.settings import Settings
 
 AnalysisRole = Literal["detector", "recogniser", "attributes"]
-_FrameRole = Literal["swapper", "converter", "enhancer", "occluder", "parser", "frame_enhancer"]
-Role = Literal[AnalysisRole, _FrameRole, "content", "painter"]
+_ProcessingRole = Literal["swapper", "converter", "enhancer", "occluder", "parser", "frame_enhancer"]
+Role = Literal[AnalysisRole, _ProcessingRole, "content", "painter"]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50", "buffalo_l/genderage")
 """The detector, the recogniser, and the sex and age classifier (loaded only if the settings need it)."""

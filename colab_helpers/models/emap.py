@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # slow to import, and rarely needed
 _NAME = "buff2fs"
 _SHAPE = (512, 512)
 _BYTES = 4 * 512 * 512
-# In protobuf's encoding: field 8 is a tensor's name, field 9 its raw data, of the length of float32.
+# In protobuf's encoding: field 8 is a tensor's name, field 9 its raw data, here of ``_BYTES``.
 _HEADER = b"\x42\x07" + _NAME.encode() + b"\x4a\x80\x80\x40"
 
 

@@ -105,7 +105,7 @@ class Runtime:
     """The execution provider of networks, chosen by trial; raises ProviderError if required CUDA fails."""
 
     wanted: Literal["auto", "cuda", "cpu"] = "auto"  # ``auto``: CUDA if it works; ``cuda``: required
-    threads: int = 0  # CPU threads of a network call; 0: every core
+    threads: int = 0  # CPU threads of a network call; 0: this worker's share of the cores
     pool: SessionPool | None = None  # manages the sessions; without one each lives as long as its network
     # On CUDA, capture a CUDA graph when a network is opened, while no GPU encoder or decoder may run (see
     # ``GpuSession``). A network that the pool loads again runs without.
