@@ -37,14 +37,14 @@ WHAT = "whole", "work", "middle half of the segments"
 
 def wait_as_a_t4() -> None:
     """Have networks wait in this process, one at a time, as long as a T4 computes."""
-    from colab_helpers.diagnosis.bench_model import _DEVICES, _ON_H200
+    from colab_helpers.diagnosis.bench_model import _DEVICES, _H200_MS
     from colab_helpers.models.session import Network
 
-    card, run, slower = threading.Lock(), Network.run, _DEVICES["T4"].slower
+    card, run, slower = threading.Lock(), Network.run, _DEVICES["T4"].network_time
 
     def waited(self: Network, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         with card:
-            time.sleep(_ON_H200.get(self.name, 0.0) * slower / 1e3)
+            time.sleep(_H200_MS.get(self.name, 0.0) * slower / 1e3)
         return run(self, *inputs)
 
     setattr(Network, "run", waited)  # noqa: B010

@@ -85,7 +85,7 @@ def test_a_batch_succeeds_or_fails_and_targets_may_be_a_pattern(
         ("batch -t in/a.mp4 -o out.mp4", "name a folder in --output-dir; for one file use"),
         ("batch -t in/a.mp4 -o in/a.mp4", "this is the name of a file"),
         ("batch -t in/a.mp4 -o in", "result would overwrite"),
-        ("batch -t in/a.mp4 -o out --models-dir none", "name another folder in --models-dir"),
+        ("batch -t in/a.mp4 -o out --models-dir none", "set another folder in --models-dir"),
         ("batch -t in/a.mp4 -o out --session-minutes -5", "session_minutes = '-5' is not allowed"),
         ("batch -t in/a.mp4 -o out --consent yes", 'for example --consent "Ana Ruiz'),
         ("batch -t in/a.mp4 -o out --preset fastest", "there is no preset 'fastest'"),

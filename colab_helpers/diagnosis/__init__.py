@@ -1,4 +1,4 @@
-"""The doctor: what works on this machine, found out by trying, with a remedy for what does not."""
+"""The doctor: tests what works on this machine, with remedies for problems; and the benchmark."""
 
 from colab_helpers.diagnosis.doctor import diagnose
 from colab_helpers.diagnosis.findings import Check, CheckStatus, Diagnosis

@@ -1,4 +1,4 @@
-"""A made clip as hard to encode as filmed material, and the plain transcode that a run is held against."""
+"""A synthetic clip as hard to encode as filmed material, and the plain transcode to compare runs with."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 RATE = 24
 _BLOCK = 6.0
-"""Seconds that are encoded; longer clips repeat them."""
+"""Seconds that are encoded; longer clips repeat this block."""
 
 
 def make_clip(path: Path, *, seconds: float, height: int = 1080) -> None:
-    """Write a clip of 24 frames a second, 16:9, at about 3 Mbit/s where it is 1080 high.
+    """Write a 16:9 clip at 24 frames/s; the bit rate at 1080p is about 3 Mbit/s.
 
-    A pan over a picture with the spectrum of natural scenes (amplitude falls with frequency), patches that
-    move on their own, and film grain.
+    It shows a pan over a picture with the spectrum of natural scenes (amplitude falls with frequency),
+    independently moving patches, and film grain.
     """
     if seconds > _BLOCK:
         block = path.with_stem(f"{path.stem}-block")
@@ -28,8 +28,8 @@ def make_clip(path: Path, *, seconds: float, height: int = 1080) -> None:
         _repeat(block, path, times=round(seconds / _BLOCK))
         return
     rng, width = np.random.default_rng(1), height * 16 // 9
-    scene = _natural(rng, width + 800, height + 400)
-    patches = [_natural(rng, 240, 200) for _ in range(8)]
+    scene = _natural_noise(rng, width + 800, height + 400)
+    patches = [_natural_noise(rng, 240, 200) for _ in range(8)]
     grain = rng.normal(0, 3, (height + 64, width + 64, 1)).astype(np.int16)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE)
@@ -49,8 +49,8 @@ def make_clip(path: Path, *, seconds: float, height: int = 1080) -> None:
         container.mux(stream.encode(None))
 
 
-def _natural(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """Noise of all scales, each twice as strong as the next finer one, ``(height, width, 3)``."""
+def _natural_noise(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """Return noise of eight octaves ``(height, width, 3)``, each twice as strong as the next finer one."""
     total = np.full((height, width, 3), 128, np.float32)
     for octave in range(8):
         size = (max(2, width >> octave), max(2, height >> octave))
@@ -60,7 +60,7 @@ def _natural(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[n
 
 
 def _repeat(block: Path, path: Path, *, times: int) -> None:
-    """Repeat a clip by copying its packets."""
+    """Repeat a clip by stream copy."""
     with av.open(str(path), "w") as writer, av.open(str(block)) as first:
         source: Any = first.streams.video[0]
         stream, step = writer.add_stream_from_template(source), round(_BLOCK / source.time_base)
@@ -75,7 +75,7 @@ def _repeat(block: Path, path: Path, *, times: int) -> None:
 
 
 def transcode(source: str, output: str, preset: str, quality: str) -> None:
-    """Decode with PyAV, and encode, nothing between; an empty preset only decodes."""
+    """Transcode with PyAV; with an empty preset only decode."""
     with av.open(source) as reader:
         video = reader.streams.video[0]
         video.thread_type = "AUTO"

@@ -1,4 +1,4 @@
-"""A small model of a run's rate, and what it says of machines that are not at hand."""
+"""A simple performance model of a run, and its predictions for other machines."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from colab_helpers.machine import this_machine
 
 
 class _Device(NamedTuple):
-    """A machine: processors, how much longer networks take there than on an H200, whether it encodes."""
+    """A machine: CPUs, the time of network calls relative to an H200, whether it has NVENC."""
 
     cpus: int
-    slower: float
-    encodes: bool
+    network_time: float
+    has_nvenc: bool
 
 
 _DEVICES = {"T4": _Device(2, 15.0, True), "L4": _Device(12, 11.5, True), "A100": _Device(12, 3.1, False)}
-"""Colab's machines, their processors taken to be as fast as those here. Slower by the geometric mean of the
+"""Colab's machines, assuming CPUs as fast as this machine's. The network time is the geometric mean of the
 ratios to an H200's 989 TFLOPS (float16, dense) and 4,800 GB/s, by NVIDIA's data sheets: T4 65 and 320, L4 121
-and 300, A100 (40 GB) 312 and 1,555. The A100 has no NVENC."""
-_ON_H200 = {"det_10g": 4.9, "w600k_r50": 2.2, "inswapper_128": 3.2, "GFPGANv1.4": 7.8}
-"""Milliseconds of one call there, measured (docs/gpu.md)."""
+and 300, A100 (40 GB) 312 and 1,555."""
+_H200_MS = {"det_10g": 4.9, "w600k_r50": 2.2, "inswapper_128": 3.2, "GFPGANv1.4": 7.8}
+"""Measured milliseconds per call on an H200 (docs/gpu.md)."""
 _STAGES = ("MainThread", "change faces", "find faces", "decode")
 
 
-def predicted(row: Mapping[str, Any]) -> dict[str, float]:
-    """What the model says of a run that was measured: frames a second, and how many percent that is off.
+def predict(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the modelled frames/s of a measured run, and the model's error in percent.
 
-    All processors share the work, or the busiest stage is waited for, or the card: whichever takes longest;
-    they work beside each other, but for the start.
+    After the start, the time is that of the bottleneck: total CPU work on all CPUs, the busiest stage's
+    thread, or the GPU.
     """
-    if not row["threads_ms"]:  # nothing looked into it
+    if not row["threads_ms"]:  # not profiled
         return {"model_fps": math.nan, "model_error_percent": math.nan}
     frames, start = row["frames"], row["first_frame_ms"]
-    shared = (row["cpu_ms"] * frames - row["first_frame_cpu_ms"]) / this_machine().cpus
+    cpu = (row["cpu_ms"] * frames - row["first_frame_cpu_ms"]) / this_machine().cpus
     busiest = max(row["threads_ms"].get(name, 0.0) for name in _STAGES) * frames
-    card = row["networks_ms"] * frames if row["card"] else 0.0
-    fps = 1e3 * frames / (start + max(shared, busiest, card))
+    gpu = row["networks_ms"] * frames if row["card"] else 0.0
+    fps = 1e3 * frames / (start + max(cpu, busiest, gpu))
     return {"model_fps": fps, "model_error_percent": 100 * (fps / row["fps"] - 1)}
 
 
-def on_devices(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Frames a second of each run with the real networks on each device, once it is under way.
+def predict_devices(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Predict the steady-state frames/s of each run with the real networks on each device.
 
-    Networks' own time here is replaced by theirs there, and what a card encodes is no work of the processors.
+    The networks' CPU time here is replaced by their GPU time there, and NVENC saves the CPU time of encoding.
     """
-    found: dict[str, dict[str, float]] = {name: {} for name in _DEVICES}
+    rates: dict[str, dict[str, float]] = {name: {} for name in _DEVICES}
     for row in (row for row in rows if row["networks"]):
         calls = {name: each["calls"] / row["frames"] for name, each in row["networks"].items()}
-        own = sum(calls[name] * each["cpu_ms"] for name, each in row["networks"].items())
-        there = sum(count * _ON_H200.get(name, 0.0) for name, count in calls.items())
+        networks_cpu = sum(calls[name] * each["cpu_ms"] for name, each in row["networks"].items())
+        h200_ms = sum(count * _H200_MS.get(name, 0.0) for name, count in calls.items())
         for name, device in _DEVICES.items():
-            here = row["cpu_ms"] - row["first_frame_cpu_ms"] / row["frames"] - own
-            here -= row["encode_cpu_ms"] if device.encodes else 0.0
-            longest = max(here / device.cpus, there * device.slower)
-            found[name][f"{row['clip']} {row['way']}"] = 1e3 / longest
-    return found
+            cpu = row["cpu_ms"] - row["first_frame_cpu_ms"] / row["frames"] - networks_cpu
+            cpu -= row["encode_cpu_ms"] if device.has_nvenc else 0.0
+            bottleneck = max(cpu / device.cpus, h200_ms * device.network_time)
+            rates[name][f"{row['clip']} {row['way']}"] = 1e3 / bottleneck
+    return rates

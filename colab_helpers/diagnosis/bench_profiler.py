@@ -1,4 +1,4 @@
-"""A run watched from inside: ``python -m colab_helpers.diagnosis.bench_profiler METRICS VERB …``."""
+"""Profile a run in its own process: ``python -m colab_helpers.diagnosis.bench_profiler METRICS VERB …``."""
 
 from __future__ import annotations
 
@@ -17,105 +17,104 @@ import psutil
 
 from colab_helpers.startup import begin_startup
 
-_EVERY = 0.2
+_SAMPLE_INTERVAL = 0.2
 _EDGE = 640
-"""Of a picture for a network that takes any: the detector's, as it is set."""
-_ALONE = 7
-"""Calls of which the median counts."""
+"""Input size for networks that accept any: the detector's default."""
+_TIMED_CALLS = 7
+"""Number of timed calls; the median counts."""
 
 
 def profile_run(words: list[str]) -> dict[str, Any]:
-    """Run a verb in this process; return what was seen.
+    """Run a verb in this process and return its profile.
 
-    That is when the first frame was decoded, in milliseconds of wall and processor since the process began;
-    processor seconds by thread; how often each network was called, and milliseconds of a call when nothing
-    else is done; the card's load and memory.
+    The profile contains wall and CPU milliseconds from the process's start to the first decoded frame, CPU
+    seconds by thread, the number of calls of each network and the milliseconds of a call in isolation, and
+    the GPU's utilisation and memory.
     """
     from colab_helpers.media.reader import FrameReader
     from colab_helpers.models.session import Network
     from colab_helpers.resources.sampler import gpu_sample
 
-    process, first, cards = psutil.Process(), list[float](), list[Any]()
+    process, first, gpu_samples = psutil.Process(), list[float](), list[Any]()
     threads, calls, ended = dict[int, tuple[str, float]](), Counter[str](), threading.Event()
-    counting = threading.Lock()
-    last, following = dict[str, Network](), FrameReader.__next__
-    run, run_on_device = Network.run, Network.run_on_device
+    lock, models = threading.Lock(), dict[str, Network]()
+    next_frame, run, run_on_device = FrameReader.__next__, Network.run, Network.run_on_device
 
-    def counted(way: Any) -> Any:
+    def counted(method: Any) -> Any:
         def call(network: Network, *inputs: Any, **options: Any) -> Any:
-            with counting:
+            with lock:
                 calls[network.name] += 1
-            last[network.name] = network
-            return way(network, *inputs, **options)
+            models[network.name] = network
+            return method(network, *inputs, **options)
 
         return call
 
-    def seen(reader: FrameReader) -> Any:
-        frame = following(reader)
+    def timed_next(reader: FrameReader) -> Any:
+        frame = next_frame(reader)
         if not first:
             first.extend((1e3 * (time.time() - process.create_time()), 1e3 * time.process_time()))
         return frame
 
-    def look() -> None:
-        while not ended.wait(_EVERY):
+    def sample() -> None:
+        while not ended.wait(_SAMPLE_INTERVAL):
             for one in process.threads():
-                threads[one.id] = _name(one.id), one.user_time + one.system_time
-            cards.append(gpu_sample([process.pid]))
+                threads[one.id] = _thread_name(one.id), one.user_time + one.system_time
+            gpu_samples.append(gpu_sample([process.pid]))
 
     Network.run, Network.run_on_device = counted(run), counted(run_on_device)  # type: ignore[method-assign]
-    setattr(FrameReader, "__next__", seen)  # noqa: B010 - mypy lets no method be replaced
-    threading.Thread(target=look, daemon=True, name="bench").start()
-    _do(words)
+    setattr(FrameReader, "__next__", timed_next)  # noqa: B010 - mypy forbids assigning to a method
+    threading.Thread(target=sample, daemon=True, name="bench").start()
+    if code := import_module("colab_helpers.__main__").main(words):  # a static import would point upwards
+        sys.exit(code)
     ended.set()
     return {
         **dict(zip(("first_frame_ms", "first_frame_cpu_ms"), first, strict=True)),
-        "threads": _by_name(threads.values()),
-        "networks": {name: {"calls": calls[name], **_alone(run, last[name])} for name in sorted(calls)},
-        "card": _card(cards),
+        "threads": _sum_by_name(threads.values()),
+        "networks": {
+            name: {"calls": calls[name], **_time_calls(run, models[name])} for name in sorted(calls)
+        },
+        "card": _summarise_gpu(gpu_samples),
     }
 
 
-def _do(words: list[str]) -> None:
-    if code := import_module("colab_helpers.__main__").main(words):  # the verbs stand above this room
-        sys.exit(code)
-
-
-def _by_name(threads: Iterable[tuple[str, float]]) -> dict[str, float]:
-    used: defaultdict[str, float] = defaultdict(float)
+def _sum_by_name(threads: Iterable[tuple[str, float]]) -> dict[str, float]:
+    total: defaultdict[str, float] = defaultdict(float)
     for name, seconds in threads:
-        used[name] += seconds
-    return dict(used)
+        total[name] += seconds
+    return dict(total)
 
 
-def _card(seen: Iterable[Any]) -> dict[str, float]:
-    cards = [card for card in seen if card and card.utilisation is not None]
-    if not cards:
+def _summarise_gpu(samples: Iterable[Any]) -> dict[str, float]:
+    valid = [sample for sample in samples if sample and sample.utilisation is not None]
+    if not valid:
         return {}
-    memory = max(card.process_memory or card.memory_used or 0 for card in cards)
-    return {"busy_percent": median(card.utilisation for card in cards), "vram_mb": memory / 1e6}
+    memory = max(sample.process_memory or sample.memory_used or 0 for sample in valid)
+    return {"busy_percent": median(sample.utilisation for sample in valid), "vram_mb": memory / 1e6}
 
 
-def _name(number: int) -> str:
-    """What a thread is there for: Python's own are named, FFmpeg's say what decodes."""
+def _thread_name(native_id: int) -> str:
+    """Return a thread's name if it is Python's, else ``decoder`` for FFmpeg's threads, or ``native``."""
     for thread in threading.enumerate():
-        if thread.native_id == number:
+        if thread.native_id == native_id:
             return thread.name
     try:
-        return "decoder" if Path(f"/proc/self/task/{number}/comm").read_text().startswith("av:") else "native"
-    except OSError:  # it ended just now
+        name = Path(f"/proc/self/task/{native_id}/comm").read_text()
+        return "decoder" if name.startswith("av:") else "native"
+    except OSError:  # it has just ended
         return "native"
 
 
-def _alone(run: Any, network: Any) -> dict[str, float]:
+def _time_calls(run: Any, network: Any) -> dict[str, float]:
+    """Return the median wall and CPU milliseconds of a network call."""
     from colab_helpers.models.parity import sample_inputs
 
     samples = sample_inputs(network.session, edge=_EDGE, name=network.name)
-    inputs, took = [samples[name] for name in network.input_names], []
-    for _ in range(_ALONE):
+    inputs, times = [samples[name] for name in network.input_names], []
+    for _ in range(_TIMED_CALLS):
         wall, cpu = time.perf_counter(), time.process_time()
         run(network, *inputs)
-        took.append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
-    return {"ms": median(wall for wall, _ in took), "cpu_ms": median(cpu for _, cpu in took)}
+        times.append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
+    return {"ms": median(wall for wall, _ in times), "cpu_ms": median(cpu for _, cpu in times)}
 
 
 if __name__ == "__main__":

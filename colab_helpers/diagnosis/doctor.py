@@ -1,4 +1,4 @@
-"""Asks every question about a machine and gathers the findings."""
+"""Run all checks of a machine and collect the findings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CheckFunction = Callable[[Subject], Iterable[Check]]
 
 
 def _networks(subject: Subject) -> Iterator[Check]:
-    # Not at the top: the doctor must get as far as saying that a package cannot be imported.
+    # Imported here, so that the doctor still runs if a package cannot be imported.
     from colab_helpers.diagnosis.networks import models
 
     return models(subject)
@@ -35,7 +35,7 @@ CHECKS: Mapping[str, CheckFunction] = {
     mark("encoder"): environment.encoder,
     mark("models"): _networks,
 }
-"""In the order of the table, by the name a finding has that the question could not come to."""
+"""In the order of the table; the key is the finding's name if the check itself fails."""
 
 
 def diagnose(
@@ -45,26 +45,26 @@ def diagnose(
     folder: Path = Path(),
     drive: Path | None = None,
 ) -> Diagnosis:
-    """Check this machine for a run with these settings, by default the default preset's.
+    """Check this machine for a run with these settings (default: those of the default preset).
 
-    Every network of the settings is run; real weights of a few hundred megabytes take some seconds. Results
-    would go to ``folder``; ``drive`` is Google Drive, where it is mounted.
+    Every network is run; real weights of a few hundred megabytes take some seconds. ``folder`` is the output
+    folder; ``drive`` is where Google Drive is mounted, if it is.
     """
     settings = settings or load_settings()
     return run_checks(Subject.here(settings, models_dir=models_dir, folder=folder, drive=drive))
 
 
-def run_checks(subject: Subject, questions: Mapping[str, CheckFunction] = CHECKS) -> Diagnosis:
-    """Ask questions about a subject; one that breaks down becomes a finding itself."""
-    return Diagnosis.of(check for name, ask in questions.items() for check in _answers(name, ask, subject))
+def run_checks(subject: Subject, checks: Mapping[str, CheckFunction] = CHECKS) -> Diagnosis:
+    """Run checks; one that raises an exception becomes a failed finding."""
+    return Diagnosis.of(one for name, check in checks.items() for one in _run_check(name, check, subject))
 
 
-def _answers(name: str, ask: CheckFunction, subject: Subject) -> Iterator[Check]:
+def _run_check(name: str, check: CheckFunction, subject: Subject) -> Iterator[Check]:
     try:
-        yield from ask(subject)
+        yield from check(subject)
     except ColabHelpersError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what
         yield finding(name, what, error.remedy or tr(INSTALL_REMEDY))
     except Exception as error:  # noqa: BLE001 - a broken installation may fail in any way
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-        yield finding(name, tr("cannot be examined: {error}", error=f"{kind}{error}"), tr(INSTALL_REMEDY))
+        yield finding(name, tr("this check failed: {error}", error=f"{kind}{error}"), tr(INSTALL_REMEDY))

@@ -1,4 +1,4 @@
-"""Where this runs and what is there: packages, the GPU, memory, disk and folders, and which encoders work."""
+"""Checks of the platform, packages, GPU, memory, disk, folders and encoders."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from colab_helpers.resources.sampler import gpu_memory, ram_used
 
 MIN_MEMORY = 4 * GIB
 MIN_DISK = 2 * GIB
-"""What stays free beside models and results."""
+"""Bytes of disk space kept free."""
 COLAB_SESSION = 12 * 3600.0
-"""Longest life of a Colab session, in seconds."""
+"""Maximum duration of a Colab session, in seconds."""
 _SHORT_SESSION = 3600.0
 _NVENC_REMEDY = mark(
-    "nothing fails without it, the CPU does the work; in a container the driver shows its video parts with "
-    "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
+    "not required, videos are encoded on the CPU without it; in a container, set "
+    "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video to make it available"
 )
 _NO_GPU_REMEDY = mark(
     "on Colab choose Runtime > Change runtime type > T4 GPU, then Run all; elsewhere check nvidia-smi and "
@@ -31,12 +31,12 @@ _NO_GPU_REMEDY = mark(
 
 
 def place(subject: Subject) -> Iterator[Check]:
-    """Tell whether this is Colab, and there the time left."""
+    """Report whether this is Colab, and how much of the session is left."""
     if not subject.machine.on_colab:
         yield finding("place", tr("not Colab: {system}", system=subject.machine.system))
         return
     if subject.uptime is None:
-        yield finding("place", tr("Google Colab; how much of the session's 12 hours is left is not known"))
+        yield finding("place", tr("Google Colab; how much of the session's 12 hours is left is unknown"))
         return
     left = max(0.0, COLAB_SESSION - subject.uptime)
     what = tr("Google Colab; at most {hours:.1f} hours of the session are left", hours=left / 3600)
@@ -47,69 +47,64 @@ def place(subject: Subject) -> Iterator[Check]:
 
 
 def memory(subject: Subject) -> Iterator[Check]:
-    """Check the RAM, the container's limit honoured."""
+    """Check the RAM, within the container's limit."""
     total = subject.machine.memory_total
     free = max(0, total - ram_used())
-    what = tr(
-        "{total:.1f} GB RAM, {free:.1f} GB free; safe for {videos} video(s) at once",
-        total=total / GIB,
-        free=free / GIB,
-        videos=subject.machine.safe_capacity,
-    )
+    text = mark("{total:.1f} GB RAM, {free:.1f} GB free; safe for {videos} video(s) at once")
+    what = tr(text, total=total / GIB, free=free / GIB, videos=subject.machine.safe_capacity)
     remedy = "" if total >= MIN_MEMORY else tr("use the preset 'stable' or a machine with more RAM")
-    yield finding(
-        "memory", what, remedy, warns=True, figures={"ram_total_bytes": total, "ram_free_bytes": free}
-    )
+    figures = {"ram_total_bytes": total, "ram_free_bytes": free}
+    yield finding("memory", what, remedy, warns=True, figures=figures)
 
 
 def disk(subject: Subject) -> Iterator[Check]:
-    """Check the room for results, and whether they can be written."""
+    """Check the output folder: whether it can be written, and its free space."""
     free, folder = disk_free(subject.folder), subject.folder.absolute()
     what, remedy = tr("{free:.1f} GB free for results", free=free / GIB), ""
     if problem := write_problem(folder):
         what = tr("{folder} cannot be written: {problem}", folder=folder, problem=problem)
         remedy = tr("choose another folder")
     elif free < MIN_DISK:
-        remedy = tr("free space: 2 GB are kept free, and a result needs up to twice its target")
+        remedy = tr("free space: 2 GB are kept free, and a result needs up to twice the size of its target")
     yield finding("disk", what, remedy, figures={"disk_free_bytes": free})
 
 
 def models_folder(subject: Subject) -> Iterator[Check]:
-    """Check whether the models folder can be written, and has room for what is missing."""
+    """Check whether the models folder can be written, and has space for the missing models."""
     root, remedy = subject.models, ""
     free, missing = disk_free(root), bytes_missing(subject)
     if problem := write_problem(root):
         what = tr("{folder} cannot be written: {problem}", folder=root, problem=problem)
         remedy = tr(
-            "name a writable folder in models_dir or COLAB_HELPERS_MODELS; until then no model is "
+            "set a writable folder in models_dir or COLAB_HELPERS_MODELS; until then models cannot be "
             "fetched or converted"
         )
     else:
-        what = tr("{folder} can be written, {free:.1f} GB free", folder=root, free=free / GIB)
+        what = tr("{folder} is writable, {free:.1f} GB free", folder=root, free=free / GIB)
         if missing:
-            what += tr("; {missing:.2f} GB of models are to be fetched", missing=missing / GIB)
+            what += tr("; {missing:.2f} GB of models are missing", missing=missing / GIB)
         if missing and free < missing + MIN_DISK:
-            remedy = tr("free space (2 GB are kept free), or name a folder on another disk in models_dir")
+            remedy = tr("free space (2 GB are kept free), or set a folder on another disk in models_dir")
     figures = {"disk_free_bytes": free, "missing_bytes": missing}
-    # What is there already can be used as it is.
+    # If no model is missing, a read-only folder is sufficient.
     yield finding("models folder", what, remedy, warns=not missing, figures=figures)
 
 
 def bytes_missing(subject: Subject) -> int:
-    """Add up the models the settings need and the folder lacks, where the catalogue knows their sizes."""
+    """Return the total size of the missing models, as far as the catalogue knows their sizes."""
     from colab_helpers.models.catalog import load_catalog, required_models
 
     try:
         entries = required_models(subject.settings, load_catalog())
-    except ModelError:  # a model under a name of its own; that it is missing is said with the models
+    except ModelError:  # a missing model that is not in the catalogue; reported by the check of the models
         return 0
     return sum(entry.bytes or 0 for entry in entries if not (subject.models / entry.path).is_file())
 
 
 def write_problem(folder: Path) -> str:
-    """Return why nothing can be written into a folder (or made below its nearest parent); empty if it can.
+    """Return why a folder (or its nearest existing parent) cannot be written; empty if it can.
 
-    Found by writing: permissions say nothing of read-only disks, quotas and root.
+    Tested by writing, since permissions do not reflect read-only disks, quotas and root.
     """
     existing = folder.absolute()
     while not existing.exists():
@@ -123,7 +118,7 @@ def write_problem(folder: Path) -> str:
 
 
 def drive(subject: Subject) -> Iterator[Check]:
-    """Check Google Drive, where it is mounted; where it is not, there is nothing to say."""
+    """Check Google Drive if it is mounted."""
     if (folder := subject.drive) is None:
         return
     what, remedy = tr("Google Drive is mounted at {folder}", folder=folder), ""
@@ -134,22 +129,22 @@ def drive(subject: Subject) -> Iterator[Check]:
 
 
 def encoder(subject: Subject) -> Iterator[Check]:
-    """Check the encoder that a run would take, and NVENC."""
-    from colab_helpers.media.encoders import usable_encoders  # PyAV may be what is broken
+    """Check the encoder that a run would use, and NVENC."""
+    from colab_helpers.media.encoders import usable_encoders  # imported here, since PyAV may be broken
 
     problems = usable_encoders()
     working = [name for name, problem in problems.items() if problem is None]
-    wanted = subject.settings.output_video_encoder
-    good = bool(working) if wanted == "auto" else wanted in working
-    what, remedy = tr("a trial encode works with none"), ""
+    setting = subject.settings.output_video_encoder
+    usable = bool(working) if setting == "auto" else setting in working
+    what, remedy = tr("no encoder passed a trial encode"), ""
     if working:
         what = tr("a trial encode works with {names}", names=", ".join(working))
     if "h264_nvenc" not in working:
         what += tr("; NVENC is not usable ({problem})", problem=problems["h264_nvenc"])
         remedy = tr(_NVENC_REMEDY) if subject.machine.gpu is not None else ""
-    if not good:
+    if not usable:
         remedy = tr("set output_video_encoder to auto or libx264")
-    yield finding("encoder", what, remedy, warns=good)
+    yield finding("encoder", what, remedy, warns=usable)
 
 
 def python(subject: Subject) -> Iterator[Check]:
@@ -165,133 +160,111 @@ def python(subject: Subject) -> Iterator[Check]:
 
 
 def package_versions(subject: Subject) -> Iterator[Check]:
-    """Check every package that is asked for, one finding each."""
-    # A run does without the extras: they are for the notebooks and for the proof against insightface.
+    """Check every required package, one finding each."""
+    # The extras are optional: they are for the notebooks and the comparison with insightface.
     extras = [line for extra in EXTRAS for line in subject.project.extras[extra]]
     for line in (*subject.project.requirements, *extras, requirements.INSIGHTFACE):
-        wanted, installed = requirements.requirement(line), subject.environment.installed
-        name = requirements.canonical(wanted.name)
+        required, installed = requirements.requirement(line), subject.environment.installed
+        name = requirements.canonical(required.name)
         what, remedy = installed.get(name) or tr("not installed"), ""
         if not requirements.is_satisfied(line, installed):
-            what = tr("{version}; wanted is {wanted}", version=what, wanted=wanted.specifier)
+            what = tr("{version}; required: {wanted}", version=what, wanted=required.specifier)
             remedy = tr(INSTALL_REMEDY)
         yield finding(name, what, remedy, warns=line not in subject.project.requirements)
 
 
 def runtime(subject: Subject) -> Iterator[Check]:
-    """Check that there is exactly one ONNX Runtime: two distributions overwrite each other's files."""
+    """Check that exactly one ONNX Runtime distribution is installed: two overwrite each other's files."""
     installed = subject.environment.installed
-    found = [name for name in requirements.RUNTIMES if name in installed]
-    if len(found) == 1:
-        name, version = found[0], installed[found[0]]
-        problem = _range_problem(name, version) or _import_problem()
+    runtimes = [name for name in requirements.RUNTIMES if name in installed]
+    if len(runtimes) == 1:
+        name, version = runtimes[0], installed[runtimes[0]]
+        problem = _version_problem(name, version) or _import_problem()
         what = f"{name} {version}{f': {problem}' if problem else ''}"
         yield finding("onnxruntime", what, tr(INSTALL_REMEDY) if problem else "")
         return
     what = tr("not installed")
-    if found:
-        what = tr("{names} are installed and overwrite each other", names=tr(" and ").join(found))
-    remedy = tr("{install}: exactly the one that fits this machine is installed", install=tr(INSTALL_REMEDY))
+    if runtimes:
+        what = tr("{names} are installed and overwrite each other", names=tr(" and ").join(runtimes))
+    remedy = tr("{install}: it installs only the one for this machine", install=tr(INSTALL_REMEDY))
     yield finding("onnxruntime", what, remedy)
 
 
-def _range_problem(name: str, version: str) -> str:
+def _version_problem(name: str, version: str) -> str:
     lines = [requirements.RUNTIME_FOR_CPU, *requirements.RUNTIME_FOR_CUDA.values()]
-    wanted = [line for line in lines if requirements.requirement(line).name == name]
-    if any(requirements.is_satisfied(line, {name: version}) for line in wanted):
+    supported = [line for line in lines if requirements.requirement(line).name == name]
+    if any(requirements.is_satisfied(line, {name: version}) for line in supported):
         return ""
-    if not wanted:
-        return tr("it is not one of those that are supported")
-    return tr("wanted is {packages}", packages=tr(" or ").join(wanted))
+    if not supported:
+        return tr("this distribution is not supported")
+    return tr("{packages} is required", packages=tr(" or ").join(supported))
 
 
 def _import_problem() -> str:
-    """Why the module cannot be used; removing one of two distributions leaves an empty shell."""
+    """Return why the module cannot be used; removing one of two distributions leaves it without files."""
     try:
         module = importlib.import_module("onnxruntime")
     except Exception as error:  # noqa: BLE001 - a native library may fail to load in any way
         return tr("it cannot be imported ({error})", error=error)
-    return "" if hasattr(module, "InferenceSession") else tr("its files are gone: the module is empty")
+    return "" if hasattr(module, "InferenceSession") else tr("the module is empty: its files are missing")
 
 
 def cuda_compatibility(subject: Subject) -> Iterator[Check]:
-    """Compare what the ONNX Runtime wheel wants with what driver and libraries offer.
+    """Check the CUDA versions of the ONNX Runtime wheel, the driver and the libraries.
 
-    A network that ran on the GPU proves that all of them agree, whatever is found lying about; only where
-    none did are they looked at for the reason.
+    If a network ran on the GPU, they are compatible; otherwise they are compared to find the reason.
     """
     cuda, wheel, wanted = subject.environment.cuda, subject.wheel_cuda, subject.settings.execution_provider
-    what, remedy, warns = "", "", wanted == "cpu"  # who asked for the CPU needs no GPU
+    what, remedy, warns = "", "", wanted == "cpu"  # a run on the CPU needs no GPU
     if subject.cuda_problem is None:
-        what = tr(
-            "onnxruntime-gpu for CUDA {wheel}, driver for CUDA {driver}: a network ran with them",
-            wheel=wheel,
-            driver=cuda.driver if cuda else None,
-        )
+        text = mark("onnxruntime-gpu for CUDA {wheel}, driver for CUDA {driver}: a network ran with them")
+        what = tr(text, wheel=wheel, driver=cuda.driver if cuda else None)
     elif cuda is not None:
-        what, remedy = _disagreement(cuda, wheel, subject.cuda_problem)
+        what, remedy = _incompatibility(cuda, wheel, subject.cuda_problem)
     elif subject.machine.gpu is not None:
         what = tr("the GPU is listed, but the driver's libcuda.so.1 cannot be loaded")
-        remedy = tr("start the container with its GPU (docker run --gpus all), or install the driver again")
+        remedy = tr("start the container with its GPU (docker run --gpus all), or reinstall the driver")
     elif wheel is None:
-        what = tr("no working NVIDIA driver; ONNX Runtime for the CPU fits")
+        what = tr("no working NVIDIA driver; the installed CPU build of ONNX Runtime is right")
     else:
         what = tr(
-            "onnxruntime-gpu wants CUDA {cuda}, but there is no working NVIDIA driver: it runs on the CPU",
+            "onnxruntime-gpu needs CUDA {cuda}, but there is no working NVIDIA driver: it runs on the CPU",
             cuda=wheel,
         )
         remedy, warns = tr(_NO_GPU_REMEDY), wanted != "cuda"
     yield finding("cuda", what, remedy, warns=warns)
 
 
-def _disagreement(cuda: requirements.Cuda, wheel: int | None, problem: str) -> tuple[str, str]:
-    """Why no network runs although there is a driver, and the remedy."""
+def _incompatibility(cuda: requirements.Cuda, wheel: int | None, problem: str) -> tuple[str, str]:
+    """Return why no network runs on the GPU although there is a driver, and the remedy."""
+    install, driver = tr(INSTALL_REMEDY), cuda.driver
     if wheel is None:
-        what = tr("the driver offers CUDA {cuda}, but ONNX Runtime is the CPU build", cuda=cuda.driver)
-        return what, tr(INSTALL_REMEDY)
-    if wheel > cuda.driver:
-        what = tr(
-            "onnxruntime-gpu is built for CUDA {cuda}, but the driver only offers CUDA {driver}",
-            cuda=wheel,
-            driver=cuda.driver,
-        )
-        return what, tr(
-            "{install}: the build for CUDA {cuda} is installed; or install a newer driver",
-            install=tr(INSTALL_REMEDY),
-            cuda=cuda.driver,
-        )
+        return tr("the driver supports CUDA {cuda}, but ONNX Runtime is the CPU build", cuda=driver), install
+    if wheel > driver:
+        text = mark("onnxruntime-gpu is built for CUDA {cuda}, but the driver only supports CUDA {driver}")
+        remedy = mark("{install}: it installs the build for CUDA {cuda}; or install a newer driver")
+        return tr(text, cuda=wheel, driver=driver), tr(remedy, install=install, cuda=driver)
     if wheel not in cuda.libraries:
         missing = tr(" or ").join([tr("its runtime library"), "cuDNN 9"])
-        what = tr(
-            "onnxruntime-gpu wants CUDA {cuda}, but {missing} for it cannot be found",
-            cuda=wheel,
-            missing=missing,
-        )
-        return what, tr("{install}: the libraries come as packages", install=tr(INSTALL_REMEDY))
-    what = tr(
-        "driver and libraries for CUDA {cuda} are there, but no network runs: {problem}",
-        cuda=wheel,
-        problem=problem,
-    )
-    return what, tr("restart the session or machine, check nvidia-smi, then run 'bash setup.sh install'")
+        text = mark("onnxruntime-gpu needs CUDA {cuda}, but {missing} for it cannot be found")
+        remedy = mark("{install}: it installs the libraries as Python packages")
+        return tr(text, cuda=wheel, missing=missing), tr(remedy, install=install)
+    text = mark("driver and libraries for CUDA {cuda} are installed, but no network runs: {problem}")
+    remedy = mark("restart the session or machine, check nvidia-smi, then run 'bash setup.sh install'")
+    return tr(text, cuda=wheel, problem=problem), tr(remedy)
 
 
 def card(subject: Subject) -> Iterator[Check]:
-    """Tell the GPU's name and memory, and whether a network ran on it."""
+    """Report the GPU's name and memory, and whether a network ran on it."""
     gpu, problem = subject.machine.gpu, subject.cuda_problem
     if problem is not None or gpu is None:
         what = tr("networks run on the CPU: {problem}", problem=problem)
         yield finding("gpu", what, tr(_NO_GPU_REMEDY), warns=subject.settings.execution_provider != "cuda")
         return
-    what = tr(
-        "{gpu}, {memory:.1f} GB, driver {driver}; a network ran on it",
-        gpu=gpu.name,
-        memory=gpu.memory_total / GIB,
-        driver=gpu.driver,
-    )
+    text = mark("{gpu}, {memory:.1f} GB, driver {driver}; a network ran on it")
+    what = tr(text, gpu=gpu.name, memory=gpu.memory_total / GIB, driver=gpu.driver)
     figures = {"vram_total_bytes": gpu.memory_total}
-    memory = gpu_memory()
-    if memory is not None:
-        figures["vram_used_bytes"] = memory[0]
-        what += tr("; {used:.1f} GB in use", used=memory[0] / GIB)
+    if (vram := gpu_memory()) is not None:
+        figures["vram_used_bytes"] = vram[0]
+        what += tr("; {used:.1f} GB in use", used=vram[0] / GIB)
     yield finding("gpu", what, figures=figures)

@@ -1,4 +1,4 @@
-"""What the doctor examines, this machine and its installation, and what it finds: the lines of its table."""
+"""The doctor's subject (this machine and its installation) and its findings, the lines of its table."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ CheckStatus = Literal["pass", "warn", "fail"]
 INSTALL_REMEDY = mark("run 'bash setup.sh install' (on Colab: run the cell \"Get ready\" again)")
 
 _STATUS_WORDS: dict[CheckStatus, str] = {"pass": mark("PASS"), "warn": mark("WARN"), "fail": mark("FAIL")}
-# The names of findings on models begin with these.
 _NONE: Mapping[str, float] = {}
+# Titles of findings about a model, by the first word of the finding's name.
 _TITLES = {"model": mark("model {name}"), "parity": mark("parity {name}")}
 
 
 class Check(BaseModel, extra="forbid", frozen=True):
-    """One finding; its name, in a word or two of English, is the same in every language.
+    """A finding; its name, in a word or two of English, is the same in every language.
 
-    ``warn``: a run works, but with something less; ``fail``: it does not, or not rightly. Only what passes
-    has no remedy. Figures are measured values for machines, whose names end in their unit.
+    ``warn``: a run works, but with restrictions; ``fail``: it does not work, or gives wrong results. Every
+    finding that does not pass has a remedy. Figures are machine-readable values; their names end in the unit.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Check(BaseModel, extra="forbid", frozen=True):
 
     @property
     def title(self) -> str:
-        """The name as it is shown."""
+        """The translated name."""
         kind, _, subject = self.name.partition(" ")
         if subject and kind in _TITLES:
             return tr(_TITLES[kind], name=subject)
@@ -55,8 +55,8 @@ class Check(BaseModel, extra="forbid", frozen=True):
 def finding(
     name: str, detail: str, remedy: str = "", *, warns: bool = False, figures: Mapping[str, float] = _NONE
 ) -> Check:
-    """Make a finding: without a remedy it passes, else it fails, or only warns."""
-    # JSON knows neither infinity nor "not a number".
+    """Create a finding: it passes without a remedy, else it warns if ``warns``, else fails."""
+    # JSON has neither infinity nor NaN.
     finite = {key: float(value) for key, value in figures.items() if math.isfinite(value)}
     status: CheckStatus = "pass" if not remedy else "warn" if warns else "fail"
     return Check(name=name, status=status, detail=detail, remedy=remedy, figures=finite)
@@ -71,16 +71,16 @@ class Diagnosis(BaseModel, extra="forbid", frozen=True):
 
     @classmethod
     def of(cls, checks: Iterable[Check]) -> Diagnosis:
-        """Sum up findings."""
-        found = list(checks)
-        return cls(checks=found, ok=all(check.status != "fail" for check in found))
+        """Collect findings."""
+        findings = list(checks)
+        return cls(checks=findings, ok=all(check.status != "fail" for check in findings))
 
     def failures(self) -> list[Check]:
-        """Return what failed."""
+        """Return the failed findings."""
         return [check for check in self.checks if check.status == "fail"]
 
     def lines(self) -> list[str]:
-        """Return the table as plain text, each remedy below its finding, the count last."""
+        """Return the table as lines of text, each remedy below its finding, and the summary last."""
         width = max((len(check.title) for check in self.checks), default=0) + 2
         margin = max(len(tr(word)) for word in _STATUS_WORDS.values()) + 1
         lines = []
@@ -91,45 +91,34 @@ class Diagnosis(BaseModel, extra="forbid", frozen=True):
         return [*lines, self.summary()]
 
     def summary(self) -> str:
-        """Return how many findings of each kind there are, in one line."""
+        """Return the number of findings of each status, in one line."""
         count = Counter(check.status for check in self.checks)
-        return tr(
-            "{passed} passed, {warnings} warning(s), {failed} failed",
-            passed=count["pass"],
-            warnings=count["warn"],
-            failed=count["fail"],
-        )
+        text = mark("{passed} passed, {warnings} warning(s), {failed} failed")
+        return tr(text, passed=count["pass"], warnings=count["warn"], failed=count["fail"])
 
 
 EXTRAS = ("notebook",)
-"""Extras of ``pyproject.toml`` that are looked at, too; without them only the notebooks do not run."""
+"""Extras of ``pyproject.toml`` that are checked as well; only the notebooks need them."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Everything that findings depend on, apart from what is tried out.
-
-    Attributes:
-        folder: Where results would go.
-        project: What ``pyproject.toml`` asks for.
-        environment: Installed packages, the driver and CUDA's libraries.
-        uptime: Seconds since this container or machine was started; None if unknown.
-    """
+    """What the checks examine: the machine, the installation, and the settings of a run."""
 
     settings: Settings
     machine: Machine
     models_dir: Path | None
-    folder: Path
-    project: requirements.Project
-    environment: requirements.Environment
+    folder: Path  # the output folder
+    project: requirements.Project  # the requirements in ``pyproject.toml``
+    environment: requirements.Environment  # installed packages, the driver and CUDA's libraries
     drive: Path | None = None
-    uptime: float | None = None
+    uptime: float | None = None  # seconds since the container or machine was started; None if unknown
 
     @classmethod
     def here(
         cls, settings: Settings, *, models_dir: Path | None, folder: Path, drive: Path | None = None
     ) -> Subject:
-        """Take stock of the running installation; ColabHelpersError where not even that can be asked."""
+        """Inspect the running installation; raise ColabHelpersError if that is impossible."""
         try:
             machine, project = this_machine(), requirements.read_project()
             environment = requirements.inspect_environment(project, EXTRAS)
@@ -141,32 +130,29 @@ class Subject:
 
     @cached_property
     def models(self) -> Path:
-        """Folder of the model files."""
-        from colab_helpers.models.session import models_root  # not at the top: see ``cuda_problem``
+        """The models folder."""
+        from colab_helpers.models.session import models_root  # imported here: see ``cuda_problem``
 
         return models_root(self.models_dir)
 
     @property
     def wheel_cuda(self) -> int | None:
-        """CUDA version that the installed ``onnxruntime-gpu`` was built for; None without one.
-
-        The wheel says so itself, else it is known of its version.
-        """
+        """Major CUDA version that ``onnxruntime-gpu`` was built for; None if it is not installed."""
         version = self.environment.installed.get("onnxruntime-gpu")
         if version is None:
             return None
         try:
             built = str(importlib.import_module("onnxruntime.capi.build_and_package_info").cuda_version)
             return int(built.split(".")[0])
-        except (ImportError, AttributeError, ValueError):  # a CPU build lies over it, or it is damaged
+        except (ImportError, AttributeError, ValueError):  # overwritten by a CPU build, or damaged
             lines, installed = requirements.RUNTIME_FOR_CUDA.items(), {"onnxruntime-gpu": version}
             return next((major for major, line in lines if requirements.is_satisfied(line, installed)), None)
 
     @cached_property
     def cuda_problem(self) -> str | None:
-        """Why no network runs on the GPU, or None if one did; tried once."""
+        """Why no network runs on the GPU, or None if a trial network ran."""
         try:
-            # Not at the top: the doctor must get as far as saying that a package cannot be imported.
+            # Imported here, so that the doctor still runs if a package cannot be imported.
             from colab_helpers.models.session import cuda_problem
         except ImportError as error:
             return tr("ONNX Runtime cannot be imported ({error})", error=error)
@@ -174,12 +160,12 @@ class Subject:
 
     @property
     def runs_on_gpu(self) -> bool:
-        """Whether networks of these settings run on the GPU."""
+        """Whether networks run on the GPU with these settings."""
         return self.settings.execution_provider != "cpu" and self.cuda_problem is None
 
 
 def _uptime() -> float | None:
-    """Seconds since the first process was started: in a container, since its session began."""
+    """Return the seconds since the first process was started, in a container since its session began."""
     try:
         return time.time() - psutil.Process(1).create_time()
     except (psutil.Error, OSError):

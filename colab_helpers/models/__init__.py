@@ -1,1 +1,1 @@
-"""Models: what there is, how it gets here verified, and where it runs."""
+"""Model files: the catalogue, verified downloads, conversion, and ONNX Runtime sessions."""

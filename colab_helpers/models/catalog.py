@@ -1,7 +1,7 @@
-"""Which models there are: where each comes from, how it is recognised, what its licence forbids.
+"""The model catalogue: download sources, checksums and licences, loaded from ``catalog.yaml``.
 
-The facts stand in ``catalog.yaml`` beside this module. Listed are only models that the product runs. The same
-file name legitimately has several hashes (re-exports of one network), so every source carries its own set.
+Only models that the package runs are listed. The same file name may legitimately have several hashes
+(re-exports of one network), so every source has its own set.
 """
 
 from __future__ import annotations
@@ -21,26 +21,17 @@ from colab_helpers.models.contracts import content_contracts, converter_of
 from colab_helpers.settings import Settings
 
 AnalysisRole = Literal["detector", "recogniser", "attributes"]
-Role = Literal[
-    AnalysisRole,
-    "swapper",
-    "converter",
-    "enhancer",
-    "occluder",
-    "parser",
-    "frame_enhancer",
-    "content",
-    "painter",
-]
+_ProcessingRole = Literal["swapper", "converter", "enhancer", "occluder", "parser", "frame_enhancer"]
+Role = Literal[AnalysisRole, _ProcessingRole, "content", "painter"]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50", "buffalo_l/genderage")
-"""What finds faces and tells them apart, and what tells sex and age where settings ask for that."""
+"""The detector, the recogniser, and the sex and age classifier (loaded only if the settings need it)."""
 
 _MISSING_REMEDY = mark(
-    "fetch the models with preload.ipynb or 'python -m colab_helpers preload --accept-licences', with the "
-    "settings and the models folder of the run (both show the licences first, unless they are accepted), "
-    "put the file there yourself, or name another folder in models_dir or COLAB_HELPERS_MODELS; the demo "
-    "brings its own stand-in models"
+    "fetch the models with preload.ipynb or 'python -m colab_helpers preload --accept-licences', using the "
+    "settings and the models folder of the run (both show the licences first, unless already accepted), put "
+    "the file there yourself, or set another folder in models_dir or COLAB_HELPERS_MODELS; the demo comes "
+    "with its own stand-in models"
 )
 
 
@@ -49,31 +40,31 @@ class _Frozen(BaseModel):
 
 
 class Licence(_Frozen):
-    """Under which terms a model's weights are given."""
+    """The licence of a model's weights."""
 
     name: str  # short, as its owner writes it
-    link: str  # to the terms
-    non_commercial: bool  # such models are fetched only after the user has accepted
-    forbids: str  # in one sentence
+    link: str  # URL of the terms
+    non_commercial: bool  # such models are downloaded only after the user has accepted the licence
+    forbids: str  # one sentence
 
 
 class Source(_Frozen):
-    """Addresses that serve the same bytes, tried in order."""
+    """Mirrors that serve the same bytes, tried in order."""
 
     urls: tuple[str, ...]
     sha256: tuple[str, ...] = ()
-    crc32: str = ""  # 8 hexadecimal digits, where their publisher gives no SHA-256
+    crc32: str = ""  # 8 hexadecimal digits, for publishers that give no SHA-256
     bytes: int
 
     @property
     def digest(self) -> str:
-        """What tells its bytes from other sources'."""
+        """The checksum that identifies the content: its first SHA-256, else its CRC-32."""
         return self.sha256[0] if self.sha256 else self.crc32
 
-    def gives(self, path: Path, sha256: str) -> bool:
-        """Whether a file of that SHA-256 has its bytes; OSError where it cannot be read.
+    def matches(self, path: Path, sha256: str) -> bool:
+        """Return whether a file with this SHA-256 is this source's; raise OSError if it cannot be read.
 
-        A CRC-32 shows damage, not what somebody meant to do.
+        A CRC-32 match rules out damage, but not tampering.
         """
         if sha256 in self.sha256:
             return True
@@ -83,49 +74,47 @@ class Source(_Frozen):
 class ModelEntry(_Frozen):
     """One model: its role, its licence, and where its file comes from."""
 
-    name: str  # ``{name}.onnx`` below the models root, or as it is where it ends in ``.safetensors``
+    name: str  # stored as ``{name}.onnx`` in the models folder; used as is if it ends in ``.safetensors``
     role: Role
-    licence_id: str  # what an acceptance is recorded under
+    licence_id: str  # key under which an acceptance is recorded
     licence: Licence
-    sources: tuple[Source, ...] = ()  # groups of mirrors, best first; none for a user's own file
+    sources: tuple[Source, ...] = ()  # in order of preference; none for a user's own file
 
     @property
     def path(self) -> str:
-        """Below the models root, with forward slashes."""
+        """Path relative to the models folder, with forward slashes."""
         return self.name if self.name.endswith(".safetensors") else f"{self.name}.onnx"
 
     @property
     def bytes(self) -> int:
-        """The largest size any source gives; 0 where there is none."""
+        """The largest size of any source; 0 without sources."""
         return max((source.bytes for source in self.sources), default=0)
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Every address, best first."""
+        """All download URLs, in order of preference."""
         return tuple(url for source in self.sources for url in source.urls)
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Every known licence by its id, and every known model by name."""
+    """All known licences by id, and all known models by name."""
 
     licences: Mapping[str, Licence]
     models: Mapping[str, ModelEntry]
 
     def get(self, name: str, *, role: Role) -> ModelEntry:
-        """Find a model by name; ModelError, which names those of that role, where there is none."""
+        """Return the model of that name and role; raise ModelError, listing the alternatives, if unknown."""
         suitable = {entry.name: entry for entry in self.models.values() if entry.role == role}
         if name in suitable:
             return suitable[name]
+        names = ", ".join(suitable)
         raise ModelError(
-            tr("there is no {role} of that name in the catalogue", role=role),
+            tr("the catalogue has no {role} of that name", role=role),
             where=name,
-            remedy=tr("choose one of {names}, or put yours into the models folder", names=", ".join(suitable))
+            remedy=tr("choose one of {names}, or put your own file into the models folder", names=names)
             if suitable
-            else tr(
-                "put {name}.onnx into the models folder: it is not fetched, as its checksum is not known",
-                name=name,
-            ),
+            else tr("put {name}.onnx into the models folder: no download source is known for it", name=name),
         )
 
 
@@ -133,69 +122,70 @@ class Catalog:
 def load_catalog() -> Catalog:
     """Return the shipped catalogue."""
     data = from_yaml(Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8"))
-    licences = {word: Licence(**terms) for word, terms in data["licences"].items()}
+    licences = {key: Licence(**fields) for key, fields in data["licences"].items()}
     models = {}
-    for name, facts in data["models"].items():
-        word = facts.pop("licence")
-        models[name] = ModelEntry(name=name, licence_id=word, licence=licences[word], **facts)
+    for name, fields in data["models"].items():
+        key = fields.pop("licence")
+        models[name] = ModelEntry(name=name, licence_id=key, licence=licences[key], **fields)
     return Catalog(licences, models)
 
 
 def required_models(
     settings: Settings, catalog: Catalog | None = None, *, root: Path | None = None
 ) -> list[ModelEntry]:
-    """Return the models a run with these settings opens, each once.
+    """Return the models that a run with these settings loads, without duplicates.
 
-    What lies in the models folder ``root`` needs no entry in the catalogue, unless it finds faces; ModelError
-    where a model is in neither. A swapper brings the network that prepares the source for it.
+    This includes the converter that some swappers need. A model whose file is in the models folder ``root``
+    need not be in the catalogue, except for the analysis models.
+
+    Raises:
+        ModelError: A model is neither in the catalogue nor in the models folder.
     """
     catalog, entries = catalog or load_catalog(), []
     for role, name in required_model_names(settings, root):
-        unlisted = name not in catalog.models and root is not None and (root / f"{name}.onnx").is_file()
-        entries.append(
-            ModelEntry(name=name, role=role, licence_id="own", licence=catalog.licences["own"])
-            if unlisted
-            else catalog.get(name, role=role)
-        )
-    return list(dict.fromkeys([*entries, *(catalog.models[name] for name in content_models(settings))]))
+        if name not in catalog.models and root is not None and (root / f"{name}.onnx").is_file():
+            own = catalog.licences["own"]
+            entries.append(ModelEntry(name=name, role=role, licence_id="own", licence=own))
+        else:
+            entries.append(catalog.get(name, role=role))
+    return entries
 
 
 def required_model_names(settings: Settings, root: Path | None = None) -> list[tuple[Role, str]]:
-    """Return role and name of each network a run with these settings and models folder opens."""
+    """Return the role and name of each network that a run with these settings and models folder loads."""
     listed = load_catalog().models
-    found: list[tuple[Role, str]] = [(listed[name].role, name) for name in analysis_models(settings)]
+    required: list[tuple[Role, str]] = [(listed[name].role, name) for name in analysis_models(settings)]
     if "face_swapper" in settings.frame_processors:
-        found.append(("swapper", settings.swapper_model))
+        required.append(("swapper", settings.swapper_model))
         if converter := converter_of(settings.swapper_model):
-            found.append(("converter", converter))
+            required.append(("converter", converter))
     if "face_enhancer" in settings.frame_processors:
-        found.append(("enhancer", settings.enhancer_model))
-    found += mask_models(settings, root).items()
+        required.append(("enhancer", settings.enhancer_model))
+    required += mask_models(settings, root).items()
     if "frame_enhancer" in settings.frame_processors:
-        found.append(("frame_enhancer", settings.frame_enhancer_model))
-    found += ((listed[name].role, name) for name in content_models(settings))
-    return list(dict.fromkeys(found))
+        required.append(("frame_enhancer", settings.frame_enhancer_model))
+    required += ((listed[name].role, name) for name in content_models(settings))
+    return list(dict.fromkeys(required))
 
 
 def analysis_models(settings: Settings) -> tuple[str, ...]:
-    """Return the names of those of `ANALYSIS_MODELS` that a run with these settings opens."""
+    """Return the names of the ``ANALYSIS_MODELS`` that a run with these settings loads."""
     return ANALYSIS_MODELS if settings.asks_attributes else ANALYSIS_MODELS[:2]
 
 
 def content_models(settings: Settings) -> tuple[str, ...]:
-    """Return the names of the networks by which content is checked: classifiers, and what tells age."""
-    return (*(one.name for one in content_contracts(settings.content_check)), ANALYSIS_MODELS[2])
+    """Return the names of the networks of the content check: classifiers, and the age estimator."""
+    return (*(row.name for row in content_contracts(settings.content_check)), ANALYSIS_MODELS[2])
 
 
 def mask_models(settings: Settings, root: Path | None = None) -> dict[Role, str]:
-    """Return the names of the networks by which masks are made.
+    """Return the names of the mask networks by role.
 
-    What is left to ``auto`` needs one only where it lies in the models folder ``root``.
+    With ``face_mask_types=auto`` the occluder is used only if its file is in the models folder ``root``.
     """
     types, occluder = settings.face_mask_types, settings.occluder_model
     if types == "auto":
-        there = root is not None and (root / f"{occluder}.onnx").is_file()
-        types = ("occlusion",) if there else ()
+        types = ("occlusion",) if root is not None and (root / f"{occluder}.onnx").is_file() else ()
     names: dict[Role, str] = {}
     if "occlusion" in types:
         names["occluder"] = occluder
@@ -208,28 +198,26 @@ def mask_models(settings: Settings, root: Path | None = None) -> dict[Role, str]
 
 
 def missing_model_error(path: Path) -> ModelError:
-    """The error of a model that is not where it should be."""
+    """Return the error for a model file that does not exist."""
     return ModelError(tr("the model file is missing"), where=str(path), remedy=tr(_MISSING_REMEDY))
 
 
 def broken_model_error(path: Path, reason: str) -> ModelError:
-    """The error of a file that does not load: which one it is, and which one was expected."""
+    """Return the error for a file that does not load, with its checksum and the published ones."""
     listed = [entry for entry in load_catalog().models.values() if path.match(entry.path)]
-    wanted = [f"{one.digest} ({one.bytes} bytes)" for entry in listed for one in entry.sources]
+    published = [f"{one.digest} ({one.bytes} bytes)" for entry in listed for one in entry.sources]
     try:
-        is_there = f"{sha256_of(path)} ({path.stat().st_size} bytes)"
+        actual = f"{sha256_of(path)} ({path.stat().st_size} bytes)"
     except OSError as error:
-        is_there = str(error.strerror)
-    told = mark("ONNX Runtime cannot load the model ({reason}): the file is {file}")
-    if wanted:
-        told = mark(
-            "ONNX Runtime cannot load the model ({reason}): the file is {file}, published are {wanted}"
-        )
+        actual = str(error.strerror)
+    text = mark("ONNX Runtime cannot load the model ({reason}): the file is {file}")
+    if published:
+        text = mark("ONNX Runtime cannot load the model ({reason}): the file is {file}; published: {wanted}")
     return ModelError(
-        tr(told, reason=reason, file=is_there, wanted=", ".join(wanted)),
+        tr(text, reason=reason, file=actual, wanted=", ".join(published)),
         where=str(path),
         remedy=tr(
-            "it is damaged, cut off, or no ONNX file: fetch it again with 'python -m colab_helpers preload "
-            "--accept-licences', or put the real file there"
+            "the file is damaged, truncated, or not an ONNX model: fetch it again with 'python -m "
+            "colab_helpers preload --accept-licences', or put the right file there"
         ),
     )

@@ -1,4 +1,4 @@
-"""The swapper's projection matrix: an initializer of its file that no node uses, so ONNX Runtime drops it."""
+"""inswapper's projection matrix (emap): an initializer that no node uses, so ONNX Runtime drops it."""
 
 from __future__ import annotations
 
@@ -13,60 +13,59 @@ from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
 from colab_helpers.models.catalog import broken_model_error
 
-if TYPE_CHECKING:  # slow to import, and seldom needed
+if TYPE_CHECKING:  # slow to import, and rarely needed
     import onnx
 
 _NAME = "buff2fs"
 _SHAPE = (512, 512)
 _BYTES = 4 * 512 * 512
-# As protobuf writes it: field 8 is the name of a tensor, field 9 its bytes, here as many as float32 takes.
-_HEAD = b"\x42\x07" + _NAME.encode() + b"\x4a\x80\x80\x40"
+# In protobuf's encoding: field 8 is a tensor's name, field 9 its raw data, here of ``_BYTES``.
+_HEADER = b"\x42\x07" + _NAME.encode() + b"\x4a\x80\x80\x40"
 
 
 def read_emap(path: Path) -> npt.NDArray[np.float32]:
-    """Return the ``(512, 512)`` projection from ArcFace embeddings to the latents of a swapper's file.
+    """Return the ``(512, 512)`` float32 projection from ArcFace embeddings to a swapper's latents.
 
-    It is read where it stands in the file, near its end. Only in a file that is written otherwise it is
-    looked for by parsing half a gigabyte. ModelError where the file is no model or has no such matrix.
+    The file is searched backwards for its header; only if it is serialised differently, the whole model (half
+    a gigabyte) is parsed. Raise ModelError if the file is not a model or has no such matrix.
     """
     with path.open("rb") as file:
         if path.stat().st_size > _BYTES:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                start = content.rfind(_HEAD) + len(_HEAD)
-                if start >= len(_HEAD) and start + _BYTES <= len(content):
-                    raw = content[start : start + _BYTES]
-                    return np.frombuffer(raw, "<f4").reshape(_SHAPE)
-    return _in_model(load_model(path), where=str(path))
+                start = content.rfind(_HEADER) + len(_HEADER)
+                if start >= len(_HEADER) and start + _BYTES <= len(content):
+                    return np.frombuffer(content[start : start + _BYTES], "<f4").reshape(_SHAPE)
+    return _find_initializer(load_model(path), where=str(path))
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """Parse a model file; ModelError where it is none."""
+    """Parse a model file; raise ModelError if it is not a valid model."""
     import onnx
 
     try:
         model: onnx.ModelProto = onnx.load(path)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # protobuf's own, from a package that only the ui may import from
+    except Exception as error:  # a DecodeError of protobuf, which this package must not import from
         raise broken_model_error(path, str(error)) from error
-    if not model.graph.node:  # to protobuf, an empty file is an empty model
+    if not model.graph.node:  # protobuf parses an empty file as an empty model
         raise broken_model_error(path, tr("it has no nodes"))
     return model
 
 
-def _in_model(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:
-    """By name, else the last one, as insightface takes it."""
+def _find_initializer(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:
+    """Return the matrix by its name, else the last initializer, as insightface does."""
     from onnx import numpy_helper
 
     items = list(model.graph.initializer)
-    found = next((item for item in items if item.name == _NAME), items[-1] if items else None)
-    if found is None or tuple(found.dims) != _SHAPE:
+    matrix = next((item for item in items if item.name == _NAME), items[-1] if items else None)
+    if matrix is None or tuple(matrix.dims) != _SHAPE:
         raise ModelError(
             tr("the swapper's projection matrix {name!r} (512x512) is missing", name=_NAME),
             where=where,
             remedy=tr(
-                "use the original inswapper_128.onnx: optimised copies lose the matrix, and swappers of "
-                "other kinds (those that are known stand in docs/settings.md) have none"
+                "use the original inswapper_128.onnx: optimised copies lose the matrix, and other kinds of "
+                "swappers (docs/settings.md lists the supported ones) have none"
             ),
         )
-    return np.asarray(numpy_helper.to_array(found), np.float32)
+    return np.asarray(numpy_helper.to_array(matrix), np.float32)

@@ -1,8 +1,7 @@
-"""What is there of the models a run needs: used as it is, damaged, or missing.
+"""State of the model files on disk, and the record beside each file of what was verified.
 
-A file whose hash is not known is *unknown*, not damaged: it may be a user's own and work well. Damaged is
-what does not load, and what has other bytes than when it was verified although nobody wrote to it. What was
-verified is in a record beside the file.
+A file with an unknown hash is ``unknown``, not ``damaged``: it may be the user's own. A ``damaged`` file does
+not load, or its content has changed since it was verified although size and modification time have not.
 """
 
 from __future__ import annotations
@@ -28,55 +27,50 @@ FileState = Literal["present", "unknown", "damaged", "missing"]
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The file of a model, and what it is; ``present`` is a published one."""
+    """A model's file and its state."""
 
     model: ModelEntry
     path: Path
-    state: FileState = "missing"  # ``present`` and ``unknown`` are used as they are
+    state: FileState = "missing"  # ``present``: a published file; ``unknown`` is used as well
     sha256: str = ""
-    problem: ModelError | None = None  # what is wrong with a damaged one, and what to do
-    record: ModelRecord | None = None  # of one that is used
+    problem: ModelError | None = None  # of a damaged file
+    record: ModelRecord | None = None  # of a usable file
     notes: tuple[str, ...] = ()
 
     @property
     def resumable(self) -> int:
-        """Bytes an interrupted fetch left."""
+        """Bytes left by an interrupted download."""
         parts = (part_path(self.path, source.digest) for source in self.model.sources)
         return max(map(file_size, parts), default=0)
 
 
 def inspect_file(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool = False) -> ModelFile:
-    """Find out what a model file is; one that is neither published nor recorded is loaded once.
+    """Determine the state of an existing model file; raise OSError if it cannot be read.
 
-    With ``verify`` it is hashed even if size and time are those recorded. With ``loads`` it is known to be a
-    network. OSError where it cannot be read.
+    With ``verify`` it is hashed even if its size and modification time are those recorded. A file that is
+    neither published nor recorded is loaded once, unless it is known that it ``loads``.
     """
     record = read_record(path)
-    same = record is not None and record.still_describes(path)
-    sha256 = record.sha256 if record is not None and same and not verify else sha256_of(path)
-    if any(source.gives(path, sha256) for source in entry.sources):
+    unchanged = record is not None and record.still_describes(path)
+    sha256 = record.sha256 if record is not None and unchanged and not verify else sha256_of(path)
+    if any(source.matches(path, sha256) for source in entry.sources):
         return ModelFile(entry, path, "present", sha256)
-    if record is not None and same and record.sha256 != sha256:
+    if record is not None and unchanged and record.sha256 != sha256:
         problem: ModelError | None = ModelError(
-            tr("its bytes have changed since it was verified, although nobody wrote to it"),
+            tr("its content has changed since it was verified, although size and modification time have not"),
             where=str(path),
-            remedy=tr(
-                "the disk may be failing: fetch it again with 'preload --verify', or put it there anew"
-            ),
+            remedy=tr("the disk may be failing: fetch the file again with 'preload --verify', or replace it"),
         )
     else:
-        problem = None if loads or same else _load_problem(path)
-    text = mark(
-        "{name}: none of the published files (SHA-256 {sha256}); it is used as it is, its origin and licence "
-        "are not known"
-    )
-    note = tr(text, name=entry.path, sha256=sha256)
-    state: FileState = "damaged" if problem else "unknown"
-    return ModelFile(entry, path, state, sha256, problem, notes=() if problem else (note,))
+        problem = None if loads or unchanged else _load_problem(path)
+    if problem:
+        return ModelFile(entry, path, "damaged", sha256, problem)
+    text = mark("{name}: not a published file (SHA-256 {sha256}); used anyway, origin and licence unknown")
+    return ModelFile(entry, path, "unknown", sha256, notes=(tr(text, name=entry.path, sha256=sha256),))
 
 
 def _load_problem(path: Path) -> ModelError | None:
-    """Why a file is no network; None if it is. It is loaded on the CPU, nothing is run."""
+    """Return why a file does not load as a network on the CPU (it is not run); None if it does."""
     try:
         create_session(str(path), "cpu", optimised=False)
     except Exception as error:
@@ -89,9 +83,9 @@ def _load_problem(path: Path) -> ModelError | None:
 def inspect_model(
     root: Path, model: ModelEntry, *, verify: bool = False, accept: bool = False, loads: bool = False
 ) -> ModelFile:
-    """Find out what is there of one model, see ``inspect_file``, and record it; moves nothing.
+    """Determine the state of a model's file and update its record; see ``inspect_file`` for the arguments.
 
-    With ``accept`` the user accepts its licence; that is recorded if it is there.
+    With ``accept`` the user accepts the model's licence, which is recorded if the file exists.
     """
     path = root / model.path
     if not path.is_file():
@@ -99,134 +93,136 @@ def inspect_model(
     item = inspect_file(model, path, verify=verify, loads=loads)
     if item.state == "damaged":
         return item
-    record, notes = _renewed_record(model, path, item.sha256, accept=accept), item.notes
+    record, notes = _updated_record(model, path, item.sha256, accept=accept), item.notes
     try:
         write_record(path, record)
-    except OSError as error:  # a folder that is read-only by intent holds models all the same
-        text = mark("{path} cannot be written ({reason}): hashed anew next time")
+    except OSError as error:  # a models folder may be read-only on purpose
+        text = mark("{path} cannot be written ({reason}): the file will be hashed again next time")
         notes += (tr(text, path=record_path(path), reason=error.strerror),)
     return replace(item, record=record, notes=notes)
 
 
-def _renewed_record(model: ModelEntry, path: Path, sha256: str, *, accept: bool) -> ModelRecord:
-    """The record of a file as it is now; what is known about its origin and its licence is kept."""
-    there, earlier = path.stat(), read_record(path)
-    accepted = acceptance_time(model, path)
+def _updated_record(model: ModelEntry, path: Path, sha256: str, *, accept: bool) -> ModelRecord:
+    """Return the record of a file in its present state, keeping its known origin and licence acceptance."""
+    previous, accepted = read_record(path), acceptance_time(model, path)
     if accepted is None and accept and model.licence.non_commercial:
         accepted = now()
-    return ModelRecord(
-        sha256=sha256,
-        bytes=there.st_size,
-        mtime_ns=there.st_mtime_ns,
-        url=earlier.url if earlier is not None and earlier.sha256 == sha256 else "",
-        licence=model.licence_id,
-        licence_accepted_at=accepted,
-    )
+    url = previous.url if previous is not None and previous.sha256 == sha256 else ""
+    return ModelRecord.of(model, path, sha256, url, accepted)
 
 
-def acceptance_time(entry: ModelEntry, *places: Path | None) -> str | None:
-    """When the licence of a model was accepted, as the record beside one of some files says."""
-    records = (read_record(place) for place in places if place is not None)
-    times = (
-        load_or_none.licence_accepted_at
-        for load_or_none in records
-        if load_or_none and load_or_none.licence == entry.licence_id
-    )
+def acceptance_time(entry: ModelEntry, *paths: Path | None) -> str | None:
+    """Return when the licence of a model was accepted, according to the records beside these files."""
+    records = (read_record(path) for path in paths if path is not None)
+    times = (one.licence_accepted_at for one in records if one and one.licence == entry.licence_id)
     return next(filter(None, times), None)
 
 
 def origin_notes(settings: Settings, root: Path) -> list[str]:
-    """What a run says about the origin of the model files it loads; each file is hashed once."""
+    """Return a run's notes on the origin of its model files; each file is hashed once."""
     try:
         entries = required_models(settings, load_catalog(), root=root)
-    except ModelError:  # missing: opening it says what to do
+    except ModelError:  # a missing model is reported when it is loaded
         return []
-    there = [entry for entry in entries if (root / entry.path).is_file()]
-    real = [entry for entry in there if not is_standin(root / entry.path)]
+    existing = [entry for entry in entries if (root / entry.path).is_file()]
+    real = [entry for entry in existing if not is_standin(root / entry.path)]
     return [note for entry in real for note in inspect_model(root, entry, loads=True).notes]
 
 
-# --- records, and a file's way into place ---------------------------------------------------------------
+# --- records, and publishing files ----------------------------------------------------------------------
 
 
 class ModelRecord(BaseModel, extra="ignore", frozen=True):
-    """What was verified about a file; kept in ``<file>.json``.
+    """What was verified about a file; stored in ``<file>.json``.
 
-    As long as size and modification time are those of the record, the file counts as verified and half a
-    gigabyte need not be hashed at every start. Times are in UTC.
+    While size and modification time match the record, the file counts as verified, so that half a gigabyte
+    need not be hashed at every start. Times are in UTC.
     """
 
     version: Literal[1] = 1
     sha256: str
     bytes: int
     mtime_ns: int
-    url: str = ""  # address or path it came from; empty if it was simply there
+    url: str = ""  # URL or path of its origin; empty if unknown
     licence: str  # its id
-    licence_accepted_at: str | None = None  # None where nothing had to be accepted or nobody did
+    licence_accepted_at: str | None = None  # None if not required or not accepted
+
+    @classmethod
+    def of(cls, model: ModelEntry, path: Path, sha256: str, url: str, accepted: str | None) -> ModelRecord:
+        """Return the record of a file in its present state."""
+        stat = path.stat()
+        return cls(
+            sha256=sha256,
+            bytes=stat.st_size,
+            mtime_ns=stat.st_mtime_ns,
+            url=url,
+            licence=model.licence_id,
+            licence_accepted_at=accepted,
+        )
 
     def still_describes(self, path: Path) -> bool:
-        """Whether size and modification time of a file are the recorded ones."""
+        """Return whether size and modification time of a file are the recorded ones."""
         return size_and_mtime(path) == (self.bytes, self.mtime_ns)
 
 
 def record_path(path: Path) -> Path:
-    """Where the record of a file is kept."""
+    """Return the path of a file's record."""
     return path.with_name(path.name + ".json")
 
 
 def part_path(path: Path, sha256: str = "") -> Path:
-    """Where a file grows until it is complete and verified; told apart by the hash it is to have."""
-    # Hidden: browsers call what they are fetching "<file>.part", and that is not ours to resume or remove.
+    """Return the path of a partial file, one for each expected hash."""
+    # Hidden, since browsers name their own downloads "<file>.part", which must not be resumed or removed.
     return path.with_name(f".{path.name}.{sha256[:12]}.part" if sha256 else f".{path.name}.part")
 
 
 def file_size(path: Path) -> int:
-    """Return the bytes of a file; 0 if it is not there."""
+    """Return the size of a file in bytes; 0 if it does not exist."""
     return (size_and_mtime(path) or (0,))[0]
 
 
 def read_record(path: Path) -> ModelRecord | None:
-    """The record of a file; None if there is none, or none that can be read (then it is hashed anew)."""
+    """Return the record of a file; None if it is missing or unreadable."""
     return load_or_none(ModelRecord, record_path(path))
 
 
 def recorded_hash(path: Path) -> str | None:
-    """SHA-256 of a file as recorded, if the record still describes it."""
+    """Return the recorded SHA-256 of a file if the record still describes it, else None."""
     record = read_record(path)
     return record.sha256 if record is not None and record.still_describes(path) else None
 
 
 def write_record(path: Path, record: ModelRecord) -> None:
-    """Write the record of a file, all of it or nothing, unless it is there already; OSError if it cannot."""
+    """Write the record of a file atomically, unless unchanged; raise OSError if it cannot be written."""
     if record != read_record(path):
         write_json(record_path(path), record.model_dump())
 
 
 def write_json(path: Path, data: object) -> None:
-    """Write a small file, all of it or nothing."""
+    """Write a JSON file atomically."""
     write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
 def now() -> str:
-    """The present time in UTC, to the second."""
+    """Return the present time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def put_in_place(root: Path, part: Path, path: Path) -> Path | None:
-    """Give a verified file its name; return where what lay there is kept, its hash in the name, if anything.
+    """Publish a verified file; return the quarantine path of the file it replaced, or None.
 
-    That name does not end in ``.onnx``, so nothing loads it by mistake.
+    The quarantined file's name ends in its hash instead of ``.onnx``, so that it is never loaded by mistake.
     """
-    kept = None
+    quarantined = None
     if path.exists():
-        kept = root / "quarantine" / f"{path.name}.{sha256_of(path)}"
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(kept)
+        quarantined = root / "quarantine" / f"{path.name}.{sha256_of(path)}"
+        quarantined.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(quarantined)
         record_path(path).unlink(missing_ok=True)
     try:
         publish(part, path)
     except OSError:
-        if kept is not None:
-            kept.replace(path)
+        if quarantined is not None:
+            quarantined.replace(path)
         raise
-    return kept
+    return quarantined

@@ -1,4 +1,4 @@
-"""Getting every model a run needs: for the command line, the notebook, and runs that miss some."""
+"""Fetch all models a run needs: for the command line, the notebook, and runs with missing models."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.settings import Settings
 
 TOKEN = "HF_TOKEN"
-"""Environment variable, and secret on Colab, that holds an access token of Hugging Face."""
+"""Environment variable, and Colab secret, with an access token of Hugging Face."""
 
 
 class PreloadReport(BaseModel, extra="forbid", frozen=True):
-    """What a preload did."""
+    """The result of a preload."""
 
     version: Literal[1] = 1
     root: Path
     files: tuple[PreloadedFile, ...]
-    notes: tuple[str, ...] = ()  # each thing out of the ordinary, said once
+    notes: tuple[str, ...] = ()
 
 
 def preload(
@@ -40,45 +40,43 @@ def preload(
     verify: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> PreloadReport:
-    """Bring every model that the settings ask for into the models folder.
+    """Fetch all models that the settings need into the models folder.
 
-    What is there and verified is not touched; a second call reads a few small files only. On a machine whose
-    GPU works, swapper and enhancer are also made to fit it, see ``models.half``.
-
-    The token is by default that of ``HF_TOKEN``, the folder see ``models.session.models_root``. With
-    ``verify`` every file is hashed anew.
+    Verified files are left alone; a second call reads only their small records, unless ``verify`` is set. On
+    a machine with a working GPU, swapper and enhancer are also converted for it, see
+    ``models.model_conversion``. The token defaults to ``HF_TOKEN``; for the folder see
+    ``models.session.models_root``.
 
     Raises:
         LicenceError: A missing model's licence was not accepted.
-        ModelError: An unknown model, a file that cannot be had, or a folder of stand-ins.
-        OutputError: Too little room on the disk, or it cannot be written.
+        ModelError: A model is unknown, a file cannot be obtained, or the folder contains stand-ins.
+        OutputError: There is not enough disk space, or the folder cannot be written.
     """
     root = models_root(models_dir)
     options = replace(options, token=options.token or os.environ.get(TOKEN))
     entries = required_models(settings, load_catalog(), root=root)
     _refuse_standins(root, entries)
     files = fetch(root, entries, options, verify=verify, on_progress=on_progress)
-    notes = [note for item in files for note in item.notes]
-    notes += _prepared_for_gpu(settings, root)
+    notes = [note for item in files for note in item.notes] + _convert_for_gpu(settings, root)
     return PreloadReport(root=root, files=tuple(files), notes=tuple(notes))
 
 
-def _prepared_for_gpu(settings: Settings, root: Path) -> list[str]:
-    """Make swapper and enhancer fit the GPU, if networks run on one; what was done and what was refused."""
+def _convert_for_gpu(settings: Settings, root: Path) -> list[str]:
+    """Convert swapper and enhancer for the GPU if networks run on one; return the notes."""
     if settings.execution_provider == "cpu":
         return []
-    runtime = Runtime("auto")  # a GPU that does not work is the doctor's subject, no reason to fetch nothing
+    runtime = Runtime("auto")  # even if the settings require CUDA: a broken GPU must not prevent a preload
     names = face_processor_models(settings).values() if runtime.provider == "cuda" else ()
-    made = (choose(root, name, half=settings.half_precision, runtime=runtime, make=True) for name in names)
-    return [*runtime.notes, *(note for choice in made for note in choice.notes)]
+    choices = (choose(root, name, half=settings.half_precision, runtime=runtime, make=True) for name in names)
+    return [*runtime.notes, *(note for choice in choices for note in choice.notes)]
 
 
 def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
-    """A folder of the demo's stand-ins is right as it is: nothing in it is to be replaced."""
+    """Raise ModelError for a folder of the demo's stand-ins, which must not be replaced by real models."""
     for path in (root / entry.path for entry in entries):
         if path.is_file() and is_standin(path):
             raise ModelError(
-                tr("the folder holds the demo's stand-in models, which are not to be replaced"),
+                tr("the folder contains the demo's stand-in models, which must not be replaced"),
                 where=str(path),
-                remedy=tr("name another folder in models_dir or COLAB_HELPERS_MODELS"),
+                remedy=tr("set another folder in models_dir or COLAB_HELPERS_MODELS"),
             )

@@ -1,7 +1,7 @@
-"""Keeps loaded networks within a memory budget (requirements D4, E2, E4).
+"""An LRU pool of loaded networks within a memory budget.
 
-A network asked for is loaded; when it would not fit, those least recently used leave first. What it takes is
-measured when it is loaded: whoever makes a session runs it once, so that its workspaces are there by then.
+Networks are loaded on use; if one does not fit, the least recently used ones are unloaded first. Its size is
+measured while loading, including its workspaces, because ``create`` callbacks run the session once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from colab_helpers.language import mark, tr
 
 _POLL_INTERVAL = 0.5
 
-# How CUDA, ONNX Runtime's arenas (at the device's end and at their own limit), cuDNN and cuBLAS, and the C++
-# library say it.
+# The messages of CUDA, ONNX Runtime's arenas (device memory exhausted, or the arena's limit reached), cuDNN
+# and cuBLAS, and the C++ library.
 _OUT_OF_MEMORY_PATTERN = re.compile(
     r"out of memory|failed to allocate|is smaller than requested bytes|alloc_failed|allocation[ _]failed"
     r"|bad[ _]alloc",
@@ -31,136 +31,135 @@ _OUT_OF_MEMORY_PATTERN = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory, of the GPU or the machine, ran out."""
+    """Return whether an error means that VRAM or RAM ran out."""
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY_PATTERN.search(str(error)) is not None
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its name."""
+    """Return the first line of an error's message, or its class name if the message is empty."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 @dataclass(eq=False)
 class SessionPool:
-    """Sessions within a budget of bytes; safe to use from several threads."""
+    """An LRU pool of sessions with a memory budget in bytes; thread-safe."""
 
-    budget: int  # bytes that all sessions together may take
-    used: Callable[[], int]  # bytes in use where the networks run
-    free: Callable[[], int]  # bytes free there
-    wait: float = 0.0  # seconds to wait at most for other programs to free memory (``gpu_memory_wait``)
-    ceiling: int = 0  # bytes a single session may grow to, whatever is free; 0: no limit
+    budget: int  # total bytes of all loaded sessions
+    used: Callable[[], int]  # returns the bytes in use on the device
+    free: Callable[[], int]  # returns the bytes free on the device
+    wait: float = 0.0  # maximum seconds to wait for other programs to free memory (``gpu_memory_wait``)
+    ceiling: int = 0  # maximum bytes of a single session; 0: no limit
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
-    notes: list[str] = field(default_factory=list, init=False)  # what was unloaded or waited for
-    # By path, least recently used first.
-    _known: dict[Path, PooledSession] = field(default_factory=dict, init=False)
+    notes: list[str] = field(default_factory=list, init=False)  # about unloading and waiting
+    _known: dict[Path, PooledSession] = field(default_factory=dict, init=False)  # least recently used first
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
 
     @property
     def loaded(self) -> dict[str, int]:
-        """Name of each network in memory, least recently used first, and the bytes it takes."""
+        """Name and bytes of each network in memory, least recently used first."""
         with self._changed:
-            return {each.name: each.needs for each in self._in_memory()}
+            return {one.name: one.size for one in self._in_memory()}
 
     def session(self, path: Path, create: Callable[[], Any], *, name: str = "") -> PooledSession:
-        """Take a network into the pool; ``create`` makes a session and runs it once, at each load."""
-        # Until it is measured: the weights, and as much again for what runs through them.
-        new = PooledSession(self, path, name or path.stem, create, needs=2 * path.stat().st_size)
+        """Add a network to the pool; ``create``, called at each load, creates a session and runs it once."""
+        # A guess until it is measured: the weights, and as much again for activations.
+        new = PooledSession(self, path, name or path.stem, create, size=2 * path.stat().st_size)
         with self._changed:
             return self._known.setdefault(path, new)
 
     @contextmanager
-    def using(self, wanted: PooledSession) -> Iterator[None]:
-        """Have a network in memory as long as it is used; OutOfMemoryError if it does not fit alone."""
+    def using(self, session: PooledSession) -> Iterator[None]:
+        """Keep a network in memory during the context; raise OutOfMemoryError if it does not fit alone."""
         with self._changed:
-            self._known[wanted.path] = self._known.pop(wanted.path)
-            self._load(wanted)
-            wanted.users += 1
+            self._known[session.path] = self._known.pop(session.path)
+            self._load(session)
+            session.users += 1
         try:
             yield
         finally:
             with self._changed:
-                wanted.users -= 1
-                self._make_room(wanted, 0)
+                session.users -= 1
+                self._make_room(session, 0)
                 self._changed.notify_all()
 
     def unload_idle(self, *, keep: PooledSession | None = None) -> bool:
-        """Unload every network that is not in use, but ``keep``; whether there was any."""
+        """Unload every network that is not in use, except ``keep``; return whether there was any."""
         with self._changed:
-            idle = [each for each in self._in_memory() if not each.users and each is not keep]
-            for each in idle:
-                _unload(each)
+            idle = [one for one in self._in_memory() if not one.users and one is not keep]
+            for one in idle:
+                _unload(one)
             return bool(idle)
 
     def _in_memory(self) -> list[PooledSession]:
-        return [each for each in self._known.values() if each.session is not None]
+        return [one for one in self._known.values() if one.session is not None]
 
-    def _load(self, wanted: PooledSession) -> None:
-        # One that is larger than the budget is tried alone: only memory itself can say that it does not fit.
-        while wanted.session is None and not self._make_room(wanted, min(wanted.needs, self.budget)):
+    def _load(self, new: PooledSession) -> None:
+        # One that exceeds the budget is tried alone, since its size may be only a guess.
+        while new.session is None and not self._make_room(new, min(new.size, self.budget)):
             self._changed.wait()
-        if wanted.session is not None:  # already, or by another thread while this one waited
+        if new.session is not None:  # possibly loaded by another thread meanwhile
             return
-        self._wait_for_others(wanted)
+        self._wait_for_memory(new)
         for alone in (False, True):
             before = self.used()
             try:
-                wanted.session = wanted.create()
+                new.session = new.create()
                 break
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 if alone:
-                    raise _too_large(wanted, self.budget) from error
+                    raise _too_large_error(new, self.budget) from error
                 self.unload_idle()
-                text = mark("{name}: memory ran out while it was loaded; loaded again alone")
-                self.notes.append(tr(text, name=wanted.name))
-        wanted.needs = max(wanted.path.stat().st_size, self.used() - before) + wanted.beside
+                text = mark("{name}: memory ran out while loading; loaded again after unloading the others")
+                self.notes.append(tr(text, name=new.name))
+        new.size = max(new.path.stat().st_size, self.used() - before) + new.beside
 
-    def _make_room(self, wanted: PooledSession, needed: int) -> bool:
-        """Unload the least recently used until ``needed`` bytes fit; False if the rest is in use."""
+    def _make_room(self, new: PooledSession, needed: int) -> bool:
+        """Unload the least recently used until ``needed`` bytes fit; return False if the rest is in use."""
         for other in self._in_memory():
             if self._fits(needed):
                 break
-            if not other.users and other is not wanted:
+            if not other.users and other is not new:
                 _unload(other)
                 text = mark("{name} was unloaded to make room for {other}")
-                self.notes.append(tr(text, name=other.name, other=wanted.name))
+                self.notes.append(tr(text, name=other.name, other=new.name))
         return self._fits(needed)
 
     def _fits(self, needed: int) -> bool:
-        return sum(each.needs for each in self._in_memory()) + needed <= self.budget
+        return sum(one.size for one in self._in_memory()) + needed <= self.budget
 
-    def _wait_for_others(self, wanted: PooledSession) -> None:
-        """Wait until memory that other programs hold is free; on an end without, loading is tried anyway."""
+    def _wait_for_memory(self, new: PooledSession) -> None:
+        """Wait for other programs to free memory; after the time limit, return anyway."""
         started = self.clock()
-        while self.free() < wanted.needs and self.clock() - started < self.wait:
+        while self.free() < new.size and self.clock() - started < self.wait:
             self.sleep(_POLL_INTERVAL)
         waited = self.clock() - started
         if waited >= _POLL_INTERVAL:
             text = mark("{name}: waited {waited:.1f} s for memory to become free")
-            self.notes.append(tr(text, name=wanted.name, waited=waited))
+            self.notes.append(tr(text, name=new.name, waited=waited))
 
 
 @dataclass(eq=False)
 class PooledSession:
-    """Stands for an ONNX Runtime session that may have to be loaded first.
+    """A wrapper of an ONNX Runtime session that is loaded on use.
 
-    Nobody may hold the session itself once a call is over, or it stays in memory.
+    Callers must not keep a reference to ``session`` after a call, or it cannot be unloaded.
     """
 
     pool: SessionPool
     path: Path
     name: str
-    create: Callable[[], Any]  # makes the session and runs it once
-    needs: int  # bytes; a guess until it was loaded
-    session: Any = None  # None while it is not in memory
-    users: int = 0  # calls that run it now
-    beside: int = 0  # bytes of what works beside it, in ``needs`` too
+    create: Callable[[], Any]  # creates the session and runs it once
+    size: int  # bytes; a guess until it was loaded
+    session: Any = None  # None while unloaded
+    users: int = 0  # calls in progress
+    beside: int = 0  # bytes of auxiliary sessions, included in ``size``
 
     def run(self, *arguments: Any) -> Any:
-        """Run it; when memory runs out, once more with every idle network unloaded."""
+        """Run the session; if memory runs out, unload all idle networks and retry once."""
         with self.pool.using(self):
             try:
                 return self.session.run(*arguments)
@@ -173,15 +172,15 @@ class PooledSession:
 
     @contextmanager
     def track_growth(self) -> Iterator[None]:
-        """Count what is made beside it meanwhile as its own, whenever it is loaded."""
+        """Count memory allocated during the context as this session's, also after it is loaded again."""
         with self.pool.using(self):
             before = self.pool.used()
             yield
             self.beside = max(self.pool.used() - before, 0)
-            self.needs += self.beside
+            self.size += self.beside
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else is asked of a session: its inputs, outputs, metadata, providers."""
+        """Delegate everything else to the session: inputs, outputs, metadata, providers."""
         if name.startswith("__"):
             raise AttributeError(name)
         with self.pool.using(self):
@@ -190,16 +189,11 @@ class PooledSession:
 
 def _unload(idle: PooledSession) -> None:
     idle.session = None
-    gc.collect()  # sessions hold cycles; memory is only free when they are gone
+    gc.collect()  # sessions are in reference cycles, which keep their memory
 
 
-def _too_large(wanted: PooledSession, budget: int) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        tr(
-            "the network does not fit into memory: it needs {needed:.0f} MB and {budget:.0f} MB may be used",
-            needed=wanted.needs / 1e6,
-            budget=budget / 1e6,
-        ),
-        where=wanted.path.name,
-        remedy=tr("close other programs that use the GPU, or choose a lighter preset"),
-    )
+def _too_large_error(new: PooledSession, budget: int) -> OutOfMemoryError:
+    text = mark("the network needs {needed:.0f} MB of memory, but only {budget:.0f} MB may be used")
+    remedy = tr("close other programs that use the GPU, or choose a lighter preset")
+    message = tr(text, needed=new.size / 1e6, budget=budget / 1e6)
+    return OutOfMemoryError(message, where=new.path.name, remedy=remedy)

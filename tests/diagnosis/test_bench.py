@@ -40,19 +40,19 @@ def test_a_run_takes_as_long_as_its_narrowest_part(
     change: dict[str, object], seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_model, "this_machine", lambda: type("Two", (), {"cpus": 2}))
-    found = bench_model.predicted(ROW | change)
+    found = bench_model.predict(ROW | change)
     assert found["model_fps"] == pytest.approx(100 / seconds)
     assert found["model_error_percent"] == pytest.approx(100 * (100 / seconds / 40 - 1))
 
 
 def test_devices_run_the_real_networks_and_encode_by_themselves() -> None:
-    found = bench_model.on_devices([ROW, {**ROW, "way": "batch", "networks": {}}])
+    found = bench_model.predict_devices([ROW, {**ROW, "way": "batch", "networks": {}}])
     assert [*found["T4"]] == ["clip swap"]  # what was not watched tells nothing
     networks, ours = 3.2 + 4.9 / 4, 42 - 2 - (6 + 8 / 4)
     assert found["T4"]["clip swap"] == pytest.approx(1e3 / (15 * networks))  # slower than (32 - 10) / 2
     assert found["A100"]["clip swap"] == pytest.approx(1e3 / (3.1 * networks))
     cheap = {**ROW, "networks": {"det_10g": {"calls": 1, "ms": 4.0, "cpu_ms": 0.0}}}
-    found = bench_model.on_devices([cheap])
+    found = bench_model.predict_devices([cheap])
     assert found["T4"]["clip swap"] == pytest.approx(1e3 / ((ours + 8 - 10) / 2))
     assert found["A100"]["clip swap"] == pytest.approx(1e3 / ((ours + 8) / 12))  # it has no NVENC
 
@@ -62,7 +62,7 @@ def test_ratios_are_those_of_one_turn() -> None:
         return [bench.ProcessUsage(wall, 2 * wall, 1e6 * wall) for wall in walls]
 
     runs = {"PyAV": took(1.0, 3.0, 2.0), "decode": took(0.5, 0.5, 0.5), "swap": took(2.0, 4.0, 2.5)}
-    found = bench._figures(runs, "swap", 10)
+    found = bench._summarise(runs, "swap", 10)
     assert found["ratios"] == {"PyAV": 0.75}  # of 0.5, 0.75 and 0.8
     assert (found["fps"], found["cpu_ms"], found["rss_mb"]) == (4.0, 500.0, 4.0)
     assert (found["transcode_cpu_ms"], found["encode_cpu_ms"]) == (400.0, 300.0)

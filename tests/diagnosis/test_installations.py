@@ -53,19 +53,19 @@ def test_a_machine_without_a_gpu_works_and_claims_none_unless_one_is_demanded(do
 @pytest.mark.parametrize(
     ("changes", "name", "status", "detail"),
     [
-        ("numpy=1.26.4", "numpy", "fail", "1.26.4; wanted is "),
-        ("pydantic=3.0", "pydantic", "fail", "3.0; wanted is "),
-        ("papermill=2.1", "papermill", "warn", "2.1; wanted is "),
-        ("av=", "av", "fail", "not installed; wanted is "),
+        ("numpy=1.26.4", "numpy", "fail", "1.26.4; required: "),
+        ("pydantic=3.0", "pydantic", "fail", "3.0; required: "),
+        ("papermill=2.1", "papermill", "warn", "2.1; required: "),
+        ("av=", "av", "fail", "not installed; required: "),
         ("insightface=", "insightface", "warn", "not installed"),
         ("onnxruntime=", "onnxruntime", "fail", "not installed"),
         ("onnxruntime-gpu=1.26.0", "onnxruntime", "fail", "onnxruntime and onnxruntime-gpu are installed"),
-        ("onnxruntime=1.12.0", "onnxruntime", "fail", "onnxruntime 1.12.0: wanted is onnxruntime>=1.20,<2"),
+        ("onnxruntime=1.12.0", "onnxruntime", "fail", "onnxruntime 1.12.0: onnxruntime>=1.20,<2 is required"),
         (
             "onnxruntime= onnxruntime-directml=1.24.0",
             "onnxruntime",
             "fail",
-            "onnxruntime-directml 1.24.0: it is not one of those",
+            "onnxruntime-directml 1.24.0: this distribution is not supported",
         ),
     ],
 )
@@ -91,7 +91,7 @@ def test_an_unsuitable_python_and_an_empty_shell_of_a_removed_onnxruntime(
     assert answer.names("fail") == ["python", "onnxruntime"]
     assert answer["python"].detail == "3.10.4, but >=3.11,<3.14 is needed"
     assert "PYTHON=" in answer["python"].remedy
-    assert "its files are gone" in answer["onnxruntime"].detail
+    assert "its files are missing" in answer["onnxruntime"].detail
 
 
 def test_an_onnxruntime_that_cannot_be_imported_does_not_stop_the_doctor() -> None:
@@ -124,13 +124,13 @@ FAILS = "CUDA failure 35"
 @pytest.mark.parametrize(
     ("machine", "cuda", "wheel", "problem", "status", "detail", "remedy"),
     [
-        (T4, CUDA_12, "1.27.0", FAILS, "fail", "built for CUDA 13, but the driver only offers CUDA 12",
+        (T4, CUDA_12, "1.27.0", FAILS, "fail", "built for CUDA 13, but the driver only supports CUDA 12",
          "the build for CUDA 12"),
         (T4, Cuda(12), "1.26.0", FAILS, "fail", "its runtime library or cuDNN 9 for it cannot be found",
-         "as packages"),
-        (T4, Cuda(13, frozenset({13})), "1.26.0", FAILS, "fail", "wants CUDA 12, but its runtime library",
-         "as packages"),
-        (T4, CUDA_12, None, FAILS, "fail", "offers CUDA 12, but ONNX Runtime is the CPU build", INSTALL),
+         "as Python packages"),
+        (T4, Cuda(13, frozenset({13})), "1.26.0", FAILS, "fail", "needs CUDA 12, but its runtime library",
+         "as Python packages"),
+        (T4, CUDA_12, None, FAILS, "fail", "supports CUDA 12, but ONNX Runtime is the CPU build", INSTALL),
         (T4, CUDA_12, "1.26.0", FAILS, "fail", "but no network runs: CUDA failure 35", "nvidia-smi"),
         (T4, None, "1.26.0", "no libcuda", "fail", "libcuda.so.1 cannot be loaded", "--gpus all"),
         (NO_GPU, None, "1.26.0", "no driver", "warn", "but there is no working NVIDIA driver", "T4 GPU"),
@@ -190,7 +190,7 @@ def test_little_memory_and_a_disk_of_one_gigabyte(
     assert answer["disk"].remedy.startswith("free space")
     missing = replace(doctor, models=tmp_path).ask("models folder")["models folder"]
     assert missing.status == "fail"
-    assert "1.03 GB of models are to be fetched" in missing.detail
+    assert "1.03 GB of models are missing" in missing.detail
     assert "models_dir" in missing.remedy
 
 
@@ -226,7 +226,7 @@ def test_nothing_is_left_behind(doctor: Doctor, tmp_path: Path, monkeypatch: pyt
     [
         (3600.0, "pass", "at most 11.0 hours"),
         (11.5 * 3600, "warn", "at most 0.5 hours"),
-        (None, "pass", "is not known"),
+        (None, "pass", "is unknown"),
     ],
 )
 def test_on_colab_the_time_left_is_told_and_drive_where_it_is_mounted(

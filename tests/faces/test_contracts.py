@@ -285,7 +285,7 @@ def test_a_swapper_that_is_not_understood(tmp_path: Path, inputs: Any, said: str
     assert said in caught.value.what
     assert caught.value.where == str(path)
     assert "docs/settings.md" in caught.value.remedy
-    with pytest.raises(ModelError, match="no enhancer that is known"):
+    with pytest.raises(ModelError, match="no known kind of enhancer"):
         Enhancer(CPU.open(path))
 
 
@@ -298,5 +298,5 @@ def test_a_converter_that_is_none(models: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"crossface_ghost\.onnx: the model file is missing"):
         opened(tmp_path, **steps)
     shutil.copy(models / "GFPGANv1.4.onnx", tmp_path / "crossface_ghost.onnx")
-    with pytest.raises(ModelError, match="no converter that is known takes these inputs"):
+    with pytest.raises(ModelError, match="no known kind of converter has these inputs"):
         opened(tmp_path, **steps)

@@ -91,12 +91,11 @@ def test_a_run_says_that_nobody_knows_a_file_and_hashes_it_once(
     digest = sha256_of(models / SWAPPER)
     shutil.copy(models / SWAPPER, models / "mine.onnx")
     expected = (
-        f"{SWAPPER}: none of the published files (SHA-256 {digest}); it is used as it is, its origin and "
-        "licence are not known",
+        f"{SWAPPER}: not a published file (SHA-256 {digest}); used anyway, origin and licence unknown",
     )
     assert Engine.open(settings(), models_dir=models).notes == expected
     (note,) = Engine.open(settings(swapper_model="mine"), models_dir=models).notes
-    assert "mine.onnx: none of the published files" in note
+    assert "mine.onnx: not a published file" in note
     monkeypatch.setattr(inventory, "sha256_of", lambda path: pytest.fail("hashed again"))
     assert Engine.open(settings(), models_dir=models).notes == expected
 
@@ -128,7 +127,7 @@ def test_the_first_run_on_a_gpu(models: Path, gpu: FakeGpu) -> None:
     assert network.path.name.startswith("inswapper_128-half-")
     assert opened.provider == "cuda"
     assert opened.settings.half_precision is True
-    assert any("compared on this GPU, once" in note for note in opened.notes)
+    assert any("compared with its float16 copy" in note for note in opened.notes)
     assert np.abs(swapped(plain).astype(int) - swapped(opened)).max() <= 5
     assert opened.pool is not None
     # As in every report: the model's name, whatever the file is called.
@@ -158,7 +157,7 @@ def test_a_swapper_of_which_no_copy_can_be_made(models: Path, gpu: FakeGpu) -> N
     (models / "converted").write_text("a file where the folder should be")
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     assert swapper_network(opened).path == models / SWAPPER
-    assert any("cannot be made to fit this GPU" in note for note in opened.notes)
+    assert any("cannot be converted for this GPU" in note for note in opened.notes)
     assert gpu.options(SWAPPER, CUDA)[-1]["cudnn_conv_algo_search"] == "EXHAUSTIVE"
 
 
@@ -174,7 +173,7 @@ def test_a_network_that_is_loaded_again_says_that_its_graph_is_gone(models: Path
         assert np.array_equal(swapped(opened, 2), expected)
         assert not network.session.captured
     assert opened.take_memory_notes() == [
-        "inswapper_128: was loaded again, and runs without its CUDA graph from now on, a little slower"
+        "inswapper_128: was reloaded and now runs without its CUDA graph, a little slower"
     ]
 
 

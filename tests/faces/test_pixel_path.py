@@ -320,7 +320,7 @@ def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.Monke
     assert 0 < trial.usual < trial.own  # a processor is no GPU
     path, problem = choose_path(SWAPPER, original, CPU)
     assert path is None
-    assert "ms of the processor there" in problem
+    assert "ms of CPU time there" in problem
     assert not places_of(SWAPPER).kept
     with use_language("es"):  # what is recorded are numbers
         assert choose_path(SWAPPER, original, CPU)[1] not in ("", problem)

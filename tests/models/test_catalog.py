@@ -102,11 +102,11 @@ def test_a_crc32_and_the_size_tell_a_file_where_no_sha256_is_published(tmp_path:
     given = Source(urls=("https://x.invalid",), crc32="414fa339", bytes=43)  # of the sentence, as zlib says
     path = tmp_path / "net.onnx"
     path.write_bytes(b"The quick brown fox jumps over the lazy dog")
-    assert given.gives(path, "whatever")
+    assert given.matches(path, "whatever")
     assert given.digest == "414fa339"
     path.write_bytes(b"The quick brown fox jumps over the lazy cog")
-    assert not given.gives(path, "whatever")
-    assert not given.model_copy(update={"crc32": "", "sha256": ("1",)}).gives(path, "whatever")
+    assert not given.matches(path, "whatever")
+    assert not given.model_copy(update={"crc32": "", "sha256": ("1",)}).matches(path, "whatever")
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_calls_from_many_threads_take_turns(model: Path, capture: bool) -> None:
         ({"refuses": RuntimeError("nodes are not all on CUDA\nand more")}, "nodes are not all on CUDA"),
         ({"fails": RuntimeError("CUDA failure 901: operation failed")}, "CUDA failure 901: operation failed"),
         ({"fails": RuntimeError()}, "RuntimeError"),
-        ({"stale": True}, "its replay gives other results"),
+        ({"stale": True}, "the CUDA graph's replay gives other results"),
     ],
     ids=["refused", "failed", "wordless", "stale"],
 )

@@ -113,7 +113,7 @@ def test_a_disk_that_takes_nothing_is_told(
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         fetch(tmp_path / "file", entry)
-    monkeypatch.setattr(download, "_begins_at", full)
+    monkeypatch.setattr(download, "_body_offset", full)
     with pytest.raises(OutputError, match="No space left on device"):
         fetch(tmp_path, entry)
     assert_nothing_in_place(tmp_path)
@@ -158,7 +158,7 @@ def test_a_file_of_the_shared_cache_that_nobody_knows_is_used_and_kept(
     put(cache, network(5.0))
     [fetched] = fetch(tmp_path / "root", entry, shared_cache=cache)
     assert (fetched.source, route.requests) == ("copied", [])
-    assert "none of the published files" in fetched.notes[0]
+    assert "not a published file" in fetched.notes[0]
     assert (cache / "net.onnx").read_bytes() == (tmp_path / "root" / "net.onnx").read_bytes() == network(5.0)
 
 

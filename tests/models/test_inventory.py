@@ -52,7 +52,9 @@ def test_bytes_that_changed_without_being_written_are_found_where_they_are_hashe
     fetch(tmp_path, entry)
     rot(path, network(3.0))  # it loads
     assert inspect_model(tmp_path, entry).state == "unknown"
-    assert "although nobody wrote to it" in str(inspect_model(tmp_path, entry, verify=True).problem)
+    assert "although size and modification time have not" in str(
+        inspect_model(tmp_path, entry, verify=True).problem
+    )
     [again] = fetch(tmp_path, entry, verify=True)
     assert again.source == "downloaded"
     assert_right(tmp_path)
@@ -90,7 +92,7 @@ def test_damaged_file_leaves_only_for_its_replacement(
     assert_right(tmp_path)
     kept = tmp_path / "quarantine" / f"net.onnx.{sha256(OTHER)}"
     assert kept.read_bytes() == OTHER
-    assert fetched.notes == (f"net.onnx: was replaced; what lay there before is kept as {kept}",)
+    assert fetched.notes == (f"net.onnx: replaced; the previous file was moved to {kept}",)
 
 
 def test_a_file_that_a_user_puts_there_meanwhile_is_kept(
@@ -104,7 +106,7 @@ def test_a_file_that_a_user_puts_there_meanwhile_is_kept(
 
     monkeypatch.setattr(fetching, "download", download)
     [fetched] = fetch(tmp_path, entry)
-    assert "what lay there before is kept as" in fetched.notes[0]
+    assert "the previous file was moved to" in fetched.notes[0]
     [kept] = (tmp_path / "quarantine").iterdir()
     assert kept.read_bytes() == network(4.0)
 
@@ -130,8 +132,8 @@ def test_a_file_that_nobody_knows_is_used_as_it_is(
         [fetched] = fetch(tmp_path, restricted, offline=offline, verify=verify)
         assert (fetched.source, fetched.record.sha256) == ("present", sha256(network(2.0)))
         assert fetched.notes == (
-            f"net.onnx: none of the published files (SHA-256 {sha256(network(2.0))}); it is used as it is, "
-            "its origin and licence are not known",
+            f"net.onnx: not a published file (SHA-256 {sha256(network(2.0))}); used anyway, "
+            "origin and licence unknown",
         )
         assert path.read_bytes() == network(2.0)
     assert route.requests == []
@@ -145,7 +147,7 @@ def test_a_file_that_is_no_model_is_told_by_hash_and_size(
     entry = load_catalog().models["xseg_1"]
     path = put(tmp_path, content, "xseg_1.onnx")
     there = rf"ONNX Runtime cannot load.*{sha256(content)} \({len(content)} bytes\)"
-    wanted = rf"published are {entry.sources[0].sha256[0]} \({entry.bytes} bytes\)"
+    wanted = rf"published: {entry.sources[0].sha256[0]} \({entry.bytes} bytes\)"
     with pytest.raises(ModelError, match=rf"xseg_1\.onnx(?s:.*){there}.*{wanted}"):
         fetch(tmp_path, entry, offline=True)
     with pytest.raises(ModelError, match=f"{there}.*{wanted}") as caught:

@@ -137,7 +137,7 @@ def test_half_already(model: Path, works: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("build", "reason"),
-    [(lambda: half_graph("overflowing"), "differs by"), (lambda: net("constant"), "proves nothing")],
+    [(lambda: half_graph("overflowing"), "differs by"), (lambda: net("constant"), "inconclusive")],
     ids=["overflowing", "constant"],
 )
 def test_refused(tmp_path: Path, works: list[str], build: Callable[[], onnx.ModelProto], reason: str) -> None:
@@ -229,7 +229,7 @@ def test_a_record_that_cannot_be_written_is_a_note(
         patch.setattr(room, "write_json", denied)
         made = make(model)
     assert made.half
-    assert "cannot be written (Permission denied): compared anew next time" in made.notes[0]
+    assert "cannot be written (Permission denied): the comparison will be repeated next time" in made.notes[0]
     assert (make(model).path, make(model).notes) == (made.path, ())
     assert works == ["made", "compared"] * 2
 
@@ -251,7 +251,7 @@ def test_not_a_model(tmp_path: Path, content: bytes | None, half: bool) -> None:
     assert ("missing" in caught.value.what) == (content is None)
     assert ask(tmp_path, "net", half=False).path == tmp_path / "net.onnx"  # asking for it is no error
     other = save(net("rank 3"), tmp_path / "other.onnx")
-    with pytest.raises(ModelError, match=r"other\.onnx.*neither pictures nor vectors"):
+    with pytest.raises(ModelError, match=r"other\.onnx.*neither a picture nor a vector"):
         make(other)
 
 
@@ -279,7 +279,7 @@ def test_the_first_run_on_a_gpu_makes_what_is_missing(model: Path, gpu: FakeGpu)
     first = ask(model.parent, half="auto", runtime=runtime)
     assert first.half
     (note,) = first.notes
-    assert note == f"{NAME}: compared on this GPU, once; used is {first.path.name}"
+    assert note == f"{NAME}: compared with its float16 copy on this GPU (once); using {first.path.name}"
     assert [place.split(", onnx")[0] for place in record_of(first).verdicts] == ["cuda, Tesla T4"]
     second = ask(model.parent, half="auto", runtime=runtime)
     assert (second.path, second.notes) == (first.path, ())
@@ -306,7 +306,7 @@ def pretend_export(monkeypatch: pytest.MonkeyPatch, *, apart: float) -> list[Pat
         return compare(pixels, pixels + np.eye(2, 4, dtype=np.float32) * apart, EXACT_TOLERANCE, 255)
 
     monkeypatch.setattr(gfpgan_export.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(gfpgan_export, "_run", export)
+    monkeypatch.setattr(gfpgan_export, "_export_in_subprocess", export)
     return calls
 
 

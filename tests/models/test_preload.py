@@ -77,10 +77,10 @@ def test_licence_is_asked_for_before_anything_is_fetched(tmp_path: Path) -> None
 def test_a_model_that_cannot_be_run_is_refused_before_anything_is_planned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    with pytest.raises(ModelError, match=f"{name}: there is no swapper of that name"):
+    with pytest.raises(ModelError, match=f"{name}: the catalogue has no swapper of that name"):
         preload(Settings(swapper_model=name), PLAIN, models_dir=tmp_path)
     assert main(["preload", "--models-dir", str(tmp_path), "--swapper-model", name]) == WRONG_USAGE
-    assert f"{name}: there is no swapper of that name" in capsys.readouterr().err
+    assert f"{name}: the catalogue has no swapper of that name" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("served")
@@ -103,7 +103,7 @@ def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path) -> None:
     own = report.files[2]
     assert (own.name, own.source, own.record.licence, own.record.url) == ("my_swapper", "present", "own", "")
     assert report.notes == own.notes
-    assert "its origin and licence are not known" in own.notes[0]
+    assert "origin and licence unknown" in own.notes[0]
     assert_right(tmp_path, small_inswapper().SerializeToString(), "my_swapper")
 
 

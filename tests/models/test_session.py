@@ -102,7 +102,7 @@ def test_memory_that_runs_out_while_loading_is_no_reason_for_the_cpu(
 
     monkeypatch.setattr("onnxruntime.InferenceSession", create)
     assert runtime.open(model).session.get_providers()[0] == CUDA
-    assert pool.notes == ["net: memory ran out while it was loaded; loaded again alone"]
+    assert pool.notes == ["net: memory ran out while loading; loaded again after unloading the others"]
 
 
 def test_a_gpu_that_onnxruntime_leaves_out_is_no_gpu(gpu: FakeGpu) -> None:

@@ -140,7 +140,7 @@ def test_several_threads_share_a_budget_for_two(card) -> None:
 @pytest.mark.parametrize(
     ("size", "working", "note"),
     [
-        (250, 0, "b: memory ran out while it was loaded; loaded again alone"),
+        (250, 0, "b: memory ran out while loading; loaded again after unloading the others"),
         (310, 100, "b: memory ran out; the idle networks were unloaded"),
     ],
     ids=["loading", "running"],
@@ -155,7 +155,9 @@ def test_memory_that_runs_out_is_made_and_tried_again(card, size: int, working: 
 
 def test_what_does_not_fit_at_all_is_an_error_with_a_remedy(card) -> None:
     there = card(100, 90)
-    with pytest.raises(OutOfMemoryError, match=r"a\.onnx: the network does not fit.*lighter preset"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"a\.onnx: the network needs 200 MB of memory, but only 90 MB.*lighter preset"
+    ):
         there.net("a").run(None, 1)
     assert there.taken == 0
 
