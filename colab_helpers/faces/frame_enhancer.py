@@ -22,7 +22,7 @@ from colab_helpers.media.conversion import working_colour
 from colab_helpers.media.demuxing import MAX_FRAME_PIXELS
 from colab_helpers.media.formats import WORKING_FORMATS, ByteImage, is_full_range
 from colab_helpers.media.probe import VideoInfo
-from colab_helpers.models.contracts import enlarges
+from colab_helpers.models.contracts import upscaler_contract
 from colab_helpers.models.session import Network, Runtime
 from colab_helpers.settings import Settings
 
@@ -43,7 +43,7 @@ _SCALER = (
 
 
 class FrameEnhancer:
-    """Enlarges pictures with a Real-ESRGAN network, see ``models.contracts.enlarges``.
+    """Enlarges pictures with a Real-ESRGAN network, see ``models.contracts.upscaler_contract``.
 
     Args:
         network: The network; it must accept several input sizes, unless its input size is fixed.
@@ -62,7 +62,7 @@ class FrameEnhancer:
 
     def __init__(self, network: Network, *, blend: int = 100, memory: int = 0) -> None:
         self.network, self._blend = network, blend / 100
-        self.scale, self._fixed = enlarges(network.session, where=str(network.path))
+        self.scale, self._fixed = upscaler_contract(network.session, where=str(network.path))
         self.edge = self.default_edge = self._fixed or edge_for(memory, self.scale)
         self.notes: list[str] = []
         self.heartbeat: Callable[[], None] = lambda: None

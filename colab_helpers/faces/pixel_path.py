@@ -69,7 +69,7 @@ class PixelPath:
             self._made = True
             for edge in EDGES:
                 area = Area(edge)
-                graphs = buffers.kept[area] = self._graphs(area, buffers, capture=capture)
+                graphs = buffers.cache[area] = self._graphs(area, buffers, capture=capture)
                 for side in (graphs.before, graphs.after):
                     if side is not None:
                         side.run({})
@@ -79,7 +79,7 @@ class PixelPath:
     def drop(self) -> None:
         """Free the graphs."""
         if self._made:
-            self.part.network.run_on_device(lambda buffers: buffers.kept.clear())
+            self.part.network.run_on_device(lambda buffers: buffers.cache.clear())
 
     def change(
         self,
@@ -122,9 +122,9 @@ class PixelPath:
         masks: Arrays = {"mask": mask, "cover": cover}
 
         def work(buffers: DeviceBuffers) -> tuple[npt.NDArray[Any], Any]:
-            if region.area not in buffers.kept:
-                buffers.kept[region.area] = self._graphs(region.area, buffers, capture=False)
-            graphs: _Graphs = buffers.kept[region.area]
+            if region.area not in buffers.cache:
+                buffers.cache[region.area] = self._graphs(region.area, buffers, capture=False)
+            graphs: _Graphs = buffers.cache[region.area]
             region.read(graphs.pixels)
             pixels: dict[str, Any] = {"pixels": graphs.pixels}
             if graphs.before is not None:
@@ -151,10 +151,12 @@ class PixelPath:
         before, shared = None, {"picture": buffers.outputs[part.network.output_names[fit.picture]]}
         if sharp:
             picture = buffers.inputs[part.network.input_names[fit.inputs.index("picture")]]
-            session = self.runtime.beside(head(area, part.size, black), capture=capture)
+            session = self.runtime.auxiliary_session(head(area, part.size, black), capture=capture)
             before = DeviceBuffers.of(session, buffers.device, picture=picture)
             shared |= {"pixels": before.inputs["pixels"], "crop": before.outputs["crop"]}
-        session = self.runtime.beside(tail(area, part.size, part.levels, sharp=sharp), capture=capture)
+        session = self.runtime.auxiliary_session(
+            tail(area, part.size, part.levels, sharp=sharp), capture=capture
+        )
         after = DeviceBuffers.of(session, buffers.device, **shared)
         return _Graphs(before, after, np.zeros(sum(area.sizes), np.uint8), {})
 

@@ -149,7 +149,7 @@ class Enhancer(_CropNetwork):
     @property
     def weighted(self) -> bool:
         """Whether the network takes a weight."""
-        return "weight" in self.contract.takes
+        return "weight" in self.contract.inputs
 
     def enhance(self, crops: Sequence[ByteImage] | ByteImage) -> ByteImage:
         """Enhance any number of ``(S, S, 3)`` uint8 BGR crops; return ``(N, S, S, 3)``."""

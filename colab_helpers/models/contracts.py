@@ -26,7 +26,7 @@ class Contract:
     """The contract of one kind of network, as in the model files published by other projects."""
 
     kind: str  # a file is of this kind if its name contains this and its inputs fit
-    takes: tuple[InputKind, ...]  # the inputs, sorted: their order in a file does not matter
+    inputs: tuple[InputKind, ...]  # the inputs, sorted: their order in a file does not matter
     template: Template
     black: float  # black level of input and output pictures; white is 1
     # How the source is passed in: the embedding times the file's projection matrix, normalised; the unit
@@ -41,7 +41,7 @@ class Contract:
     @property
     def role(self) -> str:
         """The role of networks of this kind."""
-        return "swapper" if "vector" in self.takes else "enhancer"
+        return "swapper" if "vector" in self.inputs else "enhancer"
 
 
 _SWAPS: tuple[InputKind, ...] = ("picture", "vector")
@@ -100,7 +100,7 @@ def match_contract(session: Any, name: str) -> ContractMatch | None:
     fitting = [
         row
         for row in CONTRACTS
-        if row.takes == tuple(sorted(inputs))
+        if row.inputs == tuple(sorted(inputs))
         and row.size in (0, size)
         and (row.template != "arcface" or size % 112 == 0 or size % 128 == 0)
     ]
@@ -138,7 +138,7 @@ def converter_of(name: str) -> str:
     return next((row.converter for row in CONTRACTS if row.converter and row.kind in name.lower()), "")
 
 
-def enlarges(session: Any, *, where: str) -> tuple[int, int]:
+def upscaler_contract(session: Any, *, where: str) -> tuple[int, int]:
     """Return the scale factor of an upscaling network, and the edge of its input pictures (0: any).
 
     The contract is that of Real-ESRGAN's exports: RGB planes ``(1, 3, h, w)`` float32 from 0 to 1 become

@@ -57,7 +57,7 @@ class DeviceBuffers:
     inputs: dict[str, Any]  # ``OrtValue`` by name, as in ``outputs``; the outputs are in the graph's order
     outputs: dict[str, Any]
     device: str  # of the buffers
-    kept: dict[Hashable, Any] = field(default_factory=dict)  # callers' objects bound to these buffers
+    cache: dict[Hashable, Any] = field(default_factory=dict)  # callers' objects bound to these buffers
 
     def __post_init__(self) -> None:
         self._binding = self.session.io_binding()

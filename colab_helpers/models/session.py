@@ -166,7 +166,7 @@ class Runtime:
         self._loaded[path] = session.captured
         return session
 
-    def beside(self, model: bytes, *, capture: bool) -> Any:
+    def auxiliary_session(self, model: bytes, *, capture: bool) -> Any:
         """Create a session of a small auxiliary graph, captured on its first run if ``capture``."""
         # TensorFloat-32 is too imprecise for pixel coordinates.
         cuda = {"use_tf32": "0", **({"enable_cuda_graph": "1"} if capture else {})}

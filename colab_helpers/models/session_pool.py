@@ -115,7 +115,7 @@ class SessionPool:
                 self.unload_idle()
                 text = mark("{name}: memory ran out while loading; loaded again after unloading the others")
                 self.notes.append(tr(text, name=new.name))
-        new.size = max(new.path.stat().st_size, self.used() - before) + new.beside
+        new.size = max(new.path.stat().st_size, self.used() - before) + new.auxiliary
 
     def _make_room(self, new: PooledSession, needed: int) -> bool:
         """Unload the least recently used until ``needed`` bytes fit; return False if the rest is in use."""
@@ -156,7 +156,7 @@ class PooledSession:
     size: int  # bytes; a guess until it was loaded
     session: Any = None  # None while unloaded
     users: int = 0  # calls in progress
-    beside: int = 0  # bytes of auxiliary sessions, included in ``size``
+    auxiliary: int = 0  # bytes of auxiliary sessions, included in ``size``
 
     def run(self, *arguments: Any) -> Any:
         """Run the session; if memory runs out, unload all idle networks and retry once."""
@@ -176,8 +176,8 @@ class PooledSession:
         with self.pool.using(self):
             before = self.pool.used()
             yield
-            self.beside = max(self.pool.used() - before, 0)
-            self.size += self.beside
+            self.auxiliary = max(self.pool.used() - before, 0)
+            self.size += self.auxiliary
 
     def __getattr__(self, name: str) -> Any:
         """Delegate everything else to the session: inputs, outputs, metadata, providers."""

@@ -124,7 +124,7 @@ def test_on_a_gpu_the_pool_knows_what_a_tile_takes(tmp_path: Path) -> None:
         enhancer = FrameEnhancer.open(settings, runtime, tmp_path)
     assert enhancer is not None
     assert (enhancer.scale, enhancer.edge, len(seen)) == (2, 320, 1)
-    assert enhancer.network.session.beside == 1000
+    assert enhancer.network.session.auxiliary == 1000
     assert FrameEnhancer.open(Settings(), runtime, tmp_path) is None
 
 

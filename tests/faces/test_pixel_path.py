@@ -47,9 +47,9 @@ class Counted:
     runtime: Runtime
     made: int = 0
 
-    def beside(self, model: bytes, *, capture: bool) -> Any:
+    def auxiliary_session(self, model: bytes, *, capture: bool) -> Any:
         self.made += 1
-        return self.runtime.beside(model, capture=capture)
+        return self.runtime.auxiliary_session(model, capture=capture)
 
 
 CPU = Runtime("cpu", threads=1)
@@ -321,7 +321,7 @@ def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.Monke
     path, problem = choose_path(SWAPPER, original, CPU)
     assert path is None
     assert "ms of CPU time there" in problem
-    assert not places_of(SWAPPER).kept
+    assert not places_of(SWAPPER).cache
     with use_language("es"):  # what is recorded are numbers
         assert choose_path(SWAPPER, original, CPU)[1] not in ("", problem)
     for name in ("try_path", "PixelPath.prepare"):
@@ -360,12 +360,12 @@ def test_graphs_that_do_not_fit_into_memory_are_left_and_freed(
     original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: PixelPath) -> Verdict:
-        assert places_of(SWAPPER).kept
+        assert places_of(SWAPPER).cache
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(path_choice, "try_path", full)
     assert choose_path(SWAPPER, original, CPU) == (None, "CUDA out of memory")
-    assert not places_of(SWAPPER).kept
+    assert not places_of(SWAPPER).cache
 
 
 def test_a_way_that_gives_other_pixels_is_not_used(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
