@@ -29,11 +29,11 @@ _POLL_INTERVAL = 0.3
 
 @dataclass(eq=False)
 class Queue:
-    """The batches queued below a folder; ``turn_lock`` is held while the batch ``at_work`` runs."""
+    """The batches queued below a folder; ``turn_lock`` is held while the ``current`` one runs."""
 
     folder: Path
     turn_lock: Lock = field(default_factory=Lock)
-    at_work: Job | None = None
+    current: Job | None = None
     _state_lock: Lock = field(default_factory=Lock)
 
     def names(self) -> list[str]:
@@ -58,10 +58,8 @@ class Queue:
         with self._state_lock:
             queued, _, alive = _records(job.folder)
             if queued or alive:
-                what, remedy = (
-                    tr("a job with this name is queued or running"),
-                    tr("stop it, or choose another name"),
-                )
+                what = tr("a job with this name is queued or running")
+                remedy = tr("stop it, or choose another name")
                 raise FolderBusyError(what, where=job.folder.name, remedy=remedy)
             for name in (QUEUED_NAME, STATUS_NAME):
                 WritePolicy(made=is_own_file).ensure_writable(job.folder / name)
@@ -78,7 +76,7 @@ class Queue:
                 raise UsageError(what, where=name, remedy=tr("if it has only just started, try again"))
 
     def _is_current(self, job: Job) -> bool:
-        return self.at_work is not None and self.at_work.run == job.run
+        return self.current is not None and self.current.run == job.run
 
     def work(self) -> None:
         """Run one batch after another, forever."""
@@ -86,9 +84,9 @@ class Queue:
             # An error means that a folder is gone or full, and the next round tries again.
             with self.turn_lock, suppress(OSError, ColabHelpersError):
                 with self._state_lock:
-                    self.at_work = self._next()
-                if self.at_work is not None:
-                    self._run(self.at_work)
+                    self.current = self._next()
+                if self.current is not None:
+                    self._run(self.current)
             time.sleep(_POLL_INTERVAL)
 
     def _next(self) -> Job | None:
@@ -113,9 +111,9 @@ class Queue:
         except Exception as error:  # noqa: BLE001 - the other batches must still run
             note = f"{type(error).__name__}: {error}"
         with self._state_lock:
-            self.at_work = None
+            self.current = None
             if not _records(job.folder)[2]:  # otherwise another batch runs there, and this one stays queued
-                _end(job, *[note][: bool(note)], cancelled=cancelled)
+                _end(job, note, cancelled=cancelled)
 
 
 def _records(folder: Path) -> tuple[Job | None, BatchStatus | None, bool]:
@@ -124,11 +122,11 @@ def _records(folder: Path) -> tuple[Job | None, BatchStatus | None, bool]:
     return load_or_none(Job, folder / QUEUED_NAME), status, status is not None and status.alive()
 
 
-def _end(job: Job, *notes: str, cancelled: bool) -> None:
+def _end(job: Job, note: str = "", *, cancelled: bool) -> None:
     """Remove a batch from the queue, and write its final status if its worker could not."""
     status = load_or_none(BatchStatus, job.folder / STATUS_NAME)
-    if status is None or status.state == "running" or (status.run != job.run and (notes or cancelled)):
+    if status is None or status.state == "running" or (status.run != job.run and (note or cancelled)):
         writer = StatusWriter(job.folder / STATUS_NAME, job.tasks, run=job.run, job=job.digest)
-        writer.note(*notes)
+        writer.note(*filter(None, [note]))
         writer.end(cancelled=cancelled)
     (job.folder / QUEUED_NAME).unlink(missing_ok=True)
