@@ -14,7 +14,7 @@ from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
 from colab_helpers.files import shorten_name
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.inputs import IMAGE_KINDS, is_image, require_file
@@ -54,9 +54,8 @@ def _picture_output(task: Task) -> tuple[Path, str | None]:
     own, suffix = task.target.suffix.lower(), picture_suffix(task.target)
     if task.demanded or suffix == own:
         return task.output, None
-    note = tr(
-        "the result is a {suffix} file, the source a {own} one{because}", suffix=suffix, own=own, because=""
-    )
+    text = mark("the result is a {suffix} file, the source a {own} one{because}")
+    note = tr(text, suffix=suffix, own=own, because="")
     return task.output.with_name(shorten_name("", task.output.name, suffix)), note
 
 

@@ -58,10 +58,8 @@ class Queue:
         with self._state_lock:
             queued, _, alive = _records(job.folder)
             if queued or alive:
-                what, remedy = (
-                    tr("a job with this name is queued or running"),
-                    tr("stop it, or choose another name"),
-                )
+                what = tr("a job with this name is queued or running")
+                remedy = tr("stop it, or choose another name")
                 raise FolderBusyError(what, where=job.folder.name, remedy=remedy)
             for name in (QUEUED_NAME, STATUS_NAME):
                 WritePolicy(made=is_own_file).ensure_writable(job.folder / name)
@@ -115,7 +113,7 @@ class Queue:
         with self._state_lock:
             self.at_work = None
             if not _records(job.folder)[2]:  # otherwise another batch runs there, and this one stays queued
-                _end(job, *[note][: bool(note)], cancelled=cancelled)
+                _end(job, note, cancelled=cancelled)
 
 
 def _records(folder: Path) -> tuple[Job | None, BatchStatus | None, bool]:
@@ -124,11 +122,11 @@ def _records(folder: Path) -> tuple[Job | None, BatchStatus | None, bool]:
     return load_or_none(Job, folder / QUEUED_NAME), status, status is not None and status.alive()
 
 
-def _end(job: Job, *notes: str, cancelled: bool) -> None:
+def _end(job: Job, note: str = "", *, cancelled: bool) -> None:
     """Remove a batch from the queue, and write its final status if its worker could not."""
     status = load_or_none(BatchStatus, job.folder / STATUS_NAME)
-    if status is None or status.state == "running" or (status.run != job.run and (notes or cancelled)):
+    if status is None or status.state == "running" or (status.run != job.run and (note or cancelled)):
         writer = StatusWriter(job.folder / STATUS_NAME, job.tasks, run=job.run, job=job.digest)
-        writer.note(*notes)
+        writer.note(*filter(None, [note]))
         writer.end(cancelled=cancelled)
     (job.folder / QUEUED_NAME).unlink(missing_ok=True)

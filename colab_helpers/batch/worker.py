@@ -132,14 +132,12 @@ def run_job(
         return report
 
 
-def _begin(
-    job: Job, work_dirs: WorkDirs, base_policy: WritePolicy, supervisor: int, host: str
-) -> StatusWriter:
+def _begin(job: Job, work_dirs: WorkDirs, policy: WritePolicy, supervisor: int, host: str) -> StatusWriter:
     """Make sure that all records may be written, and write the first status."""
     for name in (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME):
-        base_policy.ensure_writable(job.folder / name)
+        policy.ensure_writable(job.folder / name)
     sync_journal(job.folder / JOURNAL_NAME)
-    check_report_path(job.report_path, base_policy)
+    check_report_path(job.report_path, policy)
     work_dirs.make()
     _remove_partial_files(job.folder)
     return StatusWriter(
