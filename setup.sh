@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install, run, test, open the notebooks: see `bash setup.sh help`.
 
-# Started with another shell, as by `sh setup.sh`: restart with bash. Up to here the script is POSIX sh.
+# If started with another shell (`sh setup.sh`), restart with bash. The script is POSIX sh up to here.
 if [ -z "${BASH_VERSION:-}" ]; then
   command -v bash >/dev/null 2>&1 && exec bash "$0" "$@"
   echo "[setup] bash was not found. What to do: install it (apt install bash, apk add bash)." >&2
@@ -20,7 +20,7 @@ system=""
 
 usage() {
   cat <<'TEXT'
-bash setup.sh [--system] install [extras]        install into the environment (extras: notebook dev jupyter heif serve transcripts portraits cluster s3 gs)
+bash setup.sh [--system] install [extras]        install the package (extras: notebook dev jupyter heif serve transcripts portraits cluster s3 gs)
 bash setup.sh [--system] run [name=value ...]    run the batch_swap notebook without a browser; by default the demo
 bash setup.sh [--system] test [pytest options]   run the test suite
 bash setup.sh [--system] notebook [lab options]  open the notebooks in JupyterLab
@@ -28,9 +28,9 @@ bash setup.sh [--system] notebook [lab options]  open the notebooks in JupyterLa
 Examples:  bash setup.sh run preset=speed
            bash setup.sh run 'sources=[me.jpg]' 'targets=[clips/]' consent='self: I am shown'
 
---system     use the current Python and keep all installed packages as they are (always so on Colab);
-             otherwise everything goes into .venv
-PYTHON=...   the Python to create .venv with, or with --system to use (3.11, 3.12 or 3.13)
+--system     use the current Python and keep all installed packages at their versions (always on Colab);
+             otherwise everything is installed into .venv
+PYTHON=...   the Python for creating .venv, or for --system (3.11, 3.12 or 3.13)
 TEXT
 }
 
@@ -45,8 +45,8 @@ suitable() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
 }
 
-# Prints the Python to use: $PYTHON, the current one with --system, else the newest suitable one. Each is
-# tried, since a command may exist and still not start (pyenv's shims).
+# Print the Python to use: $PYTHON, the current one with --system, or the newest suitable one. Each is started
+# once, since a command may exist but fail (pyenv's shims).
 find_python() {
   local name names=(python3.13 python3.12 python3.11 python3 python)
   [ -z "$system" ] || names=(python3 python)
@@ -70,33 +70,33 @@ make_venv() {
   local base="$1"
   say "creating .venv with $("$base" --version)"
   "$base" -m venv --clear "$venv" && return
-  # Debian's Python lacks ensurepip; uv does not need it.
+  # Debian's Python has no ensurepip; uv does not need it.
   if command -v uv >/dev/null && uv venv --clear --seed --python "$base" "$venv"; then return; fi
   rm -rf "$venv"
   die "create .venv" "$base cannot create an environment (see above)" \
     "install its venv module (apt install python3-venv), or use the current Python: bash setup.sh --system"
 }
 
-# Sets $python to the interpreter everything runs with.
+# Set $python to the interpreter to use.
 choose_environment() {
   if [ -n "$system" ]; then
     python="$(find_python)"
     return
   fi
-  # PYTHONPATH would put other packages before those of .venv, and PYTHONHOME would hide its library.
+  # PYTHONPATH would take precedence over the packages of .venv; PYTHONHOME would hide its standard library.
   if [ -n "${PYTHONPATH:-}${PYTHONHOME:-}" ]; then
-    say "PYTHONPATH and PYTHONHOME are ignored: .venv has packages of its own"
+    say "PYTHONPATH and PYTHONHOME are ignored: .venv has its own packages"
     unset PYTHONPATH PYTHONHOME
   fi
   python="$venv/bin/python"
   if ! "$python" -c '' >/dev/null 2>&1; then
-    [ ! -e "$venv" ] || say ".venv is damaged or its Python is gone: it is created again"
+    [ ! -e "$venv" ] || say ".venv is damaged or its Python is missing; it will be created again"
     local base
     base="$(find_python)"
     make_venv "$base"
   elif ! suitable "$python" || { [ -n "${PYTHON:-}" ] && ! same_version "$PYTHON" "$python"; }; then
-    die "choose Python" ".venv already holds $("$python" --version)" \
-      "remove the folder $venv, so that it is created again, or unset PYTHON"
+    die "choose Python" ".venv already uses $("$python" --version)" \
+      "remove the folder $venv to have it created again, or unset PYTHON"
   fi
 }
 
@@ -115,8 +115,8 @@ run() {
   local folder
   folder="$root/runs/$(date +%Y%m%d-%H%M%S)"
   [ ! -e "$folder" ] || folder="$folder-$$"
-  say "running the batch_swap notebook; all output goes to ${folder#"$PWD"/}"
-  # exec: a signal sent to this process must reach the one that can stop the batch.
+  say "running the batch_swap notebook; output folder: ${folder#"$PWD"/}"
+  # exec: signals sent to this process must reach the one that can stop the batch.
   exec "$python" -m colab_helpers.ui.headless \
     "$root/notebooks/batch_swap.ipynb" "$folder/batch_swap.ipynb" "$@"
 }
@@ -140,13 +140,13 @@ main() {
     system=yes
     shift
   fi
-  local verb="${1:-help}"
+  local command="${1:-help}"
   [ $# -eq 0 ] || shift
   if [ "${1:-}" = "--system" ]; then
     system=yes
     shift
   fi
-  case "$verb" in
+  case "$command" in
     install) install "$(join_by_comma "${@:-notebook}")" ;;
     run) run "$@" ;;
     test) test_suite "$@" ;;
@@ -154,7 +154,7 @@ main() {
     help | -h | --help) usage ;;
     *)
       usage >&2
-      say "unknown command '$verb'" >&2
+      say "unknown command '$command'" >&2
       exit 2
       ;;
   esac

@@ -1,1 +1,1 @@
-"""Measurements anyone can repeat; ratios within one run are what counts."""
+"""Reproducible benchmarks; compare figures within one run, not across machines."""

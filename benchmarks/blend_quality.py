@@ -1,8 +1,8 @@
-"""Compare changed faces with the rendered true swap: ``python -m benchmarks.blend_quality``.
+"""Compare swapped faces with the rendered ground truth: ``python -m benchmarks.blend_quality``.
 
-Three tables: faces cut by the frame's border, faces of several sizes, and a face that holds still. Beside the
-product's own ways stands insightface's ``paste_back`` on the same points. Seeds are drawn at random unless
-``--seed`` is given.
+Prints three tables: faces cut off by the frame border, faces of several sizes, and a motionless face. The
+reference is insightface's ``paste_back`` with the same landmarks. The seed is random unless ``--seed`` is
+given.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.faces import Clip, Image, alone, followed
+from benchmarks.faces import Clip, Image, per_frame, tracked
 from colab_helpers.faces.assignment import Treatment
 from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.crop_denoiser import CropDenoiser
@@ -45,12 +45,12 @@ SOURCE = "hanna"
 CUTS = (0.15, 0.3, 0.45, 0.6)
 SIZES = ((640, 360), (1280, 720), (3376, 1900))
 MIN_VISIBLE = 0.97
-Paint = Callable[[Image, Face], Image]
+Method = Callable[[Image, Face], Image]
 Inside = npt.NDArray[np.bool_]
 
 
 class FaceMethods:
-    """The ways to change a face, by name; each gives a new picture."""
+    """Ways to change a face; each returns a new image."""
 
     def __init__(self, folder: Path) -> None:
         settings = load_settings(execution_provider="cpu")
@@ -58,32 +58,32 @@ class FaceMethods:
         source = engine.analyser.find(portrait(SOURCE))[0].embedding
         assert source is not None
         assert engine.swapper is not None
-        whole = engine.changer(Treatment(source=source))
-        assert isinstance(whole, FaceChanger)
-        self.whole = whole
-        self.swap = replace(self.whole, enhancer=None)
+        enhancing = engine.changer(Treatment(source=source))
+        assert isinstance(enhancing, FaceChanger)
+        self.enhancing = enhancing
+        self.swapping = replace(enhancing, enhancer=None)
         self._source = SimpleNamespace(normed_embedding=source)
         from insightface.model_zoo.inswapper import INSwapper
 
-        self._oracle: Any = INSwapper(
-            str(folder / "inswapper_128.onnx"), session=engine.swapper.network.session
-        )
+        session = engine.swapper.network.session
+        self._reference: Any = INSwapper(str(folder / "inswapper_128.onnx"), session=session)
 
     def paste_back(self, image: Image, face: Face) -> Image:
-        """As insightface does it."""
-        pasted = self._oracle.get(image.copy(), SimpleNamespace(kps=face.kps), self._source, paste_back=True)
+        """Swap with insightface's own blending."""
+        target = SimpleNamespace(kps=face.kps)
+        pasted = self._reference.get(image.copy(), target, self._source, paste_back=True)
         return np.asarray(pasted, np.uint8)
 
     def swapped(self, image: Image, face: Face) -> Image:
-        """Swapped by the product, and not enhanced."""
-        return _changed(BgrPicture(image.copy()), face, self.swap)
+        """Swap without enhancement."""
+        return _changed(BgrPicture(image.copy()), face, self.swapping)
 
     def enhanced(self, image: Image, face: Face) -> Image:
-        """Swapped and enhanced by the product."""
-        return _changed(BgrPicture(image.copy()), face, self.whole)
+        """Swap and enhance."""
+        return _changed(BgrPicture(image.copy()), face, self.enhancing)
 
-    def smooth(self, image: Image, face: Face) -> Image:
-        """Swapped and enhanced, without the grain of the shot."""
+    def without_grain(self, image: Image, face: Face) -> Image:
+        """Swap and enhance without adding the shot's grain."""
         with patch.object(Grain, "of", return_value=None):
             return self.enhanced(image, face)
 
@@ -94,43 +94,42 @@ def _changed(picture: BgrPicture, face: Face, changer: FaceChanger) -> Image:
 
 
 class UncroppedPicture(BgrPicture):
-    """A picture cut out of a larger one, whose crops show what is beyond its border."""
+    """A picture cut out of a larger image; aligned crops include what lies beyond its border."""
 
-    def __init__(self, image: Image, whole: Image, corner: FloatArray) -> None:
+    def __init__(self, image: Image, uncut: Image, corner: FloatArray) -> None:
         super().__init__(image)
-        self._all, self._corner = whole, corner
+        self._uncut, self._corner = uncut, corner
 
     def crop(self, matrix: Matrix, size: int, *, coarse: bool = False) -> Image:
         """See ``Picture.crop``."""
         moved = matrix.copy()
         moved[:, 2] -= matrix[:, :2] @ self._corner
-        return np.asarray(warp_crop(self._all, moved, size), np.uint8)
+        return np.asarray(warp_crop(self._uncut, moved, size), np.uint8)
 
 
 def psnr(image: Image, truth: Image, inside: Inside) -> float:
-    """Peak signal to noise in dB."""
+    """Return the peak signal-to-noise ratio in dB."""
     error = np.square(image.astype(np.float64) - truth).mean(2)[inside].mean()
     return float(10 * np.log10(255**2 / error))
 
 
 def seam(image: Image, truth: Image, inside: Inside, face: Face) -> float:
-    """Steepest step that a change leaves around the inner face, in grey levels a pixel: 99th percentile."""
+    """Return the 99th percentile of the error's gradient around the inner face, in grey levels per pixel."""
     reach = max(int(0.12 * (face.box[3] - face.box[1])), 2)
     ring = (cv2.dilate(inside.astype(np.uint8), np.ones((reach, reach))) > 0) & ~inside
     error = cv2.GaussianBlur(image.astype(np.float32) - truth, (0, 0), 1.5).mean(2)
-    return float(
-        np.percentile(np.hypot(cv2.Sobel(error, -1, 1, 0), cv2.Sobel(error, -1, 0, 1))[ring] / 8, 99)
-    )
+    gradient = np.hypot(cv2.Sobel(error, -1, 1, 0), cv2.Sobel(error, -1, 0, 1)) / 8
+    return float(np.percentile(gradient[ring], 99))
 
 
 def sharpness(image: Image, inside: Inside) -> float:
-    """Deviation of the Laplacian inside the face."""
+    """Return the standard deviation of the Laplacian inside the face."""
     within = cv2.erode(inside.astype(np.uint8), np.ones((9, 9))) > 0
     return float(cv2.Laplacian(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.CV_32F)[within].std())
 
 
 def shots(rng: random.Random, size: tuple[int, int], count: int) -> Iterator[Rendered]:
-    """Yield pictures of one person each, who is wholly seen, at random."""
+    """Yield random frames, each with one fully visible person."""
     while count:
         scene = Scene(rng.randrange(1_000_000), size, Fraction(25), 4.0, 1)
         shot = scene.render_all(rng.randrange(scene.frames), [SOURCE])
@@ -140,7 +139,7 @@ def shots(rng: random.Random, size: tuple[int, int], count: int) -> Iterator[Ren
 
 
 def _cut(box: FloatArray, side: str, share: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The part of a picture whose border cuts so much of a box off at one side."""
+    """Return the crop rectangle whose edge cuts off ``share`` of a box at one side (L, T, R or B)."""
     left, top, right, bottom = (float(edge) for edge in box)
     part = [0, 0, *size]
     part["LTRB".index(side)] = round(
@@ -154,13 +153,13 @@ def _cut(box: FloatArray, side: str, share: float, size: tuple[int, int]) -> tup
     return part[0], part[1], part[2], part[3]
 
 
-def cut_faces(ways: FaceMethods, rng: random.Random, count: int) -> None:
-    """Print how faces come out that the border cuts, in dB inside what is seen of them."""
-    figures: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+def cut_faces(methods: FaceMethods, rng: random.Random, count: int) -> None:
+    """Print the PSNR inside the visible part of faces that the frame border cuts off."""
+    rows: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for shot in shots(rng, SIZES[0], count):
         truth = shot.faces[0]
-        true = Face(truth.box, truth.kps, 1.0)
-        uncut = ways.swapped(shot.frame, true)
+        true_face = Face(truth.box, truth.kps, 1.0)
+        uncut = methods.swapped(shot.frame, true_face)
         for share in CUTS:
             for side in "LTRB":
                 left, top, right, bottom = _cut(truth.box, side, share, SIZES[0])
@@ -168,98 +167,94 @@ def cut_faces(ways: FaceMethods, rng: random.Random, count: int) -> None:
                 frame = np.ascontiguousarray(shot.frame[part])
                 target, inside = shot.swapped[SOURCE][part], shot.mask[part] > 0.5
                 corner = np.array([left, top], np.float32)
-                there = replace(true, box=true.box - np.tile(corner, 2), kps=true.kps - corner)
-                beyond = UncroppedPicture(frame.copy(), shot.frame, corner)
-                row = figures[share]
-                found = ways.engine.analyser.find(frame, embed=False)
-                row["found"].append(float(bool(found)))
-                if not found:
+                face = replace(true_face, box=truth.box - np.tile(corner, 2), kps=truth.kps - corner)
+                uncropped = UncroppedPicture(frame.copy(), shot.frame, corner)
+                row = rows[share]
+                detections = methods.engine.analyser.find(frame, embed=False)
+                row["detected"].append(float(bool(detections)))
+                if not detections:
                     continue
-                off = np.linalg.norm(found[0].kps - there.kps, axis=1).mean()
-                row["points"].append(float(off) / eye_distance(there.kps))
+                error = np.linalg.norm(detections[0].kps - face.kps, axis=1).mean()
+                row["kps error"].append(float(error) / eye_distance(face.kps))
                 for name, image in {
-                    "untouched": frame,
-                    "paste_back": ways.paste_back(frame, found[0]),
-                    "product": ways.swapped(frame, found[0]),
-                    "true points": ways.swapped(frame, there),
-                    "shown whole": _changed(beyond, there, ways.swap),
+                    "unchanged": frame,
+                    "paste_back": methods.paste_back(frame, detections[0]),
+                    "product": methods.swapped(frame, detections[0]),
+                    "true kps": methods.swapped(frame, face),
+                    "uncut crop": _changed(uncropped, face, methods.swapping),
                     "uncut": uncut[part],
                 }.items():
                     row[name].append(psnr(image, target, inside))
-    _print("cut by the border", {f"{share:.0%}": row for share, row in figures.items()})
+    _print("cut by the border", {f"{share:.0%}": row for share, row in rows.items()})
 
 
-def sized_faces(ways: FaceMethods, rng: random.Random, count: int) -> None:
-    """Print how whole faces of several sizes come out, and what that costs."""
+def sized_faces(methods: FaceMethods, rng: random.Random, count: int) -> None:
+    """Print quality and CPU time for uncut faces of several sizes."""
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    paints: dict[str, Paint] = {
-        "paste_back": ways.paste_back,
-        "per frame": ways.swapped,
-        "enhanced": ways.enhanced,
-        "without grain": ways.smooth,
+    compared: dict[str, Method] = {
+        "paste_back": methods.paste_back,
+        "swapped": methods.swapped,
+        "enhanced": methods.enhanced,
+        "without grain": methods.without_grain,
     }
     for size in SIZES:
         for shot in shots(rng, size, count):
-            found = ways.engine.analyser.find(shot.frame, embed=False)
+            detections = methods.engine.analyser.find(shot.frame, embed=False)
             truth, inside = shot.swapped[SOURCE], shot.mask > 0.5
-            for name, paint in paints.items() if found else ():
-                paint(shot.frame, found[0])
-                begun = time.process_time()
-                image = paint(shot.frame, found[0])
+            for name, method in compared.items() if detections else ():
+                method(shot.frame, detections[0])  # warm-up
+                started = time.process_time()
+                image = method(shot.frame, detections[0])
                 row = rows[f"{size[1]} {name}"]
-                row["ms"].append(1000 * (time.process_time() - begun))
-                row["pixels"].append(float(shot.faces[0].box[3] - shot.faces[0].box[1]))
+                row["ms"].append(1000 * (time.process_time() - started))
+                row["height"].append(float(shot.faces[0].box[3] - shot.faces[0].box[1]))
                 row["dB"].append(psnr(image, truth, inside))
-                row["seam"].append(seam(image, truth, inside, found[0]))
+                row["seam"].append(seam(image, truth, inside, detections[0]))
                 row["sharpness"].append(sharpness(image, inside) / sharpness(truth, inside))
-    _print("whole faces", rows)
+    _print("uncut faces", rows)
 
 
-def still_faces(ways: FaceMethods, rng: random.Random, count: int) -> None:
-    """Print how much more a face that holds still flickers than it did.
+def still_faces(methods: FaceMethods, rng: random.Random, count: int) -> None:
+    """Print how much a motionless face flickers after a swap, relative to the input clip.
 
-    Root mean square, over the inner face, of the steps in what a blur of 4 pixels leaves, over the clip's.
+    Flicker: RMS difference of consecutive frames inside the face, after a Gaussian blur with sigma 4.
     """
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    analyser = ways.engine.analyser
+    analyser = methods.engine.analyser
     for _ in range(count):
         scene = Scene(rng.randrange(1_000_000), SIZES[0], Fraction(1000), 0.05, 1)
-        seen = [scene.render_all(i, [SOURCE]) for i in range(scene.frames)]
-        if not seen[0].faces or seen[0].faces[0].visible < MIN_VISIBLE:
+        rendered = [scene.render_all(i, [SOURCE]) for i in range(scene.frames)]
+        if not rendered[0].faces or rendered[0].faces[0].visible < MIN_VISIBLE:
             continue
-        inside, frames = seen[0].mask > 0.5, [shot.frame for shot in seen]
-        clip = Clip("still", len(seen), [(shot.frame, shot.faces) for shot in seen].__getitem__)
-        own = _steps(frames, inside)
-        found = {"by itself": alone(analyser, clip), "followed": followed(analyser, clip)}
-        for where, faces in found.items():
-            for name, changer in {"swapped": ways.swap, "enhanced": ways.whole}.items():
-                row = rows[f"{where}, {name}"]
-                row["flicker"].append(_steps(_played(frames, faces, changer, steady=False), inside) / own)
-                if where == "followed":
-                    played = _played(frames, faces, changer, steady=True)
-                    rows["steadied, " + name]["flicker"].append(_steps(played, inside) / own)
-        pasted = [
-            ways.paste_back(f, one[0]) for f, one in zip(frames, found["by itself"], strict=True) if one
-        ]
-        rows["paste_back"]["flicker"].append(_steps(pasted, inside) / own)
-        true = _steps([shot.swapped[SOURCE] for shot in seen], inside)
-        rows["true swap"]["flicker"].append(true / own)
+        inside, frames = rendered[0].mask > 0.5, [shot.frame for shot in rendered]
+        clip = Clip("still", len(rendered), [(shot.frame, shot.faces) for shot in rendered].__getitem__)
+        images = {"true swap": [shot.swapped[SOURCE] for shot in rendered]}
+        detections = {"per frame": per_frame(analyser, clip), "tracked": tracked(analyser, clip)}
+        for how, faces in detections.items():
+            for name, changer in {"swapped": methods.swapping, "enhanced": methods.enhancing}.items():
+                images[f"{how}, {name}"] = _changed_clip(frames, faces, changer, denoise=False)
+                if how == "tracked":
+                    images[f"denoised, {name}"] = _changed_clip(frames, faces, changer, denoise=True)
+        pairs = zip(frames, detections["per frame"], strict=True)
+        images["paste_back"] = [methods.paste_back(frame, faces[0]) for frame, faces in pairs if faces]
+        for name, changed in images.items():
+            rows[name]["flicker"].append(_flicker(changed, inside) / _flicker(frames, inside))
     _print("holding still", rows)
 
 
-def _played(
-    frames: Sequence[Image], found: Sequence[Sequence[Face]], changer: FaceChanger, *, steady: bool
+def _changed_clip(
+    frames: Sequence[Image], detections: Sequence[Sequence[Face]], changer: FaceChanger, *, denoise: bool
 ) -> list[Image]:
-    steadier, played = CropDenoiser(changer.crop), []
-    for i, (frame, faces) in enumerate(zip(frames, found, strict=True)):
+    denoiser, changed = CropDenoiser(changer.crop), []
+    for i, (frame, faces) in enumerate(zip(frames, detections, strict=True)):
         picture = BgrPicture(frame.copy())
-        crops = steadier.crops(picture, faces, first=i == 0 or not steady)
+        crops = denoiser.crops(picture, faces, first=i == 0 or not denoise)
         changer.change([FaceJob(picture, face, crop=crops.get(face.track)) for face in faces])
-        played.append(picture.image)
-    return played
+        changed.append(picture.image)
+    return changed
 
 
-def _steps(images: Sequence[Image], inside: Inside) -> float:
+def _flicker(images: Sequence[Image], inside: Inside) -> float:
     smooth = [cv2.GaussianBlur(image, (0, 0), 4).astype(np.float32)[inside] for image in images]
     return float(np.sqrt(np.mean([np.square(b - a).mean() for a, b in pairwise(smooth)])))
 
@@ -273,20 +268,20 @@ def _print(title: str, rows: dict[str, dict[str, list[float]]]) -> None:
 
 
 def main() -> None:
-    """Run from a shell."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(1000))
-    parser.add_argument("--count", type=int, default=12, help="pictures of each kind")
-    parser.add_argument("--only", default="", help="cut, sized or still")
+    parser.add_argument("--count", type=int, default=12, help="frames (or clips) per row")
+    parser.add_argument("--only", default="", help="only one table: cut, sized or still")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     print(f"seed {options.seed}")
     with tempfile.TemporaryDirectory() as folder:
         write_standins(Path(folder))
-        ways = FaceMethods(Path(folder))
+        methods = FaceMethods(Path(folder))
         for table in (cut_faces, sized_faces, still_faces):
             if options.only in table.__name__:
-                table(ways, random.Random(options.seed), options.count)
+                table(methods, random.Random(options.seed), options.count)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Compare whole runs of this checkout with those of another, frame by frame: both must give the same videos.
+"""Compare complete runs of this checkout with those of another: both must produce identical outputs.
 
     python -m benchmarks.compare OTHER_CHECKOUT [--python OTHER_PYTHON] [--work DIR] [--demo DEMO]
 
-Each of the made inputs goes through ``python -m colab_helpers batch`` of both checkouts, with the same
-constant networks on the CPU and libx264; with ``--demo`` (a folder with source/, targets/ and models/) the
-demo's clips do, too. The last inputs are done once more with the worker process killed half way. Compared are
-every decoded frame with its timestamp, every audio and subtitle packet, and image files by their pixels.
-Reports on each input what differs, and ends with 1 if anything does.
+Each generated input is processed by ``python -m colab_helpers batch`` of both checkouts, with the same
+constant networks on the CPU and libx264; with ``--demo`` (a folder with source/, targets/ and models/) so are
+the demo's clips. Some inputs are processed again with the worker killed midway. Every decoded frame with its
+timestamp, every audio and subtitle packet, and the pixels of image files are compared. Prints the differences
+of each input; the exit code is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ INPUTS: dict[str, Spec] = {
     "vfr.mp4": _spec(time_base=Fraction(1, 1000), pts=variable_pts(60), sounds=(Sound(seconds=3.0),)),
     "vfr.mkv": _spec(time_base=Fraction(1, 1000), pts=variable_pts(60)),
     "ten_bit.mkv": _spec(codec="libx265", pix_fmt="yuv420p10le", options={"preset": "ultrafast"}),
-    "turned_90.mp4": _spec(rotation=90),
-    "turned_180.mp4": _spec(rotation=180),
-    "turned_270.mov": _spec(rotation=270, sounds=(Sound(),)),
+    "rotated_90.mp4": _spec(rotation=90),
+    "rotated_180.mp4": _spec(rotation=180),
+    "rotated_270.mov": _spec(rotation=270, sounds=(Sound(),)),
     "ntsc.mp4": _spec(rate=Fraction(30000, 1001), sounds=(Sound(),)),
     "film.mov": _spec(rate=Fraction(24000, 1001)),
-    "wide_samples.mp4": _spec(sar=Fraction(4, 3)),
+    "wide_pixels.mp4": _spec(sar=Fraction(4, 3)),
     "full_range.mp4": _spec(pix_fmt="yuvj420p", range=2),
     "bt709.mp4": _spec(matrix=1, primaries=1, transfer=1, range=1),
     "chroma_422.mov": _spec(codec="prores_ks", pix_fmt="yuv422p10le", options={}),
@@ -69,7 +69,7 @@ INPUTS: dict[str, Spec] = {
     "long_gop.mp4": _spec(frames=200, options={"preset": "ultrafast", "g": "250"}, sounds=(Sound(),)),
 }
 KILLED = ("b_frames.mp4", "vfr.mkv", "long_gop.mp4")
-"""Done once more with the worker killed after its first segment."""
+"""Processed again with the worker killed after its first segment."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Checkout:
 
 
 def kill_worker(run: subprocess.Popen[bytes], output: Path) -> bool:
-    """Kill the worker process once a segment is finished; False if the run ended before."""
+    """Kill the worker process once a segment is finished; return False if the run ended before that."""
     journal = output / "journal.jsonl"
     while run.poll() is None:
         if journal.is_file() and b'"segment"' in journal.read_bytes():
@@ -104,22 +104,24 @@ def kill_worker(run: subprocess.Popen[bytes], output: Path) -> bool:
 
 
 def contents(path: Path) -> dict[str, list[str]]:
-    """What a result holds, by stream: digests of decoded frames or packets, with their times in seconds."""
+    """Return, by stream, the digests of decoded frames or packets with their timestamps in seconds."""
     if path.suffix in (".png", ".jpg"):
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         return {"image": [_digest(np.ascontiguousarray(image).tobytes())]}
-    found: dict[str, list[str]] = {}
+    digests: dict[str, list[str]] = {}
     with av.open(str(path)) as container:
         for stream in container.streams:
-            found[f"{stream.index} {stream.type}"] = []
+            digests[f"{stream.index} {stream.type}"] = []
         for packet in container.demux():
             key = f"{packet.stream.index} {packet.stream.type}"
             if packet.stream.type == "video":
-                found[key] += [_frame(frame) for frame in packet.decode() if isinstance(frame, av.VideoFrame)]
+                digests[key] += [
+                    _frame(frame) for frame in packet.decode() if isinstance(frame, av.VideoFrame)
+                ]
             elif packet.size:
-                at = None if packet.pts is None else packet.pts * packet.time_base
-                found[key].append(f"{at} {_digest(bytes(packet))}")
-    return found
+                seconds = None if packet.pts is None else packet.pts * packet.time_base
+                digests[key].append(f"{seconds} {_digest(bytes(packet))}")
+    return digests
 
 
 def _frame(frame: av.VideoFrame) -> str:
@@ -133,35 +135,37 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def results(output: Path) -> list[Path]:
-    """The results that a batch's report names."""
+def outputs_of(output: Path) -> list[Path]:
+    """Return the finished outputs that a batch's report lists."""
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     return [Path(file["output"]) for file in report["files"] if file["status"] == "done"]
 
 
 def differences(mine: Path, other: Path) -> list[str]:
-    """What differs between the results of the same batch; empty if nothing does."""
-    pair = [results(output) for output in (mine, other)]
-    if [path.name for path in pair[0]] != [path.name for path in pair[1]] or not pair[0]:
-        return [f"results {[path.name for path in pair[0]]} against {[path.name for path in pair[1]]}"]
-    told = []
-    for one, two in zip(*pair, strict=True):
-        a, b = contents(one), contents(two)
-        told += [f"{one.name}: streams {list(a)} against {list(b)}"] if list(a) != list(b) else []
+    """Describe the differences between two runs of a batch; no output at all counts as one."""
+    paths = [outputs_of(output) for output in (mine, other)]
+    names = [[path.name for path in part] for part in paths]
+    if names[0] != names[1] or not names[0]:
+        return [f"outputs {names[0]} vs. {names[1]}"]
+    messages = []
+    for one, two in zip(*paths, strict=True):
+        name, a, b = one.name, contents(one), contents(two)
+        if list(a) != list(b):
+            messages.append(f"{name}: streams {list(a)} vs. {list(b)}")
         for key in a.keys() & b.keys():
-            unlike = [n for n, (x, y) in enumerate(zip(a[key], b[key], strict=False)) if x != y]
-            if unlike or len(a[key]) != len(b[key]):
-                first = f", first at {unlike[0]}: {a[key][unlike[0]]} / {b[key][unlike[0]]}" if unlike else ""
-                told.append(
-                    f"{one.name}: {key}: {len(a[key])} and {len(b[key])}, {len(unlike)} differ{first}"
-                )
-    return told
+            unequal = [n for n, (x, y) in enumerate(zip(a[key], b[key], strict=False)) if x != y]
+            if unequal or len(a[key]) != len(b[key]):
+                message = f"{name}: {key}: {len(a[key])} vs. {len(b[key])} entries, {len(unequal)} differ"
+                for n in unequal[:1]:
+                    message += f", first at {n}: {a[key][n]} / {b[key][n]}"
+                messages.append(message)
+    return messages
 
 
 def compare(
     target: Path, source: Path, models: Path, checkouts: Sequence[Checkout], folder: Path, *, kill: bool
 ) -> list[str]:
-    """Run both checkouts on one target and tell what differs."""
+    """Run both checkouts on one target; describe the differences."""
     folder.mkdir(parents=True)
     outputs = [folder / checkout.name for checkout in checkouts]
     for checkout, output in zip(checkouts, outputs, strict=True):
@@ -173,32 +177,34 @@ def compare(
     return differences(*outputs)
 
 
-def made(inputs: Path) -> list[Path]:
-    """The made inputs: videos, and a picture in two formats."""
+def make_inputs(inputs: Path) -> list[Path]:
+    """Generate the inputs: videos, and an image in two formats."""
     inputs.mkdir(parents=True)
     for name, spec in INPUTS.items():
         make(inputs / name, spec)
-    still = np.dstack([np.tile(np.linspace(0, 255, 320, dtype=np.uint8), (240, 1))] * 3)
-    pictures = [inputs / name for name in ("still.png", "still.jpg")]
-    for path in pictures:
-        cv2.imwrite(str(path), still)
-    return [*(inputs / name for name in INPUTS), *pictures]
+    gradient = np.dstack([np.tile(np.linspace(0, 255, 320, dtype=np.uint8), (240, 1))] * 3)
+    images = [inputs / name for name in ("still.png", "still.jpg")]
+    for path in images:
+        cv2.imwrite(str(path), gradient)
+    return [*(inputs / name for name in INPUTS), *images]
 
 
 def main() -> int:
-    """Run from a shell."""
+    """Compare all inputs; return 1 if any output differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("other", type=Path)
-    parser.add_argument("--python", default=sys.executable, help="what runs the other checkout")
-    parser.add_argument("--work", type=Path, help="a new folder for inputs and results")
-    parser.add_argument("--demo", type=Path, help="a demo's folder")
+    parser.add_argument("other", type=Path, help="the other checkout")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter for the other checkout")
+    parser.add_argument(
+        "--work", type=Path, help="new folder for inputs and outputs (default: a temporary one)"
+    )
+    parser.add_argument("--demo", type=Path, help="demo folder, whose clips are compared as well")
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="compare-"))
     checkouts = (
         Checkout("this", Path(__file__).resolve().parents[1], sys.executable),
         Checkout("other", options.other.resolve(), options.python),
     )
-    targets, models, photo = made(work / "inputs"), work / "models", work / "photo.png"
+    targets, models, photo = make_inputs(work / "inputs"), work / "models", work / "photo.png"
     write_constant_models(models, box=(200, 60, 440, 300))
     cv2.imwrite(str(photo), np.full((256, 256, 3), 120, np.uint8))
     jobs = [(target, photo, models, False) for target in targets]
@@ -207,10 +213,10 @@ def main() -> int:
         jobs.append((clip, min((options.demo / "source").iterdir()), options.demo / "models", False))
     failed = 0
     for number, (target, source, folder, kill) in enumerate(jobs):
-        told = compare(target, source, folder, checkouts, work / f"run{number}", kill=kill)
-        failed += bool(told)
-        print(f"{target.name}{', killed' * kill}: {'; '.join(told) or 'same'}", flush=True)
-    print(f"{len(jobs) - failed} of {len(jobs)} the same; everything is in {work}")
+        messages = compare(target, source, folder, checkouts, work / f"run{number}", kill=kill)
+        failed += bool(messages)
+        print(f"{target.name}{', killed' * kill}: {'; '.join(messages) or 'identical'}", flush=True)
+    print(f"{len(jobs) - failed} of {len(jobs)} identical; inputs and outputs are in {work}")
     return int(failed > 0)
 
 

@@ -1,11 +1,11 @@
-"""Feeds damaged and hostile files to everything that reads some, and says what does not end as it should.
+"""Feed damaged and hostile files to every reader of the package, and print the failures.
 
     python -m benchmarks.fuzz [--count 20000] [--seed 1] [--kind NAME ...]
 
-Every case ends with a result, an error of this package, or an OSError. What counts as found: any other
-exception, a process that dies, a case of more than ten seconds, more memory than `MEMORY`, and anything
-written outside the case's own folder, run, or asked of the network. Cases are the same for the same seed; a
-child reads them, and is replaced when it dies or hangs.
+A case may end with a result, an error of this package, or an OSError. A failure is any other exception, a
+process that dies, a case of more than ten seconds, more memory than `MEMORY`, a write outside the case's
+folder, a started program, or a network connection. The same seed gives the same cases. A child process reads
+them; it is replaced if it dies or hangs.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from benchmarks.fuzz_kinds import Kind, kinds
 from colab_helpers.errors import ColabHelpersError
 
 SECONDS = 10.0
-"""Longest time of a case."""
+"""Time limit of a case."""
 MEMORY = 3 << 30
-"""Address space a child may take beside what it began with, in bytes; see `benchmarks.memory` for runs."""
+"""Address space that a child may allocate on top of what it starts with, in bytes."""
 
 _NUMBERS = [struct.pack(form, value) for form in (">I", "<I") for value in (0, 1, 0x7FFFFFFF, 0xFFFFFFFF)]
 _NUMBERS += [struct.pack(form, value) for form in (">H", "<H") for value in (0x7FFF, 0xFFFF)]
@@ -50,24 +50,24 @@ _TOKENS = [
 
 
 @dataclass(frozen=True)
-class Find:
-    """A case that did not end as it should; ``python -m benchmarks.fuzz --case KIND:INDEX`` does it again."""
+class Failure:
+    """A failed case; run it again with ``--kind KIND --count INDEX+1`` and the same ``--seed``."""
 
     kind: str
     index: int
     what: str
 
 
-def cases(kind: Kind, seed: int, index: int) -> bytes:
-    """Return a case's bytes: one of the seeds, damaged in one to six places."""
+def mutated(kind: Kind, seed: int, index: int) -> bytes:
+    """Return the bytes of a case: one of the kind's seeds, mutated one to six times."""
     rng = np.random.default_rng([seed, zlib.crc32(kind.name.encode()), index])
     data = bytearray(kind.seeds[int(rng.integers(len(kind.seeds)))])
     for _ in range(int(rng.integers(1, 7))):
         at, length = int(rng.integers(len(data) + 1)), int(2 ** rng.uniform(0, 9))
         match int(rng.integers(7)):
-            case 0 if data:  # a few bits
-                for place in rng.integers(len(data), size=int(rng.integers(1, 9))):
-                    data[place] ^= 1 << int(rng.integers(4 if kind.text else 8))
+            case 0 if data:  # flip a few bits
+                for position in rng.integers(len(data), size=int(rng.integers(1, 9))):
+                    data[position] ^= 1 << int(rng.integers(4 if kind.text else 8))
             case 1:
                 printable = kind.text and rng.integers(8)
                 low, high = (32, 127) if printable else (0, 256)
@@ -82,101 +82,108 @@ def cases(kind: Kind, seed: int, index: int) -> bytes:
                 other = kind.seeds[int(rng.integers(len(kind.seeds)))]
                 data[at : at + length] = other[at : at + length]
             case _:
-                words = _TOKENS if kind.text else _NUMBERS
-                word = words[int(rng.integers(len(words)))]
-                data[at : at + (0 if kind.text else len(word))] = word
+                tokens = _TOKENS if kind.text else _NUMBERS
+                token = tokens[int(rng.integers(len(tokens)))]
+                data[at : at + (0 if kind.text else len(token))] = token
     return bytes(data)
 
 
-def run(count: int, *, seed: int, chosen: Sequence[str] = (), seconds: float = SECONDS) -> list[Find]:
-    """Do so many cases, evenly of all kinds or those chosen; return what was found."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder).resolve()
-        every = [kind for name, kind in kinds(place).items() if not chosen or name in chosen]
-        work = [(kind, index) for index in range(-(-count // len(every))) for kind in every][:count]
-        finds: list[Find] = []
-        shared = mmap.mmap(-1, 8)
-        while (begin := int.from_bytes(shared[:8], "little")) < len(work):
+def run(count: int, *, seed: int, chosen: Sequence[str] = (), seconds: float = SECONDS) -> list[Failure]:
+    """Run ``count`` cases, spread evenly over all kinds or the ``chosen`` ones; return the failures."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        used = [kind for name, kind in kinds(folder).items() if not chosen or name in chosen]
+        cases = [(kind, index) for index in range(-(-count // len(used))) for kind in used][:count]
+        failures: list[Failure] = []
+        shared = mmap.mmap(-1, 8)  # the number of the current case
+        while (first := int.from_bytes(shared[:8], "little")) < len(cases):
             child = os.fork()
             if not child:
-                _child(work, begin, seed, place, shared)
-            ended = _ended(child, shared, seconds)
-            at = int.from_bytes(shared[:8], "little")
-            for line in _taken(place / "finds"):
-                finds.append(Find(**line))
-            if at < len(work):  # what it was at did that
-                finds.append(Find(work[at][0].name, work[at][1], ended))
-                shared[:8] = (at + 1).to_bytes(8, "little")
-        return finds
+                _child(cases, first, seed, folder, shared)
+            end = _wait(child, shared, seconds)
+            current = int.from_bytes(shared[:8], "little")
+            failures += [Failure(**entry) for entry in _take(folder / "failures")]
+            if current < len(cases):  # the child died or hung in this case
+                kind, index = cases[current]
+                failures.append(Failure(kind.name, index, end))
+                shared[:8] = (current + 1).to_bytes(8, "little")
+        return failures
 
 
-def _child(work: Sequence[tuple[Kind, int]], begin: int, seed: int, place: Path, shared: mmap.mmap) -> None:
-    """Do cases from one on, and note what is found; the process ends with them."""
+def _child(cases: Sequence[tuple[Kind, int]], first: int, seed: int, folder: Path, shared: mmap.mmap) -> None:
+    """Run the cases from number ``first`` on, append failures to a file, and end the process."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-    watch = _Watch(place)
+    audit = _Audit(folder)
     faulthandler.disable()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg and libtiff say what is wrong with each file
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg and libtiff log what is wrong with each file
     try:
-        with (place / "finds").open("a") as notes:
-            for number in range(begin, len(work)):
-                kind, index = work[number]
+        with (folder / "failures").open("a") as file:
+            for number in range(first, len(cases)):
+                kind, index = cases[number]
                 shared[:8] = number.to_bytes(8, "little")
-                what = outcome(kind, seed, index, place / "case", watch)
+                what = failure_of(kind, seed, index, folder / "case", audit)
                 if what:
-                    notes.write(json.dumps({"kind": kind.name, "index": index, "what": what}) + "\n")
-                    notes.flush()
-        shared[:8] = len(work).to_bytes(8, "little")
+                    file.write(json.dumps({"kind": kind.name, "index": index, "what": what}) + "\n")
+                    file.flush()
+        shared[:8] = len(cases).to_bytes(8, "little")
     finally:
         os._exit(0)
 
 
-def outcome(kind: Kind, seed: int, index: int, folder: Path, watch: _Watch) -> str:
-    """Do a case; return what is wrong with how it ended, or nothing."""
+def failure_of(kind: Kind, seed: int, index: int, folder: Path, audit: _Audit) -> str:
+    """Run a case; return how it failed, or an empty string."""
     folder.mkdir(exist_ok=True)
     path = folder / kind.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cases(kind, seed, index))
-    watch.begin()
+    path.write_bytes(mutated(kind, seed, index))
+    audit.start()
     try:
         kind.read(path)
     except (ColabHelpersError, OSError):
         pass
-    except BaseException as error:  # noqa: BLE001 - this is what is looked for
+    except BaseException as error:  # noqa: BLE001 - the failures looked for
         last = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {str(error)[:150]} in {Path(last.filename).name}:{last.lineno}"
-    return "; ".join(watch.end())
+    return "; ".join(audit.stop())
 
 
-class _Watch:
-    """Notes what a case does beside reading: writes elsewhere, programs, connections."""
+class _Audit:
+    """Record forbidden actions of a case: writes elsewhere, started programs, connections."""
 
     def __init__(self, allowed: Path) -> None:
-        self._allowed, self._seen, self._on = f"{allowed}{os.sep}", list[str](), False
+        self._allowed, self._violations, self._active = f"{allowed}{os.sep}", list[str](), False
         sys.addaudithook(self._hook)
 
-    def begin(self) -> None:
-        self._seen, self._on = [], True
+    def start(self) -> None:
+        self._violations, self._active = [], True
 
-    def end(self) -> list[str]:
-        self._on = False
-        return self._seen
+    def stop(self) -> list[str]:
+        self._active = False
+        return self._violations
 
-    def _hook(self, event: str, given: tuple[Any, ...]) -> None:
-        if not self._on or event not in _WATCHED:
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if not self._active or event not in _AUDITED:
             return
-        writes = event != "open" or bool(given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        inside = bool(given) and str(given[0]).startswith((self._allowed, tempfile.gettempdir() + "/tmp"))
-        if writes and not (inside and event in _FILES):
-            self._seen.append(f"{event} {given[:1]}")
+        writes = event != "open" or bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        inside = bool(args) and str(args[0]).startswith((self._allowed, tempfile.gettempdir() + "/tmp"))
+        if writes and not (inside and event in _FILE_EVENTS):
+            self._violations.append(f"{event} {args[:1]}")
 
 
-_FILES = {"open", "os.mkdir", "os.rename", "os.remove"}
-_WATCHED = _FILES | {"os.system", "subprocess.Popen", "os.exec", "socket.connect", "os.symlink", "os.link"}
+_FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove"}
+_AUDITED = _FILE_EVENTS | {
+    "os.system",
+    "subprocess.Popen",
+    "os.exec",
+    "socket.connect",
+    "os.symlink",
+    "os.link",
+}
 
 
-def _ended(child: int, shared: mmap.mmap, seconds: float) -> str:
-    """Wait until a child has ended, or does nothing for too long; return how."""
+def _wait(child: int, shared: mmap.mmap, seconds: float) -> str:
+    """Wait for a child to end, and kill it if a case takes too long; return how it ended."""
     last, since = b"", time.monotonic()
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -191,26 +198,28 @@ def _ended(child: int, shared: mmap.mmap, seconds: float) -> str:
         time.sleep(0.02)
 
 
-def _taken(path: Path) -> Iterator[dict[str, Any]]:
-    """What a child has noted."""
+def _take(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the failures that a child has written, and remove the file."""
     if path.exists():
         yield from map(json.loads, path.read_text().splitlines())
         path.unlink()
 
 
 def main() -> int:
-    """Do the cases; returns 1 if anything was found."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the cases; return 1 if any failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kind", action="append", default=[])
+    parser.add_argument(
+        "--kind", action="append", default=[], help="file kind to test, such as journal.jsonl; repeatable"
+    )
     options = parser.parse_args()
     started = time.monotonic()
-    finds = run(options.count, seed=options.seed, chosen=options.kind)
-    for find in finds:
-        print(f"{find.kind} {find.index}: {find.what}")
-    print(f"{options.count} cases in {time.monotonic() - started:.0f} s, {len(finds)} found")
-    return int(bool(finds))
+    failures = run(options.count, seed=options.seed, chosen=options.kind)
+    for failure in failures:
+        print(f"{failure.kind} {failure.index}: {failure.what}")
+    print(f"{options.count} cases in {time.monotonic() - started:.0f} s, {len(failures)} found")
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

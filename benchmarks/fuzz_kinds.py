@@ -1,4 +1,4 @@
-"""What `benchmarks.fuzz` damages, and what reads each kind of file."""
+"""Seed files for `benchmarks.fuzz`, and the function that reads each kind."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ _NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file, and what reads it.
+    """One kind of file.
 
     Attributes:
-        name: Also that of the file, with its suffix.
-        seeds: What is damaged.
-        read: Reads what lies at a path.
-        text: Whether words are put in, not numbers.
+        name: The file's name, with its suffix.
+        seeds: Contents of valid files, to be mutated.
+        read: Reads the file at a path.
+        text: Whether mutations insert text tokens; if not, they overwrite binary integers.
     """
 
     name: str
@@ -64,20 +64,20 @@ class Kind:
 
 
 def kinds(folder: Path) -> dict[str, Kind]:
-    """Return all kinds; their seeds are made in a folder."""
-    made_here = [*_pictures(folder), *_videos(folder), *_marked(folder), *_texts(folder)]
-    return {kind.name: kind for kind in made_here}
+    """Return all kinds by name; their seeds are created in ``folder``."""
+    every = [*_pictures(folder), *_videos(folder), *_marked(folder), *_texts(folder)]
+    return {kind.name: kind for kind in every}
 
 
 def _scan_target(path: Path) -> None:
-    """Read a picture, or every frame of an animation."""
+    """Read a picture, or up to 20 frames of an animation."""
     animation = Animation.of(path) if path.suffix in ANIMATION_KINDS else None
     for still in islice(animation.frames(), 20) if animation else [read_still(path)]:
         assert still.bgr.shape[2] == 3
 
 
-def _watch(path: Path) -> None:
-    """Read the beginning of a video as a run does."""
+def _scan_video(path: Path) -> None:
+    """Read the first frames of a video as a run does."""
     workload_of(path)
     info = probe(path)
     with read_frames(info) as reader:
@@ -93,10 +93,10 @@ def _pictures(folder: Path) -> Iterator[Kind]:
         files = []
         for number, mode in enumerate(("RGB", "RGBA", "L")):
             path = folder / f"seed{number}{suffix}"
-            moving: dict[str, Any] = {"save_all": True, "append_images": [image.convert("RGB")] * 2}
-            moving = moving if mode == "RGBA" and suffix in ANIMATION_KINDS else {}
-            shown = image.convert("RGB" if suffix in (".jpg", ".bmp") else mode)
-            shown.save(path, exif=Image.Exif().tobytes(), **moving)
+            options: dict[str, Any] = {"exif": Image.Exif().tobytes()}
+            if mode == "RGBA" and suffix in ANIMATION_KINDS:
+                options |= {"save_all": True, "append_images": [image.convert("RGB")] * 2}
+            image.convert("RGB" if suffix in (".jpg", ".bmp") else mode).save(path, **options)
             files.append(path.read_bytes())
         yield Kind(f"picture{suffix}", files, _scan_target)
         if suffix == ".png":
@@ -108,9 +108,9 @@ def _videos(folder: Path) -> Iterator[Kind]:
     for suffix in (".mp4", ".mkv", ".ts", *codecs):
         codec = codecs.get(suffix, "libx264")
         sounds = (Sound("mp2"),) if suffix in (".ts", ".mpg") else ()
-        more = {"pix_fmt": "rgb8", "options": {}} if codec == "gif" else {}
-        spec = Spec(frames=6, size=(48, 32), codec=codec, sounds=sounds, **more)  # type: ignore[arg-type]
-        yield Kind(f"video{suffix}", [make(folder / f"seed{suffix}", spec).read_bytes()], _watch)
+        options = {"pix_fmt": "rgb8", "options": {}} if codec == "gif" else {}
+        spec = Spec(frames=6, size=(48, 32), codec=codec, sounds=sounds, **options)  # type: ignore[arg-type]
+        yield Kind(f"video{suffix}", [make(folder / f"seed{suffix}", spec).read_bytes()], _scan_video)
 
 
 def _marked(folder: Path) -> Iterator[Kind]:
@@ -118,9 +118,8 @@ def _marked(folder: Path) -> Iterator[Kind]:
         path = published(made(folder / f"plain{suffix}"), folder / f"marked{suffix}")
         yield Kind(f"marked{suffix}", [path.read_bytes()], lambda path: verify(path, anchors=b""))
     certificate(folder / "seed.pem")
-    yield Kind(
-        "own.pem", [(folder / "seed.pem").read_bytes()], lambda path: load_credentials(str(path)), text=True
-    )
+    key = (folder / "seed.pem").read_bytes()
+    yield Kind("own.pem", [key], lambda path: load_credentials(str(path)), text=True)
 
 
 def _texts(folder: Path) -> Iterator[Kind]:
@@ -135,12 +134,13 @@ def _texts(folder: Path) -> Iterator[Kind]:
         b"version: 1\ndefault: leave # all\npeople:\n  Ana:\n    faces: [p1]\n    source: [a.jpg, b.jpg]\n"
     )
     settings = b"{batch_size: 2, face_mask_types: [box], visible_label_text: two words, keep_fps: false}"
-    read_as: dict[str, tuple[str | bytes, Callable[[Path], object]]] = {
+    readers: dict[str, tuple[str | bytes, Callable[[Path], object]]] = {
         "presets.yaml": ((_NOTEBOOKS.parent / "presets.yaml").read_bytes(), load_presets),
         MAP_NAME: (people, lambda path: PeopleMap.load(path.parent)),
         f"{PEOPLE_FOLDER_NAME}/{PEOPLE_RECORD_NAME}": (
             to_json(known(a=tracks_of("a", 1, 2))), lambda path: KnownPeople.load(path.parents[1])),
-        "journal.jsonl": ((folder / "journal.jsonl").read_bytes(), lambda path: read_journal(_sound(path))),
+        "journal.jsonl": (
+            (folder / "journal.jsonl").read_bytes(), lambda path: read_journal(_resealed(path))),
         STATUS_NAME: (a_status(done).text(), lambda path: read_status(path.parent).alive()),
         REPORT_NAME: (to_json(a_report(done)), lambda path: write_page(path.parent)),
         "job.json": (to_json(job), Job.load),
@@ -152,15 +152,15 @@ def _texts(folder: Path) -> Iterator[Kind]:
         "overrides": (settings, lambda path: BatchRequest(overrides=path.read_text("latin-1")).check()),
         "form.ipynb": ((_NOTEBOOKS / "batch_swap.ipynb").read_bytes(), _fill_in),
     }  # fmt: skip
-    for name, (content, read) in read_as.items():
+    for name, (content, read) in readers.items():
         yield Kind(name, [content.encode() if isinstance(content, str) else content], read, text=True)
     filled(folder / "index", 30)
     chunks = [path.read_bytes() for path in (folder / "index").iterdir()]
     yield Kind("index/00000000.npz", chunks, lambda path: deque(FaceIndex(path.parent, "key"), maxlen=0))
 
 
-def _sound(path: Path) -> Path:
-    """Give each line of a journal the checksum of what it says now: else none is read."""
+def _resealed(path: Path) -> Path:
+    """Correct the checksum of each journal line; lines with a wrong one would be skipped."""
     head = len('{"crc":"00000000","entry":')
     bodies = [line[head:-1] for line in path.read_bytes().split(b"\n")]
     lines = [b'{"crc":"%08x","entry":%s}' % (zlib.crc32(body), body) for body in bodies]
@@ -169,6 +169,6 @@ def _sound(path: Path) -> Path:
 
 
 def _fill_in(path: Path) -> None:
-    """Read a notebook's form, and put its own values into it."""
+    """Read a notebook's form and fill it in with its own values."""
     model, form = read_form(path)
     fill_in(model, form, form.items())

@@ -1,13 +1,13 @@
-"""What the networks do on this machine's GPU, in eight minutes at most.
+"""Measure the networks on this machine's GPU, in at most eight minutes.
 
     python -m benchmarks.gpu --out results/t4
     python -m benchmarks.gpu --out /tmp/dry --cpu-dry-run
 
-Networks of the real layer shapes with random weights are written, so no weights are needed; with
-``--networks-only`` no more than that is done, for ``colab_helpers bench --models-dir``. Told are: that CUDA
-runs, and what the doctor says of it; what decoding costs on the card; the demo swapped on the CPU and on the
-GPU, picture by picture; what ``bench`` finds. ``gpu.json`` is written after each part, so that nothing is
-lost when one hangs. The dry run does all of it with tiny networks on the CPU.
+Writes networks with the real layer shapes and random weights, so no weights are needed; ``--networks-only``
+stops after that, for ``colab_helpers bench --models-dir``. Measures whether CUDA runs, and what ``doctor``
+says; the cost of decoding on the GPU; the demo swapped on CPU and GPU, compared frame by frame; and the
+figures of ``bench``. ``gpu.json`` is written after each part, so that nothing is lost if one hangs. The dry
+run does all of this with tiny networks on the CPU.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FILES: Mapping[Role, str] = {
     "enhancer": "GFPGANv1.4.onnx",
 }
 CHANGERS: tuple[Role, ...] = ("swapper", "enhancer")
-# Where a run may be short of something: processors (0 for all), and settings on top of libx264 ultrafast.
+# CPU cores (0 for all) and settings, on top of libx264 ultrafast: each run has another bottleneck.
 RUNS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ()),
     (2, ()),
@@ -69,72 +69,72 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Bench:
-    """Where to work, how thoroughly, and until when (by ``time.monotonic``) something new is begun."""
+    """Work folder, execution provider, and the deadline (``time.monotonic``) for starting another part."""
 
     folder: Path
     provider: Provider
-    until: float
+    deadline: float
 
     @property
     def on_gpu(self) -> bool:
-        """Whether this is the real thing; else tiny networks and clips do."""
+        """Whether to measure at full size; otherwise networks and clips are tiny."""
         return self.provider == "cuda"
 
 
-# --- the parts ----------------------------------------------------------------------------------------
-
-
 def machine(bench: Bench) -> Row:
-    """Where this is, and the proof that CUDA runs."""
-    here = this_machine()
-    problem = cuda_problem(here)
+    """Describe the machine; raise SystemExit if CUDA does not run."""
+    info = this_machine()
+    problem = cuda_problem(info)
     if bench.on_gpu and problem is not None:
         raise SystemExit(f"CUDA does not run: {problem}")
     return {
-        "machine": asdict(here),
+        "machine": asdict(info),
         "onnxruntime": onnxruntime.__version__,
         "cuda": problem or "a network ran on it",
     }
 
 
-def answering(model: onnx.ModelProto, answers: Mapping[str, npt.NDArray[np.float32]]) -> onnx.ModelProto:
-    """The same network at the same cost, whose outputs are these values whatever it computes.
+def with_constant_outputs(
+    model: onnx.ModelProto, values: Mapping[str, npt.NDArray[np.float32]]
+) -> onnx.ModelProto:
+    """Make a network return constant outputs at unchanged cost; modifies the model in place.
 
-    A detector of random weights finds faces anywhere; one that is to cost what the real one costs, in a run
-    that is to change a known face, is made this way. Changes the model in place.
+    A detector with random weights finds faces anywhere; with this one, a run swaps the same face every time.
     """
     graph = model.graph
     for node in graph.node:
         for number, name in enumerate(node.output):
-            if name in answers:
+            if name in values:
                 node.output[number] = f"{name}_computed"
     graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "nothing"))
-    for name, values in answers.items():
-        graph.initializer.append(numpy_helper.from_array(values, f"{name}_answer"))
+    for name, value in values.items():
+        graph.initializer.append(numpy_helper.from_array(value, f"{name}_answer"))
         graph.node.append(helper.make_node("Mul", [f"{name}_computed", "nothing"], [f"{name}_nothing"]))
         graph.node.append(helper.make_node("Add", [f"{name}_nothing", f"{name}_answer"], [name]))
     return model
 
 
 def write_networks(root: Path, *, real: bool) -> None:
-    """Write networks of the real layer shapes, or tiny ones, for ``colab_helpers bench --models-dir``.
+    """Write networks with the real layer shapes, or tiny ones, for ``colab_helpers bench --models-dir``.
 
-    The detector always gives the same answer: one face in the middle.
+    The detector always finds one face in the middle.
     """
-    middle, half = np.array([320.0, 180.0]), FACE * 180
-    box = [*(middle - half), *(middle + half)]
+    centre, half = np.array([320.0, 180.0]), FACE * 180
+    box = [*(centre - half), *(centre + half)]
     write_constant_models(root, box=box)
-    made: dict[Role, onnx.ModelProto] = {"swapper": inswapper(width=16), "enhancer": gfpgan(width=8, size=32)}
+    models: dict[Role, onnx.ModelProto] = {}
     if real:
-        made = {"detector": answering(scrfd_10g(), detector_outputs(box, 640)), "recogniser": iresnet50()}
-        made["detector"].metadata_props.add(key=STANDIN_KEY, value="true")
-        made |= {"swapper": inswapper(), "enhancer": gfpgan()}
-    for role in tuple(made):
-        onnx.save(made.pop(role), root / FILES[role])
+        models["detector"] = with_constant_outputs(scrfd_10g(), detector_outputs(box, 640))
+        models["detector"].metadata_props.add(key=STANDIN_KEY, value="true")
+        models |= {"recogniser": iresnet50(), "swapper": inswapper(), "enhancer": gfpgan()}
+    else:
+        models |= {"swapper": inswapper(width=16), "enhancer": gfpgan(width=8, size=32)}
+    for role in tuple(models):
+        onnx.save(models.pop(role), root / FILES[role])
 
 
 def networks(bench: Bench) -> Row:
-    """Write the networks, and what the product makes of swapper and enhancer here; sizes and verdicts."""
+    """Write the networks and convert swapper and enhancer to float16; return sizes, times and notes."""
     root = bench.folder / "models"
     write_networks(root, real=bench.on_gpu)
     rows: Row = {role: {"bytes": (root / name).stat().st_size} for role, name in FILES.items()}
@@ -142,30 +142,31 @@ def networks(bench: Bench) -> Row:
     for role in CHANGERS:
         started = time.monotonic()
         half = convert(root / FILES[role], half=True, runtime=runtime)
-        took, used = time.monotonic() - started, half.path.name
-        rows[role] |= {"seconds": took, "notes": list(half.notes), "used": used}
+        seconds = time.monotonic() - started
+        rows[role] |= {"seconds": seconds, "notes": list(half.notes), "used": half.path.name}
     return rows
 
 
 def pixels(bench: Bench) -> Row:
-    """A face sampled and blended by OpenCV, and where its network runs, as CUDA graphs and without."""
+    """Compare sampling and blending by OpenCV with the network's device, with and without CUDA graphs."""
     rows: Row = {}
     for role in CHANGERS:
         for graphs in (True, False):
             runtime = Runtime(bench.provider, graphs=graphs)
             network = runtime.open(bench.folder / "models" / FILES[role])
-            if not bench.on_gpu:  # a processor's networks have no places of their own
-                network = replace(network, session=_placed(network))
+            if not bench.on_gpu:  # CPU sessions have no bound buffers
+                network = replace(network, session=_with_buffers(network))
             path = PixelPath(Swapper(network) if role == "swapper" else Enhancer(network), runtime)
+            key = f"{role}{', captured' if graphs else ''}"
             try:
                 path.prepare(capture=graphs)
-                rows[f"{role}{', captured' if graphs else ''}"] = try_path(path).model_dump()
-            except Exception as error:  # noqa: BLE001 - without a capture it may still run
-                rows[f"{role}{', captured' if graphs else ''}"] = f"failed: {error}"
+                rows[key] = try_path(path).model_dump()
+            except Exception as error:  # noqa: BLE001 - without a CUDA graph it may still run
+                rows[key] = f"failed: {error}"
     return rows
 
 
-def _placed(network: Network) -> GpuSession:
+def _with_buffers(network: Network) -> GpuSession:
     example = partial(sample_inputs, name=network.name)
     return GpuSession(
         lambda _: network.session, example=example, capture=False, on_problem=print, device="cpu"
@@ -173,15 +174,15 @@ def _placed(network: Network) -> GpuSession:
 
 
 def doctor(bench: Bench) -> Row:
-    """What ``colab_helpers doctor`` finds, and its exit code."""
+    """Return the checks of ``colab_helpers doctor``, and its exit code."""
     done = _run_helpers("doctor", "--json", "--models-dir", str(bench.folder / "models"))
-    found = json.loads(done.stdout)
-    checks = {check["name"]: f"{check['status']}: {check['detail']}" for check in found["checks"]}
+    report = json.loads(done.stdout)
+    checks = {check["name"]: f"{check['status']}: {check['detail']}" for check in report["checks"]}
     return {"exit code": done.returncode, **checks}
 
 
 def demo(bench: Bench) -> Row:
-    """The demo swapped by the stand-ins, on the CPU and where this runs: how far the pictures lie apart."""
+    """Swap the demo with the stand-ins on the CPU and on the measured device; compare the outputs."""
     folder = bench.folder / "demo"
     seconds = 2.0 if bench.on_gpu else 0.25
     make_demo(folder, clips=1, seconds=seconds, size=(640, 360), true_swaps=False)
@@ -196,86 +197,74 @@ def demo(bench: Bench) -> Row:
             check=True,
         )
         report = json.loads((folder / f"{provider}.json").read_text())
-        results[provider] = (report["files"][0], _pictures(output))
-    (on_cpu, expected), (here, found) = results["cpu"], results[bench.provider]
-    apart = np.abs(found.astype(np.int16) - expected)
+        results[provider] = (report["files"][0], _grey_frames(output))
+    (on_cpu, expected), (on_device, actual) = results["cpu"], results[bench.provider]
+    difference = np.abs(actual.astype(np.int16) - expected)
     return {
-        "frames": [on_cpu["frames_out"], here["frames_out"]],
-        "faces": [on_cpu["faces_swapped"], here["faces_swapped"]],
-        "similarity": [on_cpu["quality"]["similarity_mean"], here["quality"]["similarity_mean"]],
-        "provider": here["provider"],
-        "grey_mean": float(apart.mean()),
-        "grey_p999": float(np.percentile(apart, 99.9)),
+        "frames": [on_cpu["frames_out"], on_device["frames_out"]],
+        "faces": [on_cpu["faces_swapped"], on_device["faces_swapped"]],
+        "similarity": [on_cpu["quality"]["similarity_mean"], on_device["quality"]["similarity_mean"]],
+        "provider": on_device["provider"],
+        "grey_mean": float(difference.mean()),
+        "grey_p999": float(np.percentile(difference, 99.9)),
     }
 
 
-def _pictures(path: Path) -> npt.NDArray[np.uint8]:
+def _grey_frames(path: Path) -> npt.NDArray[np.uint8]:
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="gray") for frame in container.decode(video=0)])
 
 
-def _run_helpers(*words: str, cpus: int = 0, check: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run ``colab_helpers``, on so many processors (0 for all)."""
-    start = f"import os; os.sched_setaffinity(0, range({cpus})); " if cpus else ""
-    program = f"{start}from colab_helpers.__main__ import main; raise SystemExit(main())"
-    command = [sys.executable, "-c", program, *words]
+def _run_helpers(*args: str, cpus: int = 0, check: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run ``colab_helpers`` on a number of CPU cores (0 for all)."""
+    affinity = f"import os; os.sched_setaffinity(0, range({cpus})); " if cpus else ""
+    program = f"{affinity}from colab_helpers.__main__ import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", program, *args]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if check and done.returncode:
-        raise RuntimeError(f"{shlex.join(words)} ended with {done.returncode}: {done.stderr[-500:]}")
+        raise RuntimeError(f"{shlex.join(args)}: exit code {done.returncode}: {done.stderr[-500:]}")
     return done
 
 
 def decoding(bench: Bench) -> Row:
-    """What a frame takes to decode on the processors, and on the card with the copy to memory (NVDEC).
+    """Measure decoding a frame on the CPU, and on the GPU (NVDEC) including the copy to memory.
 
-    And what frames that stay on the card would bring.
+    Also measures the gain from frames that stay on the GPU.
     """
-    clip, found = bench.folder / "coded.mp4", Row()
+    clip, rows = bench.folder / "coded.mp4", Row()
     make_clip(clip, seconds=6.0 if bench.on_gpu else 0.25)
-    for way in ("processors", "card"):
-        started, before = time.monotonic(), time.process_time()
+    for device in ("processors", "card"):
+        started, cpu_started = time.monotonic(), time.process_time()
         try:
-            card = HWAccel("cuda", allow_software_fallback=False) if way == "card" else None
-            with av.open(str(clip), hwaccel=card) as container:
+            accelerator = HWAccel("cuda", allow_software_fallback=False) if device == "card" else None
+            with av.open(str(clip), hwaccel=accelerator) as container:
                 container.streams.video[0].thread_type = "AUTO"
                 frames = sum(1 for _ in container.decode(video=0))
         except av.FFmpegError as error:
-            found[way] = f"not available: {error}"
+            rows[device] = f"not available: {error}"
             continue
-        wall, processor = time.monotonic() - started, time.process_time() - before
-        found[way] = {"frames": frames, "ms": 1e3 * wall / frames, "cpu_ms": 1e3 * processor / frames}
-    return found | {"through": resident(clip, bench.provider)}
+        seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+        rows[device] = {"frames": frames, "ms": 1e3 * seconds / frames, "cpu_ms": 1e3 * cpu_seconds / frames}
+    return rows | {"through": resident(clip, bench.provider)}
 
 
 def end_to_end(bench: Bench) -> list[Row]:
-    """What `colab_helpers bench` finds on a 1080p clip with one face, with all processors and with two."""
+    """Run `colab_helpers bench` on a 1080p clip with one face, with all CPU cores and with two."""
     rows: list[Row] = []
     figures = bench.folder / "bench.json"
     for cpus, settings in RUNS if bench.on_gpu else RUNS[:1]:
-        if time.monotonic() >= bench.until:
+        if time.monotonic() >= bench.deadline:
             break
-        words = [
-            "--heights",
-            "1080" if bench.on_gpu else "540",
-            "--faces",
-            "1",
-            "--seconds",
-            "12" if bench.on_gpu else "0.25",
-            "--repeat",
-            "1",
-        ]
-        words += [
-            word for each in (f"execution_provider={bench.provider}", *settings) for word in ("--set", each)
-        ]
-        words += ["--models-dir", str(bench.folder / "models"), "--json", str(figures)]
-        _run_helpers("bench", *words, cpus=cpus, check=True)
-        rows.append(
-            {"cpus": cpus or this_machine().cpus, "settings": settings, **json.loads(figures.read_text())}
-        )
+        height, seconds = ("1080", "12") if bench.on_gpu else ("540", "0.25")
+        args = ["--heights", height, "--faces", "1", "--seconds", seconds, "--repeat", "1"]
+        for setting in (f"execution_provider={bench.provider}", *settings):
+            args += ["--set", setting]
+        args += ["--models-dir", str(bench.folder / "models"), "--json", str(figures)]
+        _run_helpers("bench", *args, cpus=cpus, check=True)
+        row = {"cpus": cpus or this_machine().cpus, "settings": settings}
+        rows.append(row | json.loads(figures.read_text()))
     return rows
 
-
-# --- the whole ----------------------------------------------------------------------------------------
 
 PARTS: dict[str, Callable[[Bench], Any]] = {
     "machine": machine,
@@ -289,37 +278,37 @@ PARTS: dict[str, Callable[[Bench], Any]] = {
 
 
 def run(out: Path, provider: Provider, *, minutes: float = 7.0) -> dict[str, Any]:
-    """Measure and write ``gpu.json``; a part that fails is told, and the others go on."""
+    """Run all parts and write ``gpu.json``; a part that fails is reported there and the others go on."""
     out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"seconds": {}}
+    results: dict[str, Any] = {"seconds": {}}
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name), provider, time.monotonic() + 60 * minutes)
         for part, measure in PARTS.items():
             started = time.monotonic()
             print(f"{part} …", flush=True)
             try:
-                found[part] = measure(bench) if started < bench.until else "failed: out of time"
-            except Exception as error:  # noqa: BLE001 - the other parts are still worth having
-                found[part] = f"failed: {type(error).__name__}: {error}"
-            found["seconds"][part] = time.monotonic() - started
+                results[part] = measure(bench) if started < bench.deadline else "failed: out of time"
+            except Exception as error:  # noqa: BLE001 - the other parts are still useful
+                results[part] = f"failed: {type(error).__name__}: {error}"
+            results["seconds"][part] = time.monotonic() - started
             gc.collect()
-            (out / "gpu.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return found
+            (out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json")
-    parser.add_argument("--cpu-dry-run", action="store_true", help="tiny networks, few repeats, on the CPU")
-    only = "write networks of the real shapes into --out, and measure nothing"
-    parser.add_argument("--networks-only", action="store_true", help=only)
-    options = parser.parse_args(words)
+    parser.add_argument("--out", type=Path, required=True, help="output folder for gpu.json")
+    parser.add_argument("--cpu-dry-run", action="store_true", help="use tiny networks and clips on the CPU")
+    networks_help = "write the networks with the real layer shapes to --out, and measure nothing"
+    parser.add_argument("--networks-only", action="store_true", help=networks_help)
+    options = parser.parse_args(argv)
     if options.networks_only:
         write_networks(options.out, real=True)
         return 0
-    found = run(options.out, "cpu" if options.cpu_dry_run else "cuda")
-    failed = [part for part, value in found.items() if str(value).startswith("failed")]
-    print(f"{options.out / 'gpu.json'}{'; not measured: ' + ', '.join(failed) if failed else ''}")
+    results = run(options.out, "cpu" if options.cpu_dry_run else "cuda")
+    failed = [part for part, value in results.items() if str(value).startswith("failed")]
+    print(f"{options.out / 'gpu.json'}{'; failed: ' + ', '.join(failed) if failed else ''}")
     return 1 if failed else 0
 
 

@@ -1,12 +1,12 @@
-"""The whole job on rendered people, measured against the exact truth.
+"""Measure complete batches on rendered people against the exact truth.
 
     python -m benchmarks.main_job [SEED ...] [--seconds 4] [--size 1280x720]
 
 For each seed: renders a demo, swaps one identity into every clip with the stand-in models through the Python
-API, and measures the result file: identity (cosines to source and original), picture inside the faces
-(PSNR to the true swapped frame, and its gain over the untouched frame), picture outside them (PSNR to the
-input, against a plain re-encode at the same settings), frames, times, sound, and the offset between flashes
-and clicks. Without seeds, three are drawn at random.
+API, and measures the outputs: identity (cosine similarity to source and original), image quality inside the
+faces (PSNR to the true swapped frame, and its gain over the unchanged frame) and outside them (PSNR to the
+input, compared with a plain re-encode at the same settings), frames, timestamps, audio, and the offset
+between flashes and clicks. Without seeds, three are drawn at random.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.people.scene import FaceTruth, Scene
 
 Image = npt.NDArray[np.uint8]
 CONSENT = "The rendered people of the demo: synthetic."
-# The figures that make the stand-ins fit to test with.
+# Minimum quality of the stand-in models; checked by a test.
 MIN_TO_SOURCE, MAX_TO_ORIGINAL = 0.7, 0.4
 MIN_PSNR, MIN_GAIN, MAX_OUTSIDE = 20.0, 5.0, 0.2
 _INSIDE, _MIN_VISIBLE, _MIN_SIZE = 0.98, 0.95, 80
@@ -48,7 +48,7 @@ _INSIDE, _MIN_VISIBLE, _MIN_SIZE = 0.98, 0.95, 80
 
 @dataclass
 class Outcome:
-    """Everything measured on one clip. PSNR in dB, offsets in frames."""
+    """Measurements of one clip; PSNR in dB, offsets in frames."""
 
     clip: str
     frames_in: int
@@ -65,14 +65,14 @@ class Outcome:
 
 
 def images(path: Path) -> Iterator[Image]:
-    """Every frame as BGR."""
+    """Yield every frame, ``(H, W, 3)`` uint8 BGR."""
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             yield np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)
 
 
 def times_and_sound(path: Path) -> tuple[list[Fraction], list[tuple[bytes, Fraction]]]:
-    """Presentation times of the frames, and every sound packet with its time."""
+    """Return the timestamps of all frames, and every audio packet with its timestamp, in seconds."""
     with av.open(str(path)) as container:
         frames: Iterator[Any] = container.decode(video=0)
         times = [frame.pts * frame.time_base for frame in frames]
@@ -82,17 +82,17 @@ def times_and_sound(path: Path) -> tuple[list[Fraction], list[tuple[bytes, Fract
 
 
 def squared_error(first: Image, second: Image, where: npt.NDArray[np.bool_]) -> float:
-    """Mean squared difference of a part of two pictures."""
+    """Return the mean squared difference of two images inside a mask."""
     return float(np.square(first[where].astype(np.float32) - second[where]).mean())
 
 
 def psnr(error: float) -> float:
-    """Peak signal-to-noise ratio of 8-bit pictures with a mean squared error, dB."""
+    """Return the peak signal-to-noise ratio in dB for a mean squared error of 8-bit images."""
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
 def plain_re_encode(target: Path, output: Path, settings: Settings) -> None:
-    """Decode and encode with the settings' encoder, nothing between."""
+    """Decode and encode with the encoder of the settings, without any change."""
     info = probe(target)
     choice = choose_encoder(info, wanted=settings.output_video_encoder, quality=settings.output_video_quality)
     segments: list[Segment] = []
@@ -107,10 +107,10 @@ def plain_re_encode(target: Path, output: Path, settings: Settings) -> None:
 
 
 def flash_offsets(path: Path, scene: Scene) -> list[float]:
-    """Clicks heard minus flashes seen, in frames, for every flash."""
+    """Return click time minus flash time, in frames, for every flash."""
     left, top, right, bottom = scene.flash_box()
     bright = [image[top:bottom, left:right].mean() > 200 for image in images(path)]
-    starts = [i for i, on in enumerate(bright) if on and (i == 0 or not bright[i - 1])]
+    starts = [i for i, lit in enumerate(bright) if lit and (i == 0 or not bright[i - 1])]
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
         frames: Iterator[Any] = container.decode(stream)
@@ -124,8 +124,8 @@ def flash_offsets(path: Path, scene: Scene) -> list[float]:
     return [float((click - i / scene.fps) * scene.fps) for click, i in zip(clicks, starts, strict=True)]
 
 
-def nearest(faces: list[Face], box: npt.NDArray[np.float32]) -> Face | None:
-    """The face whose centre lies in the inner half of a true box."""
+def matching_face(faces: list[Face], box: npt.NDArray[np.float32]) -> Face | None:
+    """Return the first face whose centre lies in the inner half of a true box, or None."""
     quarter = (box[2:] - box[:2]) / 4
     for face in faces:
         centre = np.array(face.centre)
@@ -135,7 +135,7 @@ def nearest(faces: list[Face], box: npt.NDArray[np.float32]) -> Face | None:
 
 
 def measure_clip(demo: Path, clip: str, who: str, output: Path, scene: Scene, every: int) -> Outcome:
-    """Measure one result file against the truth; pictures in every ``every``-th frame."""
+    """Measure one output against the truth; image quality in every ``every``-th frame only."""
     target, plain = demo / "targets" / f"{clip}.mp4", demo / f"{clip}.plain.mp4"
     settings = load_settings(execution_provider="cpu")
     plain_re_encode(target, plain, load_settings(output_video_encoder="libx264"))
@@ -153,40 +153,40 @@ def measure_clip(demo: Path, clip: str, who: str, output: Path, scene: Scene, ev
         truth = scene.render_all(i, [who])
         clear = ~_boxes(old.shape, truth.faces)
         outside.append((squared_error(old, new, clear), squared_error(old, encoded, clear)))
-        found = analyser.find(new)
+        detections = analyser.find(new)
         for face in truth.faces:
             width = face.box[2] - face.box[0]
             if face.who == who or face.visible < _MIN_VISIBLE or width < _MIN_SIZE:
                 continue
             inside = (truth.mask > _INSIDE) & _boxes(old.shape, [face])
             if inside.sum() > 400:
-                outcome.inside.append(psnr(squared_error(new, truth.swapped[who], inside)))
-                untouched = psnr(squared_error(old, truth.swapped[who], inside))
-                outcome.gain.append(outcome.inside[-1] - untouched)
-            match = nearest(found, face.box)
+                swapped, unchanged = (
+                    psnr(squared_error(image, truth.swapped[who], inside)) for image in (new, old)
+                )
+                outcome.inside.append(swapped)
+                outcome.gain.append(swapped - unchanged)
+            match = matching_face(detections, face.box)
             if match is not None and match.embedding is not None:
                 outcome.to_source.append(float(match.embedding @ portraits[who]))
                 outcome.to_original.append(float(match.embedding @ portraits[face.who]))
-    outcome.outside, outcome.outside_plain = (
-        psnr(float(np.mean(part))) for part in zip(*outside, strict=True)
-    )
+    outcome.outside, outcome.outside_plain = (psnr(float(np.mean(e))) for e in zip(*outside, strict=True))
     return outcome
 
 
 def _boxes(shape: tuple[int, ...], faces: Sequence[FaceTruth]) -> npt.NDArray[np.bool_]:
-    """Where faces are, and a margin around them."""
-    covered = np.zeros(shape[:2], bool)
+    """Return the mask of all face boxes with a margin of 10 % of the width."""
+    mask = np.zeros(shape[:2], bool)
     for face in faces:
         left, top, right, bottom = (max(0, round(float(value))) for value in face.box)
-        margin = round(0.1 * (right - left))  # detected boxes differ a little from the true ones
-        covered[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin] = True
-    return covered
+        margin = round(0.1 * (right - left))  # detected boxes differ slightly from the true ones
+        mask[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin] = True
+    return mask
 
 
 def measure_seed(
     folder: Path, seed: int, *, seconds: float, size: tuple[int, int], every: int = 5
 ) -> list[Outcome]:
-    """Render, swap and measure one seed; two clips."""
+    """Render, swap and measure the two clips of one seed."""
     who = sorted(IDENTITIES)[seed % len(IDENTITIES)]
     make_demo(folder, seed=seed, seconds=seconds, size=size, true_swaps=False)
     report = run_batch(
@@ -215,7 +215,7 @@ def measure_seed(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("seeds", type=int, nargs="*")
+    parser.add_argument("seeds", type=int, nargs="*", help="random seeds of the demos")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--size", default="1280x720")
     options = parser.parse_args()
@@ -227,18 +227,18 @@ def main() -> None:
 
 
 def describe(outcome: Outcome) -> str:
-    """One clip's figures in a few lines."""
+    """Format the measurements of one clip."""
     names = ("to_source", "to_original", "inside", "gain")
     mean = {name: np.mean(getattr(outcome, name) or [np.nan]) for name in names}
     worst = max((abs(offset) for offset in outcome.flash_offsets), default=float("nan"))
     return (
         f"{outcome.clip}: {outcome.frames_in} frames in, {outcome.frames_out} out, "
-        f"times {'equal' if outcome.same_times else 'DIFFER'}, "
-        f"sound {'equal' if outcome.same_sound else 'DIFFERS'}, "
-        f"click to flash at most {worst:.2f} frames\n"
+        f"timestamps {'equal' if outcome.same_times else 'DIFFER'}, "
+        f"audio {'equal' if outcome.same_sound else 'DIFFERS'}, "
+        f"audio offset at most {worst:.2f} frames\n"
         f"    identity: {mean['to_source']:.2f} to the source, {mean['to_original']:.2f} to the original "
         f"({len(outcome.to_source)} faces)\n"
-        f"    inside the faces {mean['inside']:.1f} dB, {mean['gain']:+.1f} dB over the untouched frame; "
+        f"    inside the faces {mean['inside']:.1f} dB, {mean['gain']:+.1f} dB over the unchanged frame; "
         f"outside {outcome.outside:.2f} dB, plain re-encode {outcome.outside_plain:.2f} dB"
     )
 

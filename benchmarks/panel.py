@@ -1,10 +1,10 @@
-"""What looking costs: the charts' share of a core, and how long a preview lets one wait.
+"""Measure the cost of the monitor and of previews.
 
 ``python -m benchmarks.panel``
 
-Charts: one paint a second, as the notebooks do, of ten minutes of samples and a batch of 65 files; a new
-sample comes every two seconds. Preview: frames of the demo's first clip, swapped and enhanced by the
-stand-ins on the CPU; the first one also loads the networks.
+Monitor: CPU share of redrawing ten minutes of samples and a batch of 65 files once a second, as the notebooks
+do; a new sample arrives every two seconds. Previews: seconds to swap and enhance frames of the demo's first
+clip with the stand-ins on the CPU; the first preview also loads the networks.
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ from tests.people.clip import make_demo
 
 FILES = 65
 HISTORY, INTERVAL = 600, 2
-"""Seconds of samples in the charts, and from one sample to the next."""
+"""Seconds of samples in the charts, and between samples."""
 
 
-def moving(number: int) -> Sample:
-    """A sample in which every figure moves."""
+def varying_sample(number: int) -> Sample:
+    """Return a sample in which every figure changes from one to the next."""
     gpu = {name: value + number % 13 for name, value in GPU.items()}
     queues = {"decode": number % 9, "find faces": number % 7, "change faces": number % 2}
     return sample(number, gpu=gpu, cpu_percent=50.0 + number % 40, fps=24.0 + number % 5, queues=queues)
 
 
-def middle(second: float) -> BatchStatus:
-    """A batch in its middle."""
-    files = [
-        a_file(f"/in/clip{number}.mp4", "/out/x.mp4" if number < 30 else None) for number in range(FILES)
-    ]
+def status_at(second: float) -> BatchStatus:
+    """Return the status of a batch with 30 files done and one running."""
+    files = [a_file(f"/in/clip{n}.mp4", "/out/x.mp4" if n < 30 else None) for n in range(FILES)]
     for file in files[30:]:
         file.status = "queued"
     files[30].status = "running"
@@ -48,22 +46,22 @@ def middle(second: float) -> BatchStatus:
     return a_status(*files, updated=START + second, notes=notes, progress=progress)
 
 
-def charts_share(paints: int) -> float:
-    """Share of a core that painting once a second takes."""
-    history = [moving(number) for number in range(HISTORY // INTERVAL)]
-    spent = 0.0
-    for second in range(paints):
+def monitor_share(redraws: int) -> float:
+    """Return the share of a core that redrawing once a second takes."""
+    history = [varying_sample(number) for number in range(HISTORY // INTERVAL)]
+    cpu_seconds = 0.0
+    for second in range(redraws):
         if second % INTERVAL == 0:
-            history = [*history[1:], moving((HISTORY + second) // INTERVAL)]
-        found = middle(HISTORY + second)
-        before = time.process_time()
-        live_html(history, found, now=found.updated)
-        spent += time.process_time() - before
-    return spent / paints
+            history = [*history[1:], varying_sample((HISTORY + second) // INTERVAL)]
+        status = status_at(HISTORY + second)
+        started = time.process_time()
+        live_html(history, status, now=status.updated)
+        cpu_seconds += time.process_time() - started
+    return cpu_seconds / redraws
 
 
 def preview_seconds(frames: int) -> tuple[float, float]:
-    """Seconds to the first preview, and the median of those that follow."""
+    """Return the seconds of the first preview, and the median of the following ones."""
     with tempfile.TemporaryDirectory() as name:
         demo = make_demo(Path(name), true_swaps=False, size=(1280, 720), clips=1)
         networks = PreviewNetworks()
@@ -73,22 +71,22 @@ def preview_seconds(frames: int) -> tuple[float, float]:
             overrides={"execution_provider": "cpu"},
             consent="Rendered people of the demo: synthetic.",
         )
-        taken = []
+        seconds = []
         for frame in range(0, 100, 100 // frames):
-            before = time.perf_counter()
+            started = time.perf_counter()
             networks.preview(request, Path(name), demo.targets[0], frame)
-            taken.append(time.perf_counter() - before)
-    return taken[0], statistics.median(taken[1:])
+            seconds.append(time.perf_counter() - started)
+    return seconds[0], statistics.median(seconds[1:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--paints", type=int, default=300)
-    parser.add_argument("--frames", type=int, default=10, help="previews to make")
+    parser.add_argument("--paints", type=int, default=300, help="how often the monitor is redrawn")
+    parser.add_argument("--frames", type=int, default=10, help="number of previews, at least 2")
     options = parser.parse_args()
-    print(f"charts and files, painted once a second: {charts_share(options.paints):.2%} of a core")
+    print(f"charts and files, redrawn once a second: {monitor_share(options.paints):.2%} of a core")
     first, later = preview_seconds(options.frames)
-    print(f"preview of 1280x720 with two people: {first:.2f} s the first, {later:.2f} s each later one")
+    print(f"preview of 1280x720 with two people: first {first:.2f} s, later ones {later:.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Graphs with the layer shapes of the real networks and random weights.
+"""Networks with the layer shapes of the real ones and random weights.
 
-They cost what the real ones cost and keep the same contracts, so loading, parity and speed can be tested
-without the weights. Architectures: SCRFD-10GF with key points (ResNet with 56-88-88-224 channels, PAFPN,
-group-normalised heads shared over the strides), IResNet-50 of ArcFace, inswapper's style-transfer network
-(six AdaIN blocks of 1024 channels), and GFPGAN (a U-Net whose features steer a style-based decoder). Batch
-norms are folded into the convolutions, as the exports have them.
+They have the same cost, inputs and outputs, so loading, parity and speed can be tested without the real
+weights. Architectures: SCRFD-10GF with landmarks (ResNet with 56-88-88-224 channels, PAFPN, group-normalised
+heads shared over the strides), IResNet-50 of ArcFace, inswapper's style-transfer network (six AdaIN blocks of
+1024 channels), and GFPGAN (a U-Net whose features modulate a style-based decoder). Batch norms are folded
+into the convolutions, as in the exported models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Array = npt.NDArray[np.float32]
 
 
 class Builder:
-    """Appends nodes with random weights to a graph; every method returns its output's name."""
+    """Build a graph of nodes with random weights; methods that add one return its output's name."""
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -33,24 +33,24 @@ class Builder:
         self._count = 0
 
     def constant(self, value: npt.NDArray[np.generic]) -> str:
-        """An initializer."""
+        """Add an initializer."""
         self._count += 1
         name = f"w{self._count}"
         self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
     def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Any operator."""
+        """Add an operator."""
         self._count += 1
         name = output or f"t{self._count}"
-        # The prefix keeps insightface from taking a graph for one with built-in normalisation.
+        # insightface assumes built-in normalisation if early nodes are named Sub or Mul, hence the prefix.
         self._nodes.append(
             helper.make_node(kind, list(inputs), [name], name=f"node_{kind}_{self._count}", **attributes)
         )
         return name
 
     def random(self, *shape: int, scale: float) -> _Array:
-        """Normal values."""
+        """Return normally distributed float32 values."""
         return (self._rng.standard_normal(shape, np.float32) * np.float32(scale)).astype(np.float32)
 
     def conv(
@@ -64,7 +64,7 @@ class Builder:
         pad: int | None = None,
         gain: float = 2.0,
     ) -> str:
-        """A convolution, He-initialised, with a small bias."""
+        """Add a He-initialised convolution with a small bias."""
         weight = self.random(outs, ins, size, size, scale=(gain / (ins * size * size)) ** 0.5)
         edge = size // 2 if pad is None else pad
         return self.node(
@@ -78,7 +78,7 @@ class Builder:
         )
 
     def linear(self, x: str, ins: int, outs: int) -> str:
-        """A fully connected layer."""
+        """Add a fully connected layer."""
         weight = self.random(outs, ins, scale=ins**-0.5)
         return self.node(
             "Gemm", x, self.constant(weight), self.constant(self.random(outs, scale=0.02)), transB=1
@@ -87,7 +87,7 @@ class Builder:
     def model(
         self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
     ) -> onnx.ModelProto:
-        """The finished model."""
+        """Return the finished model."""
         graph = helper.make_graph(self._nodes, name, list(inputs), list(outputs), self.initializers)
         return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
 
@@ -97,7 +97,7 @@ def _value(name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
 
 
 def scrfd_10g(seed: int = 0) -> onnx.ModelProto:
-    """det_10g: ``input.1 (1, 3, ?, ?)`` to nine outputs of rank 2."""
+    """Return a detector like det_10g: ``input.1 (1, 3, ?, ?)`` to nine outputs of rank 2."""
     build = Builder(seed)
     x = "input.1"
     for ins, outs, stride in ((3, 28, 2), (28, 28, 1), (28, 56, 1)):
@@ -128,7 +128,7 @@ def _basic_block(build: Builder, x: str, ins: int, outs: int, *, stride: int) ->
 
 
 def _pafpn(build: Builder, levels: Sequence[tuple[str, int]]) -> list[str]:
-    """Path aggregation: top-down, then bottom-up, 56 channels each."""
+    """Add a path aggregation network: top-down, then bottom-up, 56 channels each."""
     width = 56
     lateral = [build.conv(x, planes, width, 1, gain=1.0) for x, planes in levels]
     double = build.constant(np.array([1, 1, 2, 2], np.float32))
@@ -158,7 +158,7 @@ def _scrfd_head(build: Builder, x: str, level: int) -> None:
 
 
 def _group_norm(build: Builder, x: str, channels: int, groups: int = 16) -> str:
-    """Group norm as exporters of that time wrote it: instance norm over groups."""
+    """Add a group norm as old exporters wrote it: instance norm over groups."""
     grouped = build.node("Reshape", x, build.constant(np.array([0, groups, -1], np.int64)))
     ones, zeros = np.ones(groups, np.float32), np.zeros(groups, np.float32)
     normed = build.node("InstanceNormalization", grouped, build.constant(ones), build.constant(zeros))
@@ -168,7 +168,7 @@ def _group_norm(build: Builder, x: str, channels: int, groups: int = 16) -> str:
 
 
 def iresnet50(seed: int = 0) -> onnx.ModelProto:
-    """w600k_r50: ``input.1 (N, 3, 112, 112)`` to ``683 (N, 512)``."""
+    """Return a recogniser like w600k_r50: ``input.1 (N, 3, 112, 112)`` to ``683 (N, 512)``."""
     build = Builder(seed)
     x = _prelu(build, build.conv("input.1", 3, 64), 64)
     channels = 64
@@ -194,9 +194,10 @@ def _prelu(build: Builder, x: str, channels: int) -> str:
 
 
 def inswapper(seed: int = 0, *, width: int = 1024) -> onnx.ModelProto:
-    """inswapper_128: ``target (1, 3, 128, 128)``, ``source (1, 512)`` to ``output``; emap last.
+    """Return a swapper like inswapper_128: ``target (1, 3, 128, 128)``, ``source (1, 512)`` to ``output``.
 
-    ``width`` is that of the style blocks: 1024 channels in the real network, fewer for quick tests.
+    The emap is the last initializer. ``width`` is the number of channels of the style blocks: 1024 in the
+    real network, fewer for quick tests.
     """
     build = Builder(seed)
     quarter = width // 4
@@ -235,7 +236,7 @@ def _reflect_conv(build: Builder, x: str, ins: int, outs: int, size: int) -> str
 
 
 def _adain(build: Builder, x: str, channels: int) -> str:
-    """Adaptive instance norm: centre and scale each map, then style it from the latent."""
+    """Add an adaptive instance norm: normalise each map, then scale and shift it by the source embedding."""
     centred = build.node("Sub", x, build.node("ReduceMean", x, axes=[2, 3]))
     variance = build.node("ReduceMean", build.node("Mul", centred, centred), axes=[2, 3])
     floor = build.constant(np.array(1e-8, np.float32))
@@ -246,16 +247,16 @@ def _adain(build: Builder, x: str, channels: int) -> str:
 
 
 def _halves(build: Builder, x: str, channels: int) -> list[str]:
-    """The first and the second so many channels."""
+    """Split ``2 * channels`` channels into two halves."""
     axis, *edges = (build.constant(np.array([n], np.int64)) for n in (1, 0, channels, 2 * channels))
     return [build.node("Slice", x, edges[half], edges[half + 1], axis) for half in (0, 1)]
 
 
 def gfpgan(seed: int = 0, *, width: int = 64, size: int = 512) -> onnx.ModelProto:
-    """GFPGAN v1.4: ``input (N, 3, size, size)`` to ``output``, with any batch as our export has it.
+    """Return an enhancer like GFPGAN v1.4: ``input (N, 3, size, size)`` to ``output``, with any batch size.
 
-    A Tanh at the end, which the real network lacks, keeps random weights within its range. ``width`` has the
-    decoder at the full size; ``size`` is a power of two.
+    A final Tanh, which the real network lacks, limits outputs to the valid range. ``width`` is the decoder's
+    number of channels at full size; ``size`` is a power of two.
     """
     build = Builder(seed)
     steps = [2**k for k in range(3, size.bit_length())]  # 8, 16, … size
@@ -279,7 +280,7 @@ def gfpgan(seed: int = 0, *, width: int = 64, size: int = 512) -> onnx.ModelProt
         ins, outs, half = planes[edge // 2], planes[edge], planes[edge] // 2
         x = _scaled_block(build, x, ins // 2, half, scale=2.0, skip=skips[edge // 2] if edge > 8 else None)
         image = _style_conv(build, _resized(build, image, 2.0), ins, outs, next(styles), edge=edge)
-        image = _steered(build, image, x, half)
+        image = _modulated(build, image, x, half)
         image = _style_conv(build, image, outs, outs, style := next(styles), edge=edge)
         rgb = _to_rgb(build, image, outs, style)
         picture = build.node("Add", _resized(build, picture, 2.0), rgb)
@@ -296,7 +297,7 @@ def _resized(build: Builder, x: str, scale: float) -> str:
 def _scaled_block(
     build: Builder, x: str, ins: int, outs: int, *, scale: float, skip: str | None = None
 ) -> str:
-    """A residual block of the U-Net that halves or doubles the size."""
+    """Add a residual block of the U-Net that halves or doubles the size."""
     x = x if skip is None else build.node("Add", x, skip)
     y = build.node("LeakyRelu", build.conv(x, ins, ins), alpha=0.2)
     y = build.node("LeakyRelu", build.conv(_resized(build, y, scale), ins, outs, gain=1.0), alpha=0.2)
@@ -308,7 +309,7 @@ def _as_map(build: Builder, vector: str) -> str:
 
 
 def _style_conv(build: Builder, x: str, ins: int, outs: int, style: str, *, edge: int) -> str:
-    """A convolution whose channels a style scales, its output brought back to unit variance."""
+    """Add a convolution with style-modulated input channels and output demodulated to unit variance."""
     weight = build.random(outs, ins, 3, 3, scale=(9 * ins) ** -0.5)
     scale = build.node("Add", build.linear(style, 512, ins), build.constant(np.ones(ins, np.float32)))
     power = build.constant(np.square(weight).sum((2, 3)).T.copy())
@@ -323,7 +324,7 @@ def _style_conv(build: Builder, x: str, ins: int, outs: int, style: str, *, edge
     return build.node("LeakyRelu", build.node("Add", build.node("Add", x, noise), bias), alpha=0.2)
 
 
-def _steered(build: Builder, image: str, features: str, half: int) -> str:
+def _modulated(build: Builder, image: str, features: str, half: int) -> str:
     """Scale and shift the second half of the channels by the U-Net's features."""
     maps = []
     for _ in range(2):
@@ -340,7 +341,7 @@ def _to_rgb(build: Builder, x: str, ins: int, style: str) -> str:
 
 
 def write_real_shapes(folder: Path, *, seed: int = 0) -> Path:
-    """Write detector, recogniser and swapper, laid out as ``--models-dir`` wants them (about 800 MB)."""
+    """Write detector, recogniser and swapper in the layout of ``--models-dir`` (about 800 MB)."""
     (folder / "buffalo_l").mkdir(parents=True, exist_ok=True)
     onnx.save(scrfd_10g(seed), folder / "buffalo_l" / "det_10g.onnx")
     onnx.save(iresnet50(seed), folder / "buffalo_l" / "w600k_r50.onnx")

@@ -1,6 +1,6 @@
-"""Measure the stand-in models on freshly drawn scenes and print a table.
+"""Measure the stand-in models on random scenes and print a table.
 
-``python benchmarks/standins.py [--seeds 1 2 3] [--empty 1000]``; without seeds three are drawn at random.
+``python -m benchmarks.standins [--seeds 1 2 3] [--empty 1000]``; by default with three random seeds.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from tests.people.standins import write_standins
 SIZES = ((640, 360), (1280, 720), (1920, 1080))
 
 
-def _row(name: str, figures: Figures) -> str:
-    def told(values: list[float], percent: int, worst: Callable[[list[float]], float]) -> str:
+def _summary(name: str, figures: Figures) -> str:
+    def spread(values: list[float], percent: int, worst: Callable[[list[float]], float]) -> str:
         if not values:
             return "-"
-        share, extreme = np.percentile(values, percent), worst(values)
-        return f"{np.mean(values):.3f} (p{percent} {share:.3f}, {worst.__name__} {extreme:.3f})"
+        percentile, extreme = np.percentile(values, percent), worst(values)
+        return f"{np.mean(values):.3f} (p{percent} {percentile:.3f}, {worst.__name__} {extreme:.3f})"
 
-    low, high = partial(told, percent=2, worst=min), partial(told, percent=98, worst=max)
+    low, high = partial(spread, percent=2, worst=min), partial(spread, percent=98, worst=max)
     lines = [
-        f"{name}",
+        name,
         f"  recall {figures.recall:.4f} ({figures.found}/{figures.asked})",
         f"  false faces {figures.false} in {figures.frames} frames",
         f"  landmark error / eye distance  {high(figures.landmark)}",
-        f"  cosine same       {low(figures.same)}",
-        f"  cosine different  {high(figures.different)}",
-        f"  swapped to source   {low(figures.to_source)}",
-        f"  swapped to original {high(figures.to_original)}",
-        f"  PSNR to true swap {low(figures.psnr)}   gain {low(figures.gain)}",
+        f"  cosine, same person       {low(figures.same)}",
+        f"  cosine, different people  {high(figures.different)}",
+        f"  cosine, swapped to source    {low(figures.to_source)}",
+        f"  cosine, swapped to original  {high(figures.to_original)}",
+        f"  PSNR to true swap {low(figures.psnr)}   gain {low(figures.gain)} dB",
     ]
     return "\n".join(lines)
 
 
 def measure(seed: int, tools: Tools, *, step: int) -> Figures:
-    """Measure one seed at three sizes."""
+    """Measure scenes of one seed in three sizes."""
     figures, portraits = Figures(), tools.portraits()
     names = list(IDENTITIES)
     for k, size in enumerate(SIZES):
@@ -72,11 +72,11 @@ def measure_empty(seeds: list[int], count: int, tools: Tools) -> Figures:
 
 
 def main() -> None:
-    """Run from a shell."""
+    """Print the measurements of each seed, and of frames without people."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="*", default=[])
-    parser.add_argument("--step", type=int, default=8, help="look at every STEP-th frame")
-    parser.add_argument("--empty", type=int, default=1000, help="frames without people")
+    parser.add_argument("--step", type=int, default=8, help="measure every STEP-th frame")
+    parser.add_argument("--empty", type=int, default=1000, help="number of frames without people")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     seeds = options.seeds or [secrets.randbelow(1_000_000) for _ in range(3)]
@@ -84,8 +84,8 @@ def main() -> None:
         write_standins(Path(folder))
         tools = Tools(Path(folder))
         for seed in seeds:
-            print(_row(f"seed {seed}", measure(seed, tools, step=options.step)), flush=True)
-        print(_row("no people", measure_empty(seeds, options.empty, tools)))
+            print(_summary(f"seed {seed}", measure(seed, tools, step=options.step)), flush=True)
+        print(_summary("no people", measure_empty(seeds, options.empty, tools)))
 
 
 if __name__ == "__main__":

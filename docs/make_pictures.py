@@ -1,6 +1,6 @@
-"""Make the README's picture: ``python docs/make_pictures.py``.
+"""Create the README's picture: ``python docs/make_pictures.py``.
 
-Swaps the demo's clip of two people and puts source, before and after side by side.
+Swaps the demo clip of two people and places source, original and result side by side.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def side_by_side(source: Image, pair: Pair) -> Image:
-    """Source, before and after at one height, on white; ``(H, W, 3)`` uint8 BGR."""
+    """Join source, original and result at the same height, with white gaps; ``(H, W, 3)`` uint8 BGR."""
     parts = [_at_height(image) for image in (source, *pair)]
     gap = np.full((HEIGHT, GAP, 3), 255, np.uint8)
     return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)

@@ -1,7 +1,7 @@
-"""Make the README's pictures of the notebooks: ``python docs/make_screenshots.py``.
+"""Create the README's screenshots of the notebooks: ``python docs/make_screenshots.py``.
 
-Runs some of the browser tests, which take them (``.ci/browser`` installs what that needs), and makes them
-small.
+Runs the browser tests that take them (``.ci/browser`` installs their requirements), and reduces the file
+sizes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHOTS = {
     "setup": "setup-lab",
     "preload": "preload-lab",
 }
-"""Names of the pictures and of the tests' shots."""
+"""File names in ``docs/screenshots``, and the tests' names for the same screenshots."""
 TESTS = "start_stop or watched_by_its_folder or table_at_the_end"
 COLOURS = 128
 
@@ -34,9 +34,9 @@ def main() -> None:
         command = [sys.executable, "-m", "pytest", "tests/browser", "-q", "-k", TESTS]
         subprocess.run(command, cwd=ROOT, env=variables, check=True)
         FOLDER.mkdir(exist_ok=True)
-        for name, shot in SHOTS.items():
-            shown = Image.open(Path(folder) / f"{shot}.png").convert("RGB")
-            shown.quantize(COLOURS).save(FOLDER / f"{name}.png", optimize=True)
+        for name, screenshot in SHOTS.items():
+            image = Image.open(Path(folder) / f"{screenshot}.png").convert("RGB")
+            image.quantize(COLOURS).save(FOLDER / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Bring the tables of the READMEs and of ``docs/`` up to date: ``python docs/tables.py``; tests check them.
+"""Update the tables of the READMEs and of ``docs/``: ``python docs/tables.py``; tests check them.
 
-Each table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+Each table is enclosed by ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings
 
 NOTEBOOKS = {
-    "setup.ipynb": mark("Examines the machine: what works, what does not, and what to do about it"),
+    "setup.ipynb": mark("Checks the machine: what works, what does not, and how to fix it"),
     "preload.ipynb": mark(
-        "Shows the models a preset needs with their licences, fetches, verifies and tries them"
+        "Lists the models of a preset with their licences; downloads, verifies and tests them"
     ),
     "batch_swap.ipynb": mark("Swaps faces in many videos and images: a form, one run, a gallery, a report"),
     "monitor.ipynb": mark(
-        "Shows live how machine and batch do: GPU, memory, files, rate, and what limits it"
+        "Monitors the machine and the batch live: GPU, memory, files, speed, and the bottleneck"
     ),
 }
 
@@ -33,19 +33,19 @@ PAGES: dict[Language, tuple[Path, ...]] = {
 
 
 def notebooks_table() -> str:
-    """Every notebook with its badge."""
+    """Return the table of the notebooks with their badges."""
     folder = ROOT / "notebooks" / ("" if language() == "en" else language())
     rows = [(f"`{name}`", tr(purpose), _badge(folder / name)) for name, purpose in NOTEBOOKS.items()]
     return table((tr("Notebook"), tr("What it does"), tr("Open")), rows)
 
 
 def _badge(notebook: Path) -> str:
-    """The badge that opens a notebook in Colab, which is its first text."""
+    """Return the badge that opens a notebook in Colab: the content of its first cell."""
     return "".join(json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"])
 
 
 def presets_table() -> str:
-    """Every preset and machine profile with what it sets."""
+    """Return the table of the presets and machine profiles with their settings."""
     presets = load_presets()
     groups = [(tr("preset"), presets.presets), (tr("machine"), presets.profiles)]
     rows = [
@@ -57,15 +57,15 @@ def presets_table() -> str:
 
 
 def _changes(extends: str | None, settings: dict[str, Any]) -> str:
-    values = ", ".join(f"`{key}={_plain(value)}`" for key, value in settings.items())
+    values = ", ".join(f"`{key}={_as_yaml(value)}`" for key, value in settings.items())
     return tr("`{base}` and {values}", base=extends, values=values) if extends else values
 
 
 def settings_table() -> str:
-    """Every setting with its default, what is allowed, and what it does."""
+    """Return the table of the settings with default, allowed values and description."""
     schema = Settings.model_json_schema()["properties"]
     rows = [
-        (f"`{name}`", f"`{_plain(field.default)}`", _allowed(schema[name]), tr(str(field.description)))
+        (f"`{name}`", f"`{_as_yaml(field.default)}`", _allowed(schema[name]), tr(str(field.description)))
         for name, field in Settings.model_fields.items()
     ]
     return table((tr("Setting"), tr("Default"), tr("Allowed"), tr("Meaning")), rows)
@@ -83,20 +83,20 @@ def _allowed(schema: dict[str, Any]) -> str:
     if "minimum" in schema:
         if "maximum" in schema:
             return tr("{low:g} to {high:g}", low=schema["minimum"], high=schema["maximum"])
-        return tr("0 and more")
+        return tr("0 or more")
     return {"boolean": "`true`, `false`", "string": tr("text")}[schema["type"]]
 
 
-def _plain(value: object) -> str:
-    """A value as it is written in YAML."""
+def _as_yaml(value: object) -> str:
+    """Format a value as in YAML."""
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(str, value)) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -104,17 +104,17 @@ TABLES = {"notebooks": notebooks_table, "presets": presets_table, "settings": se
 
 
 def updated(text: str) -> str:
-    """A page's text with each of its tables as it should be in the language spoken."""
-    for name, make in TABLES.items():
+    """Return a page's text with its tables regenerated in the current language."""
+    for name, make_table in TABLES.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         if start in text:
             before, rest = text.split(start)
-            text = f"{before}{start}\n{make()}\n{end}{rest.split(end)[1]}"
+            text = f"{before}{start}\n{make_table()}\n{end}{rest.split(end)[1]}"
     return text
 
 
 if __name__ == "__main__":
-    for chosen, paths in PAGES.items():
-        with use_language(chosen):
+    for spoken, paths in PAGES.items():
+        with use_language(spoken):
             for path in paths:
                 path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")

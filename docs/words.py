@@ -1,9 +1,9 @@
-"""Collect every text for people, and bring catalogue and Spanish notebooks up to date.
+"""Collect all messages for users, and update the message catalogue and the Spanish notebooks.
 
-``python docs/words.py`` writes ``colab_helpers/locale/es/LC_MESSAGES/colab_helpers.po`` (translations that
-are there are kept, texts that are gone are dropped), compiles it to the ``.mo`` beside it, writes
-``notebooks/es``, and ends with 1 if something is not translated yet. Translators edit the ``.po`` file with
-any gettext editor and run this again. Tests check that all of it is up to date.
+``python docs/words.py`` writes ``colab_helpers/locale/es/LC_MESSAGES/colab_helpers.po`` (existing
+translations are kept, unused messages are removed), compiles it to the ``.mo`` file, and writes
+``notebooks/es``. The exit code is 1 if a translation is missing or wrong. Translators edit the ``.po`` file
+with any gettext editor and run this again. Tests check that all of it is up to date.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ MO = PO.with_suffix(".mo")
 NOTEBOOKS = ROOT / "notebooks"
 
 _FUNCTIONS = {"tr", "mark"}
-# What stands before the text of a line of Markdown, and does not change with the language.
+# The part of a Markdown line before its text, which is the same in every language.
 _MARKER = re.compile(r"^(\s*(?:\d+\. |- |#+ |> )?)(.*)$")
 _TITLE = re.compile(r"^(#@title (?:\d+\. )?)(.*?)( \{ display-mode: .*)$")
-_REMARK = re.compile(r"^(#@markdown )(.*)()$")
-# A file's date would make every run a change.
+_FORM_TEXT = re.compile(r"^(#@markdown )(.*)()$")
+# A fixed date: with the current one, every run would change the file.
 _DATE = datetime(2026, 1, 1, tzinfo=UTC)
 
 Message = tuple[str, str]
-"""A text, and the file it stands in."""
+"""A text, and the file that contains it."""
 
 
 def messages() -> Iterator[Message]:
-    """Every text for people, in the order of the files; some come more than once."""
+    """Yield every text for users in the order of the files; some occur more than once."""
     for path in [*sorted((ROOT / "colab_helpers").rglob("*.py")), ROOT / "docs" / "tables.py"]:
-        place = path.relative_to(ROOT).as_posix()
-        yield from ((text, place) for text in _marked(path.read_text(encoding="utf-8")))
+        name = path.relative_to(ROOT).as_posix()
+        yield from ((text, name) for text in _marked(path.read_text(encoding="utf-8")))
     for path in sorted(TEMPLATES.glob("*.j2")):
-        place = path.relative_to(ROOT).as_posix()
-        yield from ((text, place) for text in _marked_in_template(path.read_text(encoding="utf-8")))
+        name = path.relative_to(ROOT).as_posix()
+        yield from ((text, name) for text in _marked_in_template(path.read_text(encoding="utf-8")))
     for field in Settings.model_fields.values():
         yield str(field.description), "colab_helpers/settings.py"
     presets = load_presets()
@@ -70,7 +70,7 @@ def messages() -> Iterator[Message]:
 
 
 def _marked(source: str) -> Iterator[str]:
-    """The texts in a module, found in its syntax tree: Babel's own search misses calls within calls."""
+    """Yield the texts of a module from its syntax tree: Babel's own search misses nested calls."""
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.args)
     for call in sorted(calls, key=lambda call: (call.lineno, call.col_offset)):
         text = call.args[0]
@@ -79,30 +79,30 @@ def _marked(source: str) -> Iterator[str]:
 
 
 def _marked_in_template(source: str) -> Iterator[str]:
-    """The texts in a Jinja template."""
+    """Yield the texts of a Jinja template."""
     for _, _, texts in extract_from_ast(Environment().parse(source), _FUNCTIONS, babel_style=False):
         yield texts[0]
 
 
 def _texts(cell: dict[str, Any]) -> Iterator[str]:
-    """The texts in a notebook's cell, each on a line."""
+    """Yield the texts of a notebook cell, one per line."""
     for line in "".join(cell["source"]).splitlines():
-        found = _parts(line, cell["cell_type"])
-        if found and found[1] and not found[1].startswith("[!["):
-            yield found[1]
+        parts = _parts(line, cell["cell_type"])
+        if parts and parts[1] and not parts[1].startswith("[!["):  # not a badge
+            yield parts[1]
 
 
 def _parts(line: str, kind: str) -> tuple[str, str, str] | None:
-    """What stands before the text of a line, the text, and what follows; None where there is no text."""
+    """Split a line into prefix, text and suffix; return None if it has no text."""
     if kind == "markdown":
         marker, text = _MARKER.findall(line)[0]
         return marker, text, ""
-    found = _TITLE.match(line) or _REMARK.match(line)
-    return (found[1], found[2], found[3]) if found else None
+    match = _TITLE.match(line) or _FORM_TEXT.match(line)
+    return (match[1], match[2], match[3]) if match else None
 
 
 def collected(old: Catalog) -> Catalog:
-    """A catalogue of all messages, with the translations of an older one."""
+    """Return a catalogue of all messages with the translations of an older one."""
     catalog = Catalog(
         locale="es",
         domain=DOMAIN,
@@ -116,19 +116,19 @@ def collected(old: Catalog) -> Catalog:
         fuzzy=False,
     )
     catalog.header_comment = "# Texts of colab_helpers; see docs/words.py."
-    for text, place in messages():
-        before = old.get(text)
-        known = before.string if before is not None and not before.fuzzy else ""
-        catalog.add(text, known, locations=[(place, 0)])
+    for text, name in messages():
+        known = old.get(text)
+        translation = known.string if known is not None and not known.fuzzy else ""
+        catalog.add(text, translation, locations=[(name, 0)])
     for message in catalog:
-        # Babel guesses from percent signs; values stand in braces here.
+        # Babel guesses this flag from percent signs; placeholders are in braces here.
         message.flags.discard("python-format")
         message.locations = sorted(set(message.locations))
     return catalog
 
 
 def read_catalog() -> Catalog:
-    """The catalogue as it is on disk; an empty one where there is none."""
+    """Read the catalogue from disk; return an empty one if there is none."""
     if not PO.exists():
         return Catalog(locale="es", domain=DOMAIN)
     with PO.open("rb") as file:
@@ -136,48 +136,48 @@ def read_catalog() -> Catalog:
 
 
 def po_bytes(catalog: Catalog) -> bytes:
-    """The catalogue as a ``.po`` file."""
+    """Return the catalogue as a ``.po`` file."""
     file = io.BytesIO()
     write_po(file, catalog, width=100, include_lineno=False, omit_header=False)
-    # Babel's version would make a change of nothing.
+    # Without these lines, another version of Babel writes the same file.
     return re.sub(rb'^"(Generated-By|Report-Msgid|Last-Trans).*\n', b"", file.getvalue(), flags=re.MULTILINE)
 
 
 def mo_bytes(catalog: Catalog) -> bytes:
-    """The catalogue compiled, as ``gettext`` loads it."""
+    """Return the compiled catalogue, as ``gettext`` loads it."""
     file = io.BytesIO()
     write_mo(file, catalog)
     return file.getvalue()
 
 
 def faults(catalog: Catalog) -> list[str]:
-    """What is not translated, or has other values in it than the English text."""
-    found = []
+    """Describe the messages without a translation, or whose translation has other placeholders."""
+    problems = []
     for message in catalog:
         if not message.id:
             continue
         if not message.string:
-            found.append(f"not translated: {message.id}")
-        elif _has_values(message.id) and _values(message.id) != _values(message.string):
-            found.append(f"other values in braces: {message.string}")
-    return found
+            problems.append(f"not translated: {message.id}")
+        elif _has_placeholders(message.id) and _placeholders(message.id) != _placeholders(message.string):
+            problems.append(f"placeholders differ: {message.string}")
+    return problems
 
 
-def _has_values(text: str) -> bool:
+def _has_placeholders(text: str) -> bool:
     try:
-        return bool(_values(text))
+        return bool(_placeholders(text))
     except ValueError:
-        return False  # braces that mean themselves, as in a line of code
+        return False  # literal braces, as in a line of code
 
 
-def _values(text: str) -> set[tuple[str, str, str]]:
-    """Names, formats and conversions in a text's braces."""
+def _placeholders(text: str) -> set[tuple[str, str, str]]:
+    """Return name, format and conversion of a text's placeholders."""
     parsed = Formatter().parse(text)
-    return {(name, format_spec or "", how or "") for _, name, format_spec, how in parsed if name is not None}
+    return {(name, spec or "", conversion or "") for _, name, spec, conversion in parsed if name is not None}
 
 
 def spanish_notebooks() -> dict[Path, str]:
-    """The notebooks in Spanish, from the English ones and the compiled catalogue."""
+    """Return the Spanish notebooks, from the English ones and the compiled catalogue."""
     with use_language("es"):
         return {NOTEBOOKS / "es" / path.name: _translated(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
 
@@ -195,12 +195,12 @@ def _translated(path: Path) -> str:
 def _translated_line(line: str, kind: str) -> str:
     if kind == "code" and line.startswith("language: str ="):
         return line.replace('"auto"', '"es"', 1)
-    found = _parts(line, kind)
-    return f"{found[0]}{tr(found[1])}{found[2]}" if found else line
+    parts = _parts(line, kind)
+    return f"{parts[0]}{tr(parts[1])}{parts[2]}" if parts else line
 
 
 def main() -> int:
-    """Write everything; returns the exit code."""
+    """Write all files; return the exit code."""
     catalog = collected(read_catalog())
     PO.parent.mkdir(parents=True, exist_ok=True)
     PO.write_bytes(po_bytes(catalog))
@@ -208,9 +208,9 @@ def main() -> int:
     for path, text in spanish_notebooks().items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    wrong = faults(catalog)
-    print("\n".join([*wrong, f"{len(catalog)} texts, {len(wrong)} to be mended"]))
-    return 1 if wrong else 0
+    problems = faults(catalog)
+    print("\n".join([*problems, f"{len(catalog)} texts, {len(problems)} to be corrected"]))
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-# The part of Colab's own package that this project uses; it cannot be installed outside Colab.
+# The parts of Colab's package that this project uses; it cannot be installed elsewhere.
 from google.colab import drive as drive
 from google.colab import files as files
 from google.colab import userdata as userdata
