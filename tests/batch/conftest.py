@@ -19,15 +19,15 @@ def batch(photo: Path, tmp_path: Path, constant_models: Path, consent: str) -> C
     """Runs a batch of targets into ``out``, in this process."""
 
     def run(*targets: Path, sources: Any = (photo,), out: Path = tmp_path / "out", **options: Any) -> Any:
-        given = {"consent": consent, "settings": CPU, "models_dir": constant_models, "in_process": True}
-        return run_batch(list(sources), targets, out, **(given | options))
+        defaults = {"consent": consent, "settings": CPU, "models_dir": constant_models, "in_process": True}
+        return run_batch(list(sources), targets, out, **(defaults | options))
 
     return run
 
 
 @pytest.fixture
 def no_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Workers make no page either."""
+    """Workers write no page."""
     run_at_worker_start(monkeypatch, tmp_path, "")
 
 
@@ -35,16 +35,16 @@ def no_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def shell(
     targets: Path, photo: Path, constant_models: Path, consent: str, tmp_path: Path
 ) -> Iterator[Callable[..., BatchCommand]]:
-    """Makes command lines of batches of the module's targets; no process of theirs stays behind."""
-    made = []
+    """Makes batch commands for the module's targets, and kills their processes at the end."""
+    commands = []
 
     def make_shell(out: str = "out", *options: str) -> BatchCommand:
-        made.append(BatchCommand(targets, photo, constant_models, consent, tmp_path / out, *options))
-        return made[-1]
+        commands.append(BatchCommand(targets, photo, constant_models, consent, tmp_path / out, *options))
+        return commands[-1]
 
     yield make_shell
-    for each in made:
-        each.clean()
+    for command in commands:
+        command.clean()
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(films: Path, batch: Callable[..., BatchReport], standins: Path) -> Callable[..., BatchReport]:
-    """Runs a batch of some of the films, with hanna put in."""
+    """Runs a batch of some of the films, with hanna as source."""
 
     def run(*names: str, **options: object) -> BatchReport:
         options = {"settings": SETTINGS, "models_dir": standins, "sources": [films / "hanna.jpg"]} | options
@@ -66,17 +66,17 @@ def run(films: Path, batch: Callable[..., BatchReport], standins: Path) -> Calla
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[VideoPicture]:
-    """Every frame of a video that the detector is shown from now on."""
-    shown: list[VideoPicture] = []
+def detected_frames(monkeypatch: pytest.MonkeyPatch) -> list[VideoPicture]:
+    """Every video frame passed to the detector from now on."""
+    frames: list[VideoPicture] = []
 
-    def watched(look: Callable[..., object]) -> Callable[..., object]:
-        def watch(self: FaceAnalyser, picture: object, *given: object) -> object:
-            shown.extend([picture] if isinstance(picture, VideoPicture) else [])
-            return look(self, picture, *given)
+    def recording(detect: Callable[..., object]) -> Callable[..., object]:
+        def record(self: FaceAnalyser, picture: object, *args: object) -> object:
+            frames.extend([picture] if isinstance(picture, VideoPicture) else [])
+            return detect(self, picture, *args)
 
-        return watch
+        return record
 
     for name in ("detect", "search_views"):
-        monkeypatch.setattr(FaceAnalyser, name, watched(getattr(FaceAnalyser, name)))
-    return shown
+        monkeypatch.setattr(FaceAnalyser, name, recording(getattr(FaceAnalyser, name)))
+    return frames

@@ -1,4 +1,4 @@
-"""Three short films of rendered people whose casts differ, each behind a title card, and who was changed."""
+"""Three short films of rendered people with different casts, and a check of who was changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS = load_settings(
 
 
 class Film(Scene):
-    """A scene behind a title card of five dark frames."""
+    """A scene after a title card of five dark frames."""
 
     def render(self, i: int, swap_to: str | None = None):  # type: ignore[no-untyped-def]
         image, faces = super().render(i, swap_to)
@@ -32,19 +32,18 @@ class Film(Scene):
 
 
 def film_of(name: str) -> Film:
-    """The film of a name."""
     return Film(40 + list(CASTS).index(name), SIZE, Fraction(12), 1.5, 2, cast=CASTS[name])
 
 
 @cache
 def truth_of(name: str) -> list[tuple[FaceTruth, ...]]:
-    """Whose faces are where, frame by frame."""
+    """The true faces of each frame."""
     film = film_of(name)
     return [tuple(film.render(i)[1]) for i in range(film.frames)]
 
 
 def write_films(folder: Path) -> None:
-    """Write them, portraits of some people, and a picture of two."""
+    """Write the films, portraits of some people, and a picture of two."""
     for name in CASTS:
         write_target(folder / f"{name}.mp4", film_of(name), crf=4, preset="ultrafast")
     for who in ("alma", "chidi", "hanna"):
@@ -53,15 +52,15 @@ def write_films(folder: Path) -> None:
 
 
 def changed(films: Path, out: Path, name: str) -> set[str]:
-    """Who is changed clearly, in any frame in which at least two thirds of the face are seen."""
+    """People changed clearly in any frame that shows at least two thirds of their face."""
     who = set[str]()
-    shown = [images(folder / f"{name}.mp4") for folder in (films, out)]
-    for old, new, faces in zip(*shown, truth_of(name), strict=True):
+    videos = [images(folder / f"{name}.mp4") for folder in (films, out)]
+    for old, new, faces in zip(*videos, truth_of(name), strict=True):
         for face in faces:
             left, top, right, bottom = face.box.astype(int).clip(0)
             if face.visible > 0.66:
-                apart = np.abs(old[top:bottom, left:right].astype(int) - new[top:bottom, left:right])
-                who |= {face.who} if float(np.mean(apart)) > 4 else set()
+                difference = np.abs(old[top:bottom, left:right].astype(int) - new[top:bottom, left:right])
+                who |= {face.who} if float(np.mean(difference)) > 4 else set()
     return who
 
 

@@ -1,4 +1,4 @@
-"""Whatever lies in a folder of targets: the odd is done, the malformed told, and nothing stops the batch."""
+"""Unusual targets are processed, malformed ones fail with a clear error, and the batch goes on."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ Make = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Odd:
-    """A target that is unusual but whole: what its result must have, and what the report must say of it.
+    """An unusual but intact target: what its result must have, and what the report must note.
 
-    Sound, if it is to have any, must be the target's to the byte. In a ``rough`` one, scaling shows.
+    Audio, if expected, must be copied byte by byte. ``rough`` allows larger differences from scaling.
     """
 
     name: str
@@ -61,16 +61,16 @@ class Odd:
     frames: int = 5
     size: tuple[int, int] = (96, 64)
     sound: bool = False
-    said: str = ""
+    note: str = ""
     rough: bool = False
 
 
 class Bad(NamedTuple):
-    """A target that cannot be done: its message must match the words."""
+    """A target that cannot be processed, and a pattern that its error must match."""
 
     name: str
     make: Make
-    words: str
+    error: str
 
 
 def clip(frames: int = 5, **given: Any) -> Make:
@@ -78,12 +78,12 @@ def clip(frames: int = 5, **given: Any) -> Make:
 
 
 def bytes_of(path: Path, spec: Spec) -> bytes:
-    """A clip of another name, as bytes."""
-    other = path.with_name(f".making{path.suffix}")
+    """The bytes of a clip, made under another name."""
+    temporary = path.with_name(f".making{path.suffix}")
     try:
-        return make(other, spec).read_bytes()
+        return make(temporary, spec).read_bytes()
     finally:
-        other.unlink()
+        temporary.unlink()
 
 
 def holding(data: bytes) -> Make:
@@ -91,17 +91,17 @@ def holding(data: bytes) -> Make:
 
 
 def changed(change: Callable[[bytearray], bytes | bytearray], **given: Any) -> Make:
-    """A clip whose bytes are tampered with."""
+    """A clip with changed bytes."""
     return lambda path: path.write_bytes(change(bytearray(bytes_of(path, Spec(frames=50, **given)))))
 
 
 def cut(share: float, **given: Any) -> Make:
     """The first part of a clip."""
-    return changed(lambda whole: whole[: int(len(whole) * share)], **given)
+    return changed(lambda data: data[: int(len(data) * share)], **given)
 
 
 def renamed(suffix: str) -> Make:
-    """A clip that is called something else than it is."""
+    """A clip with the suffix of another format."""
     return lambda path: path.write_bytes(bytes_of(path.with_suffix(suffix), Spec(frames=5)))
 
 
@@ -161,7 +161,7 @@ def half(data: bytes) -> bytes:
 
 
 def wrong_checksum(data: bytes) -> bytes:
-    """A bit of the pixels is flipped, and their checksums tell."""
+    """Flip one bit of the pixels, so that the checksum is wrong."""
     at = data.index(b"IDAT") + 40
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
@@ -174,7 +174,7 @@ def linked(path: Path) -> None:
 
 
 SOUND = {"sounds": (Sound(),)}
-WHOLE: tuple[Odd, ...] = (
+INTACT: tuple[Odd, ...] = (
     Odd("good 1.mp4", clip(**SOUND), sound=True),
     Odd("good 2.mkv", clip(6, **SOUND), 6, sound=True),
     Odd("good 3.mov", clip(7, **SOUND), 7, sound=True),
@@ -203,29 +203,29 @@ WHOLE: tuple[Odd, ...] = (
     Odd("times below zero.mp4", clip(8, pts=range(-3, 5)), 5),
     Odd("starts after 100 hours.mkv", clip(pts=range(9_000_000, 9_000_005))),
     Odd("ten bit.mp4", clip(pix_fmt="yuv420p10le")),
-    Odd("alpha.mov", clip(codec="qtrle", pix_fmt="argb", options={}), said="transparency"),
+    Odd("alpha.mov", clip(codec="qtrle", pix_fmt="argb", options={}), note="transparency"),
     Odd("palette.mov", clip(codec="qtrle", pix_fmt="rgb555be", options={})),
     Odd("uneven times.mkv", clip(8, pts=variable_pts(8), time_base=Fraction(1, 1000)), 8),
     Odd("chapters.mkv", clip(25, chapters=((0, 500, "one"), (500, 1000, "two"))), 25),
     Odd("subtitles.mkv", clip(25, subtitles=(Subtitle("subrip"),)), 25),
-    Odd("transport stream.ts", clip(sounds=(Sound("mp2"),)), sound=True, said=".ts"),
+    Odd("transport stream.ts", clip(sounds=(Sound("mp2"),)), sound=True, note=".ts"),
     Odd("windows.avi", clip(codec="mpeg4", options={}, sounds=(Sound("libmp3lame"),)),
-        sound=True, said=".avi"),
-    Odd("flash.flv", clip(codec="flv1", options={}, time_base=Fraction(1, 25)), said=".flv"),
+        sound=True, note=".avi"),
+    Odd("flash.flv", clip(codec="flv1", options={}, time_base=Fraction(1, 25)), note=".flv"),
     Odd("web.webm", clip(codec="libvpx-vp9", options={"deadline": "realtime"}, sounds=(Sound("libopus"),)),
-        sound=True, said=".webm"),
-    Odd("disc.mpg", clip(codec="mpeg2video", options={}), said=".mpg"),
-    Odd("media.wmv", clip(codec="wmv2", options={}), said=".wmv"),
+        sound=True, note=".webm"),
+    Odd("disc.mpg", clip(codec="mpeg2video", options={}), note=".mpg"),
+    Odd("media.wmv", clip(codec="wmv2", options={}), note=".wmv"),
     Odd("animation.gif", clip(codec="gif", pix_fmt="rgb8", options={}, rate=Fraction(10))),
     Odd("really mp4.avi", renamed(".mp4")),
     Odd("cut stream.ts", cut(0.9), 44),
     Odd(os.fsdecode(b"caf\xe9.mp4"), clip()),
     Odd(os.fsdecode(b"caf\xe9.png"), picture("RGB"), 1),
-    Odd("cmyk.jpg", picture("CMYK"), 1, said="CMYK became RGB"),
-    Odd("sixteen bit.png", picture("I;16"), 1, said="16 bits per sample became 8"),
-    Odd("grey.png", picture("L"), 1, said="grey became RGB"),
+    Odd("cmyk.jpg", picture("CMYK"), 1, note="CMYK became RGB"),
+    Odd("sixteen bit.png", picture("I;16"), 1, note="16 bits per sample became 8"),
+    Odd("grey.png", picture("L"), 1, note="grey became RGB"),
     Odd("two colours.png", picture("1"), 1, rough=True),
-    Odd("palette.png", picture("P"), 1, said="a palette of colours became RGB"),
+    Odd("palette.png", picture("P"), 1, note="a palette of colours became RGB"),
     Odd("photo.jfif", picture(kind="JPEG"), 1),
     Odd("photo.avif", picture(kind="AVIF"), 1),
     Odd("alpha.png", picture("RGBA"), 1),
@@ -287,14 +287,14 @@ BAD: tuple[Bad, ...] = (
 IGNORED = {".hidden.mp4", "._left by a mac.mp4", "notes.txt", "no suffix"}
 pytestmark = [
     pytest.mark.xdist_group("bad_inputs"),
-    # There is no bar code to be read where the picture is a few pixels wide.
+    # A picture of a few pixels has no readable bar code.
     pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value encountered"),
 ]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One batch over everything."""
+    """One batch of all targets."""
 
     folder: Path
     out: Path
@@ -308,7 +308,7 @@ class Outcome:
 
 def fill(folder: Path) -> None:
     folder.mkdir()
-    for one in (*WHOLE, *BAD):
+    for one in (*INTACT, *BAD):
         one.make(folder / one.name)
     for name in IGNORED:
         (folder / name).write_bytes(b"not to be touched")
@@ -318,7 +318,7 @@ def fill(folder: Path) -> None:
 def outcome(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> Outcome:
     place = tmp_path_factory.mktemp("bad_inputs")
     fill(place / "in")
-    # Nor need the names of folder and photo be UTF-8.
+    # The names of folder and photo are not UTF-8 either.
     photo, out = (place / os.fsdecode(name) for name in (b"ph\xf6to.png", b"\xf6ut"))
     photo.write_bytes(cv2.imencode(".png", np.full((256, 256, 3), 120, np.uint8))[1].tobytes())
     report = run_batch(
@@ -328,21 +328,21 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> 
     return Outcome(place / "in", out, photo, report)
 
 
-def test_everything_is_tried_and_counted(outcome) -> None:
+def test_all_targets_are_processed_and_counted(outcome) -> None:
     names = {Path(file.target).name for file in outcome.report.files}
-    assert names == {one.name for one in (*WHOLE, *BAD)}
+    assert names == {one.name for one in (*INTACT, *BAD)}
     assert not names & IGNORED
     summary = outcome.report.summary
-    assert (summary.succeeded, summary.failed, summary.skipped) == (len(WHOLE), len(BAD), 0)
+    assert (summary.succeeded, summary.failed, summary.skipped) == (len(INTACT), len(BAD), 0)
     assert not outcome.report.ok
 
 
-@pytest.mark.parametrize("one", WHOLE, ids=lambda one: ascii(one.name[:30]))
-def test_what_is_whole_is_done(outcome, one) -> None:
+@pytest.mark.parametrize("one", INTACT, ids=lambda one: ascii(one.name[:30]))
+def test_intact_target_is_processed(outcome, one) -> None:
     file = outcome.file(one.name)
     assert file.status == "done", file.error
     assert (file.frames_in, file.frames_out) == (one.frames, one.frames)
-    assert one.said in " ".join(file.fallbacks)
+    assert one.note in " ".join(file.fallbacks)
     target, result = outcome.folder / one.name, Path(file.output or "")
     if is_image(target):
         before, after = read_image(target), read_image(result)
@@ -353,16 +353,16 @@ def test_what_is_whole_is_done(outcome, one) -> None:
 
 
 def assert_same_video(target: Path, result: Path, one: Odd) -> None:
-    """Every frame with its own bar code, shown when it was, and every packet of sound."""
+    """All frames by bar code, with their timestamps, and all audio packets."""
     with av.open(str(result)) as container:
         stream = container.streams.video[0]
         assert (stream.width, stream.height) == one.size
-    (numbers, times), (found, shown) = (decoded(path) for path in (target, result))
-    assert len(found) == one.frames
-    assert found == numbers
+    (numbers, times), (new_numbers, new_times) = (decoded(path) for path in (target, result))
+    assert len(new_numbers) == one.frames
+    assert new_numbers == numbers
     exact = {".mkv": 0.001, ".gif": 0.01}.get(result.suffix, 0)
-    for one_time, other in zip(times, shown, strict=True):
-        assert abs((one_time - times[0]) - (other - shown[0])) <= exact
+    for old, new in zip(times, new_times, strict=True):
+        assert abs((old - times[0]) - (new - new_times[0])) <= exact
     if one.sound:
         assert sounds(result) == sounds(target)
         for which in range(sounds(target)):
@@ -376,12 +376,12 @@ def sounds(path: Path) -> int:
 
 
 @pytest.mark.parametrize("one", BAD, ids=lambda one: ascii(one.name[:30]))
-def test_what_is_malformed_is_told_in_plain_words(outcome, one) -> None:
+def test_malformed_target_fails_with_a_clear_error(outcome, one) -> None:
     file = outcome.file(one.name)
     assert file.status == "failed"
     error = file.error or ""
     assert printable(str(outcome.folder / one.name)) in error
-    assert re.search(one.words, error), error
+    assert re.search(one.error, error), error
     assert "What to do: " in error
     assert "unexpected" not in error
     assert "Errno" not in error
@@ -389,19 +389,19 @@ def test_what_is_malformed_is_told_in_plain_words(outcome, one) -> None:
     assert file.bytes_out == 0
 
 
-def test_nothing_is_left_but_the_results(outcome) -> None:
+def test_only_results_and_records_are_left(outcome) -> None:
     results = [Path(file.output) for file in outcome.report.files if file.output]
-    assert len(results) == len(WHOLE)
+    assert len(results) == len(INTACT)
     places = [place for path in results for place in (path, sidecar(path)) if place]
     assert {path.name for path in outcome.out.iterdir()} == {path.name for path in places} | KEPT
     assert all(verify(path, anchors=b"").state == "valid" for path in results)
-    # And nothing beside the targets.
+    # Nothing is created in the target folder.
     assert {path.name for path in outcome.folder.iterdir()} == (
-        {one.name for one in (*WHOLE, *BAD)} | IGNORED
+        {one.name for one in (*INTACT, *BAD)} | IGNORED
     )
 
 
-def test_the_shell_says_the_same_and_ends_with_one(outcome, constant_models) -> None:
+def test_command_line_reports_the_same_and_exits_with_1(outcome, constant_models) -> None:
     before = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}
     shell = BatchCommand(
         outcome.folder, outcome.photo, constant_models, CONSENT, outcome.out, "--segment-seconds", "20"
@@ -413,13 +413,13 @@ def test_the_shell_says_the_same_and_ends_with_one(outcome, constant_models) -> 
     data = json.loads((outcome.out / REPORT_NAME).read_text())
     assert os.fsdecode(b"caf\xe9.mp4") in {Path(file["target"]).name for file in data["files"]}
     assert "caf\\xe9.mp4" in (outcome.out / HTML_REPORT_NAME).read_text(encoding="utf-8")
-    assert (data["summary"]["succeeded"], data["summary"]["failed"]) == (len(WHOLE), len(BAD))
-    # What was done is kept.
+    assert (data["summary"]["succeeded"], data["summary"]["failed"]) == (len(INTACT), len(BAD))
+    # Finished results are kept.
     after = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}
     assert after == before
 
 
-def test_a_file_one_may_not_read_or_whose_name_no_system_takes_is_named(tmp_path, monkeypatch) -> None:
+def test_unreadable_file_and_too_long_name_are_named_in_the_error(tmp_path, monkeypatch) -> None:
     with pytest.raises(MediaError, match=r"cannot be read .File name too long.*What to do"):
         require_file(tmp_path / ("x" * 300))
     path = make(tmp_path / "secret.mp4", Spec(frames=2))
@@ -434,8 +434,8 @@ def test_a_file_one_may_not_read_or_whose_name_no_system_takes_is_named(tmp_path
         require_file(path)
 
 
-def test_copies_of_one_target_each_have_their_own_result(batch, tmp_path) -> None:
-    """The journal knows work by what a file holds, but results by name."""
+def test_copies_of_one_target_have_a_result_each(batch, tmp_path) -> None:
+    """The journal identifies work by file content, but results by name."""
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     for name in ("a.mp4", "b.mp4"):

@@ -1,4 +1,4 @@
-"""What a map makes of what is known: what is done to whom, and what a key holds; people made of numbers."""
+"""How a map assigns treatments to known people, and what enters a key; embeddings are numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colab_helpers.batch import batch_assignment as casting_module
+from colab_helpers.batch import batch_assignment as assignment_module
 from colab_helpers.batch import find_people
 from colab_helpers.batch.batch_assignment import (
     BatchAssignment,
@@ -48,7 +48,7 @@ WHO = {PHOTO: 70, OTHER: 71, "data:image/png;base64,CCCC": 3, NINE: 9}
 
 
 class Networks(SimpleNamespace):
-    """Sees on each photo whom `WHO` says."""
+    """Recognises on each photo the person given in `WHO`."""
 
     def identity(self, photos: Any) -> Identity:
         names = [name for name, _ in photos]
@@ -73,7 +73,7 @@ def cast_by(text: str, people: KnownPeople, *, sources: bool = True) -> BatchAss
 
 @pytest.fixture
 def people() -> KnownPeople:
-    """p1 and p2 in a, p2 and p3 in b; in b somebody who was hardly seen, and one whom nobody recognised."""
+    """p1 and p2 in a, p2 and p3 in b; also in b a barely visible track and an unrecognised one."""
     found = KnownPeople(found={"a": video("a", tracks_of("a", 1, 2))})
     stray = track(5, 9, 900, 901, video="b", asked=1)
     found.found["b"] = video("b", [*tracks_of("b", 2, 3), stray], 7)
@@ -83,20 +83,22 @@ def people() -> KnownPeople:
 
 
 def done(found: BatchAssignment, key: str) -> dict[int, str]:
-    """What becomes of each track of a video, in a word."""
+    """The treatment of each track of a video, in a word."""
     selection = Selection(SETTINGS, found.assignment(key))
     numbers = [*found.known.videos[key].tracks]
     selection.decide([Track(number, 0, 9) for number in numbers])
     words = {None: "leave"} | {look(who)[0] * 10: str(who) for who in WHO.values()}
-    told = {}
+    treatments = {}
     for number in numbers:
         treatment = selection.treatment(number)
         at = treatment and treatment.source
-        told[number] = treatment.action if treatment and at is None else words[None if at is None else at[0]]
-    return told
+        treatments[number] = (
+            treatment.action if treatment and at is None else words[None if at is None else at[0]]
+        )
+    return treatments
 
 
-def test_each_track_gets_what_the_map_says_of_its_person(people: KnownPeople) -> None:
+def test_tracks_get_the_treatment_of_their_person(people: KnownPeople) -> None:
     found = cast_by(
         f"default: leave\npeople:\n  A: {{faces: p1, source: '{OTHER}'}}\n  B: {{faces: [p3], source: blur}}",
         people,
@@ -118,15 +120,15 @@ def test_each_track_gets_what_the_map_says_of_its_person(people: KnownPeople) ->
         ("default: leave\npeople:\n  x: {faces: p2, source: photos}", "leave"),
     ],
 )
-def test_nobody_is_put_in_where_it_may_be_somebody_else(text: str, stray: str, people: KnownPeople) -> None:
+def test_uncertain_tracks_are_swapped_only_if_no_candidate_differs(text, stray, people) -> None:
     assert {done(cast_by(text, people), "b")[number] for number in (5, 7)} == {stray}
 
 
 def keys(found: BatchAssignment) -> dict[str, object]:
-    return {key: found.decisions(key) for key in ("a", "b", "a picture nobody looked at")}
+    return {key: found.decisions(key) for key in ("a", "b", "unscanned")}
 
 
-def test_a_key_holds_what_is_done_in_its_video_and_nobody_elses(people: KnownPeople) -> None:
+def test_key_depends_only_on_treatments_in_its_video(people: KnownPeople) -> None:
     text = "people:\n  p1: {faces: p1}\n  p2: {faces: p2}\n  p3: {faces: p3}\n"
     before = keys(cast_by(text, people))
     assert keys(cast_by(text.replace("  p2:", "  Bea:"), people)) == before, "a name changes nothing"
@@ -139,7 +141,7 @@ def test_a_key_holds_what_is_done_in_its_video_and_nobody_elses(people: KnownPeo
         assert [key for key in before if after[key] == before[key]] == same
 
 
-def test_a_person_known_by_photos_is_whoever_looks_like_them(people: KnownPeople) -> None:
+def test_person_mapped_by_photos_is_matched_by_embedding(people: KnownPeople) -> None:
     found = cast_by("default: leave\npeople:\n  C: {photos: 'data:image/png;base64,CCCC'}", people)
     assert {name: one.faces for name, one in found.people_map.people.items()} == {
         "C": ("p3",), "p1": ("p1",), "p2": ("p2",),
@@ -149,12 +151,12 @@ def test_a_person_known_by_photos_is_whoever_looks_like_them(people: KnownPeople
     assert found.people_map.record == people.record
 
 
-def test_a_source_that_is_none_is_refused_with_the_name_of_the_person(people: KnownPeople) -> None:
-    for text, told in (
+def test_invalid_source_is_refused_with_the_name_of_the_person(people: KnownPeople) -> None:
+    for text, message in (
         ("people:\n  Ana: {faces: p1, source: nobody/there}", "Ana.*no such file"),
         ("people:\n  Ana: {faces: p8}", "Ana.*p8"),
     ):
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=message):
             cast_by(text, people)
     text = "people:\n  Ana: {faces: p1, settings: {face_mask_types: [region]}}"
     with pytest.raises(UsageError, match=r"people\.yaml: Ana: face_mask_types cannot be set"):
@@ -163,7 +165,7 @@ def test_a_source_that_is_none_is_refused_with_the_name_of_the_person(people: Kn
         cast_by("default: leave\npeople:\n  Ana: {faces: p1}", people, sources=False)
 
 
-def test_a_first_map_says_what_the_request_would_do(people: KnownPeople) -> None:
+def test_initial_map_follows_the_request(people: KnownPeople) -> None:
     people.videos["a"].seen[0].chosen = True
     people.videos["b"].seen[0].chosen = False
     people_map = initial_map(people, everybody=False, swaps=True)
@@ -175,14 +177,14 @@ def test_a_first_map_says_what_the_request_would_do(people: KnownPeople) -> None
     assert initial_map(people, everybody=True, swaps=False).people["p1"].source == ("leave",)
 
 
-def test_triage_tells_what_speaks_against_a_file(people: KnownPeople) -> None:
+def test_triage_lists_problems_of_each_file(people: KnownPeople) -> None:
     bad = FaceVisibility(frames=50, faces=0.5, turned=0.8, small=0.6, dark=1.0, covered=0.5)
     videos = [people.videos["a"], KnownTarget(target="x.mp4", sha256="x", rate=25, sight=bad, tracks={})]
-    nobody = KnownTarget(
+    faceless = KnownTarget(
         target="y.mp4", sha256="y", rate=25, sight=FaceVisibility(frames=9, faces=0), tracks={}
     )
     names: Mapping[str, str] = {"p1": "Ana", "p2": "Ana"}
-    triage = build_triage([*videos, nobody], names, pace=5.0)
+    triage = build_triage([*videos, faceless], names, pace=5.0)
     assert triage.files[0].people == {"Ana": 4.08}
     assert [file.estimate for file in triage.files] == [20.0, 10.0, 1.8]
     assert [len(file.remarks) for file in triage.files] == [0, 4, 1]
@@ -190,9 +192,9 @@ def test_triage_tells_what_speaks_against_a_file(people: KnownPeople) -> None:
     assert build_triage(videos, names, pace=None).files[0].estimate is None
 
 
-def test_a_face_of_a_picture_is_whoever_it_was_found_to_be(people: KnownPeople) -> None:
-    """Not whom it looks most like, as pictures of one light may be alike; but by its look, not its number."""
-    people.videos["a"].seen[0].look = look(2)  # of p1, as it was decided
+def test_faces_of_a_picture_keep_their_assigned_person(people: KnownPeople) -> None:
+    """By embedding, not number; and not the most similar person, as equal lighting makes faces alike."""
+    people.videos["a"].seen[0].look = look(2)  # assigned to p1
     found = cast_by("default: leave\npeople:\n  A: {faces: p1, source: photos}", people)
     box, points = np.array([0, 0, 9, 9], np.float32), np.zeros((5, 2), np.float32)
     faces = [Face(box, points, 0.9, look(2, 0.2)), Face(box, points, 0.9, look(1))]
@@ -201,7 +203,7 @@ def test_a_face_of_a_picture_is_whoever_it_was_found_to_be(people: KnownPeople) 
     assert [face.track for face in Selection(SETTINGS, found.assignment("unknown")).in_picture(faces)] == [1]
 
 
-def test_a_map_is_of_its_own_record_of_people(people: KnownPeople) -> None:
+def test_map_of_another_people_record_is_refused(people: KnownPeople) -> None:
     text = "people:\n  Ana: {faces: p1}"
     cast_by(f"record: {people.record}\n{text}", people)
     for people_map, known in (("record: 12345678\n" + text, people), (text, KnownPeople())):
@@ -212,7 +214,7 @@ def test_a_map_is_of_its_own_record_of_people(people: KnownPeople) -> None:
 
 @pytest.fixture
 def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Finds on a.png, as often as it looks, p1 and p2, of whom the request chooses who is ``chosen``."""
+    """Finds p1 and p2 on a.png in every scan; the request selects the one numbered ``chosen``."""
     (tmp_path / "a.png").write_bytes(b"x")
     tasks = [Task(tmp_path / "a.png", tmp_path / "out" / "b.png")]
     request = SimpleNamespace(
@@ -227,25 +229,23 @@ def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     earlier = SimpleNamespace(index_key=lambda _task: "a", person_filter=["never 1"])
     engine = Networks(settings=SETTINGS, swapper=object(), changer=refused)
-    people_map: Any = (context, engine, earlier, None, Assignment(), None)
-    made = PeopleFinder(*people_map)
+    args: Any = (context, engine, earlier, None, Assignment(), None)
+    made = PeopleFinder(*args)
     monkeypatch.setattr(
         find_people, "face_index_location", lambda *_: SimpleNamespace(folder=tmp_path, mirror=None)
     )
     monkeypatch.setattr(PeopleFinder, "chosen", 0, raising=False)
 
-    def look_at(self: Any, *_given: object) -> KnownTarget:
-        seen = video("a", tracks_of("a", 1, 2))
-        seen.seen[self.chosen].chosen = True
-        return seen
+    def scan(self: Any, *_given: object) -> KnownTarget:
+        target = video("a", tracks_of("a", 1, 2))
+        target.seen[self.chosen].chosen = True
+        return target
 
-    monkeypatch.setattr(PeopleFinder, "_scan_target", look_at)
+    monkeypatch.setattr(PeopleFinder, "_scan_target", scan)
     return made
 
 
-def test_without_a_map_a_request_chooses_anew_and_everybody_keeps_their_names(
-    finder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rescan_without_a_map_selects_again_and_keeps_names(finder, monkeypatch) -> None:
     known = KnownPeople()
 
     def first(*, rescan: bool) -> list[str]:
@@ -256,22 +256,20 @@ def test_without_a_map_a_request_chooses_anew_and_everybody_keeps_their_names(
 
     assert first(rescan=True) == ["p1"]
     monkeypatch.setattr(PeopleFinder, "chosen", 1)
-    assert first(rescan=False) == ["p1"], "nothing is looked at again"
+    assert first(rescan=False) == ["p1"], "nothing is scanned again"
     assert first(rescan=True) == ["p2"]
     assert list(known.groups) == ["p1", "p2"]
     assert known.tracks()["p1"] == [("a", 0)]
-    assert known.videos["a"].target == "b.png", "what it is called today"
+    assert known.videos["a"].target == "b.png", "its current name"
 
 
-def test_what_the_user_writes_while_people_are_found_is_kept(
-    finder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, look_at = finder.context.job.folder, PeopleFinder._scan_target
+def test_map_edited_during_the_scan_is_kept(finder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, scan = finder.context.job.folder, PeopleFinder._scan_target
     (folder / "people.yaml").write_text("default: leave\n")
 
-    def edited_meanwhile(*people_map: Any) -> KnownTarget:
+    def edited_meanwhile(*args: Any) -> KnownTarget:
         (folder / "people.yaml").write_text("default: blur  # mine\n")
-        return look_at(*people_map)
+        return scan(*args)
 
     monkeypatch.setattr(PeopleFinder, "_scan_target", edited_meanwhile)
     monkeypatch.setattr(PeopleFinder, "_known", lambda _: KnownPeople())
@@ -279,11 +277,8 @@ def test_what_the_user_writes_while_people_are_found_is_kept(
     assert {person.treatment.action for person in finder.find().people.values()} == {"blur"}
     record, text = KnownPeople.load(folder).record, (folder / "people.yaml").read_text()
     people_map = PeopleMap.of(text)
-    assert (people_map.default, people_map.record, list(people_map.people)) == (
-        ("blur",),
-        record,
-        ["p1", "p2"],
-    )
+    assert (people_map.default, people_map.record) == (("blur",), record)
+    assert list(people_map.people) == ["p1", "p2"]
     assert (folder / "people.yaml.old").read_text() == "default: blur  # mine\n"
     (folder / "people.yaml").write_text("default: leave\n")
     finder.context.job.request.people = "auto"
@@ -296,7 +291,7 @@ def photo_of(name: str) -> str:
 
 
 def add_to(library: Path, name: str, number: int, ground: str = "synthetic") -> None:
-    """Put somebody into a library, who looks like a number."""
+    """Add a person, whose embedding is given by a number, to a library."""
     (library / name).mkdir()
     (library / name / "portrait.png").write_bytes(xmp_of("", GENERATED_SOURCE_TYPE))
     (library / f"{name}.consent.yaml").write_text(f"people: {{{name}: {ground}}}")
@@ -305,46 +300,50 @@ def add_to(library: Path, name: str, number: int, ground: str = "synthetic") -> 
 
 @pytest.fixture
 def crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A library of people who do not exist, and of Ana, who does."""
+    """A library of generated people, and of Ana, who is real."""
     monkeypatch.setattr(sys.modules[__name__], "WHO", {**WHO})
     for number in (1, 2, 10):
         add_to(tmp_path, f"made {number}", 80 + number)
     add_to(tmp_path, "Ana", 3, "self")
-    (tmp_path / "nobody says so").mkdir()
+    (tmp_path / "no consent").mkdir()
 
-    def expand_photos(people_map: Any, _library: object) -> list[Source]:
-        return [Source(photo_of(one.path.name), photo_of(one.path.name)) for one in people_map]
+    def expand_photos(sources: Any, _library: object) -> list[Source]:
+        return [Source(photo_of(one.path.name), photo_of(one.path.name)) for one in sources]
 
-    monkeypatch.setattr(casting_module, "expand_photos", expand_photos)
+    monkeypatch.setattr(assignment_module, "expand_photos", expand_photos)
     return tmp_path
 
 
-def crowd_by(text: str, known: KnownPeople, library: Path, **people_map: Any) -> BatchAssignment:
-    engine: Any = Networks(**({"swapper": object(), "changer": refused} | people_map.pop("engine", {})))
-    treatments = TreatmentResolver(engine, Path("/nowhere"), library, None, [], **people_map)
+def crowd_by(text: str, known: KnownPeople, library: Path, **options: Any) -> BatchAssignment:
+    engine: Any = Networks(**({"swapper": object(), "changer": refused} | options.pop("engine", {})))
+    treatments = TreatmentResolver(engine, Path("/nowhere"), library, None, [], **options)
     return assign_people(PeopleMap.of(text), known, treatments, limit=LIMIT)
 
 
 EVERYBODY = "default: portraits"
 
 
-def test_everybody_gets_a_portrait_of_their_own_and_keeps_it(people: KnownPeople, crowd: Path) -> None:
+def test_each_person_gets_and_keeps_a_separate_portrait(people: KnownPeople, crowd: Path) -> None:
     found = crowd_by(EVERYBODY, people, crowd)
     assert done(found, "a") == {0: "81", 1: "82"}
-    assert done(found, "b") == {0: "82", 1: "90", 5: "blur", 7: "blur"}, "whoever may be anybody is hidden"
+    assert done(found, "b") == {0: "82", 1: "90", 5: "blur", 7: "blur"}, (
+        "tracks that may be anyone are blurred"
+    )
     assert found.assignment("not looked at").default_treatment.action == "blur"
     before = keys(found)
-    # Not even a library that has grown at its beginning changes that, nor that others are named.
+    # New portraits first in the library, or named people, do not change assignments.
     add_to(crowd, "another", 79)
     again = KnownPeople.model_validate_json(people.model_dump_json())
     assert keys(crowd_by(EVERYBODY, again, crowd)) == before
     left = crowd_by(f"{EVERYBODY}\npeople:\n  Bea: {{faces: p1, source: leave}}", again, crowd)
     assert done(left, "a") == {0: "leave", 1: "82"}
     taken = crowd_by(f"{EVERYBODY}\npeople:\n  Bea: {{faces: p1, source: made 2}}", again, crowd)
-    assert done(taken, "a") == {0: "82", 1: "79"}, "nobody else gets whom the map names"
+    assert done(taken, "a") == {0: "82", 1: "79"}, "a portrait named in the map is assigned to no one else"
     text = f"default: {crowd}/made 2\npeople:\n  Bea: {{faces: p2, source: portraits}}"
     fresh = people.model_copy(deep=True)
-    assert done(crowd_by(text, fresh, crowd), "a") == {0: "82", 1: "79"}, "by a path neither, nor as default"
+    assert done(crowd_by(text, fresh, crowd), "a") == {0: "82", 1: "79"}, (
+        "nor one named by path or as default"
+    )
     one = crowd_by(f"{EVERYBODY}\npeople:\n  Bea: {{faces: [p1, p3], source: portraits}}", people, crowd)
     assert done(one, "b")[1] == done(one, "a")[0] == "81"
     gone = [group.portrait for group in people.groups.values()]
@@ -352,36 +351,32 @@ def test_everybody_gets_a_portrait_of_their_own_and_keeps_it(people: KnownPeople
     assert done(crowd_by(EVERYBODY, people, crowd), "a") == {0: "79", 1: "82"}, gone
 
 
-def test_a_preview_of_a_crowd_puts_the_photos_of_the_run_into_nobody(crowd: Path) -> None:
-    people_map = {"sources": [PHOTO], "targets": ["a"], "library": crowd}
+def test_preview_of_everybody_does_not_swap_in_the_photos(crowd: Path) -> None:
+    options = {"sources": [PHOTO], "targets": ["a"], "library": crowd}
     for people, action in (("everybody", "blur"), ("auto", "swap")):
         engine: Any = Networks(swapper=object(), changer=refused)
-        request = BatchRequest(people=people, **people_map)
-        default_treatment, told = PreviewNetworks()._cast(engine, request, crowd, "")
-        assert default_treatment.default_treatment is not None
-        assert (default_treatment.default_treatment.action, ["blurred here" in one for one in told]) == (
-            action,
-            [True] * len(told),
-        )
+        request = BatchRequest(people=people, **options)
+        assignment, notes = PreviewNetworks()._assignment(engine, request, crowd, "")
+        assert assignment.default_treatment is not None
+        assert assignment.default_treatment.action == action
+        assert all("blurred in the preview" in note for note in notes)
 
 
-def test_too_few_portraits_are_told_with_the_command_that_makes_them(
-    people: KnownPeople, crowd: Path
-) -> None:
+def test_too_few_portraits_are_refused_with_the_command_that_makes_them(people, crowd) -> None:
     shutil.rmtree(crowd / "made 10")
     command = r'portraits crowd "an adult" --count {} --library '
     with pytest.raises(UsageError, match="3 person.s. need their own.*only 2 left.*" + command.format(1)):
         crowd_by(EVERYBODY, people, crowd)
     assert {group.portrait for group in people.groups.values()} == {""}
     only = TreatmentResolver(Networks(swapper=object()), Path("/nowhere"), crowd, None, [], needed=False)
-    assign_people(PeopleMap.of(EVERYBODY), people, only, limit=LIMIT)  # of a run that only finds people
-    with pytest.raises(UsageError, match=command.format(1)):  # before anybody is looked for
+    assign_people(PeopleMap.of(EVERYBODY), people, only, limit=LIMIT)  # in a run that only finds people
+    with pytest.raises(UsageError, match=command.format(1)):  # before any scan
         crowd_by("people:\n  Bea: {photos: x, source: portraits}", KnownPeople(), crowd / "Ana")
     with pytest.raises(UsageError, match="face_swapper, which this run does not use"):
         crowd_by(EVERYBODY, people, crowd, engine={"swapper": None})
     request = BatchRequest(people="everybody", output_dir=crowd, targets=["a"], library=crowd)
     with pytest.raises(ConsentError):
         consent_for(request, [], PeopleMap.of(EVERYBODY))
-    (crowd / "people.yaml").write_text("default: leave\n")  # which counts for those who are in it alone
+    (crowd / "people.yaml").write_text("default: leave\n")  # its default covers people in the map only
     with pytest.raises(ConsentError):
         consent_for(request, [])

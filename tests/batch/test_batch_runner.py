@@ -42,7 +42,7 @@ def swap(photo: Path, constant_models: Path, consent: str) -> Callable[..., File
     return partial(swap_video, photo, consent=consent, models_dir=constant_models, settings=CPU)
 
 
-def test_the_report_holds_what_is_promised(batch, tmp_path) -> None:
+def test_report_has_the_documented_fields(batch, tmp_path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=25, sounds=(Sound(),)))
     batch(target)
     data = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -61,7 +61,7 @@ def test_the_report_holds_what_is_promised(batch, tmp_path) -> None:
     assert data["settings"]["batch_size"] != "auto"
 
 
-def test_what_a_folder_holds_besides_is_said(batch, tmp_path, monkeypatch) -> None:
+def test_excluded_files_of_a_folder_are_noted(batch, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
     folder = tmp_path / "in"
     folder.mkdir()
@@ -75,7 +75,7 @@ def test_what_a_folder_holds_besides_is_said(batch, tmp_path, monkeypatch) -> No
         in report.notes
     )
     assert "to include .heic files, run: pip install pillow-heif" in report.notes
-    # Files that were named one by one have no neighbours that were meant.
+    # A file options by itself does not include its folder.
     assert not any("left out" in note for note in batch(folder / "a.png").notes)
     for lonely in folder.glob("a.*"):
         lonely.unlink()
@@ -87,7 +87,7 @@ def test_what_a_folder_holds_besides_is_said(batch, tmp_path, monkeypatch) -> No
     ("name", "brand", "kind"),
     [("x.heic", b"heic", "a HEIC"), ("x.mp4", b"heic", "a HEIC"), ("y.mp4", b"avif", "an AVIF")],
 )
-def test_a_picture_that_nothing_here_reads_is_named(swap, tmp_path, monkeypatch, name, brand, kind) -> None:
+def test_unreadable_picture_format_is_named(swap, tmp_path, monkeypatch, name, brand, kind) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
     monkeypatch.setattr("colab_helpers.media.images.readable_formats", lambda: ("JPEG", "PNG"))
     (tmp_path / name).write_bytes(b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0mif1" + brand + bytes(80))
@@ -98,7 +98,7 @@ def test_a_picture_that_nothing_here_reads_is_named(swap, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "words"),
+    ("options", "error", "message"),
     [
         *(({"consent": text}, ConsentError, "written consent") for text in ("", "   ", "ok", "I agree")),
         ({"consent": DEMO_CONSENT}, ConsentError, "rendered people only"),
@@ -108,20 +108,20 @@ def test_a_picture_that_nothing_here_reads_is_named(swap, tmp_path, monkeypatch,
         ({"out": Path(__file__)}, UsageError, "this is the name of a file"),
     ],
 )
-def test_what_cannot_be_started_is_told_before_any_work(batch, tmp_path, given, error, words) -> None:
-    with pytest.raises(error, match=words):
-        batch(make(tmp_path / "a.mp4", Spec(frames=5)), **given)
+def test_invalid_request_is_refused_before_any_work(batch, tmp_path, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        batch(make(tmp_path / "a.mp4", Spec(frames=5)), **options)
     assert not (tmp_path / "out" / "a.mp4").exists()
 
 
-def test_a_source_without_a_face_stops_before_any_work(batch, tmp_path, standins) -> None:
+def test_source_without_a_face_is_refused_before_any_work(batch, tmp_path, standins) -> None:
     blank = tmp_path / "blank.png"
     cv2.imwrite(str(blank), np.full((200, 200, 3), 128, np.uint8))
     with pytest.raises(ValueError, match=r"blank\.png.*no face"):
         batch(make(tmp_path / "a.mp4", Spec(frames=5)), sources=[blank], models_dir=standins)
 
 
-def test_too_little_disk_is_said_with_figures(batch, tmp_path, monkeypatch) -> None:
+def test_insufficient_disk_space_is_refused_with_figures(batch, tmp_path, monkeypatch) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     size = target.stat().st_size
     monkeypatch.setattr(drive, "disk_free", lambda _: 3 * size - 1)
@@ -131,28 +131,26 @@ def test_too_little_disk_is_said_with_figures(batch, tmp_path, monkeypatch) -> N
     assert batch(target).ok
 
 
-def test_what_is_done_already_needs_no_more_room(batch, tmp_path, monkeypatch) -> None:
+def test_finished_segments_need_no_more_disk_space(batch, tmp_path, monkeypatch) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=30, rate=Fraction(10)))
     assert batch(target, settings=SECONDS, on_progress=stop_at(25)).stopped
     monkeypatch.setattr(drive, "disk_free", lambda _: 3 * target.stat().st_size - 1)
     assert batch(target, settings=SECONDS).ok
 
 
-def test_segments_beside_the_results_outlive_a_disk_that_is_gone_and_a_start_that_fails(
-    batch, tmp_path, monkeypatch
-) -> None:
+def test_mirrored_segments_survive_a_lost_disk_and_a_failed_start(batch, tmp_path, monkeypatch) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=30, rate=Fraction(10)))
-    given = {"settings": SECONDS, "work_dir": tmp_path / "work"}
-    assert batch(target, on_progress=stop_at(25), **given).stopped
+    options = {"settings": SECONDS, "work_dir": tmp_path / "work"}
+    assert batch(target, on_progress=stop_at(25), **options).stopped
     shutil.rmtree(tmp_path / "work")
     with monkeypatch.context() as patch:
         patch.setattr(drive, "disk_free", lambda _: 0)
-        assert "are free, but" in (batch(target, **given).files[0].error or "")
-    (file,) = batch(target, **given).files
+        assert "are free, but" in (batch(target, **options).files[0].error or "")
+    (file,) = batch(target, **options).files
     assert (file.status, file.segments_kept > 1, file.segments) == ("done", True, 3)
 
 
-def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant_models, monkeypatch) -> None:
+def test_enlarged_results_have_disk_check_mark_and_key(batch, tmp_path, constant_models, monkeypatch) -> None:
     models = with_enlarger(constant_models, tmp_path / "models")
     settings = CPU.with_overrides(frame_processors="face_swapper,frame_enhancer")
     target = make(tmp_path / "a.mp4", Spec(frames=5))
@@ -161,12 +159,12 @@ def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant
         patch.setattr(drive, "disk_free", lambda _: 12 * target.stat().st_size - 1)
         assert "12 times the target's size" in (again(settings=settings).files[0].error or "")
     with monkeypatch.context() as patch:
-        told = []
+        callers = []
         patch.setattr(
-            task_runner.WorkerContext, "heartbeat", lambda _: told.append(sys._getframe(1).f_code.co_name)
+            task_runner.WorkerContext, "heartbeat", lambda _: callers.append(sys._getframe(1).f_code.co_name)
         )
         (file,) = again(settings=settings).files
-    assert told.count("_in_tiles") == 5, "a run whose frames take minutes would seem hung"
+    assert callers.count("_in_tiles") == 5, "each tile needs a heartbeat, as frames may take minutes"
     assert (probe(file.output).width, probe(file.output).height) == (192, 128)
     assert sum("enlarged 2 times by RealESRGAN_x2plus, to 192x128" in note for note in file.fallbacks) == 1
     *_, resized = actions(read_mark(Path(file.output))[1])
@@ -190,20 +188,15 @@ def test_memory_warnings_are_counted(batch, tmp_path, monkeypatch) -> None:
     report = batch(*targets)
     assert report.summary.memory_warnings == 2
     assert "RAM in use was 90 %" in report.files[0].fallbacks[-1]
-    assert "waiting 90 %" in report.files[0].fallbacks[-1]
+    assert "and 90 % after" in report.files[0].fallbacks[-1]
     assert "RAM is short: max_memory lowered" in report.files[1].fallbacks[0]
     assert report.files[1].frames_out == 3
 
 
 @pytest.mark.usefixtures("pages")
-def test_stopping_keeps_what_is_done_and_marks_the_rest(batch, tmp_path) -> None:
+def test_stop_keeps_finished_files_and_marks_the_rest_skipped(batch, tmp_path) -> None:
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=30)) for name in "abc"]
-
-    def stop(progress: Any) -> None:
-        if progress.file_index == 1:
-            raise KeyboardInterrupt
-
-    report = batch(*targets, on_progress=stop)
+    report = batch(*targets, on_progress=stop_at(0, file=1))
     assert [file.status for file in report.files] == ["done", "skipped", "skipped"]
     assert report.stopped
     assert report.notes[-1] == "report.html was not written: stopped by the user"
@@ -212,7 +205,7 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(batch, tmp_path) -> None
 
 
 @pytest.mark.usefixtures("pages")
-def test_a_page_that_cannot_be_written_costs_nothing_else(batch, tmp_path) -> None:
+def test_unwritable_page_affects_nothing_else(batch, tmp_path) -> None:
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     report = batch(make(tmp_path / "a.mp4", Spec(frames=5)))
     assert report.ok
@@ -220,7 +213,7 @@ def test_a_page_that_cannot_be_written_costs_nothing_else(batch, tmp_path) -> No
     assert json.loads((tmp_path / "out" / "report.json").read_text())["notes"] == report.notes
 
 
-def test_kept_frames_of_a_failed_file_are_removed(batch, tmp_path, monkeypatch) -> None:
+def test_frames_of_a_failed_file_are_removed(batch, tmp_path, monkeypatch) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=30))
 
     def fail(_: Any) -> None:
@@ -245,7 +238,7 @@ def test_swap_video_returns_its_report_and_raises_its_error(swap, tmp_path) -> N
 
 
 @pytest.mark.parametrize("name", ["dir/../a.mp4", "linked/a.mp4", "photo.png", "hard.mp4", "./a.mp4"])
-def test_swap_never_replaces_what_it_reads(swap, name, photo, tmp_path) -> None:
+def test_swap_never_replaces_its_inputs(swap, name, photo, tmp_path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     (tmp_path / "dir").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path)
@@ -257,7 +250,7 @@ def test_swap_never_replaces_what_it_reads(swap, name, photo, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["b.mp4", "b.png"])
-def test_swap_replaces_what_is_there_only_if_asked_to(swap, name, photo, tmp_path) -> None:
+def test_swap_replaces_existing_files_only_with_overwrite(swap, name, photo, tmp_path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     if name == "b.png":
         target = photo.with_name("another.png")

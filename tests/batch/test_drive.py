@@ -1,4 +1,4 @@
-"""Work on a local disk, results on a mounted one that may be slow, full or gone."""
+"""Work on a local disk, with results on a mounted drive that may be slow, full or missing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,6 @@ NAMES = ("a.mp4", "b.mp4")
 SEGMENTS = {"a.mp4": 3, "b.mp4": 4}
 pytestmark = pytest.mark.xdist_group("drive")
 
-
 MOUNTS = {
     "/": "overlay", "/content/drive": "fuse.drive", "/mnt/nas": "nfs4", "/mnt/nas/local": "ext4",
     "/mnt/vm": "9p", "/mnt/windows": "fuseblk", "/mnt/cifs": "cifs", "/home": "ext4",
@@ -59,13 +58,13 @@ LOCAL = (
 
 
 @pytest.mark.parametrize("folder", [*REMOTE, *LOCAL])
-def test_whether_a_folder_is_remote_is_told_by_the_innermost_mount(folder, monkeypatch) -> None:
+def test_innermost_mount_decides_whether_a_folder_is_remote(folder, monkeypatch) -> None:
     parts = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in MOUNTS.items()]
     monkeypatch.setattr(drive.psutil, "disk_partitions", lambda **_: parts)
     assert is_remote(Path(folder)) is (folder in REMOTE)
 
 
-def test_places_are_found_again_and_are_another_folders_own(tmp_path, monkeypatch) -> None:
+def test_work_folder_is_stable_and_unique_per_output_folder(tmp_path, monkeypatch) -> None:
     out, local = tmp_path / "out", tmp_path / "local"
     first = WorkDirs.of(out, local)
     monkeypatch.chdir(tmp_path)
@@ -78,7 +77,7 @@ def test_places_are_found_again_and_are_another_folders_own(tmp_path, monkeypatc
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The system's folder for temporary files, where everybody may make what they like; results are away."""
+    """A world-writable folder for temporary files; all output folders count as remote."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     folder.chmod(0o1777)
@@ -87,7 +86,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_work_in_a_folder_that_all_share_is_for_its_user_alone(temporary, tmp_path) -> None:
+def test_work_folder_in_a_shared_folder_is_private(temporary, tmp_path) -> None:
     found = WorkDirs.of(tmp_path / "out")
     own = found.local.parent
     assert own.parent == temporary
@@ -99,14 +98,14 @@ def test_work_in_a_folder_that_all_share_is_for_its_user_alone(temporary, tmp_pa
 
 
 @pytest.mark.parametrize("whose", ["another's", "a link", "a file"])
-def test_a_folder_that_somebody_else_has_made_is_refused(temporary, tmp_path, monkeypatch, whose) -> None:
+def test_work_folder_of_another_user_is_refused(temporary, tmp_path, monkeypatch, whose) -> None:
     found = WorkDirs.of(tmp_path / "out")
     own = found.local.parent
     if whose == "another's":
         own.mkdir()
-        genuine = Path.lstat
-        theirs = SimpleNamespace(st_mode=genuine(own).st_mode, st_uid=os.getuid() + 1)
-        monkeypatch.setattr(Path, "lstat", lambda path: theirs if path == own else genuine(path))
+        original = Path.lstat
+        other = SimpleNamespace(st_mode=original(own).st_mode, st_uid=os.getuid() + 1)
+        monkeypatch.setattr(Path, "lstat", lambda path: other if path == own else original(path))
     elif whose == "a link":
         (tmp_path / "elsewhere").mkdir()
         own.symlink_to(tmp_path / "elsewhere")
@@ -117,7 +116,7 @@ def test_a_folder_that_somebody_else_has_made_is_refused(temporary, tmp_path, mo
     assert not found.local.exists()
 
 
-def test_tidying_up_keeps_unfinished_work_the_users_files_and_the_job_of_one_that_waits(tmp_path) -> None:
+def test_clean_up_keeps_unfinished_work_user_files_and_waiting_jobs(tmp_path) -> None:
     found = WorkDirs.of(tmp_path / "out", tmp_path / "local")
     assert found.mirror is not None
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
@@ -126,7 +125,7 @@ def test_tidying_up_keeps_unfinished_work_the_users_files_and_the_job_of_one_tha
         (place / "key").mkdir(parents=True)
         for name in ("digests.json", "worker.log", f"job-killed-{dead.pid}.json"):
             (place / name).write_text("")
-    waiting = found.local / f"job-theirs-{os.getpid()}.json"
+    waiting = found.local / f"job-other-{os.getpid()}.json"
     waiting.write_text("")
     (tmp_path / "local" / "mine.txt").write_text("mine")
     found.clean_up("mine")
@@ -136,21 +135,21 @@ def test_tidying_up_keeps_unfinished_work_the_users_files_and_the_job_of_one_tha
         (place / "key").rmdir()
     found.clean_up("mine")
     assert (waiting.exists(), found.mirror.exists()) == (True, False)
-    found.clean_up("theirs")
+    found.clean_up("other")
     assert not found.local.exists()
     assert (tmp_path / "local" / "mine.txt").read_text() == "mine"
 
 
-def test_who_asks_to_stop_is_heard_before_work_not_between_it_and_its_note() -> None:
-    def gives_up(_what: str | None) -> None:
+def test_retry_does_not_check_for_stop_after_successful_work() -> None:
+    def stop(_what: str | None) -> None:
         raise KeyboardInterrupt
 
-    assert RetryPolicy(1.0, on_wait=gives_up).attempt(lambda: "done") == "done"
+    assert RetryPolicy(1.0, on_wait=stop).attempt(lambda: "done") == "done"
 
 
 @pytest.mark.parametrize("longest", [0, 60])
-def test_patience_ends_after_the_longest_wait_with_the_last_error(longest) -> None:
-    now, told = [0.0], []
+def test_retry_raises_the_last_error_after_the_longest_wait(longest) -> None:
+    now, messages = [0.0], []
 
     def sleep(seconds: float) -> None:
         now[0] += seconds
@@ -158,18 +157,18 @@ def test_patience_ends_after_the_longest_wait_with_the_last_error(longest) -> No
     def full() -> None:
         raise OutputError("No space left on device", where="x.mp4", remedy="free some")
 
-    retry = RetryPolicy(longest, on_wait=told.append, sleep=sleep, clock=lambda: now[0])
+    retry = RetryPolicy(longest, on_wait=messages.append, sleep=sleep, clock=lambda: now[0])
     with pytest.raises(OutputError, match="No space left"):
         retry.attempt(full)
     assert longest <= now[0] <= longest + 5 * bool(longest)
-    assert all("waiting for free space or access: x.mp4: No space left" in what for what in told)
+    assert all("waiting for free space or access: x.mp4: No space left" in message for message in messages)
 
-    def gone() -> None:
+    def missing() -> None:
         raise MissingFileError("it is not there")
 
     waited = now[0]
-    with pytest.raises(MissingFileError):  # it is for the place alone
-        retry.attempt(gone)
+    with pytest.raises(MissingFileError):  # retried for the output folder only
+        retry.attempt(missing)
     assert now[0] == waited
 
 
@@ -182,19 +181,19 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_copy_out_is_whole_and_told_by_its_hash(source, tmp_path) -> None:
-    beats: list[int] = []
-    target = tmp_path / "drive" / "deep" / ("ä" * 125 + ".mp4")  # as long as names can be
-    digest = copy_out(source, target, heartbeat=lambda: beats.append(1))
+def test_copy_out_is_complete_and_returns_its_hash(source, tmp_path) -> None:
+    heartbeats: list[int] = []
+    target = tmp_path / "drive" / "deep" / ("ä" * 125 + ".mp4")  # the longest possible name
+    digest = copy_out(source, target, heartbeat=lambda: heartbeats.append(1))
     assert digest == sha256_of(source) == sha256_of(target)
-    assert len(beats) >= 10
+    assert len(heartbeats) >= 10
     copy_in(target, tmp_path / "local" / target.name)
     for folder in (target.parent, tmp_path / "local"):
         assert [path.name for path in folder.iterdir()] == [target.name]
 
 
 class FailingFile:
-    """A file that fails after some chunks: no room is left, or the mount is lost."""
+    """A file that fails after some chunks: the disk is full or the mount is lost."""
 
     def __init__(self, file: Any, room: int, code: int) -> None:
         self.file, self.room, self.code = file, room, code
@@ -218,14 +217,14 @@ class FailingFile:
         return bytes(self._next().read(size))
 
 
-def disturb(monkeypatch: pytest.MonkeyPatch, fault: str, source: Path) -> None:
-    """Have copying fail on one of its sides, or the disk give back something else than was written."""
-    genuine_open, genuine_sync = Path.open, os.fsync
+def inject_fault(monkeypatch: pytest.MonkeyPatch, fault: str, source: Path) -> None:
+    """Make a copy fail on one side, or the disk return other bytes than were written."""
+    original_open, original_sync = Path.open, os.fsync
 
     def opened(path: Path, mode: str = "r", *given: Any, **named: Any) -> Any:
         if path == source and fault == "gone":
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        file = genuine_open(path, mode, *given, **named)
+        file = original_open(path, mode, *given, **named)
         if fault == "full" and mode == "wb":
             return FailingFile(file, 3, errno.ENOSPC)
         return FailingFile(file, 1, errno.EIO) if fault == "lost" and path == source else file
@@ -233,7 +232,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, fault: str, source: Path) -> None:
     def sync(number: int) -> None:
         if fault == "swapped":
             os.pwrite(number, b"\0\1", 500)
-        genuine_sync(number)
+        original_sync(number)
 
     monkeypatch.setattr(Path, "open", opened)
     monkeypatch.setattr(os, "fsync", sync)
@@ -241,7 +240,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, fault: str, source: Path) -> None:
 
 @pytest.mark.parametrize("old", [[], [b"what was there"]], ids=["new", "old"])
 @pytest.mark.parametrize(
-    ("copy", "fault", "words"),
+    ("copy", "fault", "message"),
     [
         (copy_out, "swapped", "differs from what was written"),
         (copy_out, "full", "No space left"),
@@ -252,22 +251,22 @@ def disturb(monkeypatch: pytest.MonkeyPatch, fault: str, source: Path) -> None:
         (copy_in, "lost", "cannot be read"),
     ],
 )
-def test_a_copy_that_fails_leaves_nothing_and_the_old_file_and_says_which_side(
-    source, tmp_path, monkeypatch, copy, fault, words, old
+def test_failed_copy_keeps_the_old_file_and_names_the_faulty_side(
+    source, tmp_path, monkeypatch, copy, fault, message, old
 ) -> None:
     target = tmp_path / "there" / "x.bin"
     target.parent.mkdir()
     for data in old:
         target.write_bytes(data)
-    beats: list[int] = []
+    heartbeats: list[int] = []
 
     def heartbeat() -> None:
-        beats.append(1)
-        if fault == "stopped" and len(beats) == 4:
+        heartbeats.append(1)
+        if fault == "stopped" and len(heartbeats) == 4:
             raise KeyboardInterrupt
 
-    disturb(monkeypatch, fault, source)
-    with pytest.raises(KeyboardInterrupt if fault == "stopped" else OutputError, match=words) as caught:
+    inject_fault(monkeypatch, fault, source)
+    with pytest.raises(KeyboardInterrupt if fault == "stopped" else OutputError, match=message) as caught:
         copy(source, target, heartbeat=heartbeat)
     monkeypatch.undo()
     assert [path.read_bytes() for path in target.parent.iterdir()] == old
@@ -277,25 +276,25 @@ def test_a_copy_that_fails_leaves_nothing_and_the_old_file_and_says_which_side(
         assert "What to do" in str(caught.value)
 
 
-def test_a_copy_in_is_not_made_twice(source, tmp_path, monkeypatch) -> None:
+def test_copy_in_is_not_repeated(source, tmp_path, monkeypatch) -> None:
     target = tmp_path / "local" / "x.bin"
     copies: list[Path] = []
-    genuine = drive.copy_bytes
+    original = drive.copy_bytes
 
     def copy(source: Path, target: Path, heartbeat: Callable[[], None]) -> str:
         copies.append(target)
-        return genuine(source, target, heartbeat)
+        return original(source, target, heartbeat)
 
     monkeypatch.setattr(drive, "copy_bytes", copy)
     digest = copy_in(source, target)
     assert copy_in(source, target) == digest == sha256_of(source)
     assert len(copies) == 1
-    # What has the same size and time but other bytes is seen by whoever compares the hash.
+    # Other bytes with the same size and time are detected by the hash.
     found = target.stat()
     target.write_bytes(bytes(found.st_size))
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
     assert copy_in(source, target) != digest
-    # A source that changed is copied anew, also where its size is the same.
+    # A changed source is copied again, even with the same size.
     source.write_bytes(os.urandom(found.st_size))
     os.utime(source, ns=(found.st_atime_ns, found.st_mtime_ns + 10**9))
     assert copy_in(source, target) == sha256_of(source) == sha256_of(target)
@@ -319,14 +318,14 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(
     targets: Path, tmp_path_factory: pytest.TempPathFactory, constant_models: Path
 ) -> dict[str, Content]:
-    """What a batch gives that works beside its results."""
+    """Results of a batch that works in its output folder."""
     place = tmp_path_factory.mktemp("drive_plain")
     assert run_here(draw_photo(place), targets, place / "out", constant_models).ok
     return contents(place / "out")
 
 
 class Away:
-    """A batch that works in ``local`` for results in ``out``, which plays the mounted drive."""
+    """A batch that works in ``local``, with results in ``out`` as on a mounted drive."""
 
     def __init__(self, folder: Path, targets: Path, models: Path) -> None:
         self.out, self.work = folder / "out", folder / "local"
@@ -339,43 +338,41 @@ class Away:
     def segments(self, place: Path) -> Counter[str]:
         return Counter(path.parent.name for path in place.rglob("[!.]*.nut"))
 
-    def assert_done(self, report: BatchReport, plain: dict[str, Content], *, again: int = 0) -> None:
-        """Everything is there and nothing else, and so many segments were done again."""
+    def assert_done(self, report: BatchReport, plain: dict[str, Content], *, repeated: int = 0) -> None:
+        """Only the expected results exist, and ``repeated`` segments were repeated."""
         assert report.ok, [file.error for file in report.files]
         assert contents(self.out) == plain
         assert leftover_files(self.out, *NAMES) == set()
         assert not self.local.exists()
-        assert len(repeated_segments(self.out)) == again
+        assert len(repeated_segments(self.out)) == repeated
 
 
 @pytest.fixture
 def away(tmp_path: Path, targets: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch) -> Away:
-    monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)  # every frame is told
+    monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)  # every frame is reported
     return Away(tmp_path, targets, constant_models)
 
 
-def test_a_batch_works_on_the_local_disk_and_gives_the_same(away, plain) -> None:
+def test_batch_on_the_local_disk_gives_the_same_results(away, plain) -> None:
     away.work.mkdir()
     (away.work / "mine.txt").write_text("mine")
-    seen: set[tuple[int, int]] = set()
+    counts: set[tuple[int, int]] = set()
 
     def look(progress: Any) -> None:
         if progress.stage == "frames":
-            seen.add((len(list(away.local.rglob("[!.]*.nut"))), len(list(away.out.rglob("[!.]*.nut")))))
-            # On the drive lie copies of finished segments, and nothing is being written there.
+            counts.add((len(list(away.local.rglob("[!.]*.nut"))), len(list(away.out.rglob("[!.]*.nut")))))
+            # The drive has copies of finished segments only, and no file that is being written.
             assert not [path for path in away.out.rglob(".*part*") if path.parent != away.out]
 
     report = away.run(on_progress=look)
     away.assert_done(report, plain)
     assert {file.segments for file in report.files} == set(SEGMENTS.values())
-    assert seen >= {(0, 0), (1, 1), (2, 2)}
+    assert counts >= {(0, 0), (1, 1), (2, 2)}
     assert (away.work / "mine.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("harm", "kept"), [("", 2), ("flipped", 1), ("cut", 1), ("gone", 1)])
-def test_a_batch_goes_on_from_what_is_whole_in_the_mirror_when_the_machine_is_gone(
-    away, plain, harm, kept
-) -> None:
+@pytest.mark.parametrize(("damage", "kept"), [("", 2), ("flipped", 1), ("cut", 1), ("gone", 1)])
+def test_batch_resumes_from_intact_mirrored_segments_without_local_files(away, plain, damage, kept) -> None:
     first = away.run(on_progress=stop_at(11))
     assert [file.status for file in first.files] == ["skipped", "skipped"]
     assert list(away.segments(away.local).values()) == [2]
@@ -383,51 +380,51 @@ def test_a_batch_goes_on_from_what_is_whole_in_the_mirror_when_the_machine_is_go
     shutil.rmtree(away.work)
     (second,) = (away.out / WORK_NAME).rglob("000001.nut")
     data = bytearray(second.read_bytes())
-    data[len(data) // 2] ^= harm == "flipped"
-    second.write_bytes(data[:-9] if harm == "cut" else data)
-    if harm == "gone":
+    data[len(data) // 2] ^= damage == "flipped"
+    second.write_bytes(data[:-9] if damage == "cut" else data)
+    if damage == "gone":
         second.unlink()
     report = away.run()
     assert [file.segments_kept for file in report.files] == [kept, 0]
-    away.assert_done(report, plain, again=2 - kept)
+    away.assert_done(report, plain, repeated=2 - kept)
 
 
 class Drive:
-    """Lets copies to the drive fail."""
+    """Makes copies to the drive fail."""
 
     def __init__(self, away: Away, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.away, self.times, self.suffix, self.after = away, 0, "", 0
+        self.away, self.failures, self.suffix, self.after = away, 0, "", 0
         self.pauses: list[str | None] = []
         self.copies: list[str] = []
-        self.genuine = drive.copy_bytes
+        self.original = drive.copy_bytes
         monkeypatch.setattr(drive, "copy_bytes", self.copy)
         monkeypatch.setattr(StopToken, "sleep", lambda _stop, seconds, _tick: self.sleep(seconds))
 
     def copy(self, source: Path, target: Path, heartbeat: Callable[[], None]) -> str:
         if self.away.out in target.parents and target.suffix.endswith(self.suffix):
             self.after -= 1
-            if self.after < 0 and self.times > 0:
-                self.times -= 1
+            if self.after < 0 and self.failures > 0:
+                self.failures -= 1
                 target.write_bytes(b"half of it")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.copies.append(target.name)
-        return self.genuine(source, target, heartbeat)
+        return self.original(source, target, heartbeat)
 
     def sleep(self, _seconds: float) -> None:
         self.pauses.append(json.loads((self.away.local / STATUS_NAME).read_text())["pause"])
 
 
-def test_a_drive_that_is_full_for_a_while_is_waited_for(away, plain, monkeypatch) -> None:
+def test_batch_waits_while_the_drive_is_full(away, plain, monkeypatch) -> None:
     drive = Drive(away, monkeypatch)
-    drive.times = 5
+    drive.failures = 5
     report = away.run(overrides={"output_wait": 600.0})
     assert len(drive.pauses) == 5
     assert all(pause and "waiting for free space or access" in pause for pause in drive.pauses)
     assert all("No space left" in (pause or "") for pause in drive.pauses)
     assert json.loads((away.out / STATUS_NAME).read_text())["pause"] is None
     away.assert_done(report, plain)
-    # The work goes on from where it waited: no segment is copied twice.
-    copies = [name for name in drive.copies if not name.endswith(".npz")]  # those are of the face index
+    # The work continues after the wait: no segment is copied twice.
+    copies = [name for name in drive.copies if not name.endswith(".npz")]  # the face index
     assert len(copies) == len(set(copies)) + SEGMENTS["a.mp4"] == 3 + 4 + 2
 
 
@@ -436,11 +433,11 @@ def test_a_drive_that_is_full_for_a_while_is_waited_for(away, plain, monkeypatch
     [(".nut", 2, [2, 0], False), (".mp4", 0, [3, 4], False), (".mp4", 0, [3, 4], True)],
     ids=["segments", "results", "results, machine gone"],
 )
-def test_a_drive_that_stays_full_fails_the_file_and_later_runs_go_on(
+def test_drive_that_stays_full_fails_the_file_and_later_runs_resume(
     away, plain, monkeypatch, suffix, copied, kept, machine_gone
 ) -> None:
     drive = Drive(away, monkeypatch)
-    drive.suffix, drive.after, drive.times = suffix, copied, 10**6
+    drive.suffix, drive.after, drive.failures = suffix, copied, 10**6
     report = away.run(overrides={"output_wait": 0.0})
     assert [file.status for file in report.files] == ["failed", "failed"]
     for file in report.files:
@@ -451,7 +448,7 @@ def test_a_drive_that_stays_full_fails_the_file_and_later_runs_go_on(
     assert not [path for path in away.out.rglob(".*") if path.suffix == ".nut"]
     if suffix == ".mp4":
         assert away.segments(away.out / WORK_NAME) == away.segments(away.local)
-    drive.times = 0
+    drive.failures = 0
     if machine_gone:
         shutil.rmtree(away.work)
     encoded = len(list(journal_entries(away.out, "segment")))
@@ -461,16 +458,16 @@ def test_a_drive_that_stays_full_fails_the_file_and_later_runs_go_on(
     away.assert_done(report, plain)
 
 
-def test_waiting_ends_when_somebody_asks_to_stop(away, plain, monkeypatch) -> None:
+def test_stop_request_ends_the_wait(away, plain, monkeypatch) -> None:
     drive = Drive(away, monkeypatch)
-    drive.times = 10**6
+    drive.failures = 10**6
     monkeypatch.setattr(StopToken, "sleep", lambda _stop, _seconds, _tick: ask(drive))
 
     def ask(drive: Drive) -> None:
         drive.sleep(0.0)
         if len(drive.pauses) == 3:
             (away.out / STOP_NAME).touch()
-        time.sleep(0.01)  # another thread looks for it
+        time.sleep(0.01)  # another thread checks for the file
 
     report = away.run()
     assert [file.status for file in report.files] == ["skipped", "skipped"]
@@ -481,7 +478,7 @@ def test_waiting_ends_when_somebody_asks_to_stop(away, plain, monkeypatch) -> No
     away.assert_done(away.run(), plain)
 
 
-def test_kept_frames_reach_the_drive_too(away, plain) -> None:
+def test_kept_frames_are_copied_to_the_drive(away, plain) -> None:
     away.run(overrides={"keep_frames": True}, on_progress=stop_at(11))
     shutil.rmtree(away.work)
     report = away.run(overrides={"keep_frames": True})

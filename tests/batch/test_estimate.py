@@ -1,4 +1,4 @@
-"""How many files fit the session: reckoned from what is done, and said in a sentence."""
+"""How many files fit the session: estimated from finished work, and stated as a remark."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.reports import a_progress
 from tests.media.make import Spec, make
 
 
-def test_the_shortest_come_first_then_what_cannot_be_read(tmp_path) -> None:
+def test_shortest_files_come_first_and_unreadable_ones_last(tmp_path) -> None:
     make(tmp_path / "long.mp4", Spec(frames=200))
     make(tmp_path / "short.mp4", Spec(frames=40))
     make(tmp_path / "large.mp4", Spec(size=(320, 180), frames=20))
@@ -33,20 +33,20 @@ def status(tmp_path: Path) -> StatusWriter:
     return StatusWriter(tmp_path / "status.json", tasks, session_minutes=10.0)
 
 
-def test_of_what_has_no_load_or_another_number_of_frames(status) -> None:
-    moving = Estimate([(0, 0), None, None, None], range(4), status)  # an animated picture
+def test_estimate_without_workload_or_with_another_frame_count(status) -> None:
+    animated = Estimate([(0, 0), None, None, None], range(4), status)
     status.progress(a_progress(50, 100, fps=50.0))
-    moving.update()
+    animated.update()
     assert status.status.remarks == []
     # 60 frames a second become 30: half of the work is done, not a quarter.
-    half = Estimate([(200, 10), (200, 10), None, None], range(4), status, clock=lambda: began)
-    began = status.status.started
+    halved = Estimate([(200, 10), (200, 10), None, None], range(4), status, clock=lambda: started)
+    started = status.status.started
     status.progress(a_progress(50, 100, fps=0.1))
-    half.update()
+    halved.update()
     assert status.status.remarks == ["at this rate 1 of 4 file(s) fit the 10 minutes of the session"]
 
 
-def test_what_fits_is_told_from_the_first_frames_on(status) -> None:
+def test_remark_states_what_fits_from_the_first_frames_on(status) -> None:
     now = [status.status.started]
     estimate = Estimate([(100, 10), None, (200, 10), (300, 10)], range(4), status, clock=lambda: now[0])
     estimate.update()

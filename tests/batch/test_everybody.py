@@ -1,4 +1,4 @@
-"""A crowd made anonymous: whoever the map does not name gets a portrait of their own, wherever seen."""
+"""Anonymised crowds: each person not named in the map gets one portrait, the same in all files."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from tests.people.actors import portrait
 
 pytestmark = pytest.mark.xdist_group("right_person")
 
-SHOWN = ("first", "third")
+FILMS = ("first", "third")
 MADE_UP = ("dalia", "edvin", "fumiko", "gustav")
 
 
 def add_to(library: Path, who: str, name: str = "") -> None:
-    """Put somebody into a library as the verb portraits does."""
+    """Add a person to a library, as the portraits command does."""
     photo = library / (name or who) / "portrait.png"
     photo.parent.mkdir(parents=True)
     photo.write_bytes(
@@ -63,8 +63,8 @@ def looks_of(standins: Path) -> dict[str, np.ndarray]:
     }
 
 
-def shown(out: Path, name: str, standins: Path, looks: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Whose face is on whom in a result, in every third frame, by the truth of where everybody is."""
+def swapped_faces(out: Path, name: str, standins: Path, looks: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Whose face each person of a result has, in every third frame, located by ground truth."""
     analyser, found = FaceAnalyser(SETTINGS, models_dir=standins), dict[str, list[np.ndarray]]()
     for image, faces in islice(zip(images(out / f"{name}.mp4"), truth_of(name), strict=True), 6, None, 3):
         seen = analyser.find(image)
@@ -73,52 +73,50 @@ def shown(out: Path, name: str, standins: Path, looks: Mapping[str, np.ndarray])
             near = [one for one in seen if (one.box[:2] < middle).all() and (middle < one.box[2:]).all()]
             found.setdefault(face.who, []).extend(one.embedding for one in near)
     return {
-        who: max(looks, key=lambda name: float(np.mean(given, 0) @ looks[name]))
-        for who, given in found.items()
+        who: max(looks, key=lambda name: float(np.mean(embeddings, 0) @ looks[name]))
+        for who, embeddings in found.items()
     }
 
 
-def test_whoever_is_not_in_the_map_gets_a_portrait_of_their_own_wherever_they_are(
-    run, films, standins, library, looks_of, tmp_path
-) -> None:
+def test_unmapped_people_get_one_portrait_each(run, films, standins, library, looks_of, tmp_path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / MAP_NAME).write_text(f"default: leave\npeople:\n  Alma: {{photos: {films / 'alma.jpg'}}}\n")
-    report = run(*(f"{name}.mp4" for name in SHOWN), people="everybody", library=library)
+    report = run(*(f"{name}.mp4" for name in FILMS), people="everybody", library=library)
     assert report.ok
     who = groups_of(KnownPeople.load(out), {one: looks_of[one] for one in ("alma", "bruno", "chidi")})
     got = {one: KnownPeople.load(out).groups[who[one]].portrait for one in ("bruno", "chidi")}
     assert len({*got.values()}) == 2
     assert {*got.values()} <= {*MADE_UP}
     expected = got | {"alma": "hanna"}
-    for name in SHOWN:
-        assert shown(out, name, standins, looks_of) == {one: expected[one] for one in CASTS[name]}
+    for name in FILMS:
+        assert swapped_faces(out, name, standins, looks_of) == {one: expected[one] for one in CASTS[name]}
     (note,) = (note for note in report.notes if "does not name these people" in note)
-    assert not any(one in note for one in MADE_UP), "on what ground these are shown is known"
+    assert not any(one in note for one in MADE_UP), "the consent of these is recorded"
 
     text = (out / MAP_NAME).read_text()
     entry = f"  {who['bruno']}:\n    faces: [{who['bruno']}]\n    source: "
     assert "default: portraits" in text
     (out / MAP_NAME).write_text(text.replace(f"{entry}portraits", f"{entry}leave"))
     add_to(library, "edvin", "a first one")
-    report = run(*(f"{name}.mp4" for name in SHOWN), library=library)
+    report = run(*(f"{name}.mp4" for name in FILMS), library=library)
     assert [KEPT in file.fallbacks for file in report.files] == [False, False]
-    assert not any("bruno" in changed(films, out, name) for name in SHOWN)
-    assert shown(out, "first", standins, looks_of) == {"alma": "hanna", "bruno": "bruno"}
-    assert shown(out, "third", standins, looks_of) == {"chidi": got["chidi"], "bruno": "bruno"}
+    assert not any("bruno" in changed(films, out, name) for name in FILMS)
+    assert swapped_faces(out, "first", standins, looks_of) == {"alma": "hanna", "bruno": "bruno"}
+    assert swapped_faces(out, "third", standins, looks_of) == {"chidi": got["chidi"], "bruno": "bruno"}
 
 
-def test_killed_and_taken_up_again_everybody_has_the_same_portrait(
+def test_killed_and_resumed_batch_assigns_the_same_portraits(
     films, standins, library, consent, monkeypatch, tmp_path
 ) -> None:
-    """Killed before it is noted who got which, and while they are put in."""
+    """Killed before the assignment is saved, and while faces are swapped."""
     targets = tmp_path / "targets"
     targets.mkdir()
     for name in NAMES[:2]:
         shutil.copy2(films / name, targets)
-    usual = {"consent": CONSENT, "models_dir": standins, "in_process": True, "settings": FOUND_FIRST}
-    whole = tmp_path / "whole"
-    assert run_batch([], [targets], whole, people="everybody", library=library, **usual).ok
+    common = {"consent": CONSENT, "models_dir": standins, "in_process": True, "settings": FOUND_FIRST}
+    uninterrupted = tmp_path / "uninterrupted"
+    assert run_batch([], [targets], uninterrupted, people="everybody", library=library, **common).ok
     run_at_worker_start(monkeypatch, tmp_path, KILL)
     (tmp_path / "kills").write_text("KnownPeople.save:4 StatusWriter.progress:20")
     monkeypatch.setenv("KILLS", str(tmp_path / "kills"))
@@ -131,17 +129,17 @@ def test_killed_and_taken_up_again_everybody_has_the_same_portrait(
     finally:
         shell.clean()
     assert (tmp_path / "kills").read_text() == "", "not every worker was killed"
-    given = [
+    portraits = [
         {name: group.portrait for name, group in KnownPeople.load(out).groups.items()}
-        for out in (whole, shell.out)
+        for out in (uninterrupted, shell.out)
     ]
-    assert given[0] == given[1]
-    assert all(given[0].values())
-    assert contents(shell.out) == contents(whole)
+    assert portraits[0] == portraits[1]
+    assert all(portraits[0].values())
+    assert contents(shell.out) == contents(uninterrupted)
     assert repeated_segments(shell.out) == {}
 
 
-def test_before_any_work_it_is_said_how_to_make_what_is_missing(run, films, library, tmp_path) -> None:
+def test_missing_portraits_are_refused_with_the_command_to_make_them(run, films, library, tmp_path) -> None:
     for who in MADE_UP[1:]:
         shutil.rmtree(library / who)
     out, command = tmp_path / "out", rf'portraits crowd "an adult" --count \d --library {library}'

@@ -1,6 +1,4 @@
-"""Whatever fails, and wherever: what is finished stays, what is not leaves nothing, and a later run ends
-with what an undisturbed one gives.
-"""
+"""Faults at any point: finished work is kept, unfinished work is removed, and a later run completes."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ from tests.helpers.processes import (
 from tests.media.make import Sound, Spec, make
 
 NO_WAIT = {"output_wait": 0.0}
-# Three frames a second: a segment, of one second at least, has three frames.
+# At three frames a second a segment of one second has three frames.
 FRAMES, SEGMENTS = 11, 4
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -70,7 +68,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(
     target: Path, source: Path, constant_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Content]:
-    """What an undisturbed batch gives."""
+    """Results of an uninterrupted batch."""
     out = tmp_path_factory.mktemp("faults_plain") / "out"
     assert run_here(source, target, out, constant_models, overrides=NO_WAIT).ok
     assert len(contents(out)["a.mp4"][0]) == FRAMES
@@ -81,7 +79,7 @@ def plain(
 def batch(
     source: Path, target: Path, constant_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., BatchReport]:
-    monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)  # every frame is told
+    monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)  # every frame is reported
 
     def run(
         out: str = "out", *, target: Path = target, models: Path = constant_models, **given: Any
@@ -92,11 +90,11 @@ def batch(
 
 
 @pytest.fixture(scope="module")
-def broken_off(
+def stopped_run(
     target: Path, source: Path, constant_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A run that was stopped after three segments."""
-    out = tmp_path_factory.mktemp("faults_broken_off") / "out"
+    """A run stopped after three segments."""
+    out = tmp_path_factory.mktemp("faults_stopped_run") / "out"
     with pytest.MonkeyPatch.context() as patching:
         patching.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)
         run_here(source, target, out, constant_models, overrides=NO_WAIT, on_progress=stop_at(10))
@@ -105,7 +103,7 @@ def broken_off(
 
 @pytest.fixture
 def short(tmp_path: Path) -> Path:
-    """Two segments."""
+    """A target of two segments."""
     return make(tmp_path / "a.mp4", Spec(frames=5, rate=Fraction(3), sounds=(Sound(seconds=0.5),)))
 
 
@@ -113,24 +111,24 @@ def kept(report: BatchReport) -> int:
     return report.files[0].segments_kept
 
 
-def assert_as_undisturbed(report: BatchReport, out: Path, plain: dict[str, Content]) -> None:
+def assert_complete(report: BatchReport, out: Path, plain: dict[str, Content]) -> None:
     assert report.ok, report.files[0].error
     assert contents(out) == plain
     assert leftover_files(out, "a.mp4") == set()
 
 
 class Faults:
-    """Lets the n-th write, or every one from the n-th on, fail in a folder.
+    """Makes the n-th write in a folder fail, or all from the n-th on.
 
-    Opening for writing, each write to the journal, syncing, renaming and making folders count. Only the
-    thread that works is disturbed, since the other one writes whenever it likes, unless ``everyone`` is.
+    Opening for writing, journal writes, syncing, renaming and making folders count. Only the working
+    thread is affected, unless ``all_threads``, since the other one writes at varying times.
     """
 
     def __init__(
-        self, folder: Path, number: int, *, lasting: bool, code: int = errno.ENOSPC, everyone: bool = False
+        self, folder: Path, number: int, *, lasting: bool, code: int = errno.ENOSPC, all_threads: bool = False
     ) -> None:
         self.folder, self.number, self.lasting, self.code = folder, number, lasting, code
-        self.everyone = everyone
+        self.all_threads = all_threads
         self.calls: list[str] = []
         self.thread = threading.current_thread()
 
@@ -139,11 +137,11 @@ class Faults:
         return len(self.calls) > self.number
 
     @property
-    def concerned(self) -> bool:
-        return self.everyone or threading.current_thread() is self.thread
+    def affected(self) -> bool:
+        return self.all_threads or threading.current_thread() is self.thread
 
     def check(self, what: str) -> None:
-        if not self.concerned:
+        if not self.affected:
             return
         self.calls.append(what)
         number = len(self.calls) - 1
@@ -161,7 +159,7 @@ class Faults:
             if writes:
                 self.check(f"open {path.name} {mode}")
             file = opened(path, mode, *given, **named)
-            return Torn(file, self) if writes and "a" in mode and self.concerned else file
+            return Torn(file, self) if writes and "a" in mode and self.affected else file
 
         def bad_replace(path: Path, new: Path) -> Path:
             if inside(path):
@@ -184,7 +182,7 @@ class Faults:
 
 
 class Torn:
-    """A file of which a failing write still writes the first half."""
+    """A file whose failing write still writes the first half."""
 
     def __init__(self, file: Any, faults: Faults) -> None:
         self._file, self._faults = file, faults
@@ -204,24 +202,24 @@ class Torn:
 @pytest.fixture
 def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are loaded once for many batches."""
-    genuine, engines = Engine.open, {}
+    original, engines = Engine.open, {}
 
     def opened(settings: Any, *, models_dir: Any = None) -> Engine:
         key = settings.model_dump_json()
         if key not in engines:
-            engines[key] = genuine(settings, models_dir=models_dir)
+            engines[key] = original(settings, models_dir=models_dir)
         return engines[key]
 
     monkeypatch.setattr(Engine, "open", opened)
 
 
 @pytest.mark.parametrize(
-    ("lasting", "away", "first", "step"),  # a file is opened, synced and renamed: each file is met
+    ("lasting", "away", "first", "step"),  # each file is opened, synced and renamed
     [(False, False, 0, 3), (True, False, 1, 8), (False, True, 1, 7), (True, True, 1, 10)],
     ids=["once, beside", "for good, beside", "once, mirrored", "for good, mirrored"],
 )
 @pytest.mark.usefixtures("one_engine")
-def test_a_disk_that_is_full_at_any_write(batch, tmp_path, short, lasting, away, first, step) -> None:
+def test_disk_full_at_any_write(batch, tmp_path, short, lasting, away, first, step) -> None:
     assert batch("plain", target=short).ok
     plain, outcomes = contents(tmp_path / "plain"), set()
     for number in range(first, 600, step):
@@ -235,16 +233,16 @@ def test_a_disk_that_is_full_at_any_write(batch, tmp_path, short, lasting, away,
         done = {number_of(entry) for entry in journal if entry["event"] == "segment"}
         noted = not (out / "a.mp4").exists() or any(entry["event"] == "done" for entry in journal)
         report = batch(out.name, **given)
-        assert_as_undisturbed(report, out, plain)
+        assert_complete(report, out, plain)
         where = f"{number}: {faults.calls[number : number + 1]}"
-        if noted:  # of a result that could not be noted the segments are gone
+        if noted:  # without a journal entry for a result, its segments are lost
             assert repeated_segments(out) == {}, where
             assert "kept from an earlier run" in report.files[0].fallbacks or kept(report) == len(done), where
         if not faults.reached:
             break
     assert not faults.reached, "a batch of two segments does not write that often"
     assert number > 30
-    # Where not even the report can be written at the end, that is the error.
+    # If the report cannot be written either, that is the error.
     assert outcomes >= ({"done", "refused"} if lasting else {"done", "failed", "refused"})
 
 
@@ -255,7 +253,7 @@ def all_entries(out: Path) -> Iterator[dict[str, Any]]:
 
 
 def attempt(run: Callable[[], BatchReport], out: Path) -> str:
-    """How a disturbed batch ends: never with an error nobody has thought of."""
+    """The outcome of a batch with faults; never an unexpected error."""
     try:
         report = run()
     except OutputError as error:
@@ -283,13 +281,12 @@ FULL_DISK = """
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LIMIT"]),) * 2)
 """
 
-
 LARGE = {"overrides": {"output_video_quality": 1, **NO_WAIT, "frame_processors": ["face_swapper"]}}
 
 
 @pytest.fixture(scope="module")
 def large(source: Path, constant_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A target whose segments are larger than all records, and what an undisturbed batch makes of it."""
+    """A target whose segments are larger than all records, and its expected results."""
     folder = tmp_path_factory.mktemp("faults_large")
     target = make(folder / "a.mp4", Spec(frames=25, rate=Fraction(10), size=(1280, 720), sounds=(Sound(),)))
     assert run_here(source, target, folder / "plain", constant_models, **LARGE).ok
@@ -297,10 +294,8 @@ def large(source: Path, constant_models: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.parametrize("place", ["segment", "result"])
-def test_a_disk_that_is_full_while_a_video_is_written(
-    source, large, constant_models, tmp_path, monkeypatch, place
-) -> None:
-    """A limit on the size of files fails the encoder's own writes: those of segments, or of the result."""
+def test_disk_full_while_writing_video(source, large, constant_models, tmp_path, monkeypatch, place) -> None:
+    """A file size limit makes the encoder's own writes fail: of segments, or of the result."""
     target, plain = large
     out = tmp_path / "out"
     sizes = [entry["part"]["segment"]["bytes"] for entry in journal_entries(plain, "segment")]
@@ -318,17 +313,17 @@ def test_a_disk_that_is_full_while_a_video_is_written(
     assert finished == (3 if place == "result" else 0)
     report = run_here(source, target, out, constant_models, **LARGE)
     assert report.files[0].segments_kept == finished
-    assert_as_undisturbed(report, out, contents(plain))
+    assert_complete(report, out, contents(plain))
     assert repeated_segments(out) == {}
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
-def test_a_folder_one_may_not_write_to_is_told_before_any_work(batch, tmp_path, code) -> None:
+def test_unwritable_folder_is_refused_before_any_work(batch, tmp_path, code) -> None:
     def refuse(*_given: Any, **_named: Any) -> Any:
         raise OSError(code, os.strerror(code))
 
     with pytest.MonkeyPatch.context() as patching:
-        Faults(tmp_path / "out", 0, lasting=True, code=code, everyone=True).install(patching)
+        Faults(tmp_path / "out", 0, lasting=True, code=code, all_threads=True).install(patching)
         patching.setattr(BatchRunner, "run", refuse)
         with pytest.raises(
             OutputError, match=rf"{os.strerror(code)}.*What to do: (choose another (output )?folder|free)"
@@ -338,12 +333,10 @@ def test_a_folder_one_may_not_write_to_is_told_before_any_work(batch, tmp_path, 
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EIO])
-def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
-    batch, tmp_path, plain, code
-) -> None:
+def test_folder_that_becomes_unwritable_keeps_finished_segments(batch, tmp_path, plain, code) -> None:
     out, faults = tmp_path / "out", None
 
-    def disturb(progress: Any) -> None:
+    def inject_fault(progress: Any) -> None:
         nonlocal faults
         if faults is None and progress.frame > 7:
             faults = Faults(out, 0, lasting=True, code=code)
@@ -353,46 +346,47 @@ def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
         pytest.MonkeyPatch.context() as patching,
         pytest.raises(OutputError, match=rf"{os.strerror(code)}.*What to do"),
     ):
-        batch(on_progress=disturb)
+        batch(on_progress=inject_fault)
     assert not [path for path in out.rglob(".*") if path.suffix in (".nut", ".mp4")]
     assert not list(out.glob("*.mp4"))
     report = batch()
     assert kept(report) == 2
-    assert_as_undisturbed(report, out, plain)
+    assert_complete(report, out, plain)
 
 
-@pytest.mark.parametrize("at_all", [False, True])
-def test_a_target_that_cannot_be_read_fails_with_the_cause(batch, target, tmp_path, plain, at_all) -> None:
-    genuine_watch, genuine_open = TruncationCheck.read_packets, Path.open
+@pytest.mark.parametrize("at_open", [False, True])
+def test_unreadable_target_fails_with_the_cause(batch, target, tmp_path, plain, at_open) -> None:
+    original_read, original_open = TruncationCheck.read_packets, Path.open
     lost = errno.EIO, os.strerror(errno.EIO)
 
     def read_packets(self: Any, container: Any) -> Iterator[Any]:
-        yield from islice(genuine_watch(self, container), 7)
+        yield from islice(original_read(self, container), 7)
         raise av.error.OSError(*lost)
 
     def opened(path: Path, mode: str = "r", *given: Any, **named: Any) -> Any:
         if path == target:
             raise OSError(*lost)
-        return genuine_open(path, mode, *given, **named)
+        return original_open(path, mode, *given, **named)
 
     with pytest.MonkeyPatch.context() as patching:
-        if at_all:
+        if at_open:
             patching.setattr(Path, "open", opened)
         else:
             patching.setattr(TruncationCheck, "read_packets", read_packets)
         report = batch()
-    error, how = report.files[0].error or "", "the file cannot" if at_all else "only 7 of 11 frames could"
+    error = report.files[0].error or ""
+    how = "the file cannot" if at_open else "only 7 of 11 frames could"
     assert report.files[0].status == "failed"
     assert str(target) in error
     assert f"{how} be read (Input/output error)" in error
     assert "What to do" in error
-    # A disk may have failed for a moment: what is finished waits for the next run.
+    # The fault may be temporary: finished segments are kept for the next run.
     assert leftover_files(tmp_path / "out") <= {WORK_NAME}
-    assert_as_undisturbed(batch(), tmp_path / "out", plain)
+    assert_complete(batch(), tmp_path / "out", plain)
 
 
 def intact_segments(journal: Path) -> set[int]:
-    """Segments noted in whole lines; read here as the format is described."""
+    """Segments in intact journal lines, read independently by the documented format."""
     numbers = set()
     for line in journal.read_bytes().split(b"\n"):
         if line.startswith(b'{"crc":"') and b'"entry":' in line and line.endswith(b"}"):
@@ -403,60 +397,56 @@ def intact_segments(journal: Path) -> set[int]:
 
 
 @pytest.mark.usefixtures("one_engine")
-@pytest.mark.parametrize("harm", ["cut", "flipped", "zeros", "noise"])
-def test_a_journal_with_a_damaged_tail_costs_only_what_it_no_longer_says(
-    batch, broken_off, tmp_path, plain, harm
-) -> None:
-    random = np.random.default_rng(list(harm.encode()))
-    # Which segment's line, and where in it: how long lines are depends on how long paths are.
+@pytest.mark.parametrize("damage", ["cut", "flipped", "zeros", "noise"])
+def test_damaged_journal_tail_redoes_only_lost_segments(batch, stopped_run, tmp_path, plain, damage) -> None:
+    random = np.random.default_rng(list(damage.encode()))
+    # Which segment's line, and where in it; line lengths depend on path lengths.
     for number, place in [(0, "middle"), (1, "first"), (1, "last"), (2, "middle"), (2, "break")]:
         name = f"out{number}-{place}"
-        journal = shutil.copytree(broken_off, tmp_path / name) / JOURNAL_NAME
+        journal = shutil.copytree(stopped_run, tmp_path / name) / JOURNAL_NAME
         data = bytearray(journal.read_bytes())
         lines = bytes(data).splitlines(keepends=True)
         line = [n for n, text in enumerate(lines) if b'"event":"segment"' in text][number]
         length = len(lines[line])
         into = {"first": 0, "middle": length // 2, "last": length - 2, "break": length - 1}[place]
         at = sum(map(len, lines[:line])) + into
-        if harm == "flipped":
+        if damage == "flipped":
             data[at] ^= 1 << int(random.integers(8))
         else:
             rest = len(data) - at
             del data[at:]
-            data += {"cut": b"", "zeros": bytes(rest), "noise": random.bytes(rest)}[harm]
+            data += {"cut": b"", "zeros": bytes(rest), "noise": random.bytes(rest)}[damage]
         journal.write_bytes(data)
         expected = intact_segments(journal)
-        # A line that lost nothing but its break is whole where nothing follows it.
-        assert (number in expected) == (place == "break" and harm == "cut")
+        # A last line that lacks only its line break is intact.
+        assert (number in expected) == (place == "break" and damage == "cut")
         assert expected >= set(range(number))
         report = batch(name)
         assert kept(report) == len(expected)
-        assert_as_undisturbed(report, tmp_path / name, plain)
-        told = any("damaged line" in note for note in report.notes)
-        assert told == (harm != "cut" or place not in ("first", "break"))
+        assert_complete(report, tmp_path / name, plain)
+        noted = any("damaged line" in note for note in report.notes)
+        assert noted == (damage != "cut" or place not in ("first", "break"))
 
 
 @pytest.mark.usefixtures("one_engine")
 @pytest.mark.parametrize(
-    ("harm", "number"),
+    ("damage", "number"),
     [("flipped", 0), ("flipped", 1), ("flipped", 2), ("cut", 1), ("gone", 1), ("empty", 1), ("another", 1)],
 )
-def test_a_damaged_segment_is_done_again_and_no_other(
-    batch, broken_off, tmp_path, plain, harm, number
-) -> None:
-    out = shutil.copytree(broken_off, tmp_path / "out")
+def test_only_the_damaged_segment_is_redone(batch, stopped_run, tmp_path, plain, damage, number) -> None:
+    out = shutil.copytree(stopped_run, tmp_path / "out")
     parts = sorted((out / WORK_NAME).rglob("[!.]*.nut"))
     assert len(parts) == 3
     data = bytearray(parts[number].read_bytes())
     data[len(data) * 2 // 3] ^= 16
     other = parts[(number + 1) % 3].read_bytes()
-    harmed = {"flipped": bytes(data), "cut": bytes(data[:-1]), "another": other}
-    parts[number].write_bytes(harmed.get(harm, b""))
-    if harm == "gone":
+    damaged = {"flipped": bytes(data), "cut": bytes(data[:-1]), "another": other}
+    parts[number].write_bytes(damaged.get(damage, b""))
+    if damage == "gone":
         parts[number].unlink()
     report = batch()
     assert kept(report) == 2
-    assert_as_undisturbed(report, out, plain)
+    assert_complete(report, out, plain)
     counts = {
         n: sum(number_of(entry) == n for entry in journal_entries(out, "segment")) for n in range(SEGMENTS)
     }
@@ -464,9 +454,9 @@ def test_a_damaged_segment_is_done_again_and_no_other(
 
 
 @pytest.mark.parametrize("jump", [-3600.0, 86400.0 * 365])
-def test_a_clock_that_jumps_changes_nothing(batch, tmp_path, plain, monkeypatch, jump) -> None:
-    genuine, shift = time.time, [0.0]
-    monkeypatch.setattr(time, "time", lambda: genuine() + shift[0])
+def test_clock_jump_changes_nothing(batch, tmp_path, plain, monkeypatch, jump) -> None:
+    original, shift = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: original() + shift[0])
 
     def stop(progress: Any) -> None:
         shift[0] = jump if progress.frame >= 5 else 0.0
@@ -479,16 +469,16 @@ def test_a_clock_that_jumps_changes_nothing(batch, tmp_path, plain, monkeypatch,
     report = batch()
     assert kept(report) == 3
     assert 0 <= report.summary.seconds < 60
-    assert_as_undisturbed(report, tmp_path / "out", plain)
+    assert_complete(report, tmp_path / "out", plain)
     shift[0] = 0.0
     assert "kept from an earlier run" in batch().files[0].fallbacks
 
 
-def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(batch, tmp_path, plain) -> None:
-    genuine = sessions.create_session
+def test_too_little_gpu_memory_fails_the_file_with_a_clear_error(batch, tmp_path, plain) -> None:
+    original = sessions.create_session
 
     class FullGpu:
-        """A session for which no memory is left; the runtime words its refusal like this."""
+        """A session without free memory, with the error message of the runtime."""
 
         def __init__(self, session: Any) -> None:
             self._session = session
@@ -500,7 +490,7 @@ def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(batch,
             raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; CUDA out of memory")
 
     def create(model: str, *given: Any, **named: Any) -> Any:
-        session = genuine(model, *given, **named)
+        session = original(model, *given, **named)
         return FullGpu(session) if "inswapper" in str(model) else session
 
     with pytest.MonkeyPatch.context() as patching:
@@ -512,21 +502,19 @@ def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(batch,
     assert "What to do" in error
     assert "lighter preset" in error
     assert not list((tmp_path / "out").glob("*.mp4"))
-    assert_as_undisturbed(batch(), tmp_path / "out", plain)
+    assert_complete(batch(), tmp_path / "out", plain)
 
 
-def test_where_memory_ran_out_for_one_file_the_next_begins_as_it_would_by_itself(
-    tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reduced_tile_size_of_one_file_is_reset_for_the_next(tmp_path, constant_models, monkeypatch) -> None:
     models, edges = with_enlarger(constant_models, tmp_path / "models"), list[int]()
     enlarge = FrameEnhancer.enlarge
 
-    def in_smaller_ones(self: FrameEnhancer, image: Any) -> Any:
+    def reduce_edge(self: FrameEnhancer, image: Any) -> Any:
         edges.append(self.edge)
         self.edge = 192
         return enlarge(self, image)
 
-    monkeypatch.setattr(FrameEnhancer, "enlarge", in_smaller_ones)
+    monkeypatch.setattr(FrameEnhancer, "enlarge", reduce_edge)
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / "in" / name), np.full((40, 60, 3), 90, np.uint8))

@@ -1,4 +1,4 @@
-"""The journal: what was written is read back, what was torn or damaged never counts."""
+"""The journal: intact entries are read back, torn or damaged ones are ignored."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write(path: Path, *entries) -> None:
             journal.append(entry)
 
 
-def test_one_in_which_nothing_is_noted_is_not_left_behind(tmp_path) -> None:
+def test_journal_without_entries_leaves_no_file(tmp_path) -> None:
     write(path := tmp_path / "journal.jsonl")
     assert not path.exists()
     write(path, done())
@@ -57,7 +57,7 @@ def test_one_in_which_nothing_is_noted_is_not_left_behind(tmp_path) -> None:
     assert [entry.key for entry in read_journal(path).entries] == ["a"]
 
 
-def test_entries_come_back_in_order(tmp_path) -> None:
+def test_entries_are_read_in_order(tmp_path) -> None:
     path = tmp_path / "work" / "journal.jsonl"
     written = [
         WorkStarted(key="a", run="r", target="t.mp4", pid=3),
@@ -75,7 +75,7 @@ def test_entries_come_back_in_order(tmp_path) -> None:
     ]  # fmt: skip
 
 
-def test_a_manifest_beside_a_result_is_known_after_a_later_attempt_failed(tmp_path) -> None:
+def test_manifest_is_known_after_a_later_attempt_failed(tmp_path) -> None:
     report = FileReport(target="t.mkv", output="o.mkv", status="done", manifest="2")
     claimed = OutputsClaimed(key="a", names=("o.mkv", "o.mkv.c2pa"))
     failed = FileFailed(key="a", run="r", report=report)
@@ -83,11 +83,11 @@ def test_a_manifest_beside_a_result_is_known_after_a_later_attempt_failed(tmp_pa
     assert read_journal(tmp_path / "j").made == {"o.mkv": {"1"}, "o.mkv.c2pa": {"2"}}
 
 
-def test_a_journal_that_is_not_there_is_empty(tmp_path) -> None:
+def test_missing_journal_is_empty(tmp_path) -> None:
     assert read_journal(tmp_path / "none").entries == []
 
 
-def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path) -> None:
+def test_latest_entry_of_a_segment_counts_for_its_key_only(tmp_path) -> None:
     path = tmp_path / "j"
     write(path, segment(0), segment(0, sha256="new"), segment(1, key="b"), done("b"), done("b"))
     history = read_journal(path)
@@ -97,7 +97,7 @@ def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path) -> None:
     assert history.result("b").report.frames_out == 20
 
 
-def test_interruptions_count_until_there_is_progress(tmp_path) -> None:
+def test_interruptions_are_counted_until_there_is_progress(tmp_path) -> None:
     path = tmp_path / "j"
     start = WorkStarted(key="a", run="r", target="t", pid=1)
     write(path, start, start.model_copy(update={"key": "b"}), start)
@@ -111,7 +111,7 @@ def test_interruptions_count_until_there_is_progress(tmp_path) -> None:
     assert read_journal(path).interruptions("a", "s") == 0
 
 
-def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path) -> None:
+def test_failure_counts_in_its_run_until_work_restarts(tmp_path) -> None:
     path = tmp_path / "j"
     failed = FileFailed(key="a", run="r", report=done().report.model_copy(update={"error": "it broke"}))
     write(path, WorkStarted(key="a", run="r", target="t", pid=1), failed)
@@ -123,25 +123,25 @@ def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path) -> No
 
 @settings(max_examples=60)
 @given(share=st.floats(0, 1))
-def test_a_tail_torn_anywhere_costs_the_last_entry_at_most(tmp_path_factory, share) -> None:
+def test_torn_tail_loses_the_last_entry_at_most(tmp_path_factory, share) -> None:
     path = tmp_path_factory.mktemp("torn") / "j"
     write(path, segment(0), segment(1))
-    whole = path.read_bytes()
-    second = whole.index(b"\n") + 1
-    cut = second + round(share * (len(whole) - second))
-    path.write_bytes(whole[:cut])
-    # A line that lost nothing but its line break is whole.
-    expected = {0, 1} if cut >= len(whole) - 1 else {0}
+    intact = path.read_bytes()
+    second = intact.index(b"\n") + 1
+    cut = second + round(share * (len(intact) - second))
+    path.write_bytes(intact[:cut])
+    # A line that lacks only its line break is intact.
+    expected = {0, 1} if cut >= len(intact) - 1 else {0}
     assert set(read_journal(path).segments("a")) == expected
     write(path, segment(2))
     history = read_journal(path)
     assert set(history.segments("a")) == expected | {2}
-    assert history.damaged == (second < cut < len(whole) - 1)
+    assert history.damaged == (second < cut < len(intact) - 1)
 
 
 @settings(max_examples=60)
 @given(share=st.floats(0, 1), change=st.integers(1, 255))
-def test_a_changed_byte_costs_the_entries_it_touches_and_no_more(tmp_path_factory, share, change) -> None:
+def test_changed_byte_damages_only_the_entries_it_touches(tmp_path_factory, share, change) -> None:
     path = tmp_path_factory.mktemp("changed") / "j"
     entries = [segment(n) for n in range(4)]
     write(path, *entries)
@@ -150,15 +150,15 @@ def test_a_changed_byte_costs_the_entries_it_touches_and_no_more(tmp_path_factor
     path.write_bytes(content)
     left = read_journal(path).entries
     assert all(entry in entries for entry in left)
-    # A line break that changes joins two lines; any other byte hurts its own line alone.
+    # A changed line break joins two lines; any other byte damages its own line only.
     assert len(left) >= 2
 
 
-def test_a_disk_that_fills_up_is_told_and_the_journal_goes_on(tmp_path, monkeypatch) -> None:
+def test_full_disk_raises_and_later_entries_are_written(tmp_path, monkeypatch) -> None:
     path = tmp_path / "j"
     with Journal(path) as journal:
         journal.append(segment(0))
-        real = os.fsync
+        original = os.fsync
 
         def full(_descriptor: int) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -166,18 +166,18 @@ def test_a_disk_that_fills_up_is_told_and_the_journal_goes_on(tmp_path, monkeypa
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OutputError, match="No space left"):
             journal.append(segment(1))
-        monkeypatch.setattr(os, "fsync", real)
+        monkeypatch.setattr(os, "fsync", original)
         journal.append(segment(2))
     assert {0, 2} <= set(read_journal(path).segments("a"))
 
 
-def test_a_journal_that_cannot_be_opened_says_so(tmp_path) -> None:
+def test_journal_that_cannot_be_opened_raises(tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="run again"):
         Journal(tmp_path / "file" / "j")
 
 
-def test_an_entry_of_another_version_is_not_trusted(tmp_path) -> None:
+def test_entry_of_another_version_counts_as_damaged(tmp_path) -> None:
     path = tmp_path / "j"
     write(path, segment(0))
     import zlib
@@ -213,17 +213,17 @@ PARTS = {
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_decides_the_result_changes_the_key(change) -> None:
+def test_key_depends_on_everything_that_affects_the_result(change) -> None:
     assert keys.work_key(**(PARTS | change)) != keys.work_key(**PARTS)
 
 
-def test_the_code_changes_the_key(monkeypatch) -> None:
+def test_key_depends_on_the_code(monkeypatch) -> None:
     before = keys.work_key(**PARTS)
     monkeypatch.setattr(keys, "code_digest", lambda: "other")
     assert keys.work_key(**PARTS) != before
 
 
-def test_resources_and_the_order_of_photos_do_not_change_the_key() -> None:
+def test_key_ignores_resources_and_the_order_of_photos() -> None:
     lighter = Settings(batch_size=1, max_memory=1.0, execution_threads=1)
     changed = PARTS | {"sources": ["r", "s"], "settings": lighter}
     assert keys.work_key(**changed) == keys.work_key(**PARTS)
@@ -237,7 +237,7 @@ def test_digest_of_a_file(tmp_path) -> None:
         keys.file_digest(tmp_path / "none")
 
 
-def test_what_was_noted_of_each_of_many_targets_is_found_in_one_pass(tmp_path) -> None:
+def test_entries_of_many_targets_are_found_in_one_pass(tmp_path) -> None:
     class Counted(list[Any]):
         passes = 0
 

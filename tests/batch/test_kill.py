@@ -1,4 +1,4 @@
-"""Killed at any moment, whatever was killed: the batch ends as if nothing had happened."""
+"""Batches killed at any moment, worker or shell, give the results of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SPECS = {
     "c.mp4": Spec(frames=16, pts=variable_pts(16, step=200), sounds=(Sound(), Sound(language="spa"))),
 }
 CHAINS = 2
-"""Of five kills each."""
+"""Each of five kills."""
 LATEST = 3.0
-"""Seconds after a start until when it is killed: from its first import to its report."""
+"""Most seconds between a start and a kill: from the first import to the report."""
 
 _expected: dict[str, Content] = {}
-_measured: dict[str, Quality | None] = {}
+_qualities: dict[str, Quality | None] = {}
 
 
 @pytest.fixture(scope="session")
@@ -37,17 +37,17 @@ def targets(shared_dir: Path) -> Path:
 
 @pytest.fixture
 def expected(targets: Path, photo: Path, constant_models: Path, tmp_path: Path) -> dict[str, Content]:
-    """What an uninterrupted run gives."""
+    """Results of an uninterrupted run."""
     if not _expected:
-        out = tmp_path / "undisturbed"
+        out = tmp_path / "uninterrupted"
         run_here(photo, targets, out, constant_models)
         _expected.update(reference_contents(out, SPECS))
-        _measured.update(measured(out))
+        _qualities.update(qualities(out))
     return _expected
 
 
-def measured(out: Path) -> dict[str, Quality | None]:
-    """What the report of a folder tells of each result, and of each person in it."""
+def qualities(out: Path) -> dict[str, Quality | None]:
+    """The quality that a folder's report states for each result."""
     report = BatchReport.model_validate_json((out / REPORT_NAME).read_bytes())
     return {Path(file.target).name: file.quality for file in report.files}
 
@@ -56,21 +56,21 @@ def measured(out: Path) -> dict[str, Quality | None]:
 @pytest.mark.usefixtures("no_pages")
 @pytest.mark.parametrize("seed", range(CHAINS))
 def test_killed_at_random_moments(seed, shell, expected, tmp_path) -> None:
-    chance = random.Random(seed)
-    # Never three workers in one run: that would be the file's fault, as far as anyone can tell.
+    rng = random.Random(seed)
+    # Never three workers in one run: the file would be given up.
     kinds = ["worker", "worker", "parent", "both", "both"]
-    chance.shuffle(kinds)
+    rng.shuffle(kinds)
     batches = 0
     batch = shell(f"out{batches}")
     process = batch.start()
     for kind in kinds:
         if process.poll() is not None:
             batch.finish(expected, process)
-            assert measured(batch.out) == _measured
+            assert qualities(batch.out) == _qualities
             batches += 1
             batch = shell(f"out{batches}")
             process = batch.start()
-        wait(process, chance.uniform(0.0, LATEST))
+        wait(process, rng.uniform(0.0, LATEST))
         if kind != "worker":
             process.kill()
             process.communicate()
@@ -80,12 +80,12 @@ def test_killed_at_random_moments(seed, shell, expected, tmp_path) -> None:
         if kind != "worker":
             process = batch.start()
     batch.finish(expected, process)
-    assert measured(batch.out) == _measured
-    assert all(quality and quality.people for quality in _measured.values())
+    assert qualities(batch.out) == _qualities
+    assert all(quality and quality.people for quality in _qualities.values())
 
 
 def wait(process: subprocess.Popen[str], seconds: float) -> None:
-    """Wait, but not beyond the process's end."""
+    """Wait, at most until the process ends."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Nothing grows: not over sixty-five videos, and not over an hour."""
+"""Memory, threads and open files do not grow over 65 videos, nor over an hour of video."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.media.make import Sound, Spec, make
 
 VIDEOS = 65
 RATE = Fraction(1, 10)
-"""Few frames a second, but as many segments as any video of that length has."""
+"""A low frame rate: few frames, but as many segments as any video of that length."""
 
 
 @pytest.fixture
 def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for temporary files that nobody else uses."""
+    """A separate folder for temporary files."""
     folder = tmp_path / "temp"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -40,19 +40,19 @@ COUNTING = """
     import json, os, psutil
     from pathlib import Path
     from colab_helpers.batch.status import StatusWriter
-    genuine = StatusWriter.file
+    original = StatusWriter.file
     def file(self, index, report):
-        genuine(self, index, report)
+        original(self, index, report)
         process = psutil.Process()
         counts = {"threads": process.num_threads(), "open_files": process.num_fds()}
         with Path(os.environ["COUNTED"]).open("a") as out:
             print(json.dumps(counts), file=out)
     StatusWriter.file = file
 """
-"""What a worker has open after each file: counted between files, it does not depend on the moment."""
+"""Counts what a worker has open after each file, when no other work is running."""
 
 
-def test_sixty_five_videos_leave_memory_as_two_do(
+def test_memory_after_65_videos_is_that_after_two(
     photo, constant_models, consent, tmp_path, own_temp, monkeypatch
 ) -> None:
     run_at_worker_start(monkeypatch, tmp_path, COUNTING)
@@ -83,18 +83,18 @@ MEASURING = """
     import os, psutil
     from pathlib import Path
     from colab_helpers.batch.journal import Journal
-    genuine = Journal.append
+    original = Journal.append
     def append(self, entry):
-        genuine(self, entry)
+        original(self, entry)
         if entry.event == "segment":
             with Path(os.environ["MEASURED"]).open("a") as out:
                 print(psutil.Process().memory_info().rss, file=out)
     Journal.append = append
 """
-"""What a worker holds after each segment, however fast they follow each other."""
+"""Measures the memory of a worker after each segment."""
 
 
-def test_an_hour_needs_the_memory_of_a_minute(photo, constant_models, consent, tmp_path, monkeypatch) -> None:
+def test_hour_needs_the_memory_of_a_minute(photo, constant_models, consent, tmp_path, monkeypatch) -> None:
     run_at_worker_start(monkeypatch, tmp_path, MEASURING)
     after = {}
     for name, seconds in (("minute", 60), ("hour", 3600)):
@@ -111,7 +111,7 @@ def test_an_hour_needs_the_memory_of_a_minute(photo, constant_models, consent, t
         assert report.files[0].segments == seconds // 20
         after[name] = report.files[0].memory_after
     assert after["hour"] <= 1.05 * after["minute"], {name: size >> 20 for name, size in after.items()}
-    held = [int(line) for line in (tmp_path / "measured-hour").read_text().split()]
-    assert len(held) == 180
-    assert max(held) <= 1.05 * max(held[:18]), [size >> 20 for size in held]
+    sizes = [int(line) for line in (tmp_path / "measured-hour").read_text().split()]
+    assert len(sizes) == 180
+    assert max(sizes) <= 1.05 * max(sizes[:18]), [size >> 20 for size in sizes]
     assert (tmp_path / "out-hour" / "status.json").stat().st_size < 10_000

@@ -1,4 +1,4 @@
-"""Batches in object storage: the results of a local run, through a real server on the loopback."""
+"""Batches in object storage, with a real server on the loopback: the results of a local run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ pytestmark = pytest.mark.xdist_group("store")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
-    """A store on the loopback, as its own client sees it."""
+    """Client of an object store on the loopback."""
     boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -73,7 +73,7 @@ def server() -> Iterator[Any]:
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Makes the disk of this machine that of another; returns where it is."""
+    """Switches to the local disk of another machine, and returns its folder."""
 
     def change(name: str = "one") -> Path:
         (tmp_path / name).mkdir(exist_ok=True)
@@ -106,8 +106,8 @@ def content(server: Any, name: str) -> bytes:
     return bytes(server.get_object(Bucket="films", Key=name)["Body"].read())
 
 
-def fetched(server: Any, place: Path) -> Path:
-    """The results, as anybody else would download them."""
+def downloaded(server: Any, place: Path) -> Path:
+    """Download the results with another client."""
     place.mkdir()
     for name in names(server, "out/"):
         if name.count("/") == 1:
@@ -120,8 +120,8 @@ def films(folder: Path) -> dict[str, Content]:
     return {path.name: helpers.content(path) for path in folder.iterdir() if path.name in SPECS}
 
 
-def brought(disk: Path) -> set[str | None]:
-    """Addresses of what of the films lies on a disk in full."""
+def fetched(disk: Path) -> set[str | None]:
+    """Addresses of the films that a disk holds in full."""
     return {address_of(path) for path in disk.rglob("*.m[pk][4v]") if path.stat().st_mode & 0o777}
 
 
@@ -135,39 +135,35 @@ def batch(bucket: Any, photo: Path, constant_models: Path) -> Callable[..., Batc
 
 @pytest.fixture
 def local(batch: Callable[..., BatchReport], shared_dir: Path) -> dict[str, Content]:
-    """What a run on local disks makes."""
+    """Results of a run on local disks."""
     out = shared_dir / "stored_out"
     if not out.exists():
         assert batch(shared_dir / "stored", out).ok
     return films(out)
 
 
-def test_results_are_those_of_a_local_run_and_the_films_do_not_stay(
-    batch, bucket, local, tmp_path, monkeypatch
-) -> None:
+def test_results_equal_a_local_run_and_no_film_stays(batch, bucket, local, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("colab_helpers.batch.worker.disk_free", lambda _place: 1)
     report = batch()
     assert report.ok, report.files
-    assert "may not fit" not in " ".join(report.notes), "they do not all have to lie there at once"
-    results = fetched(bucket, tmp_path / "down")
+    assert "may not fit" not in " ".join(report.notes), "not all films are stored at once"
+    results = downloaded(bucket, tmp_path / "down")
     assert films(results) == local
-    assert (brought(tmp_path / "one"), names(bucket, "out/.work")) == (set(), [])
-    told = json.loads((results / "report.json").read_text())
-    assert [file["output"] for file in told["files"]] == ["s3://films/out/a.mp4", "s3://films/out/b.mkv"]
-    assert [file["target"] for file in told["files"]] == ["s3://films/clips/a.mp4", "s3://films/clips/b.mkv"]
+    assert (fetched(tmp_path / "one"), names(bucket, "out/.work")) == (set(), [])
+    files = json.loads((results / "report.json").read_text())["files"]
+    assert [file["output"] for file in files] == ["s3://films/out/a.mp4", "s3://films/out/b.mkv"]
+    assert [file["target"] for file in files] == ["s3://films/clips/a.mp4", "s3://films/clips/b.mkv"]
     secrets = (b"unspoken", b"somebody", os.environ["AWS_ENDPOINT_URL"].encode())
     assert not [name for name in names(bucket) if any(each in content(bucket, name) for each in secrets)]
 
 
-def test_another_machine_goes_on_where_one_was_lost_and_reads_nothing_twice(
-    batch, bucket, disk, local, tmp_path, monkeypatch
-) -> None:
+def test_another_machine_resumes_without_rework(batch, bucket, disk, local, tmp_path, monkeypatch) -> None:
     assert batch(on_progress=stop_at(15)).stopped
     assert 0 < (kept := len(names(bucket, "out/.work/"))) < 5
     disk("two")
     report = batch()
     assert (report.ok, report.files[0].segments_kept) == (True, kept), report.files
-    results = fetched(bucket, tmp_path / "down")
+    results = downloaded(bucket, tmp_path / "down")
     assert (films(results), repeated_segments(results)) == (local, {})
     disk("three")
     read, chunks = [], object_store._chunks
@@ -177,19 +173,19 @@ def test_another_machine_goes_on_where_one_was_lost_and_reads_nothing_twice(
     assert [file.fallbacks for file in batch().files] == [[KEPT], [KEPT]]
     assert not [address for address in read if address.endswith(("4", "v"))]
     for name in local:
-        assert content(bucket, f"out/{name}") == (results / name).read_bytes(), "it was made again"
+        assert content(bucket, f"out/{name}") == (results / name).read_bytes(), "the result was made again"
 
 
-def test_what_is_the_users_is_not_overwritten_whenever_it_came(batch, bucket, monkeypatch) -> None:
+def test_objects_of_the_user_are_never_overwritten(batch, bucket, monkeypatch) -> None:
     bucket.put_object(Bucket="films", Key="out/a.mp4", Body=b"mine")
     send = object_store.send
 
-    def late(path: Path, *given: Any, **more: Any) -> str:
+    def send_late(path: Path, *given: Any, **more: Any) -> str:
         if path.name == "b.mkv":
             bucket.put_object(Bucket="films", Key="out/b.mkv", Body=b"mine, too")
         return send(path, *given, **more)
 
-    monkeypatch.setattr(object_store, "send", late)
+    monkeypatch.setattr(object_store, "send", send_late)
     first, second = batch().files
     assert "no earlier run made it" in (first.error or "")
     assert "was created while the result was being made" in (second.error or "")
@@ -201,22 +197,20 @@ def test_what_is_the_users_is_not_overwritten_whenever_it_came(batch, bucket, mo
     assert batch().ok
 
 
-def test_a_network_that_goes_and_comes_back_costs_nothing(
-    batch, bucket, local, tmp_path, monkeypatch
-) -> None:
-    known, left = object_store._system, [9]
+def test_temporary_network_loss_costs_nothing(batch, bucket, local, tmp_path, monkeypatch) -> None:
+    original, left = object_store._system, [9]
 
-    def gone(kind: str) -> Any:
-        if names(bucket, "out/.work/") and left[0]:  # some of it is done
+    def lost(kind: str) -> Any:
+        if names(bucket, "out/.work/") and left[0]:  # some segments are done
             left[0] -= 1
             raise ConnectionError("no route")
-        return known(kind)
+        return original(kind)
 
-    monkeypatch.setattr(object_store, "_system", gone)
+    monkeypatch.setattr(object_store, "_system", lost)
     monkeypatch.setattr("colab_helpers.batch.drive._POLL_INTERVAL", 0.01)
     report = batch(targets="s3://films/clips/a.mp4")
     assert (report.ok, left) == (True, [0]), report.files
-    results = fetched(bucket, tmp_path / "down")
+    results = downloaded(bucket, tmp_path / "down")
     assert (films(results)["a.mp4"], repeated_segments(results)) == (local["a.mp4"], {})
 
 
@@ -225,28 +219,28 @@ import os, signal, sys
 from pathlib import Path
 from colab_helpers.batch import object_store
 object_store._BLOCK, sent = 5 << 20, []
-def beat():
+def heartbeat():
     sent.append(1)
     if len(sent) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-object_store.send(Path(sys.argv[1]), beat)
+object_store.send(Path(sys.argv[1]), heartbeat)
 """
 
 
-def test_killed_while_it_sends_it_leaves_nothing_under_the_name(bucket) -> None:
+def test_process_killed_during_an_upload_leaves_no_object(bucket) -> None:
     result = local_path_of("s3://films/out/a.mp4")
     result.parent.mkdir(parents=True)
     result.write_bytes(os.urandom(18 << 20))
     ended = subprocess.run([sys.executable, "-c", KILLED, str(result)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert bucket.list_multipart_uploads(Bucket="films")["Uploads"], "it was amid it"
+    assert bucket.list_multipart_uploads(Bucket="films")["Uploads"], "it was killed during the upload"
     assert names(bucket, "out/") == []
 
-    def stopped() -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        object_store.deliver(result, stopped, new=True)
+        object_store.deliver(result, interrupt, new=True)
     assert names(bucket, "out/") == []
     object_store.deliver(result, new=True)
     assert (names(bucket, "out/"), object_store.is_placeholder(result)) == (["out/a.mp4"], True)
@@ -261,20 +255,20 @@ if "colab_helpers.batch.worker" in sys.orig_argv:
         if not os.path.exists(os.environ["DIED"]):
             open(os.environ["DIED"], "x").close()
             os.kill(os.getpid(), signal.SIGKILL)
-    outputs.deliver = lambda path, beat, *, new: deliver(path, die, new=new)
+    outputs.deliver = lambda path, heartbeat, *, new: deliver(path, die, new=new)
 """
 
 
-def test_killed_between_a_result_and_its_note_it_goes_on(
+def test_batch_killed_before_a_result_is_journaled_resumes(
     bucket, local, photo, constant_models, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setenv("DIED", str(tmp_path / "died"))
     helpers.run_at_worker_start(monkeypatch, tmp_path, DYING)
-    named = "s3://films/clips", photo, constant_models, CONSENT, "s3://films/out"
-    shell = helpers.BatchCommand(*named)
-    code, told = shell.run()
-    assert (code, (tmp_path / "died").exists()) == (0, True), told
-    results = fetched(bucket, tmp_path / "down")
+    arguments = "s3://films/clips", photo, constant_models, CONSENT, "s3://films/out"
+    shell = helpers.BatchCommand(*arguments)
+    code, output = shell.run()
+    assert (code, (tmp_path / "died").exists()) == (0, True), output
+    results = downloaded(bucket, tmp_path / "down")
     assert (films(results), repeated_segments(results)) == (local, {})
     assert json.loads((results / "report.json").read_text())["summary"]["restarts"] == 1
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -282,7 +276,7 @@ def test_killed_between_a_result_and_its_note_it_goes_on(
     assert b"2 of 2 files" in subprocess.run(words, check=True, capture_output=True).stdout
 
 
-def test_what_does_not_come_back_as_it_was_sent_is_no_result(bucket, monkeypatch) -> None:
+def test_upload_that_reads_back_differently_is_refused(bucket, monkeypatch) -> None:
     result = local_path_of("s3://films/out/a.mp4")
     result.parent.mkdir(parents=True)
     result.write_bytes(b"right")
@@ -295,8 +289,8 @@ def entry(number: int) -> WorkStarted:
     return WorkStarted(key=f"{number}" * 300, time=0.0, run="r", target="t", pid=number)
 
 
-def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, disk, monkeypatch) -> None:
-    monkeypatch.setattr("colab_helpers.batch.journal._PART", 1000)  # an entry and a half
+def test_journal_in_the_store_is_synchronised_between_machines(bucket, disk, monkeypatch) -> None:
+    monkeypatch.setattr("colab_helpers.batch.journal._PART", 1000)  # one and a half entries
     path = local_path_of("s3://films/out/journal.jsonl")
     with Journal(path) as journal:
         for number in range(4):
@@ -309,26 +303,26 @@ def test_a_journal_is_in_the_store_and_settles_what_two_machines_know(bucket, di
         cut.setattr(object_store, "_system", lambda _kind: 1 / 0)
         with pytest.raises(OutputError):
             journal.append(entry(4))
-    assert read_journal(path).entries[4:] == [], "what is not in the store does not count"
-    unsent = path.read_bytes() + b"noted here, and killed before it could be sent"
+    assert read_journal(path).entries[4:] == [], "entries missing in the store do not count"
+    unsent = path.read_bytes() + b"written here, and killed before the upload"
     path.write_bytes(unsent)
     sync_journal(path)
     assert b"".join(content(bucket, name) for name in names(bucket, "out/")) == path.read_bytes() == unsent
-    path.write_bytes(unsent[:900] + b"#" * 9000)  # another machine has gone on since
+    path.write_bytes(unsent[:900] + b"#" * 9000)  # another machine has continued since
     sync_journal(path)
     assert path.read_bytes() == unsent
     assert first != path.parents[3]
 
 
-def test_whoever_reads_a_journal_leaves_the_file_of_whoever_writes_it(bucket, disk, monkeypatch) -> None:
-    path, known = local_path_of("s3://films/out/journal.jsonl"), object_store._system
+def test_reading_a_journal_does_not_replace_the_writers_file(bucket, disk, monkeypatch) -> None:
+    path, original = local_path_of("s3://films/out/journal.jsonl"), object_store._system
     with Journal(path) as journal:
         journal.append(entry(1))
 
         def meanwhile(kind: str) -> Any:
-            monkeypatch.setattr(object_store, "_system", known)
+            monkeypatch.setattr(object_store, "_system", original)
             journal.append(entry(2))
-            return known(kind)
+            return original(kind)
 
         monkeypatch.setattr(object_store, "_system", meanwhile)
         assert read_journal(path).entries == [entry(1), entry(2)]
@@ -338,28 +332,28 @@ def test_whoever_reads_a_journal_leaves_the_file_of_whoever_writes_it(bucket, di
     assert read_journal(path).entries == [entry(number) for number in (1, 2, 3)]
 
 
-def test_a_journal_is_read_while_a_part_of_it_is_replaced(bucket, disk, monkeypatch) -> None:
-    """A store may list a part, and have neither its old nor its new version for a moment."""
+def test_journal_parts_are_retried_while_replaced(bucket, disk, monkeypatch) -> None:
+    """A store may list a part while neither its old nor its new version can be read."""
     path = local_path_of("s3://films/out/journal.jsonl")
     with Journal(path) as journal:
         journal.append(entry(1))
-    system, gone = object_store._system("s3"), [2]
+    system, failures = object_store._system("s3"), [2]
     cat_file = system.cat_file
 
-    def replaced(part: str) -> bytes:
-        gone[0] -= 1
-        if gone[0] >= 0:
+    def read_replaced_part(part: str) -> bytes:
+        failures[0] -= 1
+        if failures[0] >= 0:
             raise FileNotFoundError(part)
         return bytes(cat_file(part))
 
-    monkeypatch.setattr(system, "cat_file", replaced)
+    monkeypatch.setattr(system, "cat_file", read_replaced_part)
     assert read_journal(path).entries == [entry(1)]
-    gone[0] = 99
+    failures[0] = 99
     with pytest.raises(OutputError, match="nothing at this address"):
         read_journal(path)
 
 
-def test_a_part_of_an_entry_that_was_given_up_harms_no_other(bucket, disk, monkeypatch) -> None:
+def test_partial_entry_of_an_aborted_upload_damages_no_other_entry(bucket, disk, monkeypatch) -> None:
     monkeypatch.setattr("colab_helpers.batch.journal._PART", 500)
     path = local_path_of("s3://films/out/journal.jsonl")
     with Journal(path) as journal:
@@ -376,7 +370,7 @@ def test_a_part_of_an_entry_that_was_given_up_harms_no_other(bucket, disk, monke
     assert read_journal(path).entries == [entry(number) for number in (1, 2, 3)]
 
 
-def test_a_journal_that_was_uploaded_counts(batch, bucket, disk, tmp_path) -> None:
+def test_journal_uploaded_by_the_user_is_used(batch, bucket, disk, tmp_path) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         for number in range(1, 9):
             journal.append(
@@ -385,22 +379,22 @@ def test_a_journal_that_was_uploaded_counts(batch, bucket, disk, tmp_path) -> No
     bucket.upload_file(str(tmp_path / "journal.jsonl"), "films", "out/journal.jsonl")
     assert batch("s3://films/clips/b.mkv").ok
     disk("two")
-    noted = read_journal(local_path_of("s3://films/out/journal.jsonl")).entries
-    assert noted[1:8] == [entry(number) for number in range(2, 9)]
-    assert [one.report.status for one in noted if isinstance(one, FileDone)] == ["done"]
+    entries = read_journal(local_path_of("s3://films/out/journal.jsonl")).entries
+    assert entries[1:8] == [entry(number) for number in range(2, 9)]
+    assert [one.report.status for one in entries if isinstance(one, FileDone)] == ["done"]
 
 
-def test_what_may_not_be_overwritten_is_known_by_its_address(bucket, disk) -> None:
+def test_inputs_are_protected_by_their_address(bucket, disk) -> None:
     target = local_path_of("s3://films/clips/a.mp4")
     object_store.refresh_placeholder(target)
     inputs = file_identities([target])
     object_store.fetch(target)
-    assert file_identities([target]) == inputs, "it is another file on this disk now"
+    assert file_identities([target]) == inputs, "fetching replaces the local file"
     with pytest.raises(UsageError, match="is an input of the run"):
         WritePolicy(inputs, overwrite=True).ensure_writable(target)
 
 
-def test_nothing_of_the_users_goes_with_what_is_removed(bucket, disk) -> None:
+def test_removal_keeps_objects_of_the_user(bucket, disk) -> None:
     mine = {"out/STOP/mine.txt", "out/a.mp4_frames/mine.txt", "out/a.mp4.txt", "out/.work/k2/000000.mkv"}
     for name in (*mine, "out/STOP", "out/a.mp4_frames/000009.png", "out/.work/k/000000.mkv"):
         bucket.put_object(Bucket="films", Key=name, Body=b"x")
@@ -417,7 +411,7 @@ def test_nothing_of_the_users_goes_with_what_is_removed(bucket, disk) -> None:
     assert all(map(object_store.is_placeholder, (result, frames / "000000.png", frames / "mine.txt")))
 
 
-def test_a_map_that_is_edited_counts_wherever_that_was(batch, bucket, disk) -> None:
+def test_edited_map_counts_on_every_machine(batch, bucket, disk) -> None:
     folder = local_path_of("s3://films/out")
     bucket.put_object(Bucket="films", Key="out/people.yaml", Body=b"default: blur\n")
     set_default(folder, ["pixelate"])
@@ -433,7 +427,7 @@ def test_a_map_that_is_edited_counts_wherever_that_was(batch, bucket, disk) -> N
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("arguments", "message"),
     [
         ({"targets": "s3://films/none"}, "s3://films/none: there is nothing at this address"),
         ({"targets": "s3://films/clips/*.mov"}, "no file matches it as a pattern"),
@@ -442,14 +436,14 @@ def test_a_map_that_is_edited_counts_wherever_that_was(batch, bucket, disk) -> N
         ({"targets": "s3://films/clips", "out": "s3://films/clips"}, "overwrite its own target"),
     ],
 )
-def test_what_cannot_be_is_refused_at_the_door(batch, bucket, named, told) -> None:
+def test_impossible_addresses_are_refused_before_any_work(batch, bucket, arguments, message) -> None:
     before = names(bucket)
-    with pytest.raises((UsageError, MissingFileError, OutputError), match=told.replace("*", r"\*")):
-        batch(**named)
+    with pytest.raises((UsageError, MissingFileError, OutputError), match=message.replace("*", r"\*")):
+        batch(**arguments)
     assert names(bucket) == before
 
 
-def test_without_credentials_the_store_is_said_to_refuse(batch, monkeypatch, tmp_path) -> None:
+def test_missing_credentials_raise_access_denied(batch, monkeypatch, tmp_path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -465,7 +459,7 @@ def test_without_credentials_the_store_is_said_to_refuse(batch, monkeypatch, tmp
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_whoever_lacks_the_package_is_told_the_command(disk, monkeypatch) -> None:
+def test_missing_package_is_refused_with_the_install_command(disk, monkeypatch) -> None:
     object_store._system.cache_clear()
     monkeypatch.setattr("colab_helpers.errors.find_spec", lambda _name: None)
     with pytest.raises(UsageError, match=r"s3fs.*bash setup.sh install s3"):
@@ -475,10 +469,10 @@ def test_whoever_lacks_the_package_is_told_the_command(disk, monkeypatch) -> Non
 @pytest.mark.parametrize(
     "address", ["s3://key:hush@films/a.mp4", "s3://films/../../etc/passwd", "s3:///a.mp4"]
 )
-def test_an_address_with_a_secret_or_a_way_out_is_refused_and_not_repeated(address) -> None:
-    with pytest.raises(UsageError) as refused:
+def test_address_with_a_secret_or_parent_folder_is_refused_unquoted(address) -> None:
+    with pytest.raises(UsageError) as error:
         BatchRequest(sources="me.jpg", targets=address, output_dir="out").check()
-    assert "hush" not in str(refused.value)
+    assert "hush" not in str(error.value)
     assert local_path_of(address) is None
 
 
@@ -492,14 +486,14 @@ def test_an_address_with_a_secret_or_a_way_out_is_refused_and_not_repeated(addre
         ["batch", "-t", "a", "-o", "b", "--report", "s3://films/report.json"],
     ],
 )
-def test_verbs_that_stay_with_files_take_no_address(disk, words, capsys) -> None:
+def test_commands_for_local_files_refuse_addresses(disk, words, capsys) -> None:
     assert main(words) == WRONG_USAGE
-    assert "s3://films/" in (told := capsys.readouterr().err)
-    assert "only files can be read and written" in told
+    assert "s3://films/" in (message := capsys.readouterr().err)
+    assert "only files can be read and written" in message
     assert not [*disk().rglob("*")]
 
 
-def test_what_was_not_brought_is_read_by_nobody(bucket, disk) -> None:
+def test_placeholders_cannot_be_read(bucket, disk) -> None:
     for name in ("a.mp4", "b.png"):
         bucket.put_object(Bucket="films", Key=f"shown/{name}", Body=b"\0" * 5000)
     object_store.refresh_placeholder(folder := local_path_of("s3://films/shown"))
@@ -511,17 +505,15 @@ def test_what_was_not_brought_is_read_by_nobody(bucket, disk) -> None:
         probe(folder / "a.mp4")
 
 
-def test_targets_leave_the_disk_whatever_becomes_of_them_and_whoever_works(
-    batch, bucket, local, tmp_path
-) -> None:
+def test_targets_are_removed_from_disk_for_any_outcome_and_worker(batch, bucket, local, tmp_path) -> None:
     bucket.put_object(Bucket="films", Key="clips/c.mp4", Body=b"no film at all")
     report = batch(overrides={"gpus": "cpu,cpu"})
     assert [file.status for file in report.files] == ["done", "done", "failed"]
-    assert films(fetched(bucket, tmp_path / "down")) == local
-    assert brought(tmp_path / "one") == set()
+    assert films(downloaded(bucket, tmp_path / "down")) == local
+    assert fetched(tmp_path / "one") == set()
 
 
-def test_what_somebody_else_works_with_is_not_given_back(bucket, disk) -> None:
+def test_file_in_use_by_another_process_is_not_released(bucket, disk) -> None:
     target = local_path_of("s3://films/clips/a.mp4")
     object_store.pin(target)
     with target.open("rb") as other:
@@ -532,21 +524,21 @@ def test_what_somebody_else_works_with_is_not_given_back(bucket, disk) -> None:
     assert object_store.is_placeholder(target)
 
 
-def test_what_comes_to_the_name_of_a_result_amid_its_way_there_stays(bucket, disk, monkeypatch) -> None:
+def test_object_created_during_an_upload_is_kept(bucket, disk, monkeypatch) -> None:
     result, refresh_placeholder = local_path_of("s3://films/out/a.mp4"), object_store.refresh_placeholder
     result.parent.mkdir(parents=True)
 
-    def mine(body: bytes) -> None:
+    def create(body: bytes) -> None:
         if "out/a.mp4" not in names(bucket) or body == b"later":
             bucket.put_object(Bucket="films", Key="out/a.mp4", Body=body)
 
     result.write_bytes(os.urandom(18 << 20))  # in parts
     with pytest.raises(UsageError, match="was created while the result"):
-        object_store.deliver(result, lambda: mine(b"mine"), new=True)
+        object_store.deliver(result, lambda: create(b"mine"), new=True)
     assert content(bucket, "out/a.mp4") == b"mine"
     bucket.delete_object(Bucket="films", Key="out/a.mp4")
     monkeypatch.setattr(
-        object_store, "refresh_placeholder", lambda path: (mine(b"later"), refresh_placeholder(path))
+        object_store, "refresh_placeholder", lambda path: (create(b"later"), refresh_placeholder(path))
     )
     result.write_bytes(b"made")
     with pytest.raises(UsageError, match="was created while the result"):
@@ -554,36 +546,36 @@ def test_what_comes_to_the_name_of_a_result_amid_its_way_there_stays(bucket, dis
     assert content(bucket, "out/a.mp4") == b"later"
 
 
-def test_what_a_store_says_is_told_without_secrets(bucket, disk, monkeypatch) -> None:
-    def gone(_kind: str) -> Any:
+def test_store_errors_are_shown_without_secrets(bucket, disk, monkeypatch) -> None:
+    def lost(_kind: str) -> Any:
         raise ConnectionError("cannot connect to http://somebody:hush@host:1/films")
 
-    monkeypatch.setattr(object_store, "_system", gone)
-    with pytest.raises(OutputError, match="//…@host:1") as told:
+    monkeypatch.setattr(object_store, "_system", lost)
+    with pytest.raises(OutputError, match="//…@host:1") as error:
         object_store.refresh_placeholder(local_path_of("s3://films/clips"))
-    assert "hush" not in str(told.value)
+    assert "hush" not in str(error.value)
 
 
-def test_what_killed_processes_left_is_removed(bucket, disk) -> None:
+def test_leftovers_of_killed_processes_are_removed(bucket, disk) -> None:
     out, dead = local_path_of("s3://films/out"), subprocess.Popen(["true"])
     dead.wait()
     (out / "deep").mkdir(parents=True)
-    left, own = (out / "deep" / f".a.{pid}-1.part.mp4" for pid in (dead.pid, os.getpid()))
-    left.touch(), own.touch()
+    leftover, own = (out / "deep" / f".a.{pid}-1.part.mp4" for pid in (dead.pid, os.getpid()))
+    leftover.touch(), own.touch()
     object_store.sync_inputs(out, (), ())
-    assert (left.exists(), own.exists()) == (False, True)
+    assert (leftover.exists(), own.exists()) == (False, True)
 
 
-def test_somebody_elses_folder_is_not_used(bucket, disk, batch, tmp_path) -> None:
+def test_folder_of_another_user_is_refused(bucket, disk, batch, tmp_path) -> None:
     disk("one").chmod(0o1777)
-    (tmp_path / "theirs").mkdir()
-    root().symlink_to(tmp_path / "theirs")
+    (tmp_path / "other").mkdir()
+    root().symlink_to(tmp_path / "other")
     with pytest.raises(OutputError, match="belongs to another user"):
         batch(tmp_path / "a.mp4")
-    assert not [*(tmp_path / "theirs").iterdir()]
+    assert not [*(tmp_path / "other").iterdir()]
 
 
-def test_names_that_no_file_can_have_are_left_out(bucket, disk) -> None:
+def test_objects_with_invalid_file_names_are_left_out(bucket, disk) -> None:
     for name in ("../up.mp4", "./here.mp4", "a//b.mp4", "", "nul\0.mp4", "l" * 252 + ".mp4", "sub/c.mp4"):
         with suppress(Exception):  # the server's own client refuses some
             bucket.put_object(Bucket="films", Key=f"clips/{name}", Body=b"x")
@@ -597,36 +589,29 @@ def test_names_that_no_file_can_have_are_left_out(bucket, disk) -> None:
     assert sorted(path.name for path in folder.iterdir() if path.is_file()) == ["b.mkv"]
 
 
-def test_a_path_stands_for_an_address_on_every_machine(disk) -> None:
-    path = local_path_of("s3://films/my clips/a.mp4")
-    assert local_path_of(Path("s3://films/my clips/a.mp4")) == path
-    assert (address_of(path), address_of("/mnt/s3:/a")) == ("s3://films/my clips/a.mp4", None)
+def test_paths_stand_for_addresses_on_every_machine(disk) -> None:
+    path = local_path_of(address := "s3://films/my clips/a.mp4")
+    assert local_path_of(Path(address)) == path
+    assert (address_of(path), address_of("/mnt/s3:/a")) == (address, None)
     text = json.dumps({"target": str(path), "other": "/mnt/a.mp4"})
-    assert json.loads(with_store_addresses(text)) == {
-        "target": "s3://films/my clips/a.mp4",
-        "other": "/mnt/a.mp4",
-    }
+    assert json.loads(with_store_addresses(text)) == {"target": address, "other": "/mnt/a.mp4"}
     disk("two")
-    assert (
-        json.loads(localize_paths(text))["target"]
-        == str(local_path_of("s3://films/my clips/a.mp4"))
-        != str(path)
-    )
+    assert json.loads(localize_paths(text))["target"] == str(local_path_of(address)) != str(path)
 
 
-def test_somebody_elsewhere_asks_it_to_stop(batch, bucket, disk, monkeypatch) -> None:
+def test_batch_is_stopped_from_another_machine(batch, bucket, disk, monkeypatch) -> None:
     monkeypatch.setattr("colab_helpers.batch.status._REMOTE_INTERVAL", 0.05)
     monkeypatch.setattr("colab_helpers.pipeline.report_progress.PROGRESS_INTERVAL", 0.0)
-    asked, here_ = list[bool](), disk("one")
+    requested, first = list[bool](), disk("one")
 
-    def elsewhere(_progress: Any) -> None:
-        if not asked:
+    def stop_elsewhere(_progress: Any) -> None:
+        if not requested:
             until(lambda: "out/status.json" in names(bucket))
             disk("two")
-            asked.append(request_stop(local_path_of("s3://films/out")))
+            requested.append(request_stop(local_path_of("s3://films/out")))
             disk("one")
-            until(lambda: [*here_.rglob("STOP")])
+            until(lambda: [*first.rglob("STOP")])
 
-    assert batch(on_progress=elsewhere).stopped
-    assert asked == [True]
+    assert batch(on_progress=stop_elsewhere).stopped
+    assert requested == [True]
     assert "out/STOP" not in names(bucket)

@@ -1,4 +1,4 @@
-"""Everybody in a batch is found first, named in a map that is the user's, and done as that says."""
+"""All people of a batch are found first, listed in the user's map, and treated as it says."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ RECORD = Path(PEOPLE_FOLDER_NAME) / PEOPLE_RECORD_NAME
 
 @pytest.fixture(scope="session")
 def faces(standins: Path) -> dict[str, np.ndarray]:
-    """How everybody looks to the recogniser."""
+    """Embeddings of all people."""
     analyser = FaceAnalyser(SETTINGS, models_dir=standins)
     return {who: analyser.find(portrait(who))[0].embedding for who in ("alma", "bruno", "chidi")}
 
 
 def groups_of(known: KnownPeople, faces: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Which group shows whom, by truth."""
+    """The group of each person, by ground truth."""
     found = {}
     for who, look in faces.items():
         found[who] = max(known.groups, key=lambda name: float(known.groups[name].look @ look))
@@ -70,22 +70,22 @@ def changes(films: Path, out: Path) -> list[set[str]]:
     return [changed(films, out, name) for name in CASTS]
 
 
-def test_an_edit_by_hand_does_again_only_what_it_touches(run, films, faces, looks, tmp_path) -> None:
+def test_edited_map_redoes_only_the_affected_files(run, films, faces, detected_frames, tmp_path) -> None:
     out, files = tmp_path / "out", (*NAMES, "still.png")
     assert run(*files, people="find", target_person=[films / "alma.jpg"]).ok
-    assert looks
-    known, given = KnownPeople.load(out), PeopleMap.load(out)
+    assert detected_frames
+    known, people_map = KnownPeople.load(out), PeopleMap.load(out)
     who = groups_of(known, faces)
-    assert {name: person.source for name, person in given.people.items()} == {
+    assert {name: person.source for name, person in people_map.people.items()} == {
         name: ("photos",) if name == who["alma"] else ("leave",) for name in known.groups
     }
     assert changes(films, out) == [{"alma"}, {"alma"}, set()]
     assert filecmp.cmp(films / "third.mp4", out / "third.mp4", shallow=False)
     for name, cast in CASTS.items():
         seen = {who[one] for one in cast}
-        assert seen <= {row.name for row in summarize_people(known, given) if f"{name}.mp4" in row.files}
+        assert seen <= {row.name for row in summarize_people(known, people_map) if f"{name}.mp4" in row.files}
     record = (out / RECORD).read_bytes()
-    looks.clear()
+    detected_frames.clear()
 
     alma, bruno = (f"  {who[one]}:\n    faces: [{who[one]}]\n    source: " for one in ("alma", "bruno"))
     edit(out, (alma, alma.replace(f"  {who['alma']}:", "  Alma B.:  # hers")))
@@ -104,38 +104,38 @@ def test_an_edit_by_hand_does_again_only_what_it_touches(run, films, faces, look
     report = run(*files)
     assert kept(report) == [False, True, False, False]
     assert {person.name for person in report.files[0].quality.people if person.changed} == {"Alma B."}
-    assert not looks, "no frame of a video was looked at again"
+    assert not detected_frames, "no frame of a video was searched again"
     assert (out / RECORD).read_bytes() == record
     assert b"Alma B.:  # hers" in text
 
 
-def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path, monkeypatch) -> None:
-    """The settings follow whoever is the largest in frame 8 of each video, who is not in the third's."""
+def test_new_videos_join_known_people(run, films, faces, detected_frames, tmp_path, monkeypatch) -> None:
+    """The settings follow the largest person of frame 8 of the first two videos."""
     monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)
     out = tmp_path / "out"
     following = SETTINGS.with_overrides(many_faces=False, face_selector="reference", reference_frame_number=8)
-    told: list[Progress] = []
-    report = run(*NAMES[:2], people="only", settings=following, on_progress=told.append)
+    updates: list[Progress] = []
+    report = run(*NAMES[:2], people="only", settings=following, on_progress=updates.append)
     assert report.ok
-    assert {progress.stage for progress in told} == {FINDING}
-    assert max(progress.frame for progress in told) == told[-1].frames == 18
+    assert {progress.stage for progress in updates} == {FINDING}
+    assert max(progress.frame for progress in updates) == updates[-1].frames == 18
     assert [file.status for file in report.files] == ["skipped"] * 2
     assert all(" s" in file.fallbacks[0] for file in report.files)
     assert not list(out.glob("*.mp4"))
-    shown = [film_of(name).render(8)[1] for name in ("first", "second")]
-    seen = [[face for face in there if face.visible > 0.5] for there in shown]
-    followed = {max(there, key=lambda face: np.prod(face.box[2:] - face.box[:2])).who for there in seen}
-    who, given = groups_of(KnownPeople.load(out), faces), PeopleMap.load(out)
-    assert {one for one in who if given.people[who[one]].source == ("photos",)} == followed
-    assert given.default == ("leave",)
+    frames = [film_of(name).render(8)[1] for name in ("first", "second")]
+    visible = [[face for face in frame if face.visible > 0.5] for frame in frames]
+    followed = {max(frame, key=lambda face: np.prod(face.box[2:] - face.box[:2])).who for frame in visible}
+    who, people_map = groups_of(KnownPeople.load(out), faces), PeopleMap.load(out)
+    assert {one for one in who if people_map.people[who[one]].source == ("photos",)} == followed
+    assert people_map.default == ("leave",)
 
     edit(out, (f"{who['chidi']}:\n", "'Chidi, 2nd':\n"), ("default: leave\n", "default: leave  # others\n"))
     text, before = (out / MAP_NAME).read_text(), KnownPeople.load(out)
-    looks.clear()
+    detected_frames.clear()
     assert run(*NAMES[:2], people="only", settings=following).ok
-    assert not looks
+    assert not detected_frames
     assert run("third.mp4", "still.png", people="only", work_dir=tmp_path / "work").ok
-    assert not list((tmp_path / "work").rglob("*.mp4")), "what was copied to be looked at is gone"
+    assert not list((tmp_path / "work").rglob("*.mp4")), "local copies of the targets are removed"
     after = KnownPeople.load(out)
     assert {key: after.videos[key].tracks for key in before.videos} == {
         key: video.tracks for key, video in before.videos.items()
@@ -143,14 +143,14 @@ def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path, mo
     assert groups_of(after, faces) == who
     assert {"third.mp4", "still.png"} <= {after.videos[key].target for key, _ in after.tracks()[who["bruno"]]}
     assert after.groups.keys() == before.groups.keys()
-    assert (out / MAP_NAME).read_text() == text, "nobody is new"
+    assert (out / MAP_NAME).read_text() == text, "there are no new people"
     triage = Triage.model_validate_json((out / TRIAGE_NAME).read_text())
     assert "Chidi, 2nd" in triage.files[0].people
     assert triage.files[0].sight.frames == 18
 
     shutil.rmtree(out / ".faces")
     assert run("first.mp4", people="only").ok
-    assert looks, "without its index, the numbers of its tracks mean nothing"
+    assert detected_frames, "without its index, its track numbers are unknown"
     assert groups_of(KnownPeople.load(out), faces) == who
 
     edit(out, (f"faces: [{who['bruno']}]", "faces: [p99]"))
@@ -158,17 +158,17 @@ def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path, mo
         run("third.mp4")
 
 
-def test_the_first_map_is_that_of_people_of_the_sex_asked_for(run, films, faces, looks, tmp_path) -> None:
+def test_first_map_follows_the_requested_gender(run, films, faces, detected_frames, tmp_path) -> None:
     out, women = tmp_path / "out", SETTINGS.with_overrides(face_selector_gender="female")
     assert run(*NAMES[:2], settings=women).ok
     assert [changed(films, out, name) for name in ("first", "second")] == [{"alma"}, {"alma"}]
-    assert looks
-    looks.clear()
+    assert detected_frames
+    detected_frames.clear()
     assert run(*NAMES[:2], settings=women, people="only").ok
-    assert not looks, "the index knows who is of which sex"
-    who, given = groups_of(KnownPeople.load(out), faces), PeopleMap.load(out)
-    assert {one for one in who if given.people[who[one]].source == ("photos",)} == {"alma"}
-    assert given.default == ("leave",)
+    assert not detected_frames, "the index holds the gender of each face"
+    who, people_map = groups_of(KnownPeople.load(out), faces), PeopleMap.load(out)
+    assert {one for one in who if people_map.people[who[one]].source == ("photos",)} == {"alma"}
+    assert people_map.default == ("leave",)
 
 
 KILL = """
@@ -181,38 +181,36 @@ KILL = """
     from colab_helpers.batch.triage import Triage
     from colab_helpers.pipeline import report_progress
     report_progress.PROGRESS_INTERVAL = 0.0
-    todo = Path(os.environ["KILLS"])
+    pending = Path(os.environ["KILLS"])
     def deadly(owner, name):
-        genuine = getattr(owner, name)
+        original = getattr(owner, name)
         def call(*given, **named):
-            moment, *later = todo.read_text().split() or [":"]
+            moment, *later = pending.read_text().split() or [":"]
             which, left = moment.split(":")
             if which == owner.__name__.split(".")[-1] + "." + name:
                 due = left == "1"
-                todo.write_text(" ".join(later if due else [f"{which}:{int(left) - 1}", *later]))
+                pending.write_text(" ".join(later if due else [f"{which}:{int(left) - 1}", *later]))
                 if due:
                     os.kill(os.getpid(), signal.SIGKILL)
-            return genuine(*given, **named)
+            return original(*given, **named)
         setattr(owner, name, call)
     deadly(KnownPeople, "save"); deadly(KnownPeople, "add"); deadly(PeopleMap, "save")
     deadly(StatusWriter, "progress"); deadly(Triage, "save"); deadly(find_people, "write_image")
 """
 
-
 MOMENTS = (
     ("StatusWriter.progress", 12), ("find_people.write_image", 2), ("KnownPeople.save", 1),
     ("KnownPeople.add", 1), ("PeopleMap.save", 1), ("Triage.save", 1), ("StatusWriter.progress", 8),
 )  # fmt: skip
-"""What is called one after the other, and how often at least."""
-
+"""What is called, in order, and how often at least."""
 
 FOUND_FIRST = SETTINGS.with_overrides(segment_seconds=1.0, output_video_encoder="libx264")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(films: Path, standins: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run gives that nobody kills."""
-    out = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(films: Path, standins: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a run that is not killed."""
+    out = tmp_path_factory.mktemp("uninterrupted")
     targets = [films / name for name in NAMES[:2]]
     usual = {"consent": CONSENT, "models_dir": standins, "in_process": True}
     assert run_batch([films / "hanna.jpg"], targets, out, people="find", settings=FOUND_FIRST, **usual).ok
@@ -220,16 +218,16 @@ def undisturbed(films: Path, standins: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("chosen", [(0, 3, 5), (1, 2, 4, 6)])
-def test_killed_at_random_moments_everybody_is_called_the_same(
-    chosen, undisturbed, films, standins, consent, monkeypatch, tmp_path
+def test_names_stay_the_same_after_kills_at_random_moments(
+    chosen, uninterrupted, films, standins, consent, monkeypatch, tmp_path
 ) -> None:
-    """At random calls of what is done one after the other while people are found, and changed."""
+    """Killed at random calls of the consecutive steps of finding and changing people."""
     targets = tmp_path / "targets"
     targets.mkdir()
     for name in NAMES[:2]:
         shutil.copy2(films / name, targets)
-    chance = random.Random(chosen[0])
-    kills = " ".join(f"{MOMENTS[n][0]}:{chance.randint(1, MOMENTS[n][1])}" for n in chosen)
+    rng = random.Random(chosen[0])
+    kills = " ".join(f"{MOMENTS[n][0]}:{rng.randint(1, MOMENTS[n][1])}" for n in chosen)
     run_at_worker_start(monkeypatch, tmp_path, KILL)
     (tmp_path / "kills").write_text(kills)
     monkeypatch.setenv("KILLS", str(tmp_path / "kills"))
@@ -241,9 +239,9 @@ def test_killed_at_random_moments_everybody_is_called_the_same(
         shell.clean()
     assert (tmp_path / "kills").read_text() == "", "not every worker was killed"
     for name in (RECORD, Path(MAP_NAME)):
-        # In quotes where it would otherwise be a number.
+        # Quoted where YAML would read a number.
         texts = [re.sub(f"'?{KnownPeople.load(out).record}'?", "its own", (out / name).read_text())
-                 for out in (shell.out, undisturbed)]  # fmt: skip
+                 for out in (shell.out, uninterrupted)]  # fmt: skip
         assert texts[0] == texts[1]
-    assert contents(shell.out) == contents(undisturbed)
+    assert contents(shell.out) == contents(uninterrupted)
     assert repeated_segments(shell.out) == {}

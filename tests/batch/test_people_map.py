@@ -1,4 +1,4 @@
-"""Who is known in a folder, and the user's map of them: kept, changed, refused; people made of numbers."""
+"""Known people of a folder and the user's map of them; embeddings are made of numbers."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def tracks_of(name: str, *who: int) -> list[TrackSummary]:
     return [track(n, 0, 100 * n, 100 * n + 50, video=name, embedding=one) for n, one in enumerate(looks)]
 
 
-def test_new_videos_join_whoever_is_known_in_whatever_order(tmp_path: Path) -> None:
+def test_people_of_new_videos_join_known_people_in_any_order(tmp_path: Path) -> None:
     people = known(a=tracks_of("a", 1, 2, 1), b=tracks_of("b", 2, 3))
     assert tracks(people) == {"a": ["p1", "p2", "p1"], "b": ["p2", "p3"]}
     people.save(tmp_path)
     again = KnownPeople.load(tmp_path)
     assert to_json(again) == to_json(people)
     again.update_means()
-    assert to_json(again) == to_json(people), "what a run has in memory is what a later one reads"
+    assert to_json(again) == to_json(people), "state in memory equals the state read by a later run"
 
     again.found = {
         name: video(name, tracks_of(name, *who)) for name, who in {"d": (4, 1), "c": (5, 3)}.items()
@@ -82,7 +82,7 @@ def test_new_videos_join_whoever_is_known_in_whatever_order(tmp_path: Path) -> N
     assert not again.found
 
 
-def test_groups_that_are_known_never_come_together() -> None:
+def test_known_groups_are_never_merged() -> None:
     twins = [track(0, 1, 0, 50, video="a"), track(1, 1, 0, 50, video="a")]
     people = known(a=twins)
     assert tracks(people) == {"a": ["p1", "p2"]}
@@ -93,7 +93,7 @@ def test_groups_that_are_known_never_come_together() -> None:
     assert tracks(people) == {"a": ["p1", "p2"], "b": ["p1"], "c": ["p2"]}
 
 
-def test_what_is_doubtful_is_marked_and_the_best_pictures_come_first() -> None:
+def test_doubtful_people_are_marked_and_best_crops_come_first() -> None:
     people = known(a=tracks_of("a", 1, 1, 2), b=[track(0, 3, 0, 9, video="b", asked=2)])
     for n, worth in enumerate((0.2, 0.6, 0.1)):
         one = people.videos["a"].seen[n]
@@ -101,14 +101,14 @@ def test_what_is_doubtful_is_marked_and_the_best_pictures_come_first() -> None:
     people.videos["a"].seen[1].dark = people.videos["b"].seen[0].dark = True
     people.update_means()
     assert [row.doubtful for row in summarize_people(people, None)] == [False, False, True]
-    assert summarize_people(people, None)[0].crops == ("0.jpg", "1.jpg"), "a dark one only after all others"
+    assert summarize_people(people, None)[0].crops == ("0.jpg", "1.jpg"), "dark crops come last"
     people.videos["a"].seen[1].look = look(9)
     people.videos["a"].seen[1].asked = 2
     people.update_means()
-    assert summarize_people(people, None)[0].doubtful, "somebody in it looks like somebody else"
+    assert summarize_people(people, None)[0].doubtful, "one of its tracks looks like another person"
 
 
-def test_whoever_was_hardly_seen_is_nobody_and_a_fragment_is_whoever_was_there() -> None:
+def test_short_tracks_are_unknown_and_fragments_join_a_nearby_track() -> None:
     there = track(0, 1, 0, 40, video="a", ends=(BOX, BOX))
     near = track(1, 9, 45, 46, video="a", asked=1, ends=(BOX + 5, BOX + 5))
     stray = track(2, 8, 80, 81, video="a", asked=1)
@@ -117,7 +117,7 @@ def test_whoever_was_hardly_seen_is_nobody_and_a_fragment_is_whoever_was_there()
     assert people.videos["a"].tracks == {0: "p1", 1: "p1", 2: UNKNOWN_PERSON, 7: UNKNOWN_PERSON}
 
 
-def test_a_video_found_again_by_other_means_replaces_what_was_known_of_it() -> None:
+def test_video_scanned_with_another_key_replaces_its_old_entry() -> None:
     people = known(a=tracks_of("a", 1, 2))
     people.found = {"other": video("a", tracks_of("other", 2, 1))}
     people.add(["other"])
@@ -125,7 +125,7 @@ def test_a_video_found_again_by_other_means_replaces_what_was_known_of_it() -> N
     assert summarize_people(people, None)[0].files == {"a.mp4": 2.04}
 
 
-def test_what_a_target_was_before_is_forgotten_and_its_name_is_todays() -> None:
+def test_changed_target_is_replaced_and_renamed_target_is_updated() -> None:
     people = known(a=tracks_of("a", 1, 2), b=tracks_of("b", 3))
     people.found = {"new": video("a", tracks_of("new", 1)).model_copy(update={"sha256": "other bytes"})}
     people.rename_targets({"new": "a.mp4", "b": "c.mp4"})
@@ -134,7 +134,7 @@ def test_what_a_target_was_before_is_forgotten_and_its_name_is_todays() -> None:
     assert [list(row.files) for row in summarize_people(people, None)] == [["a.mp4"], [], ["c.mp4"]]
 
 
-def test_a_group_of_two_is_split_and_a_group_of_one_is_not() -> None:
+def test_group_of_two_people_is_split_and_group_of_one_is_refused() -> None:
     people = known(a=[track(n, 1, 100 * n, 100 * n + 50, video="a", noise=0) for n in range(3)])
     with pytest.raises(UsageError, match="p1 cannot be split"):
         people.split("p1")
@@ -147,7 +147,7 @@ def test_a_group_of_two_is_split_and_a_group_of_one_is_not() -> None:
     assert tracks(people) == {"a": ["p1", "p1", "p2"]} or tracks(people) == {"a": ["p2", "p2", "p1"]}
 
 
-def test_a_map_survives_being_written_and_read(tmp_path: Path) -> None:
+def test_map_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     person = MappedPerson(faces=("p1", "p2"), source=("ana",), settings={"enhancer_blend": 40})
     written = PeopleMap(
         default=("leave",), people={"Ana María: 1": person, "no": MappedPerson(photos=("a.jpg",))}
@@ -160,7 +160,7 @@ def test_a_map_survives_being_written_and_read(tmp_path: Path) -> None:
     assert PeopleMap.load(tmp_path / "nowhere") is None
 
 
-def test_what_a_tool_changes_is_written_anew_and_the_users_text_is_kept(tmp_path: Path) -> None:
+def test_edited_map_is_rewritten_and_the_users_text_is_backed_up(tmp_path: Path) -> None:
     (tmp_path / MAP_NAME).write_text(WRITTEN)
     people_map = PeopleMap.of(WRITTEN)
     people_map.put("p9", faces="p9", source="leave")
@@ -175,10 +175,10 @@ def test_what_a_tool_changes_is_written_anew_and_the_users_text_is_kept(tmp_path
     assert list(again.people) == ["Bea: 2", "p2", "p9"]
     again.put("p9", source="blur")
     again.save(tmp_path)
-    assert (tmp_path / f"{MAP_NAME}.old").read_text() == WRITTEN, "what a tool wrote need not be kept"
+    assert (tmp_path / f"{MAP_NAME}.old").read_text() == WRITTEN, "text written by a tool is not backed up"
 
 
-def test_two_people_are_merged() -> None:
+def test_people_are_merged() -> None:
     people_map = PeopleMap.of(WRITTEN)
     people_map.merge("Ana", "p2")
     assert {name: one.faces for name, one in people_map.people.items()} == {"Ana": ("p1", "p2", "p4")}
@@ -189,22 +189,19 @@ def test_two_people_are_merged() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "people:\n", "people: # none", "people:\r\n  a: {faces: p1}\r\n"])
-def test_somebody_is_entered_into_any_map(text: str) -> None:
+def test_person_is_added_to_any_map(text: str) -> None:
     people_map = PeopleMap.of(text)
     people_map.put("b", faces="p2")
     assert PeopleMap.of(people_map.text()).model_dump() == people_map.model_dump()
 
 
-def test_words_stay_words_whatever_yaml_takes_them_for() -> None:
+def test_yaml_scalars_are_read_as_text() -> None:
     text = "default: 1e3\npeople:\n  007: {faces: 12:30}\n  yes:\n    photos: [0x10]\n    source: 1.50\n"
     people_map = PeopleMap.of(
         f"record: 01234567\n{text}    settings: {{colour_match: yes, enhancer_blend: 40}}\n"
     )
-    assert (people_map.record, people_map.default, list(people_map.people)) == (
-        "01234567",
-        ("1e3",),
-        ["007", "yes"],
-    )
+    assert (people_map.record, people_map.default) == ("01234567", ("1e3",))
+    assert list(people_map.people) == ["007", "yes"]
     assert people_map.people["007"].faces == ("12:30",)
     assert (people_map.people["yes"].photos, people_map.people["yes"].source) == (("0x10",), ("1.50",))
     assert people_map.people["yes"].settings == {"colour_match": True, "enhancer_blend": 40}
@@ -230,7 +227,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_what_is_wrong_with_a_map_is_said_with_its_place(text: str, tmp_path: Path) -> None:
+def test_invalid_map_is_refused_with_the_place_of_the_error(text: str, tmp_path: Path) -> None:
     (tmp_path / MAP_NAME).write_text(text)
     with pytest.raises(UsageError) as raised:
         PeopleMap.load(tmp_path)
@@ -238,7 +235,7 @@ def test_what_is_wrong_with_a_map_is_said_with_its_place(text: str, tmp_path: Pa
         assert part in str(raised.value)
 
 
-def test_everybody_is_listed_with_what_is_done_to_them() -> None:
+def test_people_are_listed_with_their_treatment() -> None:
     people = known(a=tracks_of("a", 1, 2), b=tracks_of("b", 3, 2))
     people_map = PeopleMap.of("default: leave\npeople:\n  Ana: {faces: [p2, p3], source: ana}\n")
     rows = summarize_people(people, people_map)
@@ -247,16 +244,16 @@ def test_everybody_is_listed_with_what_is_done_to_them() -> None:
     assert rows[0].seconds == pytest.approx(6.12)
 
 
-def test_words_that_are_too_long_for_a_path_are_words(tmp_path: Path) -> None:
+def test_source_too_long_for_a_path_is_refused_as_unknown(tmp_path: Path) -> None:
     words = ",".join(f"word{n}" for n in range(100))
-    asked = Namespace(folder=tmp_path, library=None, split=[], merge=[], name=[], set=[f"p1={words}"])
+    options = Namespace(folder=tmp_path, library=None, split=[], merge=[], name=[], set=[f"p1={words}"])
     with pytest.raises(UsageError, match="word0"):
-        _edit_people(asked)
+        _edit_people(options)
     with pytest.raises(UsageError, match="neither a file"):
         set_source(tmp_path, "p1", [words])
 
 
-def test_every_text_with_comments_is_kept(tmp_path) -> None:
+def test_every_commented_map_is_backed_up(tmp_path) -> None:
     texts = [f"default: leave  # {note}\n" for note in ("one", "two")]
     for text in texts:
         (tmp_path / "people.yaml").write_text(text)

@@ -1,4 +1,4 @@
-"""A second run into the same folder: what still stands is kept, everything else is done again."""
+"""A second run into the same folder keeps what is still valid and redoes the rest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from colab_helpers.models.catalog import load_catalog, required_models
 from colab_helpers.models.inventory import inspect_model
 from colab_helpers.trust.content import CONTENT_NAME
 from tests.helpers.marks import media
-from tests.helpers.processes import CPU
+from tests.helpers.processes import CPU, stop_at
 from tests.media.make import Spec, make
 
 
@@ -48,8 +48,8 @@ def kept(report: BatchReport) -> list[str]:
     return [Path(file.target).stem for file in report.files if KEPT in file.fallbacks]
 
 
-def test_nothing_is_done_twice(batch, tmp_path) -> None:
-    given = {"report_path": tmp_path / "mine.json"}  # a run's own files are known to the next one
+def test_finished_files_are_kept(batch, tmp_path) -> None:
+    given = {"report_path": tmp_path / "mine.json"}  # the next run knows the files of an earlier run
     first = batch(**given)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("?.*")}
     second, third = batch(**given), batch(**given)
@@ -62,7 +62,7 @@ def test_nothing_is_done_twice(batch, tmp_path) -> None:
     assert third.files[0].fallbacks.count(KEPT) == 1
 
 
-def test_what_changed_is_done_again(batch, folder, tmp_path) -> None:
+def test_changed_inputs_and_settings_redo_the_file(batch, folder, tmp_path) -> None:
     batch()
     other = tmp_path / "other.png"
     cv2.imwrite(str(other), np.full((256, 256, 3), 60, np.uint8))
@@ -74,16 +74,14 @@ def test_what_changed_is_done_again(batch, folder, tmp_path) -> None:
     assert kept(batch(sources=[other])) == ["b", "c"]
 
 
-def test_what_is_stated_anew_is_not_said_of_what_is_kept(batch, consent) -> None:
-    told = "its manifest states the consent and disclosure of the run that made it"
+def test_kept_results_keep_their_consent_and_disclosure(batch, consent) -> None:
+    note = "its manifest states the consent and disclosure of the run that made it"
     batch()
     for changed in ({"consent": f"{consent} Said again."}, {"settings": CPU.with_overrides(disclosure="x")}):
         report = batch(**changed)
         assert kept(report) == ["a", "b", "c"]
-        assert all(
-            file.fallbacks.count(told) == 1 and file.mark.disclosure == "test" for file in report.files
-        )
-    assert not any(told in file.fallbacks for file in batch().files)
+        assert {(file.fallbacks.count(note), file.mark.disclosure) for file in report.files} == {(1, "test")}
+    assert not any(note in file.fallbacks for file in batch().files)
 
 
 @pytest.mark.parametrize(
@@ -94,23 +92,23 @@ def test_what_is_stated_anew_is_not_said_of_what_is_kept(batch, consent) -> None
     ],
     ids=["source", "selection"],
 )
-def test_with_another_source_or_selection_nothing_is_detected_again(batch, tmp_path, looks, changed) -> None:
+def test_another_source_or_selection_reuses_the_face_index(batch, tmp_path, detected_frames, changed) -> None:
     first = batch()
-    assert len(looks) >= 4
-    looks.clear()
+    assert len(detected_frames) >= 4
+    detected_frames.clear()
     if "sources" in changed:
         cv2.imwrite(str(tmp_path / "other.png"), np.full((256, 256, 3), 60, np.uint8))
         changed = {"sources": [tmp_path / "other.png"]}
     second = batch(**changed)
     assert kept(second) == []
     assert [file.faces_swapped for file in second.files] == [file.faces_swapped for file in first.files]
-    assert not looks
+    assert not detected_frames
     make(tmp_path / "in" / "a.mp4", Spec(frames=11))  # another file under the same name
     assert batch(**changed).ok
-    assert looks
+    assert detected_frames
 
 
-def test_a_models_record_written_between_two_runs_repeats_nothing(batch, constant_models, tmp_path) -> None:
+def test_model_record_written_between_two_runs_redoes_nothing(batch, constant_models, tmp_path) -> None:
     models = Path(shutil.copytree(constant_models, tmp_path / "models"))
     for record in models.rglob("*.json"):
         record.unlink()
@@ -121,36 +119,33 @@ def test_a_models_record_written_between_two_runs_repeats_nothing(batch, constan
     assert kept(batch(models_dir=models)) == ["a", "b", "c"]
 
 
-def test_a_result_that_is_gone_or_damaged_is_made_again(batch, tmp_path) -> None:
+def test_missing_or_damaged_result_is_made_again(batch, tmp_path) -> None:
     batch()
-    whole, pictures = (tmp_path / "out" / "b.mp4").read_bytes(), media(tmp_path / "out" / "b.mp4")
+    intact, frames = (tmp_path / "out" / "b.mp4").read_bytes(), media(tmp_path / "out" / "b.mp4")
     (tmp_path / "out" / "a.mp4").unlink()
-    (tmp_path / "out" / "b.mp4").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (tmp_path / "out" / "b.mp4").write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
     assert kept(batch()) == ["c"]
-    assert media(tmp_path / "out" / "b.mp4") == pictures
+    assert media(tmp_path / "out" / "b.mp4") == frames
     assert (tmp_path / "out" / "a.mp4").is_file()
 
 
-def test_a_stopped_batch_goes_on_where_it_stopped(batch) -> None:
-    def stop(progress: Any) -> None:
-        if progress.file_index == 1:
-            raise KeyboardInterrupt
-
-    assert [file.status for file in batch(on_progress=stop).files] == ["done", "skipped", "skipped"]
+def test_stopped_batch_is_resumed(batch) -> None:
+    report = batch(on_progress=stop_at(0, file=1))
+    assert [file.status for file in report.files] == ["done", "skipped", "skipped"]
     report = batch()
     assert report.ok
     assert kept(report) == ["a"]
 
 
-def test_the_folder_may_move(batch, tmp_path) -> None:
+def test_moved_output_folder_keeps_its_results(batch, tmp_path) -> None:
     batch()
-    shutil.move(tmp_path / "out", tmp_path / "elsewhere")
-    report = batch(out=tmp_path / "elsewhere")
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    report = batch(out=tmp_path / "moved")
     assert kept(report) == ["a", "b", "c"]
-    assert Path(report.files[0].output) == tmp_path / "elsewhere" / "a.mp4"
+    assert Path(report.files[0].output) == tmp_path / "moved" / "a.mp4"
 
 
-def test_kept_frames_that_are_gone_are_made_again(batch, tmp_path) -> None:
+def test_missing_kept_frames_are_made_again(batch, tmp_path) -> None:
     settings = CPU.with_overrides(keep_frames=True)
     batch(settings=settings)
     shutil.rmtree(tmp_path / "out" / "a.mp4_frames")
@@ -159,7 +154,7 @@ def test_kept_frames_that_are_gone_are_made_again(batch, tmp_path) -> None:
     assert len(list((tmp_path / "out" / "a.mp4_frames").iterdir())) == 8
 
 
-def test_what_no_earlier_run_made_is_kept_and_the_others_are_done(batch, tmp_path) -> None:
+def test_files_of_the_user_are_kept_and_the_others_are_done(batch, tmp_path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "a.mp4").write_bytes(b"mine")
@@ -174,26 +169,26 @@ def test_what_no_earlier_run_made_is_kept_and_the_others_are_done(batch, tmp_pat
         assert (out / "c.png").is_symlink()
     report = batch(settings=CPU.with_overrides(overwrite=True))
     assert (kept(report), report.ok) == (["b"], True)
-    # From then on it is ours, and what did not change is not done again.
+    # From then on it counts as a result, and unchanged results are kept.
     assert kept(batch()) == ["a", "b", "c"]
 
 
-def test_a_result_that_somebody_changed_is_kept_under_another_name(batch, tmp_path) -> None:
+def test_result_changed_by_the_user_is_kept_under_another_name(batch, tmp_path) -> None:
     out = tmp_path / "out"
-    whole = {file.output: media(Path(file.output)) for file in batch().files}
+    results = {file.output: media(Path(file.output)) for file in batch().files}
     (out / "a.mp4").write_bytes(b"cut by me")
     (out / "a (2).mp4").write_bytes(b"mine, too")
     report = batch()
     assert kept(report) == ["b", "c"]
-    said = "a.mp4 was changed after an earlier run had made it: it is kept as a (3).mp4"
-    assert said in report.files[0].fallbacks
+    note = "a.mp4 was changed after an earlier run had made it: it is kept as a (3).mp4"
+    assert note in report.files[0].fallbacks
     assert (out / "a (3).mp4").read_bytes() == b"cut by me"
     assert (out / "a (2).mp4").read_bytes() == b"mine, too"
-    assert {path: media(Path(path)) for path in whole} == whole
+    assert {path: media(Path(path)) for path in results} == results
 
 
 @pytest.mark.parametrize("end", ["failed", "stopped"])
-def test_what_is_put_where_a_run_made_nothing_is_the_users(batch, folder, tmp_path, end) -> None:
+def test_file_created_after_an_unfinished_run_belongs_to_the_user(batch, folder, tmp_path, end) -> None:
     good = (folder / "a.mp4").read_bytes()
 
     def stop(progress: Any) -> None:
@@ -205,7 +200,7 @@ def test_what_is_put_where_a_run_made_nothing_is_the_users(batch, folder, tmp_pa
     assert (tmp_path / "out" / "a.mp4").read_bytes() == good
 
 
-def test_kept_frames_never_touch_what_is_not_theirs(batch, folder, tmp_path) -> None:
+def test_kept_frames_never_replace_files_of_the_user(batch, folder, tmp_path) -> None:
     out, settings = tmp_path / "out", CPU.with_overrides(keep_frames=True)
     make(folder / "a.mov", Spec(frames=5))
     for name in ("a_frames", "b.mp4_frames"):
@@ -220,7 +215,7 @@ def test_kept_frames_never_touch_what_is_not_theirs(batch, folder, tmp_path) -> 
     frames = [Path(file.frames_folder or "") for file in report.files[:2]]
     assert [path.name for path in frames] == ["a.mov_frames", "a.mp4_frames"]
     assert [len(list(path.iterdir())) for path in frames] == [5, 8]
-    # Done again with fewer frames: those of before go, and what somebody put beside them stays.
+    # Redone with fewer frames: earlier frames are removed, files of the user stay.
     (frames[1] / "notes.txt").write_text("mine")
     make(folder / "a.mp4", Spec(frames=3))
     assert batch(settings=settings).files[1].status == "done"
@@ -232,7 +227,7 @@ def test_kept_frames_never_touch_what_is_not_theirs(batch, folder, tmp_path) -> 
 @pytest.mark.parametrize(
     "name", ["report.json", "report.html", "status.json", "samples.jsonl", "journal.jsonl", "mine.json"]
 )
-def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path, name) -> None:
+def test_reports_and_records_never_replace_files_of_the_user(batch, tmp_path, name) -> None:
     path = tmp_path / "out" / name
     path.parent.mkdir()
     path.write_text('{"mine": 1}')
@@ -248,12 +243,12 @@ def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path, na
 @pytest.mark.parametrize(
     "name", ["in/a.mp4", "photo.png", "out/a.mp4", "out/journal.jsonl", "out/status.json"]
 )
-def test_a_report_has_no_name_of_a_target_photo_result_or_record(batch, tmp_path, name) -> None:
+def test_report_path_must_not_name_an_input_result_or_record(batch, tmp_path, name) -> None:
     with pytest.raises(UsageError, match=r"cannot have this name.*choose a name like report\.json"):
         batch(report_path=tmp_path / name, settings=CPU.with_overrides(overwrite=True))
 
 
-def test_photos_that_cannot_be_used_are_left_out_and_told(batch, photo, tmp_path) -> None:
+def test_unusable_photos_are_left_out_and_noted(batch, photo, tmp_path) -> None:
     (tmp_path / "bad.png").write_text("no picture")
     report = batch(sources=[tmp_path / "bad.png", photo, tmp_path / "gone.png"])
     assert report.ok
@@ -262,13 +257,13 @@ def test_photos_that_cannot_be_used_are_left_out_and_told(batch, photo, tmp_path
     assert [note.split(" is left out: ")[0] for note in left_out] == [
         f"the photo {tmp_path / name}" for name in ("bad.png", "gone.png")
     ]
-    # The same photos in use: the same results.
+    # The same photos are used, so the results are kept.
     assert kept(batch(sources=[photo])) == ["a", "b", "c"]
     with pytest.raises(MediaError, match=r"bad\.png.*not a picture"):
         batch(sources=[tmp_path / "bad.png", tmp_path / "gone.png"])
 
 
-def test_a_damaged_journal_is_told_and_costs_only_its_lines(batch, tmp_path) -> None:
+def test_damaged_journal_lines_are_noted_and_lose_only_their_entries(batch, tmp_path) -> None:
     batch()
     path = tmp_path / "out" / JOURNAL_NAME
     lines = path.read_bytes().splitlines(keepends=True)
@@ -279,13 +274,13 @@ def test_a_damaged_journal_is_told_and_costs_only_its_lines(batch, tmp_path) -> 
     assert "2 damaged line(s) of the journal were ignored" in report.notes
 
 
-def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch) -> None:
-    genuine = Journal.append
+def test_result_stays_valid_if_it_cannot_be_journaled(batch, monkeypatch) -> None:
+    original = Journal.append
 
     def full(self: Journal, entry: Any) -> None:
         if not isinstance(entry, SegmentDone | OutputsClaimed):
             raise OutputError("the journal cannot be written to (No space left on device)")
-        genuine(self, entry)
+        original(self, entry)
 
     monkeypatch.setattr(Journal, "append", full)
     report = batch(settings=CPU.with_overrides(output_wait=0.0))
@@ -297,15 +292,15 @@ def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch) -> None:
     assert (kept(again), again.ok) == ([], True)
 
 
-def test_a_stop_while_a_result_is_hashed_does_not_have_it_made_again(batch, monkeypatch) -> None:
+def test_stop_while_a_result_is_hashed_keeps_the_result(batch, monkeypatch) -> None:
     hashed: list[str] = []
-    genuine, heartbeat = resume.file_digest, WorkerContext.heartbeat
+    original, heartbeat = resume.file_digest, WorkerContext.heartbeat
 
     def hashing(path: Path, *, on_chunk: Callable[[], None]) -> str:
         if path.parent.name == "out" and path.suffix == ".mp4":
             hashed.append(path.name)
             on_chunk()
-        return genuine(path, on_chunk=on_chunk)
+        return original(path, on_chunk=on_chunk)
 
     def stopped(run: WorkerContext) -> None:
         if hashed:
@@ -322,7 +317,7 @@ def test_a_stop_while_a_result_is_hashed_does_not_have_it_made_again(batch, monk
 
 
 def indexes(out: Path) -> dict[str, Path]:
-    """The folders of all face indexes by the name of their target."""
+    """The folders of all face indexes by target name."""
     found = sorted((out / FACES_NAME).iterdir())
     return {Path(json.loads((folder / ABOUT_NAME).read_text())["target"]).name: folder for folder in found}
 
@@ -333,13 +328,13 @@ def aged(folder: Path, days: float) -> None:
     (folder / ABOUT_NAME).write_text(json.dumps(about))
 
 
-def test_an_index_stays_as_long_as_a_run_can_use_it(batch, folder, tmp_path) -> None:
+def test_index_is_kept_until_it_is_unused_for_30_days(batch, folder, tmp_path) -> None:
     out = tmp_path / "out"
     batch()
     first = indexes(out)
     assert sorted(first) == ["a.mp4", "b.mp4"]
     assert batch(settings=CPU.with_overrides(face_detector_size=320)).ok
-    assert len(list((out / FACES_NAME).iterdir())) == 4  # both settings can be used again
+    assert len(list((out / FACES_NAME).iterdir())) == 4  # both settings may be used again
     aged(first["a.mp4"], 31)
     aged(first["b.mp4"], 29)
     batch(settings=CPU.with_overrides(face_detector_size=320, output_video_quality=30))
@@ -348,11 +343,11 @@ def test_an_index_stays_as_long_as_a_run_can_use_it(batch, folder, tmp_path) -> 
     aged(indexes(out)["b.mp4"], 365)
     aged(first["b.mp4"], 365)
     batch(settings=CPU.with_overrides(output_video_quality=31))
-    assert first["b.mp4"].is_dir()  # used now, however old
+    assert first["b.mp4"].is_dir()  # in use, although old
 
 
 @pytest.mark.parametrize("gone", ["target", "changed", "unmounted"])
-def test_the_index_of_what_is_gone_is_removed_and_nothing_else(batch, folder, tmp_path, gone) -> None:
+def test_only_the_index_of_a_missing_target_is_removed(batch, folder, tmp_path, gone) -> None:
     out = tmp_path / "out"
     batch()
     stale = indexes(out)["a.mp4"]
@@ -376,7 +371,7 @@ def test_the_index_of_what_is_gone_is_removed_and_nothing_else(batch, folder, tm
     else:
         other = {"target": str(tmp_path / "nowhere" / "a.mp4")}
         (stale / ABOUT_NAME).write_text(json.dumps(about | other))
-        (folder / "a.mp4").unlink()  # else the run itself would use it
+        (folder / "a.mp4").unlink()  # otherwise the run would use it
     batch()
     left = {path.name for path in stale.iterdir()}
     kept = {ABOUT_NAME, CONTENT_NAME, *chunks, f".{chunks[0]}.77.part"} if gone == "unmounted" else set()
@@ -389,13 +384,13 @@ def test_the_index_of_what_is_gone_is_removed_and_nothing_else(batch, folder, tm
     ]
 
 
-def test_an_index_is_that_of_the_networks_that_find_faces() -> None:
+def test_index_key_depends_only_on_the_networks_that_analyse_faces() -> None:
     found = {"det_10g": "d", "w600k_r50": "w"}
     named = [found, found | {"genderage": "g"}, found | {"genderage": "h"}, found | {"inswapper_128": "i"}]
     assert len({index_key(target="a", settings=CPU, models=models) for models in named}) == 3
 
 
-def test_a_stopped_run_removes_no_index_and_the_next_one_does_on_a_drive_too(batch, folder, tmp_path) -> None:
+def test_only_a_finished_run_removes_indexes_also_on_a_drive(batch, folder, tmp_path) -> None:
     out, work = tmp_path / "out", tmp_path / "work"
 
     def stop(progress: Any) -> None:

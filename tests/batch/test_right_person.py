@@ -1,4 +1,4 @@
-"""One person is changed in every video of a batch, or never is, whoever else is seen."""
+"""One person is changed, or never changed, in all videos of a batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.batch.films import CASTS, NAMES, changed
 pytestmark = pytest.mark.xdist_group("right_person")
 
 
-def test_the_person_on_the_photo_alone_is_changed_wherever_she_is(run, films, tmp_path, looks) -> None:
+def test_only_the_target_person_is_changed_in_every_file(run, films, tmp_path, detected_frames) -> None:
     report = run(*NAMES, "still.png", target_person=[films / "alma.jpg"])
     assert report.ok
     assert any("alma.jpg" in note for note in report.notes)
@@ -29,42 +29,34 @@ def test_the_person_on_the_photo_alone_is_changed_wherever_she_is(run, films, tm
     assert any("the file is copied as it is" in note for note in report.files[2].fallbacks)
     assert filecmp.cmp(films / "third.mp4", tmp_path / "out" / "third.mp4", shallow=False)
 
-    looks.clear()
-    asked = {"target_person": [films / "alma.jpg"], "never": [films / "chidi.jpg"]}
-    again = run(*NAMES, **asked)
+    detected_frames.clear()
+    options = {"target_person": [films / "alma.jpg"], "never": [films / "chidi.jpg"]}
+    again = run(*NAMES, **options)
     assert not any(KEPT in file.fallbacks for file in again.files)
-    assert not looks
-    assert [KEPT in file.fallbacks for file in run(*NAMES, **asked).files] == [True] * 3
+    assert not detected_frames
+    assert [KEPT in file.fallbacks for file in run(*NAMES, **options).files] == [True] * 3
 
 
-def test_one_file_from_a_shell_comes_out_as_in_a_batch(run, films, standins, consent, tmp_path) -> None:
+def test_swap_command_gives_the_result_of_a_batch(run, films, standins, consent, tmp_path) -> None:
     run("first.mp4", target_person=[films / "alma.jpg"])
     photos = ["-s", str(films / "hanna.jpg"), "--target-person", str(films / "alma.jpg")]
-    places = ["-t", str(films / "first.mp4"), "-o", str(tmp_path / "one.mp4"), "--models-dir", str(standins)]
-    chosen = [
-        "--frame-processors",
-        "face_swapper",
-        "--output-video-quality",
-        "4",
-        "--execution-provider",
-        "cpu",
-        "--visible-label",
-        "off",
-        "--disclosure",
-        "test",
-    ]
-    assert main(["swap", *photos, *places, *chosen, "--consent", consent]) == SUCCESS
+    paths = ["-t", str(films / "first.mp4"), "-o", str(tmp_path / "one.mp4"), "--models-dir", str(standins)]
+    options = [
+        "--frame-processors", "face_swapper", "--output-video-quality", "4",
+        "--execution-provider", "cpu", "--visible-label", "off", "--disclosure", "test",
+    ]  # fmt: skip
+    assert main(["swap", *photos, *paths, *options, "--consent", consent]) == SUCCESS
     for one, other in zip(images(tmp_path / "one.mp4"), images(tmp_path / "out" / "first.mp4"), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_whoever_is_on_a_photo_is_never_changed(run, films, tmp_path) -> None:
+def test_person_in_never_is_not_changed(run, films, tmp_path) -> None:
     assert run(*NAMES, never=[films / "alma.jpg"]).ok
     found = [changed(films, tmp_path / "out", name) for name in CASTS]
     assert found == [{"bruno"}, {"chidi"}, {"chidi", "bruno"}]
 
 
-def test_a_photo_of_nobody_is_refused_before_any_work(run, films, tmp_path) -> None:
+def test_photo_without_a_face_is_refused_before_any_work(run, films, tmp_path) -> None:
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((200, 200, 3), 127, np.uint8))
     for option in ("target_person", "never"):
         with pytest.raises(NoFaceError, match="wall"):

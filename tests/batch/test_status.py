@@ -1,4 +1,4 @@
-"""What others can read of a batch while it runs and after it."""
+"""The status of a batch, during the run and after it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,10 @@ import psutil
 import pytest
 
 from colab_helpers.__main__ import main
-from colab_helpers.batch import status as room
+from colab_helpers.batch import status as status_module
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
-from colab_helpers.batch.status import (
-    BatchStatus,
-    StatusWriter,
-    end_status,
-    read_status,
-)
+from colab_helpers.batch.status import BatchStatus, StatusWriter, end_status, read_status
 from colab_helpers.batch.stop import HEARTBEAT_TIMEOUT, STATUS_NAME, STOP_NAME
 from colab_helpers.command_line import SUCCESS
 from colab_helpers.errors import MissingFileError, UsageError
@@ -41,19 +36,19 @@ def tasks(tmp_path: Path) -> list[Task]:
     return [Task(tmp_path / name, tmp_path / "out" / name) for name in ("a.mp4", "b.mp4")]
 
 
-def test_a_batch_can_be_watched_while_it_runs(batch, tmp_path) -> None:
+def test_status_can_be_read_during_a_run(batch, tmp_path) -> None:
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=20)) for name in "ab"]
     (tmp_path / "text.mp4").write_text("no video")
-    seen: list[BatchStatus] = []
+    statuses: list[BatchStatus] = []
 
     def look(_: Progress) -> None:
-        seen.append(read_status(tmp_path / "out"))
+        statuses.append(read_status(tmp_path / "out"))
 
     batch(targets[0], tmp_path / "text.mp4", targets[1], on_progress=look)
-    assert [file.status for file in seen[0].files] == ["running", "queued", "queued"]
-    assert [file.status for file in seen[-1].files] == ["done", "failed", "running"]
-    assert all(status.alive() and status.pid == os.getpid() for status in seen)
-    assert seen[0].running.ram_percent > 0
+    assert [file.status for file in statuses[0].files] == ["running", "queued", "queued"]
+    assert [file.status for file in statuses[-1].files] == ["done", "failed", "running"]
+    assert all(status.alive() and status.pid == os.getpid() for status in statuses)
+    assert statuses[0].running.ram_percent > 0
     last = read_status(tmp_path / "out")
     assert (last.state, last.alive()) == ("failed", False)
     assert [file.status for file in last.files] == ["done", "failed", "done"]
@@ -62,7 +57,7 @@ def test_a_batch_can_be_watched_while_it_runs(batch, tmp_path) -> None:
     assert Path(last.files[2].output) == tmp_path / "out" / "b.mp4"
 
 
-def test_it_is_written_twice_a_second_and_at_every_change_of_state(tmp_path) -> None:
+def test_status_is_written_twice_a_second_and_at_state_changes(tmp_path) -> None:
     now = [0.0]
     writer = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), clock=lambda: now[0])
     frames = []
@@ -78,7 +73,7 @@ def test_it_is_written_twice_a_second_and_at_every_change_of_state(tmp_path) -> 
     assert json.loads((tmp_path / STATUS_NAME).read_text())["schema"] == 1
 
 
-def test_of_many_files_what_becomes_of_each_is_told_twice_a_second(tmp_path) -> None:
+def test_status_of_many_files_is_written_twice_a_second(tmp_path) -> None:
     now = [0.0]
     many = [Task(tmp_path / f"{n}.mp4", tmp_path / "out" / f"{n}.mp4") for n in range(101)]
     writer = StatusWriter(tmp_path / STATUS_NAME, many, clock=lambda: now[0])
@@ -93,10 +88,10 @@ def test_of_many_files_what_becomes_of_each_is_told_twice_a_second(tmp_path) -> 
     assert done(2) == 3
     assert done(3) == 3
     writer.end()
-    assert done() == 4, "and in the end in any case"
+    assert done() == 4, "the final status is always written"
 
 
-def test_a_status_that_cannot_be_written_does_not_stop_the_work(batch, tmp_path) -> None:
+def test_unwritable_status_does_not_stop_the_work(batch, tmp_path) -> None:
     (tmp_path / "out" / STATUS_NAME).mkdir(parents=True)
     report = batch(make(tmp_path / "a.mp4", Spec(frames=5)))
     assert report.ok
@@ -109,7 +104,7 @@ def dead_pid() -> int:
     return ended.pid
 
 
-def test_the_verb_tells_it(tmp_path, capsys) -> None:
+def test_status_command_prints_the_status(tmp_path, capsys) -> None:
     writer = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path))
     writer.progress(progress(40))
     assert main(["status", str(tmp_path)]) == 0
@@ -121,12 +116,12 @@ def test_the_verb_tells_it(tmp_path, capsys) -> None:
     writer.status.memory_warnings = 1
     writer.end()
     assert main(["status", str(tmp_path), "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert (told["state"], told["memory_warnings"]) == ("failed", 1)
-    assert [file["status"] for file in told["files"]] == ["failed", "cancelled"]
+    status = json.loads(capsys.readouterr().out)
+    assert (status["state"], status["memory_warnings"]) == ("failed", 1)
+    assert [file["status"] for file in status["files"]] == ["failed", "cancelled"]
 
 
-def test_no_status_and_a_foreign_one_are_told(tmp_path) -> None:
+def test_missing_status_and_unknown_schema_are_refused(tmp_path) -> None:
     with pytest.raises(MissingFileError, match="output folder of a batch"):
         read_status(tmp_path)
     (tmp_path / STATUS_NAME).write_text('{"schema": 99}')
@@ -134,77 +129,71 @@ def test_no_status_and_a_foreign_one_are_told(tmp_path) -> None:
         read_status(tmp_path)
 
 
-def test_a_mounted_drive_gets_news_less_often_than_the_local_disk(tmp_path) -> None:
+def test_mounted_drive_is_updated_less_often_than_the_local_disk(tmp_path) -> None:
     now = [0.0]
-    local_path, far = tmp_path / "near.json", tmp_path / STATUS_NAME
-    writer = StatusWriter(far, tasks(tmp_path), local_path=local_path, clock=lambda: now[0])
+    local_path, remote = tmp_path / "local.json", tmp_path / STATUS_NAME
+    writer = StatusWriter(remote, tasks(tmp_path), local_path=local_path, clock=lambda: now[0])
     writer.progress(progress(1))
-    versions: dict[Path, set[int]] = {local_path: set(), far: set()}
+    versions: dict[Path, set[int]] = {local_path: set(), remote: set()}
     for frame in range(2, 102):
         now[0] += 0.1
         writer.progress(progress(frame))
-        for path, seen in versions.items():
-            if path.exists():  # a thread brings it to the drive
-                seen.add((json.loads(path.read_text())["progress"] or {"frame": 0})["frame"])
+        for path, frames in versions.items():
+            if path.exists():  # a thread copies it to the drive
+                frames.add((json.loads(path.read_text())["progress"] or {"frame": 0})["frame"])
     assert 18 <= len(versions[local_path]) <= 21
-    assert len(versions[far]) <= 4
+    assert len(versions[remote]) <= 4
     writer.file(0, FileReport(source=[], target="a.mp4", status="done", frames_out=100))
     writer.end()  # waits until the drive has it
     assert read_status(tmp_path).files[0].status == "done"
-    assert far.read_text() == local_path.read_text()
+    assert remote.read_text() == local_path.read_text()
 
 
-def test_a_drive_that_hangs_holds_up_neither_work_nor_heartbeat(tmp_path, monkeypatch) -> None:
-    local_path, far = tmp_path / "near.json", tmp_path / STATUS_NAME
-    genuine, goes_on, far_writes = room.write_text, threading.Event(), []
+def test_hanging_drive_blocks_neither_work_nor_heartbeat(tmp_path, monkeypatch) -> None:
+    local_path, remote = tmp_path / "local.json", tmp_path / STATUS_NAME
+    original, resumed, remote_writes = status_module.write_text, threading.Event(), []
 
     def write(path: Path, text: str) -> None:
-        if path == far:
-            far_writes.append(text)
-            goes_on.wait(TIMEOUT)
-        genuine(path, text)
+        if path == remote:
+            remote_writes.append(text)
+            resumed.wait(TIMEOUT)
+        original(path, text)
 
-    monkeypatch.setattr(room, "write_text", write)
-    monkeypatch.setattr(room, "REMOTE_STATUS_TIMEOUT", 0.2)
+    monkeypatch.setattr(status_module, "write_text", write)
+    monkeypatch.setattr(status_module, "REMOTE_STATUS_TIMEOUT", 0.2)
     started = time.monotonic()
-    writer = StatusWriter(far, tasks(tmp_path), local_path=local_path, clock=lambda: 0.0)
+    writer = StatusWriter(remote, tasks(tmp_path), local_path=local_path, clock=lambda: 0.0)
     for index in (0, 1):
         writer.progress(progress(40, file=index))
         writer.heartbeat()
         writer.file(index, FileReport(source=[], target="x", status="done", frames_out=100))
     writer.end()
     assert time.monotonic() - started < TIMEOUT / 2
-    told = BatchStatus.model_validate_json(local_path.read_bytes())
-    assert (told.state, [file.status for file in told.files]) == ("done", ["done", "done"])
-    assert "the drive does not respond" in told.notes[-1]
-    assert not far.exists()
-    goes_on.set()
-    while not (far.exists() and read_status(tmp_path).state == "done"):
+    status = BatchStatus.model_validate_json(local_path.read_bytes())
+    assert (status.state, [file.status for file in status.files]) == ("done", ["done", "done"])
+    assert "the drive does not respond" in status.notes[-1]
+    assert not remote.exists()
+    resumed.set()
+    while not (remote.exists() and read_status(tmp_path).state == "done"):
         assert time.monotonic() - started < TIMEOUT
         time.sleep(0.01)
-    assert len(far_writes) == 2, "what was overtaken is not written"
+    assert len(remote_writes) == 2, "outdated versions are not written"
 
 
 @pytest.mark.parametrize(
-    ("host", "worker", "supervisor", "silent", "alive"),
+    ("host", "worker", "supervisor", "overdue", "alive"),
     [
         ("here", "lives", "gone", True, True),
-        ("here", "gone", "lives", False, True),  # it starts another one
-        (
-            "here",
-            "gone",
-            "lives",
-            True,
-            False,
-        ),  # it lives on, as a notebook's kernel, but does nothing about it
+        ("here", "gone", "lives", False, True),  # it starts a new worker
+        ("here", "gone", "lives", True, False),  # alive, as a notebook's kernel, but inactive
         ("here", "gone", "gone", False, False),
-        ("here", "gone", "another", False, False),  # that has its number now
-        ("another", "gone", "gone", False, True),  # only its news tell
+        ("here", "gone", "another", False, False),  # another process with its PID
+        ("another", "gone", "gone", False, True),  # only its heartbeat is seen
         ("another", "gone", "gone", True, False),
     ],
 )
-def test_a_batch_is_at_work_while_a_process_is_or_somebody_starts_another(
-    tmp_path, capsys, host, worker, supervisor, silent, alive
+def test_batch_is_alive_while_a_worker_or_active_supervisor_runs(
+    tmp_path, capsys, host, worker, supervisor, overdue, alive
 ) -> None:
     here = psutil.Process()
     pids = {"lives": here.pid, "another": here.pid, "gone": dead_pid()}
@@ -214,7 +203,7 @@ def test_a_batch_is_at_work_while_a_process_is_or_somebody_starts_another(
         supervisor_started=here.create_time() + (100 if supervisor == "another" else 0),
         host=socket.gethostname() if host == "here" else host,
         started=0,
-        updated=time.time() - (2 * HEARTBEAT_TIMEOUT if silent else 0),
+        updated=time.time() - (2 * HEARTBEAT_TIMEOUT if overdue else 0),
         files=[],
     )
     (tmp_path / STATUS_NAME).write_text(status.model_dump_json(by_alias=True))
@@ -225,18 +214,18 @@ def test_a_batch_is_at_work_while_a_process_is_or_somebody_starts_another(
     assert (tmp_path / STOP_NAME).exists() is alive
 
 
-def test_a_worker_that_died_for_good_is_spoken_for(tmp_path) -> None:
+def test_status_of_a_dead_worker_is_ended_for_it(tmp_path) -> None:
     writer = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="r")
     writer.file(0, FileReport(source=[], target="a.mp4", status="done"))
     end_status([tmp_path / STATUS_NAME], "another", cancelled=True)
     assert read_status(tmp_path).state == "running"
     end_status([tmp_path / STATUS_NAME, tmp_path / "none"], "r", cancelled=True, note="it hung")
-    told = read_status(tmp_path)
-    assert (told.state, [file.status for file in told.files]) == ("cancelled", ["done", "cancelled"])
-    assert told.notes == ["it hung"]
+    status = read_status(tmp_path)
+    assert (status.state, [file.status for file in status.files]) == ("cancelled", ["done", "cancelled"])
+    assert status.notes == ["it hung"]
 
 
-def test_a_worker_started_again_goes_on_with_the_status_of_its_run(tmp_path) -> None:
+def test_restarted_worker_continues_the_status_of_its_run(tmp_path) -> None:
     first = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="r")
     first.note("something to know")
     first.status.memory_warnings = 2
@@ -255,34 +244,34 @@ def test_a_worker_started_again_goes_on_with_the_status_of_its_run(tmp_path) -> 
     assert (other.status.restarts, other.status.notes) == (0, [])
 
 
-def test_a_pause_is_told_while_it_lasts(tmp_path) -> None:
+def test_pause_is_shown_while_it_lasts(tmp_path) -> None:
     writer = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path))
     writer.heartbeat()
-    assert read_status(tmp_path).ticks == 0, "they come from the work and not from the heart"
+    assert read_status(tmp_path).ticks == 0, "ticks come from the work, not from the heartbeat"
     writer.pause("no room")
     assert (read_status(tmp_path).pause, read_status(tmp_path).ticks) == ("no room", 1)
     writer.pause(None)
     assert read_status(tmp_path).pause is None
 
 
-def test_a_folder_where_another_machine_works_is_refused(batch, tmp_path) -> None:
+def test_folder_in_use_by_another_machine_is_refused(batch, tmp_path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     assert batch(target).ok
     path = tmp_path / "out" / STATUS_NAME
-    told = {**json.loads(path.read_text()), "state": "running", "host": "elsewhere", "pid": 7}
-    path.write_text(json.dumps({**told, "updated": time.time()}))
+    status = {**json.loads(path.read_text()), "state": "running", "host": "elsewhere", "pid": 7}
+    path.write_text(json.dumps({**status, "updated": time.time()}))
     with pytest.raises(UsageError, match=r"another machine .*process 7 on elsewhere.*What to do"):
         batch(target)
-    path.write_text(json.dumps({**told, "updated": time.time() - 2 * HEARTBEAT_TIMEOUT}))
+    path.write_text(json.dumps({**status, "updated": time.time() - 2 * HEARTBEAT_TIMEOUT}))
     assert batch(target).ok
 
 
-def test_a_folder_whose_lock_lies_elsewhere_is_refused_by_its_status(batch, tmp_path) -> None:
-    """Mounted drives know no locks; and a batch may have been begun before the folder was mounted."""
+def test_folder_without_its_lock_is_refused_by_its_status(batch, tmp_path) -> None:
+    """Mounted drives have no locks, and a batch may have started before the folder was mounted."""
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     assert batch(target).ok
     path, other = tmp_path / "out" / STATUS_NAME, psutil.Process(os.getppid())
-    news = {"state": "running", "pid": other.pid, "pid_started": other.create_time()}
-    path.write_text(json.dumps({**json.loads(path.read_text()), **news}))
+    changes = {"state": "running", "pid": other.pid, "pid_started": other.create_time()}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(UsageError, match=rf"another run .*process {other.pid} on.*What to do"):
         batch(target)

@@ -1,4 +1,4 @@
-"""Stopped at any moment, by whatever means: a clean end, nothing left behind, and the next run goes on."""
+"""Batches stopped at any moment by any means: a clean end, no leftovers, and the next run resumes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PHASES = {
     "start": 0, "lock": 0, "load": 0, "embed": 0, "hash": 2, "copy": 1, "frames": 18, "segment": 1,
     "joining": 20, "noting": 0, "report": 0, "page": 0, "end": 0,
 }  # fmt: skip
-"""Where a run may be when it is stopped, in their order, and the last time of all that it is held there."""
+"""Phases in which a run is stopped, in order, and how many calls at most pass before it is held there."""
 EARLY_AND_LATE = {"start", "lock", "page", "end"}
-"""Where a signal and the file differ: nobody looks for the file yet, or any more, or for a child alone."""
+"""Phases in which signal and file act differently: the file is not watched, or a child is running."""
 SIGNALS = ("SIGINT", "SIGTERM")
 CHAINS = 3
 pytestmark = pytest.mark.xdist_group("stop")
@@ -36,9 +36,9 @@ _expected: dict[str, Content] = {}
 
 
 def moments(seed: int) -> list[tuple[str, str]]:
-    """The stops of one chain, each a phase and a means; over all chains each phase is met.
+    """The stops of one chain, each a phase and a means; all chains cover all phases.
 
-    Both signals have one handler, and whoever finds the file sends one: file and signal alternate.
+    Both signals share one handler, which the stop file triggers too: file and signal alternate.
     """
     every = []
     for n, phase in enumerate(PHASES):
@@ -48,14 +48,14 @@ def moments(seed: int) -> list[tuple[str, str]]:
     return sorted(every[seed::CHAINS], key=lambda moment: list(PHASES).index(moment[0]))
 
 
-def test_every_phase_is_met() -> None:
-    met = [moment for seed in range(CHAINS) for moment in moments(seed)]
-    assert len(met) == len(set(met)) == len(PHASES) + len(EARLY_AND_LATE) == 17
-    assert {phase for phase, _ in met} == set(PHASES)
-    assert {means for _, means in met} == {"file", *SIGNALS}
+def test_all_phases_are_covered() -> None:
+    covered = [moment for seed in range(CHAINS) for moment in moments(seed)]
+    assert len(covered) == len(set(covered)) == len(PHASES) + len(EARLY_AND_LATE) == 17
+    assert {phase for phase, _ in covered} == set(PHASES)
+    assert {means for _, means in covered} == {"file", *SIGNALS}
 
 
-# Runs before a worker, and before what makes the page: both wait in the phase that is to be met.
+# Runs at the start of workers and page processes: both wait in the phase under test.
 HOLD = """
 import functools, os, signal, sys, time
 from pathlib import Path
@@ -73,11 +73,11 @@ def hold(name):
         while not (place / "go").exists() and time.monotonic() < until:
             time.sleep(0.005)
 def held(owner, method, name):
-    genuine = getattr(owner, method)
-    @functools.wraps(genuine)
+    original = getattr(owner, method)
+    @functools.wraps(original)
     def waiting(*args, **named):
         hold(name)
-        return genuine(*args, **named)
+        return original(*args, **named)
     setattr(owner, method, waiting)
 if phase and PAGE in sys.orig_argv:
     hold("page")
@@ -89,12 +89,12 @@ if phase and WORKER in sys.orig_argv:
     report_progress.PROGRESS_INTERVAL, set_signal = 0.0, signal.signal
     if phase not in ("report", "page"):
         processes.make_page = lambda folder, report, beat: beat() or ""
-    def heard(number, handler):
-        def told(*given):
-            (place / "heard").touch()
+    def handled(number, handler):
+        def handle(*given):
+            (place / "handled").touch()
             return handler(*given)
-        return set_signal(number, told)
-    signal.signal = heard
+        return set_signal(number, handle)
+    signal.signal = handled
     held(lock, "folder_lock", "lock")
     real_open = Engine.open.__func__
     def opened(cls, *given, **named):
@@ -125,7 +125,7 @@ def targets(shared_dir: Path) -> Path:
 
 @pytest.fixture
 def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers, and what makes the page, wait in the phase that ``HOLD_PHASE`` names."""
+    """Workers and page processes wait in the phase that ``HOLD_PHASE`` names."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(HOLD)
@@ -134,9 +134,9 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def expected(targets: Path, photo: Path, constant_models: Path, tmp_path: Path) -> dict[str, Content]:
-    """What an uninterrupted run gives."""
+    """Results of an uninterrupted run."""
     if not _expected:
-        out = tmp_path / "undisturbed"
+        out = tmp_path / "uninterrupted"
         run_here(photo, targets, out, constant_models)
         _expected.update(reference_contents(out, SPECS))
     return _expected
@@ -145,8 +145,8 @@ def expected(targets: Path, photo: Path, constant_models: Path, tmp_path: Path) 
 @pytest.mark.usefixtures("held")
 @pytest.mark.parametrize("seed", range(CHAINS))
 def test_stopped_at_random_moments(seed, shell, expected, tmp_path, monkeypatch) -> None:
-    chance = random.Random(seed)
-    # Copies are made only where work is away from its results.
+    rng = random.Random(seed)
+    # Files are copied only if the work folder is not the output folder.
     batch = shell("out", "--work-dir", str(tmp_path / "local"))
     batch.near = tmp_path / "local"
     for number, (phase, means) in enumerate(moments(seed)):
@@ -154,15 +154,14 @@ def test_stopped_at_random_moments(seed, shell, expected, tmp_path, monkeypatch)
         place.mkdir()
         monkeypatch.setenv("HOLD_IN", str(place))
         monkeypatch.setenv("HOLD_PHASE", phase)
-        monkeypatch.setenv("HOLD_TIMES", str(chance.randint(0, PHASES[phase])))
-        stop_once(batch, place, phase, means, chance)
+        monkeypatch.setenv("HOLD_TIMES", str(rng.randint(0, PHASES[phase])))
+        stop_once(batch, place, phase, means, rng)
     monkeypatch.delenv("HOLD_PHASE")
     batch.finish(expected)
     assert not list((tmp_path / "local").rglob("*.*"))
 
 
-def test_stopped_wherever_it_may_be(shell, expected) -> None:
-    """One moment more: nothing says where that one falls."""
+def test_stopped_at_an_uncontrolled_moment(shell, expected) -> None:
     batch = shell("out")
     process = batch.start()
     batch.until(lambda status: status["state"] == "running")
@@ -170,21 +169,21 @@ def test_stopped_wherever_it_may_be(shell, expected) -> None:
     stop(batch, "SIGINT", watcher=process.pid)
     text, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == (0 if batch.status()["state"] == "done" else 130), text
-    assert left_behind(batch) == set()
+    assert leftovers(batch) == set()
     batch.finish(expected)
 
 
-def stop_once(batch: BatchCommand, place: Path, phase: str, means: str, chance: random.Random) -> None:
-    """Stop the batch in a phase; look at how it ends, and at what it leaves."""
+def stop_once(batch: BatchCommand, place: Path, phase: str, means: str, rng: random.Random) -> None:
+    """Stop the batch in a phase, and check how it ends and what it leaves behind."""
     process = batch.start()
     until(lambda: (place / "reached").exists() or process.poll() is not None)
     assert process.poll() is None, f"{phase} was never reached: {process.communicate()[0]}"
-    time.sleep(chance.uniform(0.0, 0.1))
-    stop(batch, means, watcher=process.pid if chance.random() < 0.5 else 0)
-    # Before the work begins nobody hears yet, but it is not forgotten; at its end the file does not matter.
+    time.sleep(rng.uniform(0.0, 0.1))
+    stop(batch, means, watcher=process.pid if rng.random() < 0.5 else 0)
+    # Before the work no handler runs yet, but the request is kept; at the end the file is ignored.
     if phase not in ("start", "lock") and (phase, means) != ("end", "file"):
-        until(lambda: (place / "heard").exists())
-    time.sleep(chance.uniform(0.0, 0.1))
+        until(lambda: (place / "handled").exists())
+    time.sleep(rng.uniform(0.0, 0.1))
     (place / "go").touch()
     text, _ = process.communicate(timeout=TIMEOUT)
     state = batch.status().get("state") or status_of(batch)
@@ -193,11 +192,11 @@ def stop_once(batch: BatchCommand, place: Path, phase: str, means: str, chance: 
     assert process.returncode == (0 if phase == "end" else 130), where
     assert "a new one continues" not in text, where
     assert batch.workers() == [], where
-    assert left_behind(batch) == set(), where
+    assert leftovers(batch) == set(), where
 
 
 def status_of(batch: BatchCommand) -> object:
-    """The state beside the results, where the local copy has gone with the work."""
+    """The state in the output folder, once the local copy is removed."""
     near, batch.near = batch.near, batch.out
     state = batch.status().get("state")
     batch.near = near
@@ -205,7 +204,7 @@ def status_of(batch: BatchCommand) -> object:
 
 
 def stop(batch: BatchCommand, means: str, *, watcher: int) -> None:
-    """Ask to stop: by the file, or by a signal to the process that watches, or else to the one that works."""
+    """Request a stop by the file, or by a signal to the watching process or else to the workers."""
     if means == "file":
         (batch.out / STOP_NAME).touch()
         return
@@ -213,8 +212,8 @@ def stop(batch: BatchCommand, means: str, *, watcher: int) -> None:
         os.kill(pid, signal.Signals[means])
 
 
-def left_behind(batch: BatchCommand) -> set[str]:
-    """What should not be there after a stop: anything but results, records, and unfinished work."""
+def leftovers(batch: BatchCommand) -> set[str]:
+    """Files that a stop must not leave: all but results, records and unfinished work."""
     here = {path.name for path in batch.out.iterdir()} - KEPT - set(SPECS) - {".work"}
     inside = [path for place in (batch.out, batch.near) for path in place.rglob("*") if path.is_file()]
     torn = {path.name for path in inside if ".part" in path.name or path.name.startswith(("job-", ".colab"))}

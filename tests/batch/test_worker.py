@@ -1,4 +1,4 @@
-"""The worker process: started, watched, killed, hung, stopped, taken up again."""
+"""The worker process: started, watched, killed, hung, stopped, resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import pytest
 
 from colab_helpers.api import run_batch
 from colab_helpers.batch import processes, run_watcher, supervisor
-from colab_helpers.batch import status as status_room
+from colab_helpers.batch import status as status_module
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Journal, WorkStarted
 from colab_helpers.batch.processes import STOPPED
@@ -63,7 +63,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_tidy(out: Path) -> None:
-    """No finished segment was done again, and nothing lies beside results and records."""
+    """No finished segment was repeated, and only results and records are left."""
     assert repeated_segments(out) == {}
     assert leftover_files(out, *NAMES) == set()
 
@@ -77,12 +77,12 @@ def batch(targets: Path, photo: Path, constant_models: Path, consent: str, tmp_p
     return run
 
 
-def test_the_worker_gives_what_the_same_process_gives(batch, tmp_path) -> None:
+def test_worker_gives_the_same_results_as_in_process_work(batch, tmp_path) -> None:
     progress: list[Any] = []
     notes: list[str] = []
     report = batch(on_progress=progress.append, on_status=lambda status: notes.extend(status.remarks))
     assert report.ok
-    assert {Path(seen.file).name for seen in progress} <= set(NAMES)
+    assert {Path(update.file).name for update in progress} <= set(NAMES)
     assert any("files are processed one at a time" in note for note in notes)
     assert report.run
     assert [file.segments for file in report.files] == [3, 4, 5]
@@ -94,9 +94,7 @@ def test_the_worker_gives_what_the_same_process_gives(batch, tmp_path) -> None:
     assert contents(tmp_path / "out") == found
 
 
-def test_what_cannot_be_started_is_said_here_as_the_same_error(
-    batch, targets, constant_models, tmp_path, consent
-) -> None:
+def test_start_error_of_the_worker_is_raised_here(batch, targets, constant_models, tmp_path, consent) -> None:
     with pytest.raises(ModelError, match=r"det_10g\.onnx.*missing.*What to do"):
         batch(models_dir=tmp_path / "none")
     status = json.loads((tmp_path / "out" / "status.json").read_text())
@@ -112,7 +110,7 @@ def test_what_cannot_be_started_is_said_here_as_the_same_error(
 
 @pytest.fixture
 def memory_group(tmp_path: Path) -> Iterator[Callable[[int], None]]:
-    """Puts a process where the kernel gives it two megabytes more, and kills it for the third."""
+    """Puts a process into a memory group with two megabytes left; the kernel kills it beyond that."""
     root = Path("/sys/fs/cgroup")
     old = root / "memory" / "memory.limit_in_bytes"
     name = f"colab_helpers-{tmp_path.parent.name}-{os.getpid()}"
@@ -137,7 +135,7 @@ def memory_group(tmp_path: Path) -> Iterator[Callable[[int], None]]:
     until(removed)
 
 
-def test_the_systems_out_of_memory_killer(shell, tmp_path, memory_group, monkeypatch) -> None:
+def test_worker_killed_for_lack_of_memory_is_replaced(shell, tmp_path, memory_group, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=1, frame=8)
     killed = shell()
     process = killed.start()
@@ -157,9 +155,7 @@ def test_the_systems_out_of_memory_killer(shell, tmp_path, memory_group, monkeyp
     assert leftover_files(tmp_path / "out", *NAMES) == set()
 
 
-def test_a_file_that_kills_three_workers_is_given_up_and_the_rest_is_done(
-    batch, monkeypatch, tmp_path
-) -> None:
+def test_file_that_kills_three_workers_is_given_up(batch, monkeypatch, tmp_path) -> None:
     run_at_worker_start(monkeypatch, tmp_path, DEADLY)
     report = batch()
     assert [file.status for file in report.files] == ["done", "failed", "done"]
@@ -170,29 +166,29 @@ def test_a_file_that_kills_three_workers_is_given_up_and_the_rest_is_done(
         "a.mp4", "b.mp4", "b.mp4", "b.mp4", "c.mp4",
     ]  # fmt: skip
     assert leftover_files(tmp_path / "out", *NAMES) == set()
-    # Whoever runs it again gives it another chance.
+    # Another run tries the file again.
     assert batch(in_process=True).ok
 
 
 DEADLY = """
     import os, signal
     from colab_helpers.batch.run_file import FileRun
-    genuine = FileRun.run
+    original = FileRun.run
     def run(self):
         if self.index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return genuine(self)
+        return original(self)
     FileRun.run = run
 """
 
 
-def test_a_worker_that_dies_before_it_begins_is_not_tried_for_ever(batch, monkeypatch, tmp_path) -> None:
+def test_worker_that_dies_at_start_is_not_restarted_for_ever(batch, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(supervisor.sys, "executable", "/bin/false")
     with pytest.raises(WorkerError, match="3 worker processes in a row"):
         batch()
 
 
-def test_a_worker_that_hangs_is_killed_and_replaced(shell, tmp_path, monkeypatch) -> None:
+def test_hung_worker_is_killed_and_replaced(shell, tmp_path, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=1, frame=1)
     hung = shell("out", "--stall-timeout", "10", "--gpu-memory-wait", "0")
     process = hung.start()
@@ -202,9 +198,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced(shell, tmp_path, monkeypatch
     assert hung.workers() == []
 
 
-def test_the_same_batch_asked_for_again_is_only_watched_and_another_refused(
-    shell, tmp_path, monkeypatch
-) -> None:
+def test_second_start_watches_the_batch_and_another_batch_is_refused(shell, tmp_path, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=0, frame=1)
     watched = shell()
     first = watched.start()
@@ -222,29 +216,29 @@ def test_the_same_batch_asked_for_again_is_only_watched_and_another_refused(
     assert "3 of 3 files" in results[1]
 
 
-def test_a_batch_whose_label_is_in_another_language_is_another(tmp_path) -> None:
+def test_job_digest_depends_on_the_language_of_the_label(tmp_path) -> None:
     def digest(language: LanguageChoice, **settings: object) -> str:
         request = BatchRequest(targets=["a.mp4"], output_dir=tmp_path, overrides=settings)
         with use_language(language):
             return Job.of(request, [], [], tmp_path).digest
 
     assert digest("en") != digest("es")
-    for said in ({"visible_label_text": "AI"}, UNLABELLED):
-        assert digest("en", **said) == digest("es", **said)
+    for settings in ({"visible_label_text": "AI"}, UNLABELLED):
+        assert digest("en", **settings) == digest("es", **settings)
 
 
-def test_a_killed_shell_leaves_the_worker_at_work(shell, tmp_path, monkeypatch) -> None:
+def test_worker_continues_after_its_shell_is_killed(shell, tmp_path, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=0, frame=1)
-    left = shell()
-    process = left.start()
-    worker = left.held()
+    batch = shell()
+    process = batch.start()
+    worker = batch.held()
     process.kill()
     process.communicate()
-    assert left.workers() == [worker]
+    assert batch.workers() == [worker]
     worker.resume()
-    left.until(lambda status: status["state"] == "done")
-    psutil.wait_procs(left.workers(), timeout=TIMEOUT)
-    text = wait_for_exit(left.start())
+    batch.until(lambda status: status["state"] == "done")
+    psutil.wait_procs(batch.workers(), timeout=TIMEOUT)
+    text = wait_for_exit(batch.start())
     assert text.count(KEPT) == 3
     assert leftover_files(tmp_path / "out", *NAMES) == set()
 
@@ -253,7 +247,7 @@ DIES_REPORTING = """
     import os, signal, time
     from pathlib import Path
     from colab_helpers.batch.report import BatchReport
-    genuine = BatchReport.save
+    original = BatchReport.save
     def save(report, path):
         go = path.parents[1] / "go"
         if not go.exists():
@@ -261,12 +255,12 @@ DIES_REPORTING = """
             while not go.exists():
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
-        genuine(report, path)
+        original(report, path)
     BatchReport.save = save
 """
 
 
-def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(shell, tmp_path, monkeypatch) -> None:
+def test_worker_that_dies_before_its_report_is_replaced(shell, tmp_path, monkeypatch) -> None:
     run_at_worker_start(monkeypatch, tmp_path, DIES_REPORTING)
     batch = shell()
     first = batch.start()
@@ -286,85 +280,83 @@ def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(shell, tmp_
 
 
 class Elsewhere:
-    """Another machine that does the same batch: all that is seen of it are the files in the folder."""
+    """Another machine that processes the same batch; only its files in the folder are visible."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.status = json.loads((out / "status.json").read_text())
         self.report = json.loads((out / "report.json").read_text())
-        # A process of that number is here, too; it has nothing to do with it.
-        self.news = {"host": "elsewhere", "run": "theirs", "pid": os.getpid(), "notes": []}
+        # The PID also exists on this machine, for an unrelated process.
+        self.changes = {"host": "elsewhere", "run": "other", "pid": os.getpid(), "notes": []}
         self.running = {"target": "a.mp4", "status": "running"}
-        self.tell("running", 0)
+        self.write_status("running", 0)
 
-    def tell(self, state: str, frame: int) -> None:
-        told = {**self.status, **self.news, "state": state, "updated": time.time()}
-        told["files"] = [self.running, *self.status["files"][1:]]
-        told["progress"] = {**self.status["progress"], "file_index": 0, "frame": frame}
-        write_atomically(self.out / "status.json", json.dumps(told).encode())
+    def write_status(self, state: str, frame: int) -> None:
+        status = {**self.status, **self.changes, "state": state, "updated": time.time()}
+        status["files"] = [self.running, *self.status["files"][1:]]
+        status["progress"] = {**self.status["progress"], "file_index": 0, "frame": frame}
+        write_atomically(self.out / "status.json", json.dumps(status).encode())
 
     def work(self, end: str) -> None:
-        """Get on until it is done, or somebody asks it to stop, or it is switched off."""
+        """Make progress until the batch is done, stopped or switched off."""
         frame = 0
         while frame < 10 if end != "cancelled" else not (self.out / STOP_NAME).exists():
             frame += 1
-            self.tell("running", frame)
+            self.write_status("running", frame)
             time.sleep(0.02)
-        if end == "silent":
+        if end == "lost":
             return
-        report = {**self.report, "run": "theirs", "stopped": end == "cancelled"}
+        report = {**self.report, "run": "other", "stopped": end == "cancelled"}
         write_atomically(self.out / "report.json", json.dumps(report).encode())
         (self.out / STOP_NAME).unlink(missing_ok=True)
-        self.tell(end, frame)
+        self.write_status(end, frame)
 
 
-SOON_SILENT = """
+SHORT_TIMEOUT = """
     import colab_helpers.batch.status
     colab_helpers.batch.status.HEARTBEAT_TIMEOUT = 3.0
 """
 
 
-@pytest.mark.parametrize("end", ["done", "cancelled", "silent"])
-def test_a_batch_at_work_on_another_machine_is_watched(batch, tmp_path, monkeypatch, end) -> None:
+@pytest.mark.parametrize("end", ["done", "cancelled", "lost"])
+def test_batch_running_on_another_machine_is_watched(batch, tmp_path, monkeypatch, end) -> None:
     assert batch(in_process=True).ok
-    theirs = Elsewhere(tmp_path / "out")
+    other = Elsewhere(tmp_path / "out")
     monkeypatch.setattr(run_watcher, "REMOTE_POLL_INTERVAL", 0.01)
-    seen: list[Any] = []
+    statuses: list[Any] = []
 
-    def look(status: Any) -> None:
-        seen.append(status)
-        if end == "cancelled" and len(seen) == 2:
+    def watch(status: Any) -> None:
+        statuses.append(status)
+        if end == "cancelled" and len(statuses) == 2:
             raise KeyboardInterrupt
 
-    machine = threading.Thread(target=theirs.work, args=(end,))
+    machine = threading.Thread(target=other.work, args=(end,))
     machine.start()
     try:
-        if end == "silent":
+        if end == "lost":
             monkeypatch.setattr(supervisor, "HEARTBEAT_TIMEOUT", 3.0)
-            monkeypatch.setattr(status_room, "HEARTBEAT_TIMEOUT", 3.0)
-            run_at_worker_start(
-                monkeypatch, tmp_path, SOON_SILENT
-            )  # the worker that takes over judges by the same
-            report = batch(on_status=look)
+            monkeypatch.setattr(status_module, "HEARTBEAT_TIMEOUT", 3.0)
+            run_at_worker_start(monkeypatch, tmp_path, SHORT_TIMEOUT)  # for the worker that takes over
+            report = batch(on_status=watch)
             assert report.ok
-            assert report.run != "theirs"
+            assert report.run != "other"
             assert any("ended without a word" in note for note in report.notes)
             assert all(KEPT in file.fallbacks for file in report.files)
         else:
-            monkeypatch.setattr(supervisor.subprocess, "Popen", None)  # nothing is started here
+            monkeypatch.setattr(supervisor.subprocess, "Popen", None)  # no process is started here
             with pytest.raises(BatchStopped) if end == "cancelled" else nullcontext() as stopped:
-                report = batch(on_status=look)
+                report = batch(on_status=watch)
             report = stopped.value.report if stopped else report
-            assert (report.run, report.stopped) == ("theirs", end == "cancelled")
+            assert (report.run, report.stopped) == ("other", end == "cancelled")
     finally:
         machine.join(TIMEOUT)
-    assert {status.run for status in seen[:2]} == {"theirs"}
-    assert seen[1].running.frame >= seen[0].running.frame
+    assert {status.run for status in statuses[:2]} == {"other"}
+    assert statuses[1].running.frame >= statuses[0].running.frame
     assert not (tmp_path / "out" / STOP_NAME).exists()
     assert leftover_files(tmp_path / "out", *NAMES) == set()
 
 
-def test_the_session_is_reckoned_with_and_makes_no_other_batch(batch, tmp_path) -> None:
+def test_session_length_gives_an_estimate_and_keeps_the_job_digest(batch, tmp_path) -> None:
     notes: list[str] = []
     assert batch(
         session_minutes=60, shortest_first=True, on_status=lambda status: notes.extend(status.remarks)
@@ -384,7 +376,7 @@ if "colab_helpers.pages" in sys.orig_argv:
 
 
 @pytest.mark.usefixtures("pages")
-def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path) -> None:
+def test_crashing_decoder_affects_only_the_page(batch, tmp_path) -> None:
     assert batch(in_process=True).ok
     assert "Batch report" in (tmp_path / "out" / "report.html").read_text()
     (tmp_path / "site" / "sitecustomize.py").write_text(PAGE_CRASHES)
@@ -392,22 +384,22 @@ def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path)
     assert report.ok
     assert report.summary.restarts == 0
     assert "report.html was not written: died of SIGSEGV" in report.notes[-1]
-    assert not (tmp_path / "out" / "report.html").exists(), "that of the run before would not be true"
+    assert not (tmp_path / "out" / "report.html").exists(), "the page of an earlier run is removed"
     status = json.loads((tmp_path / "out" / "status.json").read_text())
     assert (status["state"], status["notes"][-1]) == ("done", report.notes[-1])
 
 
-def test_a_page_that_is_never_done_is_given_up(tmp_path, monkeypatch) -> None:
+def test_page_that_takes_too_long_is_given_up(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(processes, "PAGE_TIMEOUT", 0.2)
     monkeypatch.setattr(processes, "PAGE_POLL_INTERVAL", 0.05)
     hangs = tmp_path / "hangs"
     hangs.write_text("#!/bin/sh\nexec sleep 600\n")
     hangs.chmod(0o755)
     monkeypatch.setattr(processes.sys, "executable", str(hangs))
-    beats: list[None] = []
-    problem = processes.make_page(tmp_path, tmp_path / "r", lambda: beats.append(None))
+    heartbeats: list[None] = []
+    problem = processes.make_page(tmp_path, tmp_path / "r", lambda: heartbeats.append(None))
     assert problem.startswith("it took longer than")
-    assert beats
+    assert heartbeats
 
 
 HANGS = """
@@ -415,33 +407,31 @@ import os, signal, sys, time
 from pathlib import Path
 from colab_helpers.batch import processes, stop
 stop.STOP_TIMEOUT, stop.POLL_INTERVAL = 0.2, 0.05
-asked = stop.StopToken(owns_process=True)
-with asked.watching_file(Path(sys.argv[1]), on_late=lambda: os._exit(processes.STOPPED)):
+token = stop.StopToken(owns_process=True)
+with token.watching_file(Path(sys.argv[1]), on_late=lambda: os._exit(processes.STOPPED)):
     Path(sys.argv[1]).touch()
     time.sleep(600)
 """
 
 
-def test_work_that_hangs_although_it_is_asked_to_stop_is_ended(tmp_path) -> None:
+def test_hung_work_is_ended_after_a_stop_request(tmp_path) -> None:
     command = [sys.executable, "-c", HANGS, str(tmp_path / "STOP")]
     assert subprocess.run(command, timeout=TIMEOUT, check=False).returncode == STOPPED
 
 
 HANGING_DRIVE = """
     import time
-    import colab_helpers.batch.status as room
-    genuine, room.REMOTE_STATUS_TIMEOUT = room.write_text, 0.2
+    import colab_helpers.batch.status as status
+    original, status.REMOTE_STATUS_TIMEOUT = status.write_text, 0.2
     def write(path, text):
         if path.parent.name == "out":
             time.sleep(600)
-        genuine(path, text)
-    room.write_text = write
+        original(path, text)
+    status.write_text = write
 """
 
 
-def test_a_status_that_the_drive_does_not_take_does_not_kill_a_healthy_worker(
-    batch, tmp_path, monkeypatch
-) -> None:
+def test_unwritable_status_does_not_kill_a_healthy_worker(batch, tmp_path, monkeypatch) -> None:
     run_at_worker_start(monkeypatch, tmp_path, HANGING_DRIVE)
     settings = SECONDS.with_overrides(stall_timeout=10.0, gpu_memory_wait=0.0)
     report = batch(work_dir=tmp_path / "local", settings=settings)
@@ -449,12 +439,12 @@ def test_a_status_that_the_drive_does_not_take_does_not_kill_a_healthy_worker(
     assert report.summary.restarts == 0
 
 
-def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch) -> None:
+def test_stop_ends_cleanly_and_the_next_run_resumes(shell, tmp_path, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=1, frame=6)
     stopped = shell()
     process = stopped.start()
     worker = stopped.held()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):  # to the worker itself
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):  # sent to the worker itself
         worker.send_signal(number)
     until(lambda: has_signal_pending(worker.pid))
     worker.resume()
@@ -476,7 +466,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch) 
     assert leftover_files(tmp_path / "out", *NAMES) == set()
 
 
-def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path, monkeypatch) -> None:
+def test_second_ctrl_c_ends_at_once_and_keeps_finished_work(shell, tmp_path, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=1, frame=6)
     stopped = shell()
     process = stopped.start()
@@ -491,14 +481,13 @@ def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path, m
     assert_tidy(tmp_path / "out")
 
 
-def test_a_worker_that_has_grown_is_replaced_and_goes_on(batch, monkeypatch, tmp_path) -> None:
-    """One worker for each file."""
-    spy: list[int] = []
-    genuine = supervisor.Supervisor.start_worker
+def test_worker_with_grown_memory_replaces_itself(batch, monkeypatch, tmp_path) -> None:
+    codes: list[int] = []
+    original = supervisor.Supervisor.start_worker
 
     def started(self: Any, cause: str) -> Any:
-        end = genuine(self, cause)
-        spy.append(end.code)
+        end = original(self, cause)
+        codes.append(end.code)
         return end
 
     monkeypatch.setattr(supervisor.Supervisor, "start_worker", started)
@@ -507,9 +496,9 @@ def test_a_worker_that_has_grown_is_replaced_and_goes_on(batch, monkeypatch, tmp
     report = batch(on_status=lambda status: pids.add(status.pid))
     assert report.ok
     assert report.summary.seconds >= sum(file.seconds for file in report.files)
-    # It replaces itself: nobody who watches, or stops it, need know.
+    # It replaces itself after each file, without the supervisor.
     assert (tmp_path / "processes").read_text() == "xxx"
-    assert (spy, len(pids)) == ([0], 1)
+    assert (codes, len(pids)) == ([0], 1)
     assert report.summary.restarts == 0
     assert not any(KEPT in file.fallbacks for file in report.files)
 
@@ -523,7 +512,7 @@ GROWING = """
 """
 
 
-def test_what_other_runs_and_dead_processes_left_does_not_count(batch, tmp_path) -> None:
+def test_traces_of_other_runs_and_dead_processes_are_ignored(batch, tmp_path) -> None:
     assert batch().ok
     (done, *_) = journal_entries(tmp_path / "out", "done")
     (tmp_path / "out" / "a.mp4").unlink()
@@ -532,17 +521,13 @@ def test_what_other_runs_and_dead_processes_left_does_not_count(batch, tmp_path)
             journal.append(WorkStarted(key=done["key"], run="another", target="a.mp4", pid=1))
     path = tmp_path / "out" / "status.json"
     status = json.loads(path.read_text())
-    # Another process has that number now: it began later. Who watched it has said nothing for long.
-    told = {
-        "state": "running",
-        "pid": os.getpid(),
-        "updated": time.time() - 2 * status_room.HEARTBEAT_TIMEOUT,
-    }
-    path.write_text(json.dumps({**status, **told}))
+    # A later process has that PID now, and the heartbeat is too old.
+    updated = time.time() - 2 * status_module.HEARTBEAT_TIMEOUT
+    path.write_text(json.dumps({**status, "state": "running", "pid": os.getpid(), "updated": updated}))
     assert batch().ok
 
 
-def test_bytes_and_pixels_reach_the_worker(targets, constant_models, consent, tmp_path) -> None:
+def test_sources_in_memory_reach_the_worker(targets, constant_models, consent, tmp_path) -> None:
     image = np.full((64, 64, 3), 90, np.uint8)
     report = run_batch(
         [image, cv2.imencode(".jpg", image)[1].tobytes()], [targets / "a.mp4"], tmp_path / "out",
@@ -552,7 +537,7 @@ def test_bytes_and_pixels_reach_the_worker(targets, constant_models, consent, tm
     assert report.files[0].source == ["image in memory (ndarray)", "image in memory (bytes)"]
 
 
-def test_usage_errors_come_before_any_process(batch, monkeypatch, targets, tmp_path) -> None:
+def test_usage_errors_are_raised_before_any_process_starts(batch, monkeypatch, targets, tmp_path) -> None:
     monkeypatch.setattr(supervisor.subprocess, "Popen", None)
     with pytest.raises(UsageError, match="names none"):
         batch(video_range="9-12")

@@ -1,4 +1,4 @@
-"""Several workers of one machine: the results of one, whatever dies, is stopped, or goes on with how many."""
+"""Several workers on one machine give the results of one, also after deaths, stops and resumes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ from tests.media.make import Sound, Spec, variable_pts
 
 TWO = {"gpus": "cpu,cpu"}
 SMALL: dict[str, Any] = {"size": (160, 90), "rate": Fraction(10)}
-SHORT = Spec(**SMALL, frames=5)  # goes whole, as the first of three
+B_FRAMES = {"preset": "medium", "bf": "3"}
+SHORT = Spec(**SMALL, frames=5)  # processed whole, as the first of three
 SPECS = {
     "clips": {
         "a.mp4": SHORT,
@@ -61,10 +62,8 @@ SPECS = {
     },
     "groups": {
         "a.mp4": SHORT,
-        "by_seven.mp4": Spec(
-            **SMALL, frames=30, options={"preset": "medium", "bf": "3", "g": "7", "x264-params": "open-gop=1"}
-        ),
-        "long.mp4": Spec(**SMALL, frames=34, options={"preset": "medium", "bf": "3", "g": "300"}),
+        "by_seven.mp4": Spec(**SMALL, frames=30, options=B_FRAMES | {"g": "7", "x264-params": "open-gop=1"}),
+        "long.mp4": Spec(**SMALL, frames=34, options=B_FRAMES | {"g": "300"}),
     },
 }
 
@@ -84,12 +83,12 @@ _alone: dict[str, tuple[Path, BatchReport]] = {}
 
 
 @pytest.fixture
-def alone(clips: Callable[..., BatchReport], tmp_path: Path) -> Callable[..., tuple[Path, BatchReport]]:
-    """What one worker gives: folder and report."""
+def single(clips: Callable[..., BatchReport], tmp_path: Path) -> Callable[..., tuple[Path, BatchReport]]:
+    """Results of one worker: folder and report."""
 
     def done(which: str = "clips") -> tuple[Path, BatchReport]:
         if which not in _alone:
-            _alone[which] = tmp_path / "alone", clips("alone", which=which)
+            _alone[which] = tmp_path / "single", clips("single", which=which)
         return _alone[which]
 
     return done
@@ -111,42 +110,28 @@ def assert_same(one: Path, other: Path, *, which: str = "clips") -> None:
     assert leftover_files(other, *SPECS[which]) == set()
 
 
-def told(report: BatchReport) -> list[dict[str, Any]]:
-    """All that a report says of files but how long and where."""
-    left_out = {
-        "seconds",
-        "fps",
-        "output",
-        "bytes_out",
-        "memory_before",
-        "memory_after",
-        "manifest",
-        "made_by",
-    }
-    return [file.model_dump(exclude=left_out) for file in report.files]
+def comparable(report: BatchReport) -> list[dict[str, Any]]:
+    """The file entries of a report, without timing, memory and paths."""
+    names = "seconds fps output bytes_out memory_before memory_after manifest made_by"
+    return [file.model_dump(exclude={*names.split()}) for file in report.files]
 
 
 @pytest.mark.parametrize("which", SPECS)
-def test_two_workers_give_what_one_gives(clips, alone, tmp_path, which) -> None:
-    one, two = alone(which), clips("two", which=which, overrides=TWO)
+def test_two_workers_give_the_results_of_one(clips, single, tmp_path, which) -> None:
+    one, two = single(which), clips("two", which=which, overrides=TWO)
     assert two.ok
     assert_same(one[0], tmp_path / "two", which=which)
-    assert told(one[1]) == told(two)
+    assert comparable(one[1]) == comparable(two)
     names = {f"{socket.gethostname()} CPU", f"{socket.gethostname()} CPU (2)"}
     assert (makers(*one), makers(tmp_path / "two", two)) == (set(), names)
-    for done in (
-        entry["report"] for entry in journal_entries(tmp_path / "two", "done")
-    ):  # as a later run tells it
-        assert (done["segments_kept"], done["fps"] < 500) == (0, True)
-    begun = [
-        (entry["key"], entry["number"], entry["pid"])
-        for entry in journal_entries(tmp_path / "two", "started")
-    ]
-    assert len({key for key, number, _ in begun if number is not None}) == 2, "each was done in parts"
-    assert len({pid for *_, pid in begun}) == 2
+    for entry in journal_entries(tmp_path / "two", "done"):
+        assert (entry["report"]["segments_kept"], entry["report"]["fps"] < 500) == (0, True)
+    started = [*journal_entries(tmp_path / "two", "started")]
+    in_segments = {entry["key"] for entry in started if entry["number"] is not None}
+    assert (len(in_segments), len({entry["pid"] for entry in started})) == (2, 2)
 
 
-IN_MEMBER = """
+IN_WORKER = """
 if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     import os, signal, time
     from pathlib import Path
@@ -158,37 +143,37 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     def watched(self, index, number, **given):
         at[:] = [(Path(self.tasks[index].target).name, number), 0]
         return make_segment(self, index, number, **given)
-    def amid(self, video, **given):
+    def write_frame(self, video, **given):
         write(self, video, **given)
         at[1] += 1
         if at[0] is not None and at[1] == 4:
-            amid_segment(*at[0])
-    TaskRunner.make_segment, SegmentWriter.write = watched, amid
+            within_segment(*at[0])
+    TaskRunner.make_segment, SegmentWriter.write = watched, write_frame
 """
-"""Calls a test's ``amid_segment(name, number)`` in workers once some frames of a segment are written."""
+"""Calls a test's ``within_segment(name, number)`` in workers after four frames of a segment."""
 DIES_ONCE = """
-    def amid_segment(name, number):
+    def within_segment(name, number):
         if (name, number) == ("cfr.mp4", 2) and not (place / "died").exists():
             (place / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 """
 DIES = """
-    def amid_segment(name, number):
+    def within_segment(name, number):
         if name == "vfr.mp4":
             os.kill(os.getpid(), signal.SIGKILL)
 """
 FAILS = """
-    def amid_segment(name, number):
+    def within_segment(name, number):
         if name == "cfr.mp4":
             (place / f"at{bool(number)}").touch()
             while not (place / f"at{not number}").exists():
                 time.sleep(0.05)
             if number == 0:
                 raise RuntimeError("no")
-            time.sleep(0.5)  # meanwhile that is told
+            time.sleep(0.5)  # meanwhile the error is reported
 """
 STOPS = """
-    def amid_segment(name, number):
+    def within_segment(name, number):
         if number > 0:
             (place / "out" / "STOP").touch()
             time.sleep(1.5)
@@ -196,17 +181,15 @@ STOPS = """
 
 
 @pytest.fixture
-def in_members(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Has workers run something amid segments."""
+def in_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Makes workers run code within segments."""
     monkeypatch.setenv("PLACE", str(tmp_path))
-    return lambda code: run_at_worker_start(monkeypatch, tmp_path, IN_MEMBER + code)
+    return lambda code: run_at_worker_start(monkeypatch, tmp_path, IN_WORKER + code)
 
 
-def test_a_worker_that_dies_amid_a_segment_is_replaced_and_costs_that_segment(
-    clips, alone, in_members, tmp_path
-) -> None:
-    one, _ = alone()
-    in_members(DIES_ONCE)
+def test_worker_that_dies_within_a_segment_is_replaced(clips, single, in_workers, tmp_path) -> None:
+    one, _ = single()
+    in_workers(DIES_ONCE)
     report = clips("two", overrides=TWO)
     assert (tmp_path / "died").exists()
     assert report.ok
@@ -215,28 +198,26 @@ def test_a_worker_that_dies_amid_a_segment_is_replaced_and_costs_that_segment(
     assert any("died of SIGKILL" in note or "killed" in note for note in report.notes)
 
 
-def test_a_segment_on_which_three_workers_die_fails_its_file_alone(clips, in_members) -> None:
-    in_members(DIES)
+def test_segment_that_kills_three_workers_fails_only_its_file(clips, in_workers) -> None:
+    in_workers(DIES)
     report = clips(overrides=TWO)
     failed = {Path(file.target).name: file for file in report.files if file.status == "failed"}
     assert list(failed) == ["vfr.mp4"]
     assert "died 3 times on this file" in (failed["vfr.mp4"].error or "")
     assert sum(file.status == "done" for file in report.files) == 2
-    assert 3 <= report.summary.restarts <= 6  # they die on two segments at a time
+    assert 3 <= report.summary.restarts <= 6  # on up to two segments at a time
 
 
-def test_an_error_in_a_segment_fails_its_file_once_while_another_worker_is_at_it(
-    clips, in_members, monkeypatch, tmp_path
-) -> None:
+def test_segment_error_fails_file_once_with_two_workers(clips, in_workers, monkeypatch, tmp_path) -> None:
     assert clips().ok
     with (tmp_path / "out" / "cfr.mp4").open("ab") as file:
         file.write(b"changed")
-    in_members(FAILS)
+    in_workers(FAILS)
     report = clips(overrides=TWO | {"output_video_quality": 20})
     failed = {Path(file.target).name: file for file in report.files if file.status == "failed"}
     assert list(failed) == ["cfr.mp4"]
     assert "no" in (failed["cfr.mp4"].error or "")
-    assert any("it is kept as" in note for note in failed["cfr.mp4"].fallbacks), "what was told before counts"
+    assert any("it is kept as" in note for note in failed["cfr.mp4"].fallbacks), "earlier notes are kept"
     assert [file.status for file in report.files].count("done") == 2
 
 
@@ -259,30 +240,28 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv:
 """
 
 
-def test_workers_on_disks_of_their_own_share_segments_and_one_noted_by_a_dead_one_counts(
-    clips, alone, monkeypatch, tmp_path
-) -> None:
+def test_workers_on_separate_disks_share_segments_of_dead_ones(clips, single, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PLACE", str(tmp_path))
     run_at_worker_start(monkeypatch, tmp_path, OWN_DISKS)
     report = clips("two", overrides=TWO, work_dir=tmp_path / "disk")
     assert (tmp_path / "died").exists()
     assert report.ok, [file.error for file in report.files]
-    assert_same(alone()[0], tmp_path / "two")
+    assert_same(single()[0], tmp_path / "two")
     assert not any("worker process died" in note for file in report.files for note in file.fallbacks)
 
 
 @pytest.mark.parametrize("then", [{}, TWO], ids=["one", "two"])
-def test_a_stop_is_taken_within_a_segment_and_either_number_of_workers_goes_on(
-    clips, alone, in_members, monkeypatch, tmp_path, then
+def test_stop_within_a_segment_is_resumed_by_one_or_two_workers(
+    clips, single, in_workers, monkeypatch, tmp_path, then
 ) -> None:
-    one, _ = alone()
-    in_members(STOPS)
+    one, _ = single()
+    in_workers(STOPS)
     others = psutil.Process().children()
     stopped = clips(overrides=TWO)
     assert stopped.stopped
     assert {file.status for file in stopped.files} <= {"done", "skipped"}
-    ours = [each for each in psutil.Process().children() if each not in others]
-    assert not [each for each in ours if each.status() != psutil.STATUS_ZOMBIE]
+    workers = [each for each in psutil.Process().children() if each not in others]
+    assert not [each for each in workers if each.status() != psutil.STATUS_ZOMBIE]
     before = digests(tmp_path / "out")
     assert 0 < len(before) < len(digests(one))
     monkeypatch.delenv("PYTHONPATH")
@@ -294,8 +273,8 @@ def test_a_stop_is_taken_within_a_segment_and_either_number_of_workers_goes_on(
     assert ("" in after, before <= after) == (then != TWO, True)
 
 
-def test_two_workers_go_on_where_one_stopped(clips, alone, monkeypatch, tmp_path) -> None:
-    # Whoever works alone need not agree with anybody: no encoder is tried beforehand.
+def test_two_workers_resume_the_batch_of_one(clips, single, monkeypatch, tmp_path) -> None:
+    # A single worker need not agree with others, so no encoder is tried in advance.
     monkeypatch.setattr("colab_helpers.media.encoders._default_trial", None)
 
     def stop(progress: Any) -> None:
@@ -308,35 +287,35 @@ def test_two_workers_go_on_where_one_stopped(clips, alone, monkeypatch, tmp_path
     assert report.ok
     assert any(file.segments_kept for file in report.files)
     assert "" in makers(tmp_path / "out", report)
-    assert_same(alone()[0], tmp_path / "out")
+    assert_same(single()[0], tmp_path / "out")
 
 
-def test_with_a_map_of_people(run, tmp_path, films) -> None:
+def test_two_workers_give_the_results_of_one_with_a_map(run, tmp_path, films) -> None:
     short = SETTINGS.with_overrides(segment_seconds=1.0)
     for name, how in (("one", {}), ("two", TWO)):
         settings = short.with_overrides(**how)
         assert run("first.mp4", "second.mp4", people="find", out=tmp_path / name, settings=settings).ok
-        assert read_status(tmp_path / name).state == "done", "whoever begins later looks at all once more"
+        assert read_status(tmp_path / name).state == "done", "later workers scan all files again"
     for name in ("first.mp4", "second.mp4"):
         assert media(tmp_path / "one" / name) == media(tmp_path / "two" / name)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
-def test_a_worker_that_encodes_otherwise_is_refused(monkeypatch, tmp_path) -> None:
-    pool, told = pool_of(monkeypatch, tmp_path)
+def test_worker_with_another_encoder_is_refused(monkeypatch, tmp_path) -> None:
+    pool, notes = pool_of(monkeypatch, tmp_path)
     pool._wait_for_first = False
     pool._spawn_missing()
     first, second = pool._workers
     pool._on_opened(first, WorkerInfo(encoder="h264_nvenc"))
     pool._on_opened(second, WorkerInfo(encoder="libx264"))
     pool._spawn_missing()
-    assert pool._workers == [first], "and nobody is started in its place"
-    assert ["libx264, but the other workers use h264_nvenc" in text for text in told] == [True]
+    assert pool._workers == [first], "no worker replaces it"
+    assert ["libx264, but the other workers use h264_nvenc" in text for text in notes] == [True]
     assert default_encoder("auto") in ("libx264", "h264_nvenc")
     assert default_encoder("libx265") == "libx265"
 
 
-def test_which_gpu_each_worker_sees(monkeypatch) -> None:
+def test_gpus_setting_selects_the_devices(monkeypatch) -> None:
     monkeypatch.setattr("colab_helpers.batch.worker_pool.visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
     assert load_settings(gpus=1).gpus == "1"  # as YAML reads it
     assert devices_of(load_settings(gpus="")) == []
@@ -350,12 +329,12 @@ def test_which_gpu_each_worker_sees(monkeypatch) -> None:
     assert devices_of(load_settings(gpus="all")) == []
 
 
-def test_workers_share_what_the_machine_has(monkeypatch) -> None:
+def test_workers_share_the_memory_of_the_machine(monkeypatch) -> None:
     machine = Machine(8, SYSTEM_RESERVE + 12 * GIB, None, "", "", on_colab=False)
-    for workers, asked, held in ((1, "auto", 12.0), (4, "auto", 3.0), (4, 8.0, 2.0), (4, 0.5, 0.5)):
+    for workers, setting, share in ((1, "auto", 12.0), (4, "auto", 3.0), (4, 8.0, 2.0), (4, 0.5, 0.5)):
         monkeypatch.setenv(SHARED_BY_ENV, str(workers))
-        settings, notes = resolve(load_settings(max_memory=asked), machine, cuda=False)
-        assert (settings.max_memory, notes) == (held, ())
+        settings, notes = resolve(load_settings(max_memory=setting), machine, cuda=False)
+        assert (settings.max_memory, notes) == (share, ())
 
 
 DIES_BEHIND_A_SEGMENT = """
@@ -381,7 +360,7 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv:
 """
 
 
-def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
+def test_worker_that_takes_over_a_whole_file_reads_new_entries(
     photo, shared_dir, constant_models, monkeypatch, tmp_path
 ) -> None:
     monkeypatch.setenv("PLACE", str(tmp_path))
@@ -394,7 +373,7 @@ def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
     assert repeated_segments(tmp_path / "two") == {}
 
 
-def test_copies_of_one_file_are_done_one_after_another(photo, shared_dir, constant_models, tmp_path) -> None:
+def test_copies_of_one_file_are_processed_in_sequence(photo, shared_dir, constant_models, tmp_path) -> None:
     clip = shared_clips(shared_dir / "pool_copies", {"a.mp4": Spec(**SMALL, frames=44)}) / "a.mp4"
     (folder := tmp_path / "in").mkdir()
     for name in ("a.mp4", "b.mp4"):
@@ -404,36 +383,36 @@ def test_copies_of_one_file_are_done_one_after_another(photo, shared_dir, consta
     assert media(tmp_path / "two" / "a.mp4") == media(tmp_path / "two" / "b.mp4")
 
 
-def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None:
-    begun = WorkStarted(key="k", run="r", target="/t.mp4", pid=1)
-    earlier: Any = SimpleNamespace(history=History([begun]), run="r")
-    context, noted = SimpleNamespace(cause=None), list[Any]()
+def test_started_work_of_other_workers_counts_as_no_death() -> None:
+    started = WorkStarted(key="k", run="r", target="/t.mp4", pid=1)
+    earlier: Any = SimpleNamespace(history=History([started]), run="r")
+    context, appended = SimpleNamespace(cause=None), list[Any]()
     given: Any = context, "engine", Task(Path("/t.mp4"), Path("/o.mp4")), "k", earlier
-    journal: Any = SimpleNamespace(append=noted.append)
+    journal: Any = SimpleNamespace(append=appended.append)
     assert WorkerContext.begin(*given, journal, deaths=NO_DEATHS) == ("engine", [])
-    assert [entry.target for entry in noted] == ["/t.mp4"]
+    assert [entry.target for entry in appended] == ["/t.mp4"]
     with pytest.raises(WorkerError, match="died 3 times on this file, last: cold"):
         WorkerContext.begin(*given, journal, deaths=(3, "cold"))
 
 
 def pool_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[WorkerPool, list[str]]:
-    """A pool whose processes are pretended, and what its status is told."""
-    told = list[str]()
+    """A pool with fake processes, and the notes of its status."""
+    notes = list[str]()
     request = BatchRequest(output_dir=tmp_path, people="find")
     job = Job(request=request, tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
-    status = SimpleNamespace(note=told.append, restarted=told.append)
+    status = SimpleNamespace(note=notes.append, restarted=notes.append)
     work_dirs, journal = WorkDirs(tmp_path, None), History()
     context: Any = SimpleNamespace(job=job, work_dirs=work_dirs, status=status, read_journal=lambda: journal)
     process = SimpleNamespace(kill=lambda: None)
     monkeypatch.setattr("colab_helpers.batch.worker_pool.WorkerProcess", lambda *given: process)
     nothing: Any = None
-    return WorkerPool(context, [0], nothing, nothing, devices, print), told
+    return WorkerPool(context, [0], nothing, nothing, devices, print), notes
 
 
-def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
+def test_worker_that_cannot_start_is_not_restarted_but_a_dead_one_is(monkeypatch, tmp_path) -> None:
     pool, _ = pool_of(monkeypatch, tmp_path)
     pool._spawn_missing()
-    assert len(pool._workers) == 1, "it looks at all files first"
+    assert len(pool._workers) == 1, "the first worker scans all files first"
     pool._on_opened(pool._workers[0], WorkerInfo())
     pool._spawn_missing()
     pool._on_refused(pool._workers[1], ValueError("no networks"))
@@ -447,17 +426,17 @@ def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypat
         pool._on_refused(pool._workers[0], ValueError("no networks"))
 
 
-def test_one_gpu_that_cannot_begin_or_crashes_leaves_the_work_to_the_other(monkeypatch, tmp_path) -> None:
-    pool, told = pool_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+def test_gpu_that_cannot_start_or_crashes_leaves_the_work_to_the_other(monkeypatch, tmp_path) -> None:
+    pool, notes = pool_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
     pool._spawn_missing()
     pool._on_refused(pool._workers[0], ValueError("no memory"))
     pool._spawn_missing()
-    assert [each.device for each in pool._workers] == ["GPU-b"], "though one was to look at all files first"
+    assert [each.device for each in pool._workers] == ["GPU-b"], "although the first was to scan first"
     pool, _ = pool_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
     pool._spawn_missing()
-    with pytest.raises(UsageError, match="no face in the photo"):  # nor will another GPU find one
+    with pytest.raises(UsageError, match="no face in the photo"):  # another GPU cannot find one either
         pool._on_refused(pool._workers[0], UsageError("no face in the photo"))
-    pool, told = pool_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
+    pool, notes = pool_of(monkeypatch, tmp_path, ["GPU-a", "GPU-b"])
     pool._wait_for_first = False
     pool._spawn_missing()
     pool._on_opened(pool._workers[1], WorkerInfo())
@@ -465,8 +444,8 @@ def test_one_gpu_that_cannot_begin_or_crashes_leaves_the_work_to_the_other(monke
         pool._on_lost(pool._workers[0 if pool._workers[0].device == "GPU-a" else 1], -11)
         pool._spawn_missing()
     assert [each.device for each in pool._workers] == ["GPU-b"]
-    assert "3 worker processes in a row died" in told[-1]
-    for _ in range(3):  # the first had begun
+    assert "3 worker processes in a row died" in notes[-1]
+    for _ in range(3):  # workers had started successfully
         pool._on_lost(pool._workers[0], -11)
         pool._spawn_missing()
     with pytest.raises(WorkerError, match="3 worker processes in a row died"):
@@ -474,10 +453,10 @@ def test_one_gpu_that_cannot_begin_or_crashes_leaves_the_work_to_the_other(monke
 
 
 @pytest.fixture
-def shown(
+def pool_of_three(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[[], tuple[WorkerPool, list[WorkerHandle]]]:
-    """A pool of three at two files of a status, the first of which goes in parts; its processes are none."""
+    """A pool of three workers without processes: two on segments of the first file, one on the second."""
     monkeypatch.setattr("colab_helpers.batch.worker_pool._POLL_INTERVAL", 0.0)
     monkeypatch.setattr(WorkerPool, "_spawn_missing", lambda _: None)
 
@@ -505,8 +484,8 @@ def shown(
     return made
 
 
-def test_each_worker_has_a_name_and_shows_what_it_does_and_how_fast(shown) -> None:
-    pool, (first, second, third) = shown()
+def test_workers_show_their_name_work_and_speed(pool_of_three) -> None:
+    pool, (first, second, third) = pool_of_three()
     status = pool.context.status.status
     pool._show_progress(first, a_progress(25, 60, fps=8.0, gpu_load=90.0, gpu_percent=40.0))
     pool._show_progress(second, a_progress(41, 60, fps=2.0))
@@ -524,17 +503,14 @@ def test_each_worker_has_a_name_and_shows_what_it_does_and_how_fast(shown) -> No
     pool._finish_call(third, None, None, False)
     pool._show_progress(second, a_progress(45, 60, stage=FINDING))
     pool._supervise()
-    assert [(one.stage, one.fps) for one in status.workers] == [
-        ("frames", 8.0),
-        (FINDING, 0.0),
-        ("ready", 0.0),
-    ]
+    stages = [(one.stage, one.fps) for one in status.workers]
+    assert stages == [("frames", 8.0), (FINDING, 0.0), ("ready", 0.0)]
     assert (status.idle, status.rate) == (1, 8.0)
 
 
-def test_a_segment_that_is_noted_counts_once_and_no_more_than_there_is(shown) -> None:
-    pool, (first, second, _) = shown()
-    pool._files[0].frames[2] = 10  # noted, and its worker is a frame further
+def test_journaled_segment_counts_once_in_the_progress(pool_of_three) -> None:
+    pool, (first, second, _) = pool_of_three()
+    pool._files[0].frames[2] = 10  # journaled, and its worker is one frame further
     for who, frame in ((first, 31), (second, 45)):
         pool._show_progress(who, a_progress(frame, 58, fps=1.0))
     progress = pool.context.status.status.progress
@@ -543,11 +519,11 @@ def test_a_segment_that_is_noted_counts_once_and_no_more_than_there_is(shown) ->
     pool._show_progress(second, a_progress(57, 58))
     assert pool.context.status.status.progress.frame == 58
     pool._show_progress(second, a_progress(58, 58, stage=FINDING))
-    assert pool.context.status.status.progress.frame == 48, "faces that are found are no frames"
+    assert pool.context.status.status.progress.frame == 48, "scanned frames are not processed frames"
 
 
-def test_whoever_begins_later_changes_nothing_of_files_that_are_over_or_at_work(shown) -> None:
-    pool, (first, _, third) = shown()
+def test_late_worker_changes_no_status_of_done_or_running_files(pool_of_three) -> None:
+    pool, (first, _, third) = pool_of_three()
     status, done = pool.context.status.status, FileReport(target="c.mp4", status="done")
     pool.file_ended(2, done)
     pool._show_progress(first, a_progress(25, 60))
@@ -557,33 +533,33 @@ def test_whoever_begins_later_changes_nothing_of_files_that_are_over_or_at_work(
         pool._show_progress(third, a_progress(1, 60, file_index=index, stage=FINDING))
     assert status.files[2] is done
     assert (status.files[0].status, status.progress.frame) == ("running", 25)
-    assert third.status("").stage == FINDING, "it is shown for itself"
+    assert third.status("").stage == FINDING, "the worker shows its own stage"
 
 
-def test_what_one_worker_waits_for_holds_whatever_others_tell(shown) -> None:
-    pool, (first, second, third) = shown()
+def test_pause_of_one_worker_is_kept_whatever_others_report(pool_of_three) -> None:
+    pool, (first, second, third) = pool_of_three()
     status = pool.context.status.status
 
-    def waits() -> tuple[str | None, list[str | None]]:
+    def pauses() -> tuple[str | None, list[str | None]]:
         pool._supervise()
         return status.pause, [one.pause for one in status.workers if one.pause]
 
     pool._on_status(second, "pause", ("the drive is full",))
-    assert waits() == ("the drive is full", ["the drive is full"])
+    assert pauses() == ("the drive is full", ["the drive is full"])
     ticks = status.ticks
     pool._on_status(first, "pause", (None,))
-    assert waits() == ("the drive is full", ["the drive is full"]), "another one goes on"
-    assert status.ticks == ticks + 1, "who is shown again does not get on"
+    assert pauses() == ("the drive is full", ["the drive is full"]), "another worker resumes"
+    assert status.ticks == ticks + 1, "a repeated pause is no progress"
     pool._on_status(third, "pause", ("the drive is gone",))
-    assert waits()[0] == "the drive is full, the drive is gone"
-    pool._finish_call(second, None, None, False)  # with an error: it did not say that it goes on
-    assert waits() == ("the drive is gone", ["the drive is gone"])
+    assert pauses()[0] == "the drive is full, the drive is gone"
+    pool._finish_call(second, None, None, False)  # with an error, without reporting the end of its pause
+    assert pauses() == ("the drive is gone", ["the drive is gone"])
     pool._workers.remove(third)
-    assert waits() == (None, []), "it has died"
+    assert pauses() == (None, []), "the paused worker has died"
 
 
-def test_a_frame_just_written_is_shown_of_the_file_that_is_shown(shown) -> None:
-    pool, (first, _, third) = shown()
+def test_preview_frame_is_taken_from_the_displayed_file(pool_of_three) -> None:
+    pool, (first, _, third) = pool_of_three()
     pool._show_progress(first, a_progress(25, 60))
     pool._on_status(third, "picture", ("data:b",))
     assert pool.context.status.status.picture is None
@@ -591,7 +567,7 @@ def test_a_frame_just_written_is_shown_of_the_file_that_is_shown(shown) -> None:
     assert pool.context.status.status.picture == "data:a"
 
 
-def test_a_worker_never_waits_for_memory_amid_a_file() -> None:
+def test_worker_does_not_wait_for_memory_within_a_file() -> None:
     waits, made = list[bool](), list[int]()
     runner: Any = SimpleNamespace(
         _segment_key=(0, "libx264", NO_DEATHS),
@@ -602,20 +578,20 @@ def test_a_worker_never_waits_for_memory_amid_a_file() -> None:
     assert (made, waits) == ([3], [False])
 
 
-def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch) -> None:
-    weighed, sent = list[int](), list[Any]()
-    monkeypatch.setattr(pool_worker.MemoryGrowth, "check", lambda *_: weighed.append(len(sent)))
+def test_memory_growth_is_checked_after_work_with_all_networks(monkeypatch) -> None:
+    checks, sent = list[int](), list[Any]()
+    monkeypatch.setattr(pool_worker.MemoryGrowth, "check", lambda *_: checks.append(len(sent)))
     runner: Any = SimpleNamespace(prepare=lambda index: "plan", make_segment=lambda index: None)
     calls = iter([("prepare", {"index": 0}), ("make_segment", {"index": 0})])
     process: Any = SimpleNamespace(recv=calls.__next__, send=sent.append)
     with pytest.raises(StopIteration):
         pool_worker._serve(runner, process, StopToken())
     assert sent == [("done", "plan", False), ("done", None, False)]
-    assert weighed == [1]
+    assert checks == [1]
 
 
-def test_a_segment_that_is_noted_ends_the_count_of_deaths_of_earlier_pools_too(shown) -> None:
-    pool, (*_, third) = shown()
+def test_journaled_segment_resets_death_counts_of_earlier_pools(pool_of_three) -> None:
+    pool, (*_, third) = pool_of_three()
     pool._earlier_deaths = {str(pool.context.job.tasks[1].target): 2}
     pool.journal, third.process = (SimpleNamespace(append=print, send=print) for _ in range(2))
     assert pool._deaths(third.call)[0] == 2
@@ -624,15 +600,15 @@ def test_a_segment_that_is_noted_ends_the_count_of_deaths_of_earlier_pools_too(s
     assert pool._deaths(third.call) == NO_DEATHS
 
 
-def test_one_file_is_shown_until_it_is_over_and_then_one_that_is_at_work(shown) -> None:
-    pool, (first, second, third) = shown()
+def test_file_is_displayed_until_done_then_a_running_one(pool_of_three) -> None:
+    pool, (first, second, third) = pool_of_three()
     status = pool.context.status.status
     pool._show_progress(first, a_progress(25, 60))
     first.assign(Call("prepare", 2))
     pool._files[2] = FileInProgress()
     pool._show_progress(third, a_progress(50, 100, file="b.mp4", file_index=1))
     pool._show_progress(first, a_progress(1, 60, file="c.mp4", file_index=2, stage=FINDING))
-    assert status.progress.file_index == 0, "the second is at it still"
+    assert status.progress.file_index == 0, "the second worker is still on it"
     pool._finish_call(second, Call("segment", 0, 4), FileReport(target="a.mp4", status="failed"), False)
     pool._show_progress(third, a_progress(51, 100, file="b.mp4", file_index=1))
-    assert (status.progress.file_index, status.progress.frame) == (1, 51), "not one that is over"
+    assert (status.progress.file_index, status.progress.frame) == (1, 51), "not a finished file"

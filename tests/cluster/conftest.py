@@ -19,25 +19,25 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv:
     import os, time
     from colab_helpers.media.segments import SegmentWriter
     write, together = SegmentWriter.write, os.path.dirname(os.environ["FAKE"]) + "/together"
-    def slow(self, *given, **more):
+    def slow(self, *args, **kwargs):
         if os.path.isdir(together):
             open(f"{together}/{os.getpid()}", "w").close()
-        patience = time.monotonic() + 60
-        while os.path.isdir(together) and len(os.listdir(together)) < 2 and time.monotonic() < patience:
+        deadline = time.monotonic() + 60
+        while os.path.isdir(together) and len(os.listdir(together)) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.06)
-        return write(self, *given, **more)
+        return write(self, *args, **kwargs)
     SegmentWriter.write = slow
 """
-"""Frames take as long as they do on a small GPU: there is time to kill somebody.
+"""Slows down frames as on a small GPU, so that there is time to kill processes.
 
-As long as there is a folder ``together``, who writes waits a minute for another one to be about to.
+While a folder ``together`` exists, a worker waits up to a minute for another one before it writes.
 """
 
 
 @pytest.fixture(scope="package")
 def place() -> Iterator[Path]:
-    """A cluster of two nodes with disks of their own, who know of an object storage that may be there."""
+    """A cluster of two nodes with separate disks; they know the address of an object store."""
     with pytest.MonkeyPatch.context() as patch:
         with socket.create_server(("127.0.0.1", 0)) as free:
             patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")

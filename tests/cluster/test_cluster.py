@@ -1,4 +1,4 @@
-"""A real cluster of two nodes on this machine: whatever is killed, nothing is lost and nothing done twice."""
+"""A real cluster of two nodes on this machine: kills lose no work and repeat none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from colab_helpers.files import from_json
 from colab_helpers.pages.live import live_text
 from tests.batch.films import SETTINGS, changed, write_films
 from tests.batch.test_object_store import SPECS as STORED
-from tests.batch.test_object_store import brought, fetched, films, names
+from tests.batch.test_object_store import downloaded, fetched, films, names
 from tests.conftest import CONSENT, TIMEOUT, until
 from tests.helpers.cluster import NODE, address, processes, thousand, watched_memory
 from tests.helpers.processes import (
@@ -46,8 +46,7 @@ from tests.people.actors import portrait
 
 pytestmark = [
     pytest.mark.skipif(
-        importlib.util.find_spec("ray") is None,
-        reason="Ray is not installed: bash setup.sh install cluster",
+        importlib.util.find_spec("ray") is None, reason="Ray is not installed: bash setup.sh install cluster"
     ),
     pytest.mark.xdist_group("cluster"),
 ]
@@ -74,34 +73,34 @@ def shell(place: Path, constant_models: Path) -> BatchCommand:
     )
 
 
-def test_with_tracks_and_a_map_of_people(place: Path, standins: Path, tmp_path: Path) -> None:
-    """One of a film's people becomes somebody else, the other is made unrecognisable."""
-    shown, alone, out = place / "shown", tmp_path / "alone", place / "mapped"
-    shown.mkdir()
-    write_films(shown)
-    photo, options = shown / "hanna.jpg", ("--frame-processors", "face_swapper")
-    one, both = (
-        BatchCommand(shown / "first.mp4", photo, standins, CONSENT, to, *options, *more)
-        for to, more in ((alone, ()), (out, ("--cluster", "auto")))
+def test_cluster_gives_the_results_of_one_machine_with_a_map(place, standins, tmp_path) -> None:
+    """One person of a film is swapped, the other blurred."""
+    clips, single, out = place / "clips", tmp_path / "single", place / "mapped"
+    clips.mkdir()
+    write_films(clips)
+    photo, options = clips / "hanna.jpg", ("--frame-processors", "face_swapper")
+    local, cluster = (
+        BatchCommand(clips / "first.mp4", photo, standins, CONSENT, to, *options, *more)
+        for to, more in ((single, ()), (out, ("--cluster", "auto")))
     )
-    wait_for_exit(one.start("--people", "only"))
-    analyser, known = FaceAnalyser(SETTINGS, models_dir=standins), KnownPeople.load(alone)
+    wait_for_exit(local.start("--people", "only"))
+    analyser, known = FaceAnalyser(SETTINGS, models_dir=standins), KnownPeople.load(single)
     for who, source in (("alma", str(photo)), ("bruno", "blur")):
         look = analyser.find(portrait(who))[0].embedding
         name = max(known.groups, key=lambda group: float(known.groups[group].look @ look))
-        set_source(alone, name, [source])
-    shutil.copytree(alone, out, ignore=lambda *_: {path.name for path in alone.iterdir()} - MAP)
-    for run in [one.start(), both.start()]:
+        set_source(single, name, [source])
+    shutil.copytree(single, out, ignore=lambda *_: {path.name for path in single.iterdir()} - MAP)
+    for run in [local.start(), cluster.start()]:
         wait_for_exit(run)
-    assert changed(shown, out, "first") == {"alma", "bruno"}
-    assert contents(out) == contents(alone)
-    found = [parts(folder) for folder in (alone, out)]
-    assert found[0] == found[1], "bytes, faces, tracks and what was measured of them"
+    assert changed(clips, out, "first") == {"alma", "bruno"}
+    assert contents(out) == contents(single)
+    found = [parts(folder) for folder in (single, out)]
+    assert found[0] == found[1], "bytes, faces, tracks and measurements"
     assert len(found[0]) == 2
 
 
 def parts(out: Path) -> list[dict[str, Any]]:
-    """What the journal says of segments, in order."""
+    """The segments in the journal, in order."""
     found = [entry["part"] for entry in journal_entries(out, "segment")]
     for part in found:
         part["measured"]["actions"].sort()  # a set
@@ -110,7 +109,7 @@ def parts(out: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def server(place: Path) -> Iterator[Any]:
-    """The storage that the cluster knows, as its own client sees it."""
+    """Client of the object store that the cluster knows."""
     boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
     port = int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
@@ -120,9 +119,7 @@ def server(place: Path) -> Iterator[Any]:
     running.stop()
 
 
-def test_machines_that_share_no_disk_do_a_batch_together(
-    server: Any, place: Path, shared_dir: Path, constant_models: Path, tmp_path: Path
-) -> None:
+def test_batch_on_machines_without_shared_disk(server, place, shared_dir, constant_models, tmp_path) -> None:
     local, photo = shared_clips(shared_dir / "stored", STORED), draw_photo(tmp_path)
     server.create_bucket(Bucket="films")
     for path in (*local.iterdir(), photo):
@@ -134,19 +131,19 @@ def test_machines_that_share_no_disk_do_a_batch_together(
     for name in ("shell", "together"):
         (place / name).mkdir()
     running = shell.start(env={**os.environ, "TMPDIR": str(place / "shell")})
-    assert run_here(photo, local, tmp_path / "alone", constant_models).ok
+    assert run_here(photo, local, tmp_path / "single", constant_models).ok
     wait_for_exit(running)
     shutil.rmtree(place / "together")
-    assert [*(place / "other").rglob("s3:/films/clips")], "the other machine has taken part"
-    assert brought(place / "shell") == set()
-    results = fetched(server, tmp_path / "down")
-    assert films(results) == films(tmp_path / "alone")
+    assert [*(place / "other").rglob("s3:/films/clips")], "the other machine took part"
+    assert fetched(place / "shell") == set()
+    results = downloaded(server, tmp_path / "down")
+    assert films(results) == films(tmp_path / "single")
     assert repeated_segments(results) == {}
     assert len({entry["pid"] for entry in journal_entries(results, "started")}) == 2
     assert names(server, "out/.work") == []
 
 
-def test_a_thousand_videos_cost_the_coordinator_little(place: Path, shell: BatchCommand) -> None:
+def test_coordinator_needs_little_memory_for_a_thousand_videos(place: Path, shell: BatchCommand) -> None:
     targets, out = thousand(place), place / "many"
     (place / "fake").touch()
     try:
@@ -157,12 +154,12 @@ def test_a_thousand_videos_cost_the_coordinator_little(place: Path, shell: Batch
             assert "1000 of 1000 files" in wait_for_exit(many.start())
     finally:
         (place / "fake").unlink()
-    most = max(sizes)
-    assert 0 < most < 300e6, f"{most / 1e6:.0f} MB"
+    peak = max(sizes)
+    assert 0 < peak < 300e6, f"{peak / 1e6:.0f} MB"
     assert {entry["key"] for entry in journal_entries(out, "done")} == {str(number) for number in range(1000)}
     assert (segments(out), repeated_segments(out)) == (3000, {})
     text = "\n".join(live_text([], read_status(out), now=time.time()))
-    assert len(text) < 4000, "a page that somebody can read"
+    assert len(text) < 4000, "the page stays readable"
 
 
 def kill(found: list[psutil.Process]) -> None:
@@ -179,50 +176,50 @@ def more_than(out: Path, before: int) -> Callable[[], bool]:
     return lambda: segments(out) > before
 
 
-def test_whatever_is_killed_nothing_is_lost_or_done_twice(
-    place: Path, shell: BatchCommand, tmp_path: Path
-) -> None:
+def test_kills_lose_no_work_and_repeat_none(place: Path, shell: BatchCommand, tmp_path: Path) -> None:
     out = shell.out
     first = shell.start()
     until(more_than(out, 1))
-    first.kill()  # whoever has asked may go
+    first.kill()  # the shell that started the batch may end
     first.wait()
     stranger = batch_with_another_token(shell, tmp_path)
 
-    seen = segments(out)
-    until(more_than(out, seen))
-    doomed = processes(place, "ray::WorkerActor")[0]
+    before = segments(out)
+    until(more_than(out, before))
+    actor = processes(place, "ray::WorkerActor")[0]
     kill(
-        [each for each in processes(place, "colab_helpers.batch.pool_worker") if each.ppid() != doomed.pid]
-        + [doomed]
+        [each for each in processes(place, "colab_helpers.batch.pool_worker") if each.ppid() != actor.pid]
+        + [actor]
     )
-    again = shell.start()  # from a second shell
-    seen = segments(out)
-    until(more_than(out, seen))
+    second = shell.start()  # from a second shell
+    before = segments(out)
+    until(more_than(out, before))
 
     kill(processes(place, "ray::Coordinator"))
-    seen = segments(out)
-    until(more_than(out, seen))
-    assert again.poll() is None, "it watches on"
+    before = segments(out)
+    until(more_than(out, before))
+    assert second.poll() is None, "the second shell keeps watching"
     subprocess.run([sys.executable, "-m", "colab_helpers", "stop", str(out)], check=True, timeout=TIMEOUT)
-    wait_for_exit(again, 130)
+    wait_for_exit(second, 130)
     assert shell.status()["state"] == "cancelled"
     until(lambda: not processes(place, "colab_helpers.batch.pool_worker"))
-    seen = segments(out)
-    assert seen < 18, "it has stopped before its end"
+    before = segments(out)
+    assert before < 18, "it stopped before the end"
 
     last = shell.start()
-    until(more_than(out, seen))
+    until(more_than(out, before))
     kill(processes(place, "raylet", f"--node_ip_address={NODE.format(3)}"))
-    run_here(draw_photo(tmp_path), shell_targets(shell), tmp_path / "alone", shell_models(shell))
+    run_here(draw_photo(tmp_path), shell_targets(shell), tmp_path / "single", shell_models(shell))
     wait_for_exit(last)
-    assert repeated_segments(out) == {}, "a finished segment was done again"
+    assert repeated_segments(out) == {}, "a finished segment was repeated"
     assert leftover_files(out, *SPECS) == set()
-    assert contents(out) == contents(tmp_path / "alone")
+    assert contents(out) == contents(tmp_path / "single")
     assert {Path(entry["report"]["target"]).name for entry in journal_entries(out, "done")} == {*SPECS}
-    told = from_json(BatchReport, (out / "report.json").read_bytes())
+    report = from_json(BatchReport, (out / "report.json").read_bytes())
     nodes = {NODE.format(number) for number in (2, 3)}
-    assert {name.split()[0] for name in makers(out, told)} <= nodes, "also of what was made before the stop"
+    assert {name.split()[0] for name in makers(out, report)} <= nodes, (
+        "also for segments made before the stop"
+    )
     assert "refused the connection of this machine" in wait_for_exit(stranger, 2)
 
 
@@ -231,8 +228,8 @@ def batch_with_another_token(shell: BatchCommand, tmp_path: Path) -> subprocess.
     home.mkdir()
     (home / "cluster.token").write_text("0" * 64)
     (home / "cluster.token").chmod(0o600)
-    given = {**os.environ, "COLAB_HELPERS_HOME": str(home)}
-    return shell.start("--cluster", address(), env=given)
+    env = {**os.environ, "COLAB_HELPERS_HOME": str(home)}
+    return shell.start("--cluster", address(), env=env)
 
 
 def shell_targets(shell: BatchCommand) -> Path:

@@ -1,4 +1,4 @@
-"""Where a cluster's pool puts workers, and to whom it gives way; Ray is pretended here."""
+"""On which nodes a cluster's pool places workers, and how priorities work, with a fake of Ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Nodes = dict[str, dict[str, float]]
 
 
 class LostError(Exception):
-    """What Ray raises of an actor that is there no longer."""
+    """Raised by Ray for a lost actor."""
 
 
 @dataclass(eq=False)
@@ -33,16 +33,16 @@ class Ping:
 
 
 class FakeRay:
-    """Nodes, actors by node, and the priorities of the batches at work."""
+    """Nodes, actors by node, and priorities of the running batches."""
 
     def __init__(self, nodes: Nodes) -> None:
         self.alive, self.ranks, self.lost = nodes, [0], set[Any]()
-        self.hired: list[tuple[str, dict[str, float], int]] = []
+        self.placed: list[tuple[str, dict[str, float], int]] = []
         self.killed: list[Any] = []
         self.exceptions = SimpleNamespace(RayError=LostError)
-        placed = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: node)
+        strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: node)
         self.util = SimpleNamespace(
-            scheduling_strategies=placed, list_named_actors=lambda: [*range(len(self.ranks))]
+            scheduling_strategies=strategies, list_named_actors=lambda: [*range(len(self.ranks))]
         )
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -53,13 +53,13 @@ class FakeRay:
 
     def remote(self, _kind: type) -> Any:
         def options(scheduling_strategy: str, **claim: float) -> Any:
-            def hire(_coordinator: Any, _number: int, _job: str, _code: str, room: int) -> Any:
-                self.hired.append((scheduling_strategy, claim, room))
+            def place(_coordinator: Any, _number: int, _job: str, _code: str, workers: int) -> Any:
+                self.placed.append((scheduling_strategy, claim, workers))
                 actor = SimpleNamespace(terminate=SimpleNamespace(remote=lambda: None))
                 actor.ping = SimpleNamespace(remote=lambda: Ping(actor))
                 return actor
 
-            return SimpleNamespace(remote=hire)
+            return SimpleNamespace(remote=place)
 
         return SimpleNamespace(options=options)
 
@@ -89,10 +89,10 @@ def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Clust
             request=request,
             tasks=tuple(Task(Path(f"/clips/{n}.mp4"), tmp_path / f"{n}.mp4") for n in range(9)),
         )
-        shown, causes = list[list[WorkerStatus]](), list[str]()
-        status = SimpleNamespace(workers=shown.append, restarted=causes.append, note=print)
-        given_to: dict[str, Any] = {"read_journal": History, "shown": shown, "causes": causes}
-        context: Any = SimpleNamespace(job=job, status=status, **given_to)
+        statuses, causes = list[list[WorkerStatus]](), list[str]()
+        status = SimpleNamespace(workers=statuses.append, restarted=causes.append, note=print)
+        fields: dict[str, Any] = {"read_journal": History, "statuses": statuses, "causes": causes}
+        context: Any = SimpleNamespace(job=job, status=status, **fields)
         nothing: Any = None
         return ClusterWorkerPool(
             context, range(9), nothing, nothing, [], print, ray=FakeRay(nodes), coordinator=None
@@ -101,9 +101,9 @@ def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Clust
     return make
 
 
-def room(pool: ClusterWorkerPool) -> dict[str, int]:
+def placements(pool: ClusterWorkerPool) -> dict[str, int]:
     pool._supervise()
-    return dict(Counter(node for node, *_ in pool.ray.hired))
+    return dict(Counter(node for node, *_ in pool.ray.placed))
 
 
 @pytest.mark.parametrize(
@@ -121,84 +121,74 @@ def room(pool: ClusterWorkerPool) -> dict[str, int]:
         ({"a": {"CPU": 2.0}, "b": {"memory": 1.0}}, 1.0, {"a": 1}, {"num_cpus": 2.0}),
     ],
 )
-def test_every_gpu_has_its_workers_and_processors_only_where_there_is_none(
-    pool: Callable[..., ClusterWorkerPool],
-    nodes: Nodes,
-    share: float,
-    expected: dict[str, int],
-    claim: dict[str, float],
-) -> None:
+def test_workers_use_gpus_and_cpus_only_on_nodes_without_gpu(pool, nodes, share, expected, claim) -> None:
     made = pool(nodes, gpus_per_worker=share)
-    assert room(made) == expected
-    assert {tuple(one.items()) for _, one, _ in made.ray.hired} == {tuple(claim.items())}
-    assert {(node, shared) for node, _, shared in made.ray.hired} == {*expected.items()}
-    assert room(made) == expected, "nobody is hired twice"
-    assert [(one.name, one.stage) for one in made.context.shown[-1]][:1] == [("a.lan", "starting")]
+    assert placements(made) == expected
+    assert {tuple(one.items()) for _, one, _ in made.ray.placed} == {tuple(claim.items())}
+    assert {(node, shared) for node, _, shared in made.ray.placed} == {*expected.items()}
+    assert placements(made) == expected, "no worker is placed twice"
+    assert [(one.name, one.stage) for one in made.context.statuses[-1]][:1] == [("a.lan", "starting")]
 
 
-def test_a_node_that_comes_later_gets_workers_and_one_that_goes_no_more(
-    pool: Callable[..., ClusterWorkerPool],
-) -> None:
+def test_joining_nodes_get_workers_and_lost_nodes_no_more(pool: Callable[..., ClusterWorkerPool]) -> None:
     made = pool({"a": {"CPU": 4.0}})
-    room(made)
+    placements(made)
     made.ray.alive["b"] = {"CPU": 8.0}
-    assert room(made) == {"a": 1, "b": 2}
-    gone = [member for member in made._workers if member.device == "b"]
+    assert placements(made) == {"a": 1, "b": 2}
+    lost = [member for member in made._workers if member.device == "b"]
     del made.ray.alive["b"]
-    made.ray.lost |= {id(member.process.actor) for member in gone}
+    made.ray.lost |= {id(member.process.actor) for member in lost}
     made._supervise()
     made._handle_messages()
     assert [member.device for member in made._workers] == ["a"]
-    assert room(made) == {"a": 1, "b": 2}
-    assert made._early_deaths.total() == 0, "a node that goes says nothing of the work"
+    assert placements(made) == {"a": 1, "b": 2}
+    assert made._early_deaths.total() == 0, "a lost node is no fault of the work"
     assert any("No module named 'colab_helpers'" in text for text in made.context.causes)
 
 
-def test_where_workers_cannot_begin_none_is_hired_again(pool: Callable[..., ClusterWorkerPool]) -> None:
+def test_node_on_which_workers_cannot_start_gets_no_more(pool: Callable[..., ClusterWorkerPool]) -> None:
     made = pool({"a": {"CPU": 4.0}, "b": {"CPU": 4.0}})
-    room(made)
+    placements(made)
     made._on_refused(made._workers[0], ValueError("no networks"))
-    assert room(made) == {"a": 1, "b": 1}
+    assert placements(made) == {"a": 1, "b": 1}
     with pytest.raises(ValueError, match="no networks"):
         made._on_refused(made._workers[0], ValueError("no networks"))
 
 
-def test_one_looks_at_all_files_before_others_are_hired(pool: Callable[..., ClusterWorkerPool]) -> None:
+def test_one_worker_scans_all_files_before_others_are_placed(pool: Callable[..., ClusterWorkerPool]) -> None:
     made = pool({"a": {"CPU": 16.0}}, people="find")
-    assert room(made) == {"a": 1}
+    assert placements(made) == {"a": 1}
     made._workers[0].loaded = True
-    assert room(made) == {"a": 4}
+    assert placements(made) == {"a": 4}
 
 
-def test_a_batch_gives_way_to_one_of_a_higher_priority_alone(pool: Callable[..., ClusterWorkerPool]) -> None:
+def test_batch_yields_only_to_higher_priority(pool: Callable[..., ClusterWorkerPool]) -> None:
     made = pool({"a": {"CPU": 8.0}}, priority=1)
     made.ray.ranks = [1, 1, 0]
-    assert room(made) == {"a": 2}
-    at_work = made._workers[0]
-    at_work.loaded, made._workers[1].loaded = True, True
-    at_work.call = made._schedule.next(at_work)
+    assert placements(made) == {"a": 2}
+    busy = made._workers[0]
+    busy.loaded, made._workers[1].loaded = True, True
+    busy.call = made._schedule.next(busy)
     made.ray.ranks = [1, 2]
     made._supervise()
-    assert made._workers == [at_work], "who is at something may end it"
+    assert made._workers == [busy], "a busy worker may finish its call"
     made._dispatch()
-    at_work.call = None
+    busy.call = None
     made._dispatch()
-    assert at_work.call is None, "and begins nothing new"
+    assert busy.call is None, "it gets no new call"
     made._supervise()
     assert made._workers == []
     made.ray.ranks = [1]
-    assert room(made) == {"a": 4}, "two more, once it is over"
+    assert placements(made) == {"a": 4}, "two more once the other batch is done"
 
 
-def test_news_of_a_worker_reach_the_pool_in_order_and_its_end_last(
-    pool: Callable[..., ClusterWorkerPool],
-) -> None:
+def test_messages_of_a_worker_are_handled_in_order_until_its_end(pool) -> None:
     made = pool({"a": {"CPU": 4.0}})
-    room(made)
+    placements(made)
     (member,) = made._workers
     number, networks = member.number, WorkerInfo(device_name="GPU 0")
     made.receive_message(number, ("opened", networks))
-    made.receive_message(99, ("opened", "of nobody"))
+    made.receive_message(99, ("opened", "of no worker"))
     made._handle_messages()
     assert (member.loaded, made.loaded, member.name) == (True, networks, "a.lan GPU 0")
     made.receive_message(number, ("lost", -11))
@@ -207,7 +197,7 @@ def test_news_of_a_worker_reach_the_pool_in_order_and_its_end_last(
     assert any("signal 11" in text for text in made.context.causes)
     made.receive_message(number, ("opened", "too late"))
     again = pool({"a": {"CPU": 4.0}})
-    room(again)
-    again.receive_message(number, ("lost", -11))  # that of the pool before
+    placements(again)
+    again.receive_message(number, ("lost", -11))  # of the earlier pool
     again._handle_messages()
     assert len(again._workers) == 1

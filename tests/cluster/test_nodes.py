@@ -1,4 +1,4 @@
-"""What is refused before Ray is asked for anything; these need none."""
+"""Requests refused before Ray is used; these tests need no Ray."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ def token(home: Path, mode: int = 0o600) -> None:
     (home / "cluster.token").chmod(mode)
 
 
-def test_without_ray_the_one_command_that_installs_it_is_told(monkeypatch, tmp_path) -> None:
+def test_missing_ray_is_refused_with_the_install_command(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path))
     monkeypatch.setattr(errors, "find_spec", lambda _name: None)
     with pytest.raises(UsageError, match=r"setup\.sh install cluster"):
         nodes.connect("127.0.0.1:1")
 
 
-def test_nothing_starts_where_everybody_would_be_let_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_without_authentication_is_not_started(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(UsageError, match="disables authentication"):
         nodes.start("127.0.0.1", 1)
 
 
-def test_a_token_is_made_for_this_user_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(nodes, "_run_ray", lambda *given: asked.append(given))
+def test_token_is_created_for_this_user_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+    monkeypatch.setattr(nodes, "_run_ray", lambda *given: commands.append(given))
     assert nodes.start("127.0.0.1", 7777) == "127.0.0.1:7777"
     assert nodes.token_path().stat().st_mode & 0o777 == 0o600
     made = nodes.token_path().read_text()
     assert len(made) == 64
     nodes.start("127.0.0.1", 7777)
-    assert nodes.token_path().read_text() == made, "other machines have it"
-    assert "--node-ip-address=127.0.0.1" in asked[0]
+    assert nodes.token_path().read_text() == made, "other machines use it"
+    assert "--node-ip-address=127.0.0.1" in commands[0]
 
 
 @pytest.mark.parametrize("mode", [0o644, None])
-def test_a_token_that_others_can_read_or_none_is_refused(home: Path, mode: int | None) -> None:
+def test_missing_or_readable_token_is_refused(home: Path, mode: int | None) -> None:
     if mode is not None:
         token(home, mode)
     with pytest.raises(UsageError, match="can be read by other users"):
@@ -64,13 +64,13 @@ def test_a_token_that_others_can_read_or_none_is_refused(home: Path, mode: int |
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:99999999"])
-def test_an_address_at_which_nobody_answers_is_refused_at_once(home: Path, address: str) -> None:
+def test_unreachable_address_is_refused_at_once(home: Path, address: str) -> None:
     token(home)
     with pytest.raises(UsageError, match="no cluster answers at this address"):
         nodes.connect(address)
 
 
-def test_auto_is_the_cluster_of_this_machine(home: Path) -> None:
+def test_auto_means_the_cluster_of_this_machine(home: Path) -> None:
     with pytest.raises(UsageError, match="belongs to no cluster"):
         nodes.connect("auto")
     token(home)
@@ -79,7 +79,7 @@ def test_auto_is_the_cluster_of_this_machine(home: Path) -> None:
         nodes.connect("auto")
 
 
-def test_on_the_loopback_nothing_else_is_listened_on(home: Path) -> None:
+def test_node_on_the_loopback_listens_on_no_other_interface(home: Path) -> None:
     token(home)
     name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
     assert nodes._environment("127.0.0.1:6379")[name] == "0"
@@ -101,7 +101,7 @@ def job(**given: object) -> Job:
     return Job(request=request, names=("photo",), tasks=tuple(tasks))
 
 
-def test_mounts_may_have_other_names_on_the_cluster() -> None:
+def test_paths_are_mapped_to_the_mounts_of_the_cluster() -> None:
     found = with_mapped_paths(job(map_paths=["/mnt=/data", "/mnt2/=/more/"]))
     assert found.request.sources == ("/data/me/photo.jpg",)
     assert found.folder == Path("/data/out")
@@ -111,12 +111,12 @@ def test_mounts_may_have_other_names_on_the_cluster() -> None:
 
 
 @pytest.mark.parametrize("pair", ["/mnt", "mnt=/data", "/mnt=data", "="])
-def test_what_is_no_pair_of_places_is_refused(pair: str) -> None:
+def test_invalid_path_mapping_is_refused(pair: str) -> None:
     with pytest.raises(UsageError, match="invalid path mapping"):
         with_mapped_paths(job(map_paths=[pair]))
 
 
-def test_who_asks_for_no_cluster_loads_nothing_of_it() -> None:
+def test_batch_without_a_cluster_does_not_load_ray() -> None:
     script = "import colab_helpers.api, colab_helpers.batch.worker, sys; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
