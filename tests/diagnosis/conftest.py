@@ -1,4 +1,4 @@
-"""A machine to break: the doctor runs for real, and single facts about the machine are replaced."""
+"""Runs the real doctor with single properties of the machine replaced."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ NO_GPU = Machine(2, 12 * GIB, None, "3.11.7", "test", on_colab=False)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What ``doctor --json`` said."""
+class Result:
+    """Exit code and checks of ``doctor --json``."""
 
     code: int
     checks: Mapping[str, Check]
@@ -42,12 +42,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Calls the command line, and checks what must hold for every answer."""
+    """Run the command and check what holds for every result."""
 
     capsys: pytest.CaptureFixture[str]
     models: Path
 
-    def __call__(self, *words: str, models: Path | None = None) -> Answer:
+    def __call__(self, *words: str, models: Path | None = None) -> Result:
         code = main(["doctor", "--json", "--models-dir", str(models or self.models), *words])
         data = json.loads(self.capsys.readouterr().out)
         checks = [Check.model_validate(item) for item in data["checks"]]
@@ -56,32 +56,32 @@ class Doctor:
             assert check.remedy or check.status == "pass", check
             assert check.detail
         assert data["ok"] == (code == 0) == all(check.status != "fail" for check in checks)
-        return Answer(code, {check.name: check for check in checks})
+        return Result(code, {check.name: check for check in checks})
 
-    def ask(self, *questions: str) -> Answer:
-        """Only some of the questions, without the command line."""
-        found = findings.Subject.here(load_settings(), models_dir=self.models, folder=Path())
-        result = run_checks(found, {name: CHECKS[name] for name in questions})
-        return Answer(0 if result.ok else 1, {check.name: check for check in result.checks})
+    def run(self, *names: str) -> Result:
+        """Run only some checks, without the command line."""
+        subject = findings.Subject.here(load_settings(), models_dir=self.models, folder=Path())
+        result = run_checks(subject, {name: CHECKS[name] for name in names})
+        return Result(0 if result.ok else 1, {check.name: check for check in result.checks})
 
 
 @pytest.fixture
 def doctor(capsys: pytest.CaptureFixture[str], standins: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
-    """The doctor on a machine without a GPU, whatever this one has, with the stand-ins."""
+    """The doctor with the stand-in models on a machine without a GPU."""
     monkeypatch.setattr(findings, "this_machine", lambda: NO_GPU)
     monkeypatch.setattr(requirements, "find_cuda", lambda: None)
-    Pretend(monkeypatch).installed(without=("onnxruntime-gpu",), onnxruntime="1.26.0")
+    FakeMachine(monkeypatch).installed(without=("onnxruntime-gpu",), onnxruntime="1.26.0")
     return Doctor(capsys, standins)
 
 
 @dataclass(frozen=True)
-class Pretend:
-    """Replaces facts."""
+class FakeMachine:
+    """Replaces properties of the machine."""
 
     monkeypatch: pytest.MonkeyPatch
 
     def installed(self, without: tuple[str, ...] = (), **versions: str) -> None:
-        """Other versions of packages; underscores in names are hyphens."""
+        """Change versions of packages; underscores in names stand for hyphens."""
         real = requirements.installed_versions
         others = {name.replace("_", "-"): version for name, version in versions.items()}
 
@@ -99,35 +99,34 @@ class Pretend:
         wheel: str | None = "1.26.0",
         machine: Machine = T4,
     ) -> None:
-        """A machine with a driver and libraries, on which a network runs or has a problem.
+        """Give the machine a driver and libraries; ``problem`` is why no network runs on the GPU.
 
-        ``wheel`` is the version of onnxruntime-gpu; None for the CPU build.
+        ``wheel`` is the version of onnxruntime-gpu, or None for the CPU build.
         """
         self.monkeypatch.setattr(findings, "this_machine", lambda: machine)
         self.monkeypatch.setattr(requirements, "find_cuda", lambda: cuda)
         self.monkeypatch.setattr(session, "cuda_problem", lambda _: problem)
         name = "onnxruntime.capi.build_and_package_info"
-        self.monkeypatch.setitem(sys.modules, name, ModuleType(name))  # says nothing of CUDA
+        self.monkeypatch.setitem(sys.modules, name, ModuleType(name))  # without cuda_version
         if wheel:
             self.installed(without=("onnxruntime",), onnxruntime_gpu=wheel)
 
 
 @pytest.fixture
-def pretend(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> Pretend:
-    """Replaces facts about the doctor's machine."""
-    return Pretend(monkeypatch)
+def fake_machine(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
+    return FakeMachine(monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def unmarked(standins: Path, shared_dir: Path) -> Path:
-    """The stand-ins without their mark: to the doctor, real weights that nobody published."""
+    """The stand-ins without their mark, which the doctor takes for unknown real weights."""
     folder = shared_dir / "unmarked"
     with FileLock(shared_dir / "unmarked.lock"):
         if not folder.exists():
             for path in standins.rglob("*.onnx"):
                 model = onnx.load(path)
                 del model.metadata_props[:]
-                place = folder / path.relative_to(standins)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                onnx.save(model, place)
+                copy = folder / path.relative_to(standins)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                onnx.save(model, copy)
     return folder

@@ -1,4 +1,4 @@
-"""The parts of ``bench``; the whole of it is run by the test of the benchmark for a GPU."""
+"""Parts of ``bench``; tests/models/test_gpu_benchmark.py runs all of it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ ROW = {
 @pytest.mark.parametrize(
     ("change", "seconds"),
     [
-        ({}, 0.3 + (4.2 - 0.2) / 2),  # both processors work all the time
-        ({"threads_ms": {"change faces": 30.0}}, 0.3 + 3.0),  # one stage is waited for
-        ({"networks_ms": 50.0}, 0.3 + 2.0),  # by the processors, which are counted already
+        ({}, 0.3 + (4.2 - 0.2) / 2),  # both cores are always busy
+        ({"threads_ms": {"change faces": 30.0}}, 0.3 + 3.0),  # one stage is the bottleneck
+        ({"networks_ms": 50.0}, 0.3 + 2.0),  # on the CPU, already counted
         ({"networks_ms": 50.0, "card": {"busy_percent": 80.0}}, 0.3 + 5.0),
     ],
 )
-def test_a_run_takes_as_long_as_its_narrowest_part(
+def test_predicted_time_is_that_of_the_bottleneck(
     change: dict[str, object], seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_model, "this_machine", lambda: type("Two", (), {"cpus": 2}))
@@ -45,9 +45,9 @@ def test_a_run_takes_as_long_as_its_narrowest_part(
     assert found["model_error_percent"] == pytest.approx(100 * (100 / seconds / 40 - 1))
 
 
-def test_devices_run_the_real_networks_and_encode_by_themselves() -> None:
+def test_prediction_for_gpus_uses_real_networks_and_their_encoders() -> None:
     found = bench_model.predict_devices([ROW, {**ROW, "way": "batch", "networks": {}}])
-    assert [*found["T4"]] == ["clip swap"]  # what was not watched tells nothing
+    assert [*found["T4"]] == ["clip swap"]  # a run without profile gives no prediction
     networks, ours = 3.2 + 4.9 / 4, 42 - 2 - (6 + 8 / 4)
     assert found["T4"]["clip swap"] == pytest.approx(1e3 / (15 * networks))  # slower than (32 - 10) / 2
     assert found["A100"]["clip swap"] == pytest.approx(1e3 / (3.1 * networks))
@@ -57,11 +57,11 @@ def test_devices_run_the_real_networks_and_encode_by_themselves() -> None:
     assert found["A100"]["clip swap"] == pytest.approx(1e3 / ((ours + 8) / 12))  # it has no NVENC
 
 
-def test_ratios_are_those_of_one_turn() -> None:
-    def took(*walls: float) -> list[bench.ProcessUsage]:
+def test_ratios_are_computed_within_each_round() -> None:
+    def usages(*walls: float) -> list[bench.ProcessUsage]:
         return [bench.ProcessUsage(wall, 2 * wall, 1e6 * wall) for wall in walls]
 
-    runs = {"PyAV": took(1.0, 3.0, 2.0), "decode": took(0.5, 0.5, 0.5), "swap": took(2.0, 4.0, 2.5)}
+    runs = {"PyAV": usages(1.0, 3.0, 2.0), "decode": usages(0.5, 0.5, 0.5), "swap": usages(2.0, 4.0, 2.5)}
     found = bench._summarise(runs, "swap", 10)
     assert found["ratios"] == {"PyAV": 0.75}  # of 0.5, 0.75 and 0.8
     assert (found["fps"], found["cpu_ms"], found["rss_mb"]) == (4.0, 500.0, 4.0)
@@ -69,13 +69,13 @@ def test_ratios_are_those_of_one_turn() -> None:
     assert found["spread_percent"] == 40.0
 
 
-def test_a_run_that_fails_is_told() -> None:
+def test_failed_run_is_reported() -> None:
     with pytest.raises(ColabHelpersError, match="failed: no such thing"):
         bench._run([bench.sys.executable, "-c", "raise SystemExit('no such thing')"])
 
 
 @pytest.mark.parametrize("words", [["--json", "mine.json"], ["--set", "quality"]])
-def test_what_cannot_be_done_is_refused_before_anything_is_measured(
+def test_invalid_arguments_are_refused_before_measuring(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -84,7 +84,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_measured(
     assert Path("mine.json").read_text() == "mine"
 
 
-def test_long_clips_repeat_a_block_without_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_clip_repeats_a_block_without_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("colab_helpers.diagnosis.bench_clip._BLOCK", 0.25)
     make_clip(tmp_path / "clip.mp4", seconds=0.75, height=360)
     transcode(str(tmp_path / "clip.mp4"), str(tmp_path / "coded.mp4"), "ultrafast", "40")
@@ -97,22 +97,21 @@ def test_long_clips_repeat_a_block_without_a_gap(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "none.mp4").exists()
 
 
-def test_constant_networks_find_faces_where_they_are_told(tmp_path: Path) -> None:
+def test_constant_detector_finds_the_given_boxes(tmp_path: Path) -> None:
     boxes = [40.0, 130.0, 140.0, 230.0, 500.0, 100.0, 600.0, 220.0]
     write_constant_models(tmp_path / "two", box=boxes)
     write_constant_models(tmp_path / "none", box=())
 
     def found(name: str) -> list[list[float]]:
         detector = Detector(Runtime("cpu").open(tmp_path / name / "buffalo_l" / "det_10g.onnx"))
-        return sorted(
-            map(list, detector.detect(np.zeros((360, 640, 3), np.uint8), size=640, score=0.5)[0][:, :4])
-        )
+        faces, _ = detector.detect(np.zeros((360, 640, 3), np.uint8), size=640, score=0.5)
+        return sorted(map(list, faces[:, :4]))
 
     assert found("two") == [boxes[:4], boxes[4:]]
     assert found("none") == []
 
 
-def test_networks_of_ones_own_are_borrowed_but_for_a_real_detector(tmp_path: Path) -> None:
+def test_users_networks_are_linked_except_a_real_detector(tmp_path: Path) -> None:
     made = write_constant_models(tmp_path / "made", box=())
     own = write_constant_models(tmp_path / "own", box=(1, 2, 30, 40))
     detector = own / "buffalo_l" / "det_10g.onnx"

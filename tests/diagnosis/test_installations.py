@@ -1,4 +1,4 @@
-"""Broken installations and machines: each is recognised, with its remedy and the right exit code."""
+"""Broken installations and machines: findings, remedies and exit codes."""
 
 from __future__ import annotations
 
@@ -24,30 +24,31 @@ from colab_helpers.media import encoders
 from colab_helpers.models import session
 from colab_helpers.requirements import Cuda
 from colab_helpers.settings import load_settings
-from tests.diagnosis.conftest import NO_GPU, T4, Doctor, Pretend
+from tests.diagnosis.conftest import NO_GPU, T4, Doctor, FakeMachine
 
 INSTALL = "bash setup.sh install"
+DIRECTML = "onnxruntime-directml 1.24.0: this distribution is not supported"
 
 
-def test_a_machine_without_a_gpu_works_and_claims_none_unless_one_is_demanded(doctor: Doctor) -> None:
-    answer = doctor()
-    assert (answer.code, answer.names("fail")) == (SUCCESS, [])
-    assert answer["gpu"].status == "warn"
-    assert answer["gpu"].detail == "networks run on the CPU: no NVIDIA GPU is visible"
-    assert "everything runs on the CPU" in answer["gpu"].remedy
-    assert answer["cuda"].status == "pass"
-    assert "no working NVIDIA driver" in answer["cuda"].detail
-    for check in answer.checks.values():
+def test_machine_without_gpu_fails_only_if_cuda_is_required(doctor: Doctor) -> None:
+    result = doctor()
+    assert (result.code, result.names("fail")) == (SUCCESS, [])
+    assert result["gpu"].status == "warn"
+    assert result["gpu"].detail == "networks run on the CPU: no NVIDIA GPU is visible"
+    assert "everything runs on the CPU" in result["gpu"].remedy
+    assert result["cuda"].status == "pass"
+    assert "no working NVIDIA driver" in result["cuda"].detail
+    for check in result.checks.values():
         assert "a network ran" not in check.detail
         assert "GPU " not in check.detail or check.name == "gpu"
         assert "cuda_ms" not in check.figures
     lines = requirements.read_project().wanted(("notebook",))
     names = {requirements.canonical(requirements.requirement(line).name) for line in lines}
     assert {"numpy", "onnx", "papermill"} <= names
-    assert names | {"python", "insightface", "onnxruntime"} <= set(answer.checks)
-    assert all(answer[name].status == "pass" for name in names)
-    demanded = doctor("--execution-provider", "cuda")
-    assert (demanded.code, demanded.names("fail")) == (FAILURE, ["gpu"])
+    assert names | {"python", "insightface", "onnxruntime"} <= set(result.checks)
+    assert all(result[name].status == "pass" for name in names)
+    required = doctor("--execution-provider", "cuda")
+    assert (required.code, required.names("fail")) == (FAILURE, ["gpu"])
 
 
 @pytest.mark.parametrize(
@@ -61,51 +62,41 @@ def test_a_machine_without_a_gpu_works_and_claims_none_unless_one_is_demanded(do
         ("onnxruntime=", "onnxruntime", "fail", "not installed"),
         ("onnxruntime-gpu=1.26.0", "onnxruntime", "fail", "onnxruntime and onnxruntime-gpu are installed"),
         ("onnxruntime=1.12.0", "onnxruntime", "fail", "onnxruntime 1.12.0: onnxruntime>=1.20,<2 is required"),
-        (
-            "onnxruntime= onnxruntime-directml=1.24.0",
-            "onnxruntime",
-            "fail",
-            "onnxruntime-directml 1.24.0: this distribution is not supported",
-        ),
+        ("onnxruntime= onnxruntime-directml=1.24.0", "onnxruntime", "fail", DIRECTML),
     ],
 )
-def test_packages_that_are_missing_or_outside_their_ranges(
-    doctor: Doctor, pretend: Pretend, changes: str, name: str, status: str, detail: str
+def test_missing_and_unsuitable_packages(
+    doctor: Doctor, fake_machine: FakeMachine, changes: str, name: str, status: str, detail: str
 ) -> None:
     given = dict(change.split("=") for change in changes.split())
     without = tuple(name for name, version in given.items() if not version)
-    pretend.installed(without, **{name: version for name, version in given.items() if version})
-    answer = doctor.ask("packages", "onnxruntime")
-    assert answer[name].status == status
-    assert answer[name].detail.startswith(detail)
-    assert INSTALL in answer[name].remedy
-    assert answer.names("fail") == ([name] if status == "fail" else [])
+    fake_machine.installed(without, **{name: version for name, version in given.items() if version})
+    result = doctor.run("packages", "onnxruntime")
+    assert result[name].status == status
+    assert result[name].detail.startswith(detail)
+    assert INSTALL in result[name].remedy
+    assert result.names("fail") == ([name] if status == "fail" else [])
 
 
-def test_an_unsuitable_python_and_an_empty_shell_of_a_removed_onnxruntime(
+def test_unsuitable_python_and_onnxruntime_without_files(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(findings, "this_machine", lambda: replace(NO_GPU, python="3.10.4"))
     monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))
-    answer = doctor.ask("python", "onnxruntime")
-    assert answer.names("fail") == ["python", "onnxruntime"]
-    assert answer["python"].detail == "3.10.4, but >=3.11,<3.14 is needed"
-    assert "PYTHON=" in answer["python"].remedy
-    assert "its files are missing" in answer["onnxruntime"].detail
+    result = doctor.run("python", "onnxruntime")
+    assert result.names("fail") == ["python", "onnxruntime"]
+    assert result["python"].detail == "3.10.4, but >=3.11,<3.14 is needed"
+    assert "PYTHON=" in result["python"].remedy
+    assert "its files are missing" in result["onnxruntime"].detail
 
 
-def test_an_onnxruntime_that_cannot_be_imported_does_not_stop_the_doctor() -> None:
+def test_doctor_works_without_importable_onnxruntime() -> None:
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from colab_helpers.__main__ import main; sys.exit(main(['doctor', '--json']))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
+    options = {"capture_output": True, "text": True, "cwd": Path(__file__).parents[2]}
+    done = subprocess.run([sys.executable, "-c", code], check=False, **options)
     assert done.returncode == FAILURE, done.stderr
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert checks["python"]["status"] == checks["numpy"]["status"] == "pass"
@@ -116,8 +107,6 @@ def test_an_onnxruntime_that_cannot_be_imported_does_not_stop_the_doctor() -> No
 
 
 CUDA_12 = Cuda(12, frozenset({12}))
-
-
 FAILS = "CUDA failure 35"
 
 
@@ -134,67 +123,63 @@ FAILS = "CUDA failure 35"
         (T4, CUDA_12, "1.26.0", FAILS, "fail", "but no network runs: CUDA failure 35", "nvidia-smi"),
         (T4, None, "1.26.0", "no libcuda", "fail", "libcuda.so.1 cannot be loaded", "--gpus all"),
         (NO_GPU, None, "1.26.0", "no driver", "warn", "but there is no working NVIDIA driver", "T4 GPU"),
-        # A network that ran proves more: PyTorch brings CUDA's libraries where nobody looks for them.
+        # A network ran: CUDA's libraries may come from PyTorch, where find_cuda does not look.
         (T4, Cuda(12), "1.26.0", None, "pass", "driver for CUDA 12: a network ran with them", ""),
     ],
 )  # fmt: skip
-def test_whether_driver_libraries_and_runtime_agree(
-    doctor: Doctor, pretend: Pretend, machine, cuda, wheel, problem, status, detail, remedy
+def test_mismatches_of_driver_libraries_and_onnxruntime(
+    doctor: Doctor, fake_machine: FakeMachine, machine, cuda, wheel, problem, status, detail, remedy
 ) -> None:
-    pretend.gpu(cuda, problem=problem, wheel=wheel, machine=machine)
-    answer = doctor.ask("cuda", "gpu")
-    assert answer["cuda"].status == status
-    assert detail in answer["cuda"].detail
-    assert remedy in answer["cuda"].remedy
+    fake_machine.gpu(cuda, problem=problem, wheel=wheel, machine=machine)
+    result = doctor.run("cuda", "gpu")
+    assert result["cuda"].status == status
+    assert detail in result["cuda"].detail
+    assert remedy in result["cuda"].remedy
     if problem:
-        assert answer["gpu"].status == "warn"
-        assert answer["gpu"].detail == f"networks run on the CPU: {problem}"
+        assert result["gpu"].status == "warn"
+        assert result["gpu"].detail == f"networks run on the CPU: {problem}"
     else:
-        assert answer["gpu"].detail.startswith("Tesla T4, 15.0 GB, driver 550.1; a network ran on it")
-        assert answer["gpu"].figures["vram_total_bytes"] == 15 * GIB
-    if status == "fail":  # who asked for the CPU needs no GPU
+        assert result["gpu"].detail.startswith("Tesla T4, 15.0 GB, driver 550.1; a network ran on it")
+        assert result["gpu"].figures["vram_total_bytes"] == 15 * GIB
+    if status == "fail":  # the CPU provider needs no GPU
         on_cpu = doctor("--preset", "light", "--execution-provider", "cpu")
         assert (on_cpu.code, on_cpu["cuda"].status) == (SUCCESS, "warn")
 
 
 @pytest.mark.parametrize(("built", "expected"), [("13.0", 13), ("12.8", 12), ("", 12), (None, 12)])
-def test_the_wheel_itself_says_what_it_was_built_for(
-    pretend: Pretend, built: str | None, expected: int
-) -> None:
-    pretend.gpu(CUDA_12, problem=None)
+def test_cuda_version_of_the_wheel(fake_machine: FakeMachine, built: str | None, expected: int) -> None:
+    fake_machine.gpu(CUDA_12, problem=None)
     if built is not None:
         sys.modules["onnxruntime.capi.build_and_package_info"].cuda_version = built  # type: ignore[attr-defined]
     found = findings.Subject.here(load_settings(), models_dir=None, folder=Path())
     assert found.wheel_cuda == expected
-    pretend.installed(without=("onnxruntime-gpu",))
+    fake_machine.installed(without=("onnxruntime-gpu",))
     assert findings.Subject.here(load_settings(), models_dir=None, folder=Path()).wheel_cuda is None
 
 
-def test_where_cuda_does_not_work_auto_takes_the_cpu_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_provider_falls_back_to_the_cpu_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "this_machine", lambda: T4)
     monkeypatch.setattr(session, "cuda_problem", lambda _: "cuDNN is missing")
     runtime = session.Runtime("auto")
     assert (runtime.provider, "cuDNN is missing" in runtime.notes[0]) == ("cpu", True)
 
 
-def test_little_memory_and_a_disk_of_one_gigabyte(
-    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_low_memory_and_disk_space(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(findings, "this_machine", lambda: replace(NO_GPU, memory_total=3 * GIB))
     monkeypatch.setattr(environment, "disk_free", lambda _: GIB)
-    answer = doctor.ask("memory", "disk")
-    assert (answer["memory"].status, answer["disk"].status) == ("warn", "fail")
-    assert "'stable'" in answer["memory"].remedy
-    assert answer["memory"].figures["ram_total_bytes"] == 3 * GIB
-    assert answer["disk"].detail == "1.0 GB free for results"
-    assert answer["disk"].remedy.startswith("free space")
-    missing = replace(doctor, models=tmp_path).ask("models folder")["models folder"]
+    result = doctor.run("memory", "disk")
+    assert (result["memory"].status, result["disk"].status) == ("warn", "fail")
+    assert "'stable'" in result["memory"].remedy
+    assert result["memory"].figures["ram_total_bytes"] == 3 * GIB
+    assert result["disk"].detail == "1.0 GB free for results"
+    assert result["disk"].remedy.startswith("free space")
+    missing = replace(doctor, models=tmp_path).run("models folder")["models folder"]
     assert missing.status == "fail"
     assert "1.03 GB of models are missing" in missing.detail
     assert "models_dir" in missing.remedy
 
 
-def test_a_read_only_cache_fails_only_where_something_is_missing(
+def test_read_only_models_folder_fails_only_if_models_are_missing(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = tempfile.TemporaryFile
@@ -205,17 +190,17 @@ def test_a_read_only_cache_fails_only_where_something_is_missing(
         return real(dir=dir)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
-    assert doctor.ask("models folder").names("warn") == ["models folder"]
+    assert doctor.run("models folder").names("warn") == ["models folder"]
     (tmp_path / "file").write_text("no folder")
-    found = replace(doctor, models=tmp_path / "file" / "models").ask("models folder")["models folder"]
+    found = replace(doctor, models=tmp_path / "file" / "models").run("models folder")["models folder"]
     assert (found.status, "cannot be written: Not a directory" in found.detail) == ("fail", True)
-    empty = replace(doctor, models=tmp_path).ask("models folder")["models folder"]
+    empty = replace(doctor, models=tmp_path).run("models folder")["models folder"]
     assert empty.status == "fail"
     assert "Read-only file system" in empty.detail
     assert "COLAB_HELPERS_MODELS" in empty.remedy
 
 
-def test_nothing_is_left_behind(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_leaves_no_files(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     doctor(models=tmp_path / "models")
     assert list(tmp_path.iterdir()) == []
@@ -229,7 +214,7 @@ def test_nothing_is_left_behind(doctor: Doctor, tmp_path: Path, monkeypatch: pyt
         (None, "pass", "is unknown"),
     ],
 )
-def test_on_colab_the_time_left_is_told_and_drive_where_it_is_mounted(
+def test_colab_reports_remaining_time_and_mounted_drive(
     standins: Path, tmp_path: Path, uptime: float | None, status: str, detail: str
 ) -> None:
     on_colab = replace(T4, on_colab=True)
@@ -256,11 +241,11 @@ ENCODERS = ("h264_nvenc", "hevc_nvenc", "libx264", "libx265")
         ((), False, "auto", "fail"),
     ],
 )
-def test_encoders(
+def test_encoder_check(
     monkeypatch: pytest.MonkeyPatch, working: tuple[str, ...], gpu: bool, wanted: str, status: str
 ) -> None:
-    tried = {name: None if name in working else "Operation not permitted" for name in ENCODERS}
-    monkeypatch.setattr(encoders, "usable_encoders", lambda: tried)
+    problems = {name: None if name in working else "Operation not permitted" for name in ENCODERS}
+    monkeypatch.setattr(encoders, "usable_encoders", lambda: problems)
     settings, machine = load_settings(output_video_encoder=wanted), T4 if gpu else NO_GPU
     found = findings.Subject.here(settings, models_dir=None, folder=Path())
     (check,) = environment.encoder(replace(found, machine=machine))
@@ -269,7 +254,7 @@ def test_encoders(
     assert bool(check.remedy) == (status != "pass")
 
 
-def test_a_question_that_breaks_down_becomes_a_finding(standins: Path) -> None:
+def test_exception_in_a_check_becomes_a_finding(standins: Path) -> None:
     def broken(_: findings.Subject) -> list[Check]:
         raise ZeroDivisionError("nobody expected it")
 
@@ -280,7 +265,7 @@ def test_a_question_that_breaks_down_becomes_a_finding(standins: Path) -> None:
     assert "ZeroDivisionError: nobody expected it" in result.checks[0].detail
 
 
-def test_findings_are_a_table_with_their_sum() -> None:
+def test_findings_are_printed_as_a_table_with_totals() -> None:
     checks = [
         Check(name="a", status="pass", detail="good"),
         Check(name="bb", status="fail", detail="bad", remedy="mend it"),
@@ -296,7 +281,7 @@ def test_findings_are_a_table_with_their_sum() -> None:
     ]
 
 
-def test_without_a_package_of_its_own_the_doctor_says_so(
+def test_missing_package_of_the_doctor_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def missing() -> None:

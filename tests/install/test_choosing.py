@@ -1,9 +1,9 @@
-"""What the installer decides, over made-up environments."""
+"""The installer's plan for simulated environments."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -13,6 +13,7 @@ from colab_helpers.requirements import Cuda, Environment, InstallError, InstallP
 ROOT = Path("/somewhere/project")
 NUMPY, OPENCV, PSUTIL = "numpy>=2.0,<3", "opencv-python-headless>=4.10,<6", "psutil>=5.9.5,<8"
 PAPERMILL = "papermill>=2.6,<3"
+REPLACED = f"psutil 5.8.0 is too old or too new and will be replaced by {PSUTIL}"
 PROJECT = Project("0.1.0", ">=3.11,<3.14", (NUMPY, OPENCV, PSUTIL), {"notebook": (PAPERMILL,)}, ROOT)
 COMPLETE = {
     "numpy": "2.1.3",
@@ -23,7 +24,7 @@ COMPLETE = {
     "colab-helpers": "0.1.0",
 }
 COLAB_CUDA = Cuda(13, frozenset({12}))
-"""A driver newer than the CUDA 12.8 that everything on Colab is built with."""
+"""A CUDA 13 driver with the libraries of CUDA 12, as on Colab."""
 CPU, CUDA_12, CUDA_13 = "onnxruntime>=1.20,<2", "onnxruntime-gpu>=1.23,<1.27", "onnxruntime-gpu>=1.27,<2"
 PACKAGED_12 = CUDA_12.replace("gpu", "gpu[cuda,cudnn]")
 
@@ -31,8 +32,8 @@ PACKAGED_12 = CUDA_12.replace("gpu", "gpu[cuda,cudnn]")
 def environment(
     cuda: Cuda | None = None, shared: bool = False, root: Path = ROOT, **changes: str | None
 ) -> Environment:
-    named = {requirements.canonical(name): version for name, version in changes.items()}
-    installed = {name: version for name, version in {**COMPLETE, **named}.items() if version is not None}
+    changed = {requirements.canonical(name): version for name, version in changes.items()}
+    installed = {name: version for name, version in {**COMPLETE, **changed}.items() if version is not None}
     return Environment(installed, cuda, shared, root if "colab-helpers" in installed else None)
 
 
@@ -45,20 +46,14 @@ def environment(
         ({"colab_helpers": None}, InstallPlan(editable=ROOT)),
         ({"colab_helpers": "0.0.9"}, InstallPlan(editable=ROOT)),
         ({"root": Path("/another/checkout")}, InstallPlan(editable=ROOT)),
-        (
-            {"shared": True, "psutil": "5.8.0"},
-            InstallPlan(
-                install=(PSUTIL,),
-                notes=(f"psutil 5.8.0 is too old or too new and will be replaced by {PSUTIL}",),
-            ),
-        ),
+        ({"shared": True, "psutil": "5.8.0"}, InstallPlan(install=(PSUTIL,), notes=(REPLACED,))),
     ],
 )
-def test_only_what_is_missing_or_out_of_range_is_installed(changes, expected):
+def test_only_missing_or_unsuitable_packages_are_installed(changes, expected):
     assert make_plan(PROJECT, environment(**changes)) == expected
 
 
-def test_what_an_extra_brings_that_names_a_runtime_comes_without_dependencies():
+def test_extra_that_depends_on_onnxruntime_is_installed_without_deps():
     project, extras = PROJECT._replace(extras={"transcripts": ()}), ("transcripts",)
     assert make_plan(project, environment(), extras) == InstallPlan(
         no_deps=(requirements.NO_DEPS_PACKAGES["transcripts"],)
@@ -67,7 +62,7 @@ def test_what_an_extra_brings_that_names_a_runtime_comes_without_dependencies():
     assert make_plan(project, environment()) == InstallPlan()
 
 
-def test_extras_count_and_an_unknown_one_is_named():
+def test_extras_are_installed_and_unknown_ones_refused():
     assert make_plan(PROJECT, environment(), ["notebook"]).install == (PAPERMILL,)
     with pytest.raises(InstallError, match=r"no extra gpu[\s\S]*notebook"):
         make_plan(PROJECT, environment(), ["gpu"])
@@ -79,16 +74,16 @@ def test_extras_count_and_an_unknown_one_is_named():
         (None, CPU),
         (Cuda(11), CPU),
         (Cuda(12), PACKAGED_12),
-        # CUDA 13 no longer knows Pascal and Volta; its drivers run CUDA 12 as well.
+        # CUDA 13 dropped Pascal and Volta; its drivers also run CUDA 12.
         (Cuda(13), PACKAGED_12),
         (COLAB_CUDA, CUDA_12),
         (Cuda(13, frozenset({12, 13})), CUDA_12),
         (Cuda(13, frozenset({13})), CUDA_13),
-        # The libraries are newer than what the driver runs: they cannot be used.
+        # The libraries are too new for the driver.
         (Cuda(12, frozenset({13})), PACKAGED_12),
     ],
 )
-def test_the_runtime_fits_the_machine(cuda, wanted):
+def test_onnxruntime_build_fits_the_driver(cuda, wanted):
     plan = make_plan(PROJECT, environment(cuda, onnxruntime=None))
     assert (plan.install, plan.remove) == ((wanted,), ())
 
@@ -103,31 +98,27 @@ def test_the_runtime_fits_the_machine(cuda, wanted):
         (COLAB_CUDA, {"onnxruntime": None, "onnxruntime_gpu": "1.31.1"}, (), CUDA_12),
     ],
 )
-def test_a_wrong_or_doubled_runtime_is_repaired(cuda, installed, remove, wanted):
+def test_wrong_or_duplicate_onnxruntime_is_replaced(cuda, installed, remove, wanted):
     plan = make_plan(PROJECT, environment(cuda, **installed))
     assert (plan.remove, plan.install) == (remove, (wanted,))
     assert plan.notes
     assert (" and ".join(remove) in plan.notes[0]) or not remove
 
 
-def test_on_colab_nothing_installed_may_move_but_what_must():
+def test_constraints_pin_all_other_installed_packages():
     installed = {**COMPLETE, "torch": "2.11.0+cu128", "ipywidgets": "7.7.1", "broken": "not a version"}
     plan = InstallPlan(
         install=(PAPERMILL, "onnxruntime-gpu>=1.23,<1.27", PSUTIL), no_deps=("insightface>=2.0,<3",)
     )
-    assert requirements.constraint_lines(installed, plan) == [
-        "ipywidgets==7.7.1",
-        "numpy==2.1.3",
-        "onnxruntime==1.31.1",
-        "opencv-python-headless==5.0.0.93",
-        "torch==2.11.0+cu128",
-    ]
+    pinned = ["ipywidgets==7.7.1", "numpy==2.1.3", "onnxruntime==1.31.1"]
+    pinned += ["opencv-python-headless==5.0.0.93", "torch==2.11.0+cu128"]
+    assert requirements.constraint_lines(installed, plan) == pinned
 
 
 @pytest.mark.parametrize(
     ("version", "fits"), [("3.10.4", False), ("3.11.0", True), ("3.13.5", True), ("3.14.0", False)]
 )
-def test_other_pythons_are_refused(version, fits):
+def test_unsupported_python_is_refused(version, fits):
     if fits:
         requirements.check_python(PROJECT, version)
         return
@@ -137,28 +128,22 @@ def test_other_pythons_are_refused(version, fits):
 
 
 def module(version: object) -> ModuleType:
-    made = ModuleType("made")
-    made.__version__ = version
-    return made
+    found = ModuleType("found")
+    found.__version__ = version
+    return found
 
 
-def test_modules_loaded_before_they_were_replaced_are_found():
+def test_loaded_modules_of_replaced_packages_are_found():
     loaded = {"numpy": "2.1.3", "yaml": "6.0.1", "torch": "2.11.0+cu128", "psutil": "5.9.5", "tqdm": None}
-    versions = {
-        "numpy": "2.2.0",
-        "pyyaml": "6.0.3",
-        "torch": "2.11.0",
-        "psutil": "5.9.5.post1",
-        "tqdm": "4.67.3",
-        "scipy": "1.16.3",
-    }
+    versions = {"numpy": "2.2.0", "pyyaml": "6.0.3", "torch": "2.11.0", "psutil": "5.9.5.post1"}
+    versions |= {"tqdm": "4.67.3", "scipy": "1.16.3"}
     assert install.stale_modules({name: module(version) for name, version in loaded.items()}, versions) == [
         "numpy 2.1.3 is loaded, 2.2.0 is installed",
         "pyyaml 6.0.1 is loaded, 6.0.3 is installed",
     ]
 
 
-def test_the_list_can_come_from_an_installed_wheel(tmp_path, monkeypatch):
+def test_requirements_are_read_from_an_installed_wheel(tmp_path, monkeypatch):
     folder = tmp_path / "colab_helpers-9.9.dist-info"
     folder.mkdir()
     lines = ["Metadata-Version: 2.4", "Name: colab-helpers", "Version: 9.9", "Requires-Python: <3.14,>=3.11"]
@@ -170,29 +155,18 @@ def test_the_list_can_come_from_an_installed_wheel(tmp_path, monkeypatch):
     assert project == Project("9.9", "<3.14,>=3.11", ("numpy<3,>=2.0",), {"dev": ("ruff>=0.8",)}, None)
 
 
-class FakeNvml:
-    """NVML as ctypes shows it: functions that return 0 and write through pointers."""
-
-    def __init__(self, *, devices: int, cuda: int) -> None:
-        self.devices, self.cuda = devices, cuda
-
-    def nvmlInit_v2(self) -> int:  # noqa: N802 - the library's own name
-        return 0
-
-    def nvmlDeviceGetCount_v2(self, count) -> int:  # noqa: N802
-        count._obj.value = self.devices
-        return 0
-
-    def nvmlSystemGetCudaDriverVersion_v2(self, version) -> int:  # noqa: N802
-        version._obj.value = self.cuda
-        return 0
-
-    def nvmlShutdown(self) -> int:  # noqa: N802
-        return 0
+def fake_nvml(*, devices: int, cuda: int) -> SimpleNamespace:
+    """NVML as seen through ctypes: functions return 0 and write through pointers."""
+    return SimpleNamespace(
+        nvmlInit_v2=lambda: 0,
+        nvmlDeviceGetCount_v2=lambda count: setattr(count._obj, "value", devices) or 0,
+        nvmlSystemGetCudaDriverVersion_v2=lambda version: setattr(version._obj, "value", cuda) or 0,
+        nvmlShutdown=lambda: 0,
+    )
 
 
 NVML, LIBCUDA = "libnvidia-ml.so.1", "libcuda.so.1"
-ONE, NONE = FakeNvml(devices=1, cuda=13000), FakeNvml(devices=0, cuda=13000)
+ONE, NONE = fake_nvml(devices=1, cuda=13000), fake_nvml(devices=0, cuda=13000)
 BOTH = {"nvidia-cuda-runtime-cu12": "12.9", "nvidia-cudnn-cu12": "9.1", "nvidia-cuda-runtime": "13.0.96"}
 
 
@@ -208,7 +182,7 @@ BOTH = {"nvidia-cuda-runtime-cu12": "12.9", "nvidia-cudnn-cu12": "9.1", "nvidia-
         ({}, {}, None),
     ],
 )
-def test_the_driver_and_the_libraries_are_found(monkeypatch, libraries, packages, found):
+def test_driver_and_cuda_libraries_are_found(monkeypatch, libraries, packages, found):
     monkeypatch.setattr(requirements, "_loads", libraries.get)
     monkeypatch.setattr(
         requirements, "installed_versions", lambda names: {n: packages[n] for n in names if n in packages}

@@ -1,4 +1,4 @@
-"""setup.sh from a shell, in a real but empty environment whose pip only pretends."""
+"""setup.sh, run in an empty virtual environment with a fake pip."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import packaging
 import pytest
@@ -16,7 +17,7 @@ from tests.conftest import TIMEOUT
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Writes down how it was called and, instead of downloading, leaves the metadata that pip would leave.
+# Logs its arguments and writes packages' metadata without downloading them.
 FAKE_PIP = """
 import json, os, pathlib, re, sys
 
@@ -27,8 +28,8 @@ if "--constraint" in arguments:
     record["pins"] = pathlib.Path(arguments[arguments.index("--constraint") + 1]).read_text().split()
 with open(os.environ["PIP_LOG"], "a") as log:
     log.write(json.dumps(record) + "\\n")
-if os.environ.get("PIP_SAYS"):
-    sys.exit(os.environ["PIP_SAYS"])
+if os.environ.get("PIP_ERROR"):
+    sys.exit(os.environ["PIP_ERROR"])
 
 
 def metadata(name, version):
@@ -60,31 +61,28 @@ else:
 """
 
 
+def run(command: list[object], **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, **options)
+
+
 @dataclass(frozen=True)
 class Sandbox:
-    """A copy of the door, with an environment of its own."""
+    """A copy of setup.sh with its own virtual environment."""
 
     root: Path
     packages: Path
     log: Path
 
-    def call(self, *words: str, says: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-        # Only the system's folders: no uv, and no Python but that of .venv.
-        given = {"PATH": "/usr/bin:/bin", "PIP_LOG": str(self.log), "PIP_SAYS": says, **variables}
-        return subprocess.run(
-            ["bash", str(self.root / "setup.sh"), *words],
-            env={"HOME": str(self.root), **given},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
+    def call(self, *words: str, error: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        # Only system folders: no uv, and only .venv's Python.
+        given = {"PATH": "/usr/bin:/bin", "PIP_LOG": str(self.log), "PIP_ERROR": error, **variables}
+        env = {"HOME": str(self.root), **given}
+        return run(["bash", self.root / "setup.sh", *words], env=env, stdin=subprocess.DEVNULL)
 
     def calls(self) -> list[dict[str, list[str]]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
-    def hold(self, name: str, version: str) -> None:
+    def add_package(self, name: str, version: str) -> None:
         folder = self.packages / f"{name.replace('-', '_')}-{version}.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -107,7 +105,7 @@ def sandbox(tmp_path) -> Sandbox:
     return Sandbox(root, packages, tmp_path / "pip.log")
 
 
-def test_a_second_install_makes_no_package_call(sandbox):
+def test_second_install_does_not_call_pip(sandbox):
     first = sandbox.call("install", "dev,notebook")
     assert first.returncode == 0, first.stderr
     with_dependencies, no_deps = sandbox.calls()
@@ -116,7 +114,7 @@ def test_a_second_install_makes_no_package_call(sandbox):
     assert "insightface>=2.0,<3" in no_deps["arguments"]
     assert "--no-deps" in no_deps["arguments"]
     assert "--no-deps" not in with_dependencies["arguments"]
-    assert with_dependencies["pins"] == []  # nobody else uses it
+    assert with_dependencies["pins"] == []  # the environment is not shared
 
     second = sandbox.call("install", "dev", "notebook")
     assert second.returncode == 0, second.stderr
@@ -124,23 +122,23 @@ def test_a_second_install_makes_no_package_call(sandbox):
     assert len(sandbox.calls()) == 2
 
 
-def test_on_colab_what_is_there_is_pinned_and_not_asked_for(sandbox):
-    held = {"numpy": "2.1.3", "opencv-python-headless": "5.0.0.93", "protobuf": "5.29.6"}
-    for name, version in held.items():
-        sandbox.hold(name, version)
+def test_installed_packages_are_pinned_on_colab(sandbox):
+    installed = {"numpy": "2.1.3", "opencv-python-headless": "5.0.0.93", "protobuf": "5.29.6"}
+    for name, version in installed.items():
+        sandbox.add_package(name, version)
     python = str(sandbox.root / ".venv" / "bin" / "python")
     done = sandbox.call("install", "notebook", PYTHON=python, COLAB_RELEASE_TAG="release-colab")
     assert done.returncode == 0, done.stderr
     first = sandbox.calls()[0]
-    assert {f"{name}=={version}" for name, version in held.items()} <= set(first["pins"])
-    asked = {word.split(">")[0].split("<")[0] for word in first["arguments"]}
-    assert not asked & {*held}
-    assert {"av", "onnx", "papermill"} <= asked
+    assert {f"{name}=={version}" for name, version in installed.items()} <= set(first["pins"])
+    requested = {word.split(">")[0].split("<")[0] for word in first["arguments"]}
+    assert not requested & {*installed}
+    assert {"av", "onnx", "papermill"} <= requested
 
 
-def test_two_runtimes_go_and_one_comes_back(sandbox):
-    sandbox.hold("onnxruntime", "1.31.1")
-    sandbox.hold("onnxruntime-gpu", "1.31.1")
+def test_duplicate_onnxruntime_is_replaced_by_one_build(sandbox):
+    sandbox.add_package("onnxruntime", "1.31.1")
+    sandbox.add_package("onnxruntime-gpu", "1.31.1")
     done = sandbox.call("install")
     assert done.returncode == 0, done.stderr
     assert "overwrite each other" in done.stdout
@@ -151,15 +149,15 @@ def test_two_runtimes_go_and_one_comes_back(sandbox):
     assert "nothing to install" in sandbox.call("install").stdout
 
 
-def test_a_failure_names_step_reason_and_remedy(sandbox):
-    done = sandbox.call("install", says="progress\n" * 30 + "ERROR: [Errno 28] No space left on device")
+def test_failure_message_has_step_reason_and_remedy(sandbox):
+    done = sandbox.call("install", error="progress\n" * 30 + "ERROR: [Errno 28] No space left on device")
     assert done.returncode == 1
     assert "The step 'install packages' failed" in done.stderr
     assert "[Errno 28]" in done.stderr
     assert "What to do: look for the reason in the lines above: the network" in done.stderr
 
 
-def test_where_uv_fails_pip_is_tried(sandbox):
+def test_pip_is_used_if_uv_fails(sandbox):
     uv = sandbox.root / ".venv" / "bin" / "uv"
     uv.write_text("#!/bin/sh\necho 'error: no such index'\nexit 2\n")
     uv.chmod(0o755)
@@ -169,11 +167,11 @@ def test_where_uv_fails_pip_is_tried(sandbox):
     assert len(sandbox.calls()) == 2
 
 
-def test_a_broken_environment_is_made_anew(sandbox, tmp_path):
+def test_broken_environment_is_recreated(sandbox, tmp_path):
     python = sandbox.root / ".venv" / "bin" / "python"
     python.unlink()
     python.symlink_to(tmp_path / "a Python that is gone")
-    # The real Python can make an environment; the pip it brings is stopped before it downloads anything.
+    # The real Python creates the environment; its pip is kept from downloading.
     done = sandbox.call("install", PYTHON=sys.executable, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
     assert "created again" in done.stdout
     assert python.exists()
@@ -181,7 +179,7 @@ def test_a_broken_environment_is_made_anew(sandbox, tmp_path):
     assert "What to do:" in done.stderr
 
 
-def test_an_unsuitable_python_and_a_misspelt_verb_are_refused(sandbox):
+def test_unsuitable_python_and_unknown_command_are_refused(sandbox):
     shutil.rmtree(sandbox.root / ".venv")
     done = sandbox.call("install", PYTHON="/bin/false")
     assert done.returncode == 1
@@ -193,50 +191,37 @@ def test_an_unsuitable_python_and_a_misspelt_verb_are_refused(sandbox):
     assert "unknown command 'instal'" in done.stderr
 
 
-def test_any_shell_opens_the_door(sandbox):
-    """sh is dash on Debian; a folder of that name on CDPATH is not the one of setup.sh."""
+def test_setup_runs_from_sh_and_bash_but_is_not_sourced(sandbox):
+    """sh is dash on Debian; CDPATH has a folder of the same name."""
     elsewhere = sandbox.root.parent / "elsewhere"
     (elsewhere / sandbox.root.name).mkdir(parents=True)
     for command in (["sh", f"{sandbox.root.name}/setup.sh"], ["bash", f"{sandbox.root.name}/setup.sh"]):
-        done = subprocess.run(
-            [*command, "install"],
-            cwd=sandbox.root.parent,
-            env={"PATH": "/usr/bin:/bin", "PIP_LOG": str(sandbox.log), "CDPATH": str(elsewhere)},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
+        env = {"PATH": "/usr/bin:/bin", "PIP_LOG": str(sandbox.log), "CDPATH": str(elsewhere)}
+        done = run([*command, "install"], cwd=sandbox.root.parent, env=env)
         assert done.returncode == 0, done.stderr
     assert len(sandbox.calls()) == 2
     script = f". '{sandbox.root}/setup.sh' install; echo the shell lives"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    done = run(["bash", "-c", script])
     assert "not sourced. What to do: bash" in done.stderr
     assert done.stdout == "the shell lives\n"
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="there is no git")
-def test_a_checkout_on_windows_has_the_line_ends_that_shells_read(tmp_path):
-    """Git for Windows turns line ends into CRLF unless it is told not to."""
+def test_windows_checkout_keeps_unix_line_ends(tmp_path):
+    """Git for Windows converts line ends to CRLF by default."""
     for name in (".gitattributes", "setup.sh", "notebooks/monitor.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    as_windows = ["git", "-c", "core.autocrlf=true", "-c", "user.name=x", "-c", "user.email=x@localhost"]
-    for words in (
-        ["init", "-q"],
-        ["add", "."],
-        ["commit", "-qm", "x"],
-        ["rm", "-rq", "setup.sh", "notebooks"],
-    ):
-        subprocess.run([*as_windows, *words], cwd=tmp_path, check=True, capture_output=True)
-    subprocess.run([*as_windows, "reset", "-q", "--hard"], cwd=tmp_path, check=True)
+    git = ["git", "-c", "core.autocrlf=true", "-c", "user.name=x", "-c", "user.email=x@localhost"]
+    for words in ("init -q", "add .", "commit -qm x", "rm -rq setup.sh notebooks", "reset -q --hard"):
+        subprocess.run([*git, *words.split()], cwd=tmp_path, check=True, capture_output=True)
     for name in ("setup.sh", "notebooks/monitor.ipynb"):
         assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
 
 
 @pytest.fixture
-def polluted(tmp_path) -> Path:
-    """A folder of packages made for another Python."""
+def shadowing_folder(tmp_path) -> Path:
+    """A folder of packages for another Python version."""
     folder = tmp_path / "other packages"
     (folder / "numpy").mkdir(parents=True)
     (folder / "numpy" / "__init__.py").write_text("raise ImportError('made for another Python')")
@@ -247,8 +232,8 @@ def polluted(tmp_path) -> Path:
     return folder
 
 
-def test_packages_of_pythonpath_do_not_count_as_installed(sandbox, polluted):
-    done = sandbox.call("install", PYTHONPATH=str(polluted))
+def test_packages_on_pythonpath_do_not_count_as_installed(sandbox, shadowing_folder):
+    done = sandbox.call("install", PYTHONPATH=str(shadowing_folder))
     assert done.returncode == 0, done.stderr
     assert "PYTHONPATH and PYTHONHOME are ignored" in done.stdout
     assert "numpy>=2.0,<3" in sandbox.calls()[0]["arguments"]
@@ -256,26 +241,24 @@ def test_packages_of_pythonpath_do_not_count_as_installed(sandbox, polluted):
 
 
 @pytest.mark.parametrize("how", ["PYTHONPATH", "a file beside the notebook"])
-def test_modules_that_hide_the_installed_ones_are_named(sandbox, polluted, how):
-    """As the notebooks' first cell asks, in a kernel whose environment setup.sh has not made."""
+def test_modules_that_shadow_installed_packages_are_named(sandbox, shadowing_folder, how):
+    """Runs the check of the notebooks' first cell in a kernel with another environment."""
     assert sandbox.call("install").returncode == 0
-    variables = {"PYTHONPATH": str(polluted)}
+    variables = {"PYTHONPATH": str(shadowing_folder)}
     if how != "PYTHONPATH":
-        variables, polluted = {}, sandbox.root / "notebooks"
-        polluted.mkdir()
-        (polluted / "numpy.py").write_text("")
+        variables, shadowing_folder = {}, sandbox.root / "notebooks"
+        shadowing_folder.mkdir()
+        (shadowing_folder / "numpy.py").write_text("")
     code = "import runpy, sys; runpy.run_path(sys.argv[1])['ensure'](install=False)"
     python = sandbox.root / ".venv" / "bin" / "python"
-    done = subprocess.run(
-        [python, "-c", code, sandbox.root / "colab_helpers" / "install.py"],
-        cwd=polluted, env=variables, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert f"numpy is imported from {polluted}" in done.stderr
+    install = sandbox.root / "colab_helpers" / "install.py"
+    done = run([python, "-c", code, install], cwd=shadowing_folder, env=variables)
+    assert f"numpy is imported from {shadowing_folder}" in done.stderr
     assert "What to do: unset PYTHONPATH" in done.stderr
 
 
-def test_what_was_installed_elsewhere_is_not_called_complete(sandbox):
-    """PIP_TARGET, or a line in pip's configuration, sends packages to another folder."""
+def test_packages_installed_elsewhere_are_reported_missing(sandbox):
+    """PIP_TARGET or pip's configuration may redirect packages to another folder."""
     fake = sandbox.packages / "pip" / "__main__.py"
     fake.write_text(FAKE_PIP.replace("parents[1]", f"parents[1] / {'elsewhere'!r}"))
     (sandbox.packages / "elsewhere").mkdir()

@@ -13,7 +13,7 @@ Clip = Callable[..., Path]
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Clip:
-    """Makes a clip in the test's own folder: ``clip("name.mp4", frames=10)``."""
+    """Make a clip in the test's folder: ``clip("name.mp4", frames=10)``."""
 
     def build(name: str, **settings: object) -> Path:
         return make(tmp_path / "in" / name, Spec(**settings))  # type: ignore[arg-type]
@@ -24,7 +24,7 @@ def clip(tmp_path: Path) -> Clip:
 
 @pytest.fixture
 def small(clip: Clip) -> Clip:
-    """Makes clips of 90 small frames."""
+    """Make clips of 90 small frames."""
 
     def build(name: str, **settings: Any) -> Path:
         return clip(name, **({"size": (64, 48), "frames": 90} | settings))

@@ -1,4 +1,4 @@
-"""Makes small clips with known content: every frame carries its own number as a bar code."""
+"""Make small clips whose frames carry their own number as a bar code."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 BITS = 8
-"""Width of the bar code: numbers 0 to 255."""
+"""Bits of the bar code: numbers 0 to 255."""
 
 
 @dataclass(frozen=True)
 class Sound:
-    """One audio stream of a made clip."""
+    """An audio stream."""
 
     codec: str = "aac"
     language: str | None = None
@@ -38,7 +38,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Subtitle:
-    """One text track: (start ms, duration ms, text) triples."""
+    """A subtitle stream: (start ms, duration ms, text) triples."""
 
     codec: str = "mov_text"
     language: str = "eng"
@@ -47,7 +47,7 @@ class Subtitle:
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that can be asked of a made clip."""
+    """Contents of a clip."""
 
     frames: int = 25
     size: tuple[int, int] = (96, 64)
@@ -64,9 +64,9 @@ class Spec:
     transfer: int = 2
     sar: Fraction | None = None
     rotation: int = 0
-    """Degrees clockwise a player has to turn the picture."""
+    """Degrees clockwise by which a player rotates the picture."""
     axes: tuple[int, int, int, int] | None = None
-    """Display matrix (a, b, c, d) in whole numbers; instead of ``rotation``."""
+    """Display matrix (a, b, c, d) in integers, instead of ``rotation``."""
     sounds: tuple[Sound, ...] = ()
     subtitles: tuple[Subtitle, ...] = ()
     attachments: tuple[tuple[str, str, bytes], ...] = ()
@@ -85,7 +85,7 @@ def picture(number: int, width: int, height: int, *, low: int = 16, high: int = 
 
 
 def number_of(frame: av.VideoFrame) -> int:
-    """Reads the bar code back; any 8- or 10-bit planar or semi-planar YUV, RGB or grey format."""
+    """Read the bar code; any 8- or 10-bit planar or semi-planar YUV, RGB or grey format."""
     grey = frame.reformat(format="gray").to_ndarray()
     height, width = grey.shape
     cell = width // BITS
@@ -95,7 +95,7 @@ def number_of(frame: av.VideoFrame) -> int:
 
 
 def frame_of(number: int, spec: Spec) -> av.VideoFrame:
-    """The numbered picture in the format the spec asks for, with a fixed tint."""
+    """The numbered picture in the spec's pixel format, with a fixed tint."""
     width, height = spec.size
     luma = picture(number, width, height)
     chroma_u, chroma_v = np.full_like(luma, 110), np.full_like(luma, 150)
@@ -103,9 +103,9 @@ def frame_of(number: int, spec: Spec) -> av.VideoFrame:
     if spec.pix_fmt == "yuv444p":
         return frame
     full = spec.range == 2 or spec.pix_fmt.startswith("yuvj")
-    same = ColorRange.JPEG if full else ColorRange.MPEG
+    color_range = ColorRange.JPEG if full else ColorRange.MPEG
     if "yuv" in spec.pix_fmt or spec.pix_fmt in ("nv12", "p010le"):
-        return frame.reformat(format=spec.pix_fmt, src_color_range=same, dst_color_range=same)
+        return frame.reformat(format=spec.pix_fmt, src_color_range=color_range, dst_color_range=color_range)
     return frame.reformat(format=spec.pix_fmt)
 
 
@@ -123,7 +123,7 @@ def tone(sound: Sound, seconds: float) -> Iterable[av.AudioFrame]:
 
 
 def make(path: Path, spec: Spec = Spec()) -> Path:
-    """Writes the clip and returns its path."""
+    """Write the clip and return its path."""
     with av.open(str(path), "w", container_options=spec.container) as out:
         out.metadata.update(spec.metadata)
         if spec.chapters:
@@ -170,7 +170,7 @@ def _video_stream(out: OutputContainer, spec: Spec) -> VideoStream:
     if spec.rotation:
         stream.set_display_rotation(-spec.rotation)
     if spec.axes:
-        a, b, c, d = (65536 * one for one in spec.axes)
+        a, b, c, d = (65536 * value for value in spec.axes)
         stream.set_display_matrix((a, b, 0, c, d, 0, 0, 0, 1 << 30))
     return stream
 
@@ -247,12 +247,12 @@ def _text_packets(stream: Any, subtitle: Subtitle) -> list[Packet[Any]]:
 
 
 def samples(plane: Any, kind: type[np.uint8] | type[np.uint16] = np.uint8) -> np.ndarray[Any, Any]:
-    """The visible samples of a plane, (rows, columns), without a copy."""
+    """A view of a plane's visible samples (rows, columns)."""
     return np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
 
 
 def variable_pts(frames: int, *, step: int = 40) -> list[int]:
-    """Uneven but rising stamps: steps of one, two and three halves of ``step``."""
+    """Rising timestamps in steps of 1, 2, 1/2 and 3/2 times ``step``."""
     steps = (step, step * 2, step // 2, step * 3 // 2)
     stamps = [0]
     for number in range(frames - 1):
@@ -261,7 +261,7 @@ def variable_pts(frames: int, *, step: int = 40) -> list[int]:
 
 
 def decoded(path: Path) -> tuple[list[int], list[Fraction]]:
-    """Frame numbers and presentation times in seconds as a plain decoder sees them."""
+    """Frame numbers and presentation times in seconds, read by PyAV alone."""
     numbers, times = [], []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
@@ -273,8 +273,8 @@ def decoded(path: Path) -> tuple[list[int], list[Fraction]]:
 
 
 @dataclass(frozen=True)
-class Sent:
-    """A packet as it stands in a file: payload and times in seconds."""
+class PacketData:
+    """Payload and times in seconds of a packet."""
 
     data: bytes
     pts: Fraction | None
@@ -282,7 +282,7 @@ class Sent:
     duration: Fraction
 
 
-def packets_of(path: Path, kind: str = "audio", which: int = 0) -> list[Sent]:
+def packets_of(path: Path, kind: str = "audio", which: int = 0) -> list[PacketData]:
     """All packets of one stream, in file order."""
     with av.open(str(path)) as container:
         stream: Any = [stream for stream in container.streams if stream.type == kind][which]
@@ -292,14 +292,14 @@ def packets_of(path: Path, kind: str = "audio", which: int = 0) -> list[Sent]:
             return None if value is None else value * base
 
         return [
-            Sent(bytes(one), seconds(one.pts), seconds(one.dts), (one.duration or 0) * base)
+            PacketData(bytes(one), seconds(one.pts), seconds(one.dts), (one.duration or 0) * base)
             for one in container.demux(stream)
             if one.size
         ]
 
 
 def make_song(path: Path, *, cover: bool = False) -> Path:
-    """A file with half a second of sound, and perhaps a cover, which players do not show as video."""
+    """Half a second of audio, optionally with cover art, which is not a video to players."""
     with av.open(str(path), "w") as out:
         stream = _audio_stream(out, Sound())
         if cover:
@@ -311,12 +311,12 @@ def make_song(path: Path, *, cover: bool = False) -> Path:
 
 
 def make_cover_song(path: Path) -> Path:
-    """A song with its cover."""
+    """A song with cover art."""
     return make_song(path, cover=True)
 
 
 def add_cover(out: OutputContainer) -> Packet[Any]:
-    """Adds a cover-art stream and returns its one packet."""
+    """Add a cover-art stream and return its only packet."""
     context: Any = av.CodecContext.create("mjpeg", "w")
     context.width, context.height, context.pix_fmt = 64, 64, "yuvj420p"
     context.time_base = Fraction(1, 25)

@@ -1,4 +1,4 @@
-"""What a reader shows of a video, and how a file differs that was read and written again."""
+"""Read a clip's frames, encode and join them again, and compare the result with the source."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ KEPT = (
 )  # fmt: skip
 
 WHOLE_ROWS = (128, 48)
-"""With AVX-512, x264 reads memory nobody set where a row is not a multiple of eight blocks of 16 pixels."""
+"""With AVX-512, x264 reads uninitialized memory unless the width is a multiple of 128 pixels."""
 LOSSLESS = EncoderChoice("libx264", "yuv420p", {"preset": "ultrafast", "crf": "0"})
 LOSSY = EncoderChoice("libx264", "yuv420p", {"preset": "veryfast", "crf": "23"})
 
 
 @dataclass(frozen=True)
 class Trip:
-    """A file that was read and written again."""
+    """A source and its re-encoded result."""
 
     source: VideoInfo
     result: VideoInfo
@@ -52,7 +52,7 @@ class Trip:
     def assert_same_packets(
         self, kind: str = "audio", change: Callable[[bytes], bytes] = lambda data: data
     ) -> None:
-        """Make sure that every stream of a kind has its packets, times and all, ``change`` apart."""
+        """Every stream of a kind keeps its packets and their times; ``change`` is applied to the source's."""
         with av.open(str(self.source.path)) as container:
             count = sum(one.type == kind for one in container.streams)
         assert count > 0
@@ -61,18 +61,18 @@ class Trip:
             assert after == [replace(one, data=change(one.data)) for one in before]
 
     def differences(self) -> set[str]:
-        """Names of the properties that are not what they were."""
+        """Names of the properties that changed."""
         kept = list(KEPT)
         times = decoded(self.source.path)[1]
         if len({round(after - before, 2) for before, after in pairwise(times)}) > 1:
-            # MP4 readers add up decoding times, which B-frames move.
+            # MP4 readers sum decoding times, which B-frames shift.
             kept = [name for name in kept if name not in ("average_rate", "duration")]
         depths = {pixel_bits(one.pix_fmt) for one in (self.source, self.result)}
         found = {name for name in kept if getattr(self.source, name) != getattr(self.result, name)}
         return found | ({"depth"} if len(depths) > 1 else set())
 
 
-def trip(
+def round_trip(
     path: Path,
     *,
     wanted: WantedEncoder = "libx264",
@@ -101,7 +101,7 @@ def write_segments(
     change: Callable[[Any], dict[str, int]] | None = None,
     **options: Any,
 ) -> tuple[list[Segment], list[str]]:
-    """Segments behind an earlier one, as a run of the pipeline makes them, and what the reader noted."""
+    """Encode the segments after ``after``; return them and the reader's notes."""
     segments: list[Segment] = []
     start = after.stop if after else 0
     with (
@@ -122,10 +122,10 @@ def cut(info: VideoInfo, folder: Path, choice: EncoderChoice, length: int, **mor
     return write_segments(info, folder, choice, length=length, **more)[0]
 
 
-Shown = tuple[int, int, Fraction, int, bytes]
+FrameData = tuple[int, int, Fraction, int, bytes]
 
 
-def shown(reader: FrameReader) -> list[Shown]:
+def frame_data(reader: FrameReader) -> list[FrameData]:
     """Number, pts, time base, duration and samples of every frame."""
     with reader:
         return [
@@ -142,7 +142,7 @@ def content(video: av.VideoFrame) -> bytes:
 
 
 def x264(gop: int, bframes: int = 0, *, pyramid: str = "none", open_gop: bool = False, more: str = "") -> Any:
-    """Options that give exactly this structure, whatever the pictures."""
+    """Options of a fixed group-of-pictures structure."""
     rest = f"b-adapt=0:b-pyramid={pyramid}:open-gop={open_gop:d}:keyint={gop}:min-keyint=1:scenecut=0{more}"
     return {"preset": "ultrafast", "crf": "20", "bf": str(bframes), "x264-params": rest}
 

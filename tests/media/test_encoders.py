@@ -34,35 +34,35 @@ def choose(
 
 @pytest.fixture(autouse=True)
 def no_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same options on every processor."""
+    """Options do not depend on the CPU."""
     monkeypatch.setattr(encoders, "has_avx512", lambda: False)
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, problem: Callable[[str, str, int], str | None]) -> None:
-    """NVENC that answers so to an encoder's name, a format and a width; the others are tried."""
-    genuine = encoders._trial
+def fake_nvenc(monkeypatch: pytest.MonkeyPatch, problem: Callable[[str, str, int], str | None]) -> None:
+    """Fake NVENC's problem for an encoder name, pixel format and width; other encoders are real."""
+    original = encoders._trial
 
     def trial(name: str, pix_fmt: str, width: int, height: int, options: Any) -> str | None:
         if name.endswith("_nvenc"):
             return problem(name, pix_fmt, width)
-        return genuine(name, pix_fmt, width, height, options)
+        return original(name, pix_fmt, width, height, options)
 
     monkeypatch.setattr(encoders, "_trial", trial)
 
 
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVENC that takes 4:2:0 and 4:4:4 of 8 bit (HEVC also 10 bit 4:2:0), at least 128 pixels wide."""
+    """NVENC with 8-bit 4:2:0 and 4:4:4 (HEVC also 10-bit 4:2:0), at least 128 pixels wide."""
 
     def problem(name: str, pix_fmt: str, width: int) -> str | None:
-        taken = {"yuv420p", "nv12", "yuv444p"} | ({"p010le"} if name == "hevc_nvenc" else set())
-        return None if pix_fmt in taken and width >= 128 else "InitializeEncoder failed"
+        supported = {"yuv420p", "nv12", "yuv444p"} | ({"p010le"} if name == "hevc_nvenc" else set())
+        return None if pix_fmt in supported and width >= 128 else "InitializeEncoder failed"
 
-    pretend(monkeypatch, problem)
+    fake_nvenc(monkeypatch, problem)
 
 
-def test_without_gpu_auto_is_x264_and_nvenc_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, lambda *_: "Operation not permitted")
+def test_without_gpu_auto_is_x264_and_nvenc_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvenc(monkeypatch, lambda *_: "Operation not permitted")
     assert choose() == EncoderChoice("libx264", "yuv420p", {"preset": "veryfast", "crf": "23"})
     for name in ("h264_nvenc", "hevc_nvenc"):
         with pytest.raises(EncoderError, match=rf"{name} cannot encode .* Operation not permitted") as caught:
@@ -95,7 +95,7 @@ DEEP, DEEPEST = {"pix_fmt": "yuv420p10le"}, {"pix_fmt": "yuv422p10le"}
         ("h264_nvenc", {"pix_fmt": "yuv422p"}, "h264_nvenc", "yuv444p", (FINER,)),
     ],
 )
-def test_with_gpu(wanted: Any, given: Any, name: str, pix_fmt: str, notes: tuple[str, ...]) -> None:
+def test_choice_with_gpu(wanted: Any, given: Any, name: str, pix_fmt: str, notes: tuple[str, ...]) -> None:
     choice = choose(wanted, **given)
     assert (choice.name, choice.pix_fmt, choice.notes) == (name, pix_fmt, notes)
 
@@ -103,7 +103,7 @@ def test_with_gpu(wanted: Any, given: Any, name: str, pix_fmt: str, notes: tuple
 @pytest.mark.usefixtures("fake_gpu")
 def test_quality_and_preset_become_options() -> None:
     assert choose(quality=30).options == {"preset": "p4", "rc": "vbr", "cq": "30", "b": "0", "tune": "hq"}
-    # NVENC's 0 is its automatic.
+    # 0 means automatic to NVENC.
     assert choose(quality=0).options["cq"] == "1"
     assert choose("libx264", quality=0).options["crf"] == "0"
     assert choose("libx265", preset="ultrafast").options["preset"] == "ultrafast"
@@ -117,13 +117,13 @@ KEPT = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yu
 @pytest.mark.parametrize(
     ("pix_fmt", "size", "used"),
     [
-        *((one, (64, 64), one) for one in KEPT),
-        # Only another order of the same samples.
+        *((pix_fmt, (64, 64), pix_fmt) for pix_fmt in KEPT),
+        # Same samples in another order.
         ("p010le", (64, 64), "yuv420p10le"),
         ("bgr0", (64, 64), "yuv444p"),
         ("yuv422p", (96, 65), "yuv422p"),
         ("yuv444p", (97, 65), "yuv444p"),
-        # Odd sizes take the chroma they need.
+        # Odd sizes need unsubsampled chroma.
         ("yuv420p", (97, 65), "yuv444p"),
         ("yuv420p", (97, 64), "yuv444p"),
         ("yuv420p", (96, 65), "yuv444p"),
@@ -132,7 +132,7 @@ KEPT = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yu
     ],
 )
 @pytest.mark.parametrize("name", ["libx264", "libx265"])
-def test_cpu_encoders_keep_the_format_where_they_can(
+def test_cpu_encoders_keep_supported_pixel_formats(
     name: str, pix_fmt: str, size: tuple[int, int], used: str
 ) -> None:
     choice = choose(name, width=size[0], height=size[1], pix_fmt=pix_fmt)
@@ -168,24 +168,17 @@ for width in (480, 640, 720):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is glibc's")
-def test_the_result_does_not_depend_on_what_lay_in_memory_before() -> None:
-    """x264 reads memory it never wrote at some widths; segments done again would differ."""
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", _ENCODE],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "MALLOC_PERTURB_": str(fill)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for fill in (0, 1, 85, 170)
-    }
+def test_x264_output_does_not_depend_on_uninitialized_memory() -> None:
+    """At some widths x264 reads uninitialized memory; repeated segments would differ."""
+    root, outputs = Path(__file__).parents[2], set()
+    for fill in (0, 1, 85, 170):
+        env = {**os.environ, "MALLOC_PERTURB_": str(fill)}
+        outputs.add(subprocess.check_output([sys.executable, "-c", _ENCODE], cwd=root, env=env, text=True))
     assert len(outputs) == 1
     assert len(outputs.pop().splitlines()) == 3
 
 
-def test_only_widths_and_processors_that_need_it_go_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_avx512_is_disabled_only_for_affected_widths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "has_avx512", lambda: True)
     assert "x264-params" not in choose("libx264", width=640).options
     assert choose("libx264", width=720).options["x264-params"] == "asm=AVX2,FMA3,BMI2"
@@ -193,9 +186,7 @@ def test_only_widths_and_processors_that_need_it_go_without_avx512(monkeypatch: 
     assert "x264-params" not in choose("libx264", width=720).options
 
 
-def test_a_success_is_remembered_a_failure_is_not_and_wider_chroma_is_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_successful_trial_is_cached_and_failed_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = av.CodecContext.create, []
 
     def busy_once(name: str, mode: Any) -> Any:

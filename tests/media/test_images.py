@@ -25,7 +25,7 @@ Bytes = np.ndarray[Any, Any]
 
 
 def quadrants(width: int = 60, height: int = 40) -> Bytes:
-    """BGR: red, green / blue, white, so that every turn and flip shows."""
+    """BGR: red, green / blue, white; no two orientations are equal."""
     image = np.zeros((height, width, 3), np.uint8)
     half, middle = height // 2, width // 2
     image[:half, :middle] = (0, 0, 255)
@@ -38,18 +38,17 @@ def quadrants(width: int = 60, height: int = 40) -> Bytes:
 RGB = Image.fromarray(np.ascontiguousarray(quadrants()[..., ::-1]))
 
 
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
     memory = io.BytesIO()
     image.save(memory, kind, **options)
     return memory.getvalue()
 
 
-def apart(image: Bytes, other: Bytes) -> float:
-    """Mean difference in grey levels."""
+def mean_difference(image: Bytes, other: Bytes) -> float:
     return float(np.abs(image.astype(int) - other).mean())
 
 
-# What a viewer does to the stored picture, by EXIF orientation.
+# How viewers transform the stored picture, by EXIF orientation.
 TURNS = {
     1: lambda image: image,
     2: lambda image: image[:, ::-1],
@@ -68,9 +67,9 @@ def test_exif_orientation_is_applied(kind: str) -> None:
     for orientation, turn in TURNS.items():
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
-        image = read_image(saved(RGB, kind, exif=exif.tobytes(), **extra))
+        image = read_image(encode(RGB, kind, exif=exif.tobytes(), **extra))
         assert image.shape == turn(quadrants()).shape
-        assert apart(image, turn(quadrants())) < (4 if kind == "JPEG" else 0.5)
+        assert mean_difference(image, turn(quadrants())) < (4 if kind == "JPEG" else 0.5)
         assert image.flags.c_contiguous
 
 
@@ -80,34 +79,34 @@ WRITTEN = (*LOSSLESS, ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".heic")
 
 @pytest.fixture(params=WRITTEN)
 def suffix(request: pytest.FixtureRequest) -> str:
-    """Each suffix that pictures are written with on this machine."""
+    """Suffixes of the picture formats that can be written."""
     if request.param == ".heic":
         pytest.importorskip("pillow_heif")
     return str(request.param)
 
 
-def test_written_pictures_read_back(tmp_path: Path, suffix: str) -> None:
+def test_written_picture_reads_back(tmp_path: Path, suffix: str) -> None:
     path = write_image(tmp_path / "new" / f"a{suffix}", quadrants(), quality=100)
     image = read_image(path)
-    assert apart(image, quadrants()) < (0.01 if suffix in LOSSLESS else 4)
-    assert [one.name for one in path.parent.iterdir()] == [f"a{suffix}"]
+    assert mean_difference(image, quadrants()) < (0.01 if suffix in LOSSLESS else 4)
+    assert [each.name for each in path.parent.iterdir()] == [f"a{suffix}"]
     assert np.array_equal(read_image(str(path)), image)
     assert np.array_equal(read_image(path.read_bytes()), image)
 
 
-def test_a_picture_keeps_date_place_and_profile_but_not_the_old_face(tmp_path: Path, suffix: str) -> None:
+def test_exif_and_profile_are_kept_and_thumbnail_is_removed(tmp_path: Path, suffix: str) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = 6, "Camera"
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2020:01:02 03:04:05"
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSAltitude] = 7.0
     exif.get_ifd(ExifTags.IFD.IFD1).update({0x0201: 8, 0x0202: 4, 0x0103: 6})  # a thumbnail
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    still = read_still(saved(RGB, "JPEG", quality=100, exif=exif, icc_profile=profile))
+    still = read_still(encode(RGB, "JPEG", quality=100, exif=exif, icc_profile=profile))
     path = write_still(tmp_path / f"a{suffix}", still)
-    assert apart(read_image(path), TURNS[6](quadrants())) < 6
+    assert mean_difference(read_image(path), TURNS[6](quadrants())) < 6
     if suffix == ".bmp":
-        lost = [f"BMP cannot hold {part}: dropped" for part in ("EXIF data", "colour profile")]
-        assert still.losses_in(path) == lost
+        losses = [f"BMP cannot hold {part}: dropped" for part in ("EXIF data", "colour profile")]
+        assert still.losses_in(path) == losses
         return
     assert still.losses_in(path) == []
     with Image.open(path) as image:
@@ -123,30 +122,30 @@ def test_a_picture_keeps_date_place_and_profile_but_not_the_old_face(tmp_path: P
 
 def test_transparency_is_kept_or_filled_with_white(tmp_path: Path, suffix: str) -> None:
     alpha = np.tile(np.linspace(0, 255, 60).astype(np.uint8), (40, 1))
-    picture = saved(Image.fromarray(np.dstack([quadrants()[..., ::-1], alpha])), "PNG")
+    picture = encode(Image.fromarray(np.dstack([quadrants()[..., ::-1], alpha])), "PNG")
     still = read_still(picture)
     path = write_still(tmp_path / f"a{suffix}", still, quality=100)
     again = read_still(path)
     if again.alpha is None:
         kind = "BMP" if suffix == ".bmp" else "JPEG"
         assert still.losses_in(path) == [f"{kind} has no transparency: it was filled with white"]
-        assert apart(again.bgr, read_image(picture)) < 4
+        assert mean_difference(again.bgr, read_image(picture)) < 4
         return
     assert np.abs(again.alpha.astype(int) - alpha).max() <= (0 if suffix != ".heic" else 2)
-    assert apart(again.bgr[:, 30:], quadrants()[:, 30:]) < 3
+    assert mean_difference(again.bgr[:, 30:], quadrants()[:, 30:]) < 3
     assert still.losses_in(path) == []
 
 
-def sixteen(channels: int) -> bytes:
+def png_16_bit(channels: int) -> bytes:
     deep = (np.arange(2400, dtype=np.uint16) * 27).reshape(40, 60)
     return cv2.imencode(".png", deep if channels == 1 else np.dstack([deep] * channels))[1].tobytes()
 
 
-def with_words() -> bytes:
-    words = PngInfo()
-    words.add_text("Author", "Ana")
-    words.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
-    return saved(RGB, "PNG", pnginfo=words)
+def png_with_text() -> bytes:
+    text = PngInfo()
+    text.add_text("Author", "Ana")
+    text.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
+    return encode(RGB, "PNG", pnginfo=text)
 
 
 PAGES = {"save_all": True, "append_images": [RGB]}
@@ -155,69 +154,70 @@ NO_PROFILE = "its colour profile is not an RGB one: the result is sRGB without a
 
 
 @pytest.mark.parametrize(
-    ("data", "said", "near"),
+    ("data", "losses", "tolerance"),
     [
-        (sixteen(1), ["16 bits per sample became 8", "grey became RGB"], None),
-        (sixteen(3), ["16 bits per sample became 8"], None),
-        (sixteen(4), ["16 bits per sample became 8"], None),
-        (saved(RGB.convert("CMYK"), "JPEG"), ["CMYK became RGB"], 6),
-        (saved(RGB.convert("L"), "JPEG"), ["grey became RGB"], None),
-        (saved(RGB.convert("L"), "PNG", icc_profile=OTHER_PROFILE), ["grey became RGB", NO_PROFILE], None),
-        (saved(RGB.convert("LA"), "PNG"), ["grey became RGB"], None),
-        (saved(RGB.convert("P"), "PNG"), ["a palette of colours became RGB"], 6),
-        (saved(RGB.convert("1"), "PNG"), ["black and white became RGB"], None),
-        (saved(RGB.convert("RGBA"), "PNG"), [], 0),
-        (saved(RGB, "TIFF", **PAGES), ["only the first of 2 pictures in the file was used"], 0),
-        (saved(RGB, "MPO", **PAGES), ["only the first of 2 pictures in the file was used"], 5),
-        (with_words(), ["the result has no XMP data of the target", "the result has no text notes"], 0),
-        (saved(RGB, "JPEG", quality=100, progressive=True), [], 4),
-        (saved(RGB, "TIFF"), [], 0),
-        (saved(RGB, "GIF"), ["a palette of colours became RGB"], 6),
+        (png_16_bit(1), ["16 bits per sample became 8", "grey became RGB"], None),
+        (png_16_bit(3), ["16 bits per sample became 8"], None),
+        (png_16_bit(4), ["16 bits per sample became 8"], None),
+        (encode(RGB.convert("CMYK"), "JPEG"), ["CMYK became RGB"], 6),
+        (encode(RGB.convert("L"), "JPEG"), ["grey became RGB"], None),
+        (encode(RGB.convert("L"), "PNG", icc_profile=OTHER_PROFILE), ["grey became RGB", NO_PROFILE], None),
+        (encode(RGB.convert("LA"), "PNG"), ["grey became RGB"], None),
+        (encode(RGB.convert("P"), "PNG"), ["a palette of colours became RGB"], 6),
+        (encode(RGB.convert("1"), "PNG"), ["black and white became RGB"], None),
+        (encode(RGB.convert("RGBA"), "PNG"), [], 0),
+        (encode(RGB, "TIFF", **PAGES), ["only the first of 2 pictures in the file was used"], 0),
+        (encode(RGB, "MPO", **PAGES), ["only the first of 2 pictures in the file was used"], 5),
+        (png_with_text(), ["the result has no XMP data of the target", "the result has no text notes"], 0),
+        (encode(RGB, "JPEG", quality=100, progressive=True), [], 4),
+        (encode(RGB, "TIFF"), [], 0),
+        (encode(RGB, "GIF"), ["a palette of colours became RGB"], 6),
     ],
     ids=range(16),
 )
-def test_every_kind_becomes_bgr_and_what_is_lost_is_said(
-    data: bytes, said: list[str], near: float | None
+def test_every_format_becomes_bgr_and_losses_are_reported(
+    data: bytes, losses: list[str], tolerance: float | None
 ) -> None:
     still = read_still(data)
-    assert list(still.losses) == said
+    assert list(still.losses) == losses
     assert (still.bgr.shape, still.bgr.dtype) == ((40, 60, 3), np.uint8)
-    assert near is None or apart(still.bgr, quadrants()) <= near
+    assert tolerance is None or mean_difference(still.bgr, quadrants()) <= tolerance
 
 
-def test_deep_pictures_keep_their_brightness() -> None:
-    assert np.abs(read_image(sixteen(1))[..., 0] - np.arange(2400).reshape(40, 60) * 27 / 257).max() <= 0.51
+def test_16_and_10_bit_pictures_keep_their_brightness() -> None:
+    image = read_image(png_16_bit(1))
+    assert np.abs(image[..., 0] - np.arange(2400).reshape(40, 60) * 27 / 257).max() <= 0.51
     heif = pytest.importorskip("pillow_heif")
     memory = io.BytesIO()
     heif.from_bytes("RGB;16", (64, 64), np.full((64, 64, 3), 40_000, np.uint16).tobytes()).save(memory)
     assert read_still(memory.getvalue()).losses == ("10 bits per sample became 8",)
 
 
-def test_a_jpeg_has_the_samples_that_opencv_decodes_and_keeps_its_chroma() -> None:
+def test_jpeg_decodes_as_in_opencv_and_keeps_its_subsampling() -> None:
     noise = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 255, (301, 203, 3), np.uint8), (0, 0), 2)
     image = Image.fromarray(np.ascontiguousarray(noise[..., ::-1]))
     for quality, subsampling in ((95, 0), (90, 1), (80, 2)):
-        data = saved(image, "JPEG", quality=quality, subsampling=subsampling)
+        data = encode(image, "JPEG", quality=quality, subsampling=subsampling)
         assert np.array_equal(read_image(data), cv2.imdecode(np.frombuffer(data, np.uint8), 1))
         again = encode_still(read_still(data), Path("a.jpg"), quality=60)
         assert JpegImagePlugin.get_sampling(Image.open(io.BytesIO(again))) == subsampling
         assert len(again) < len(data)
-    lossless = encode_still(read_still(saved(image, "WEBP", lossless=True)), Path("a.webp"), quality=60)
+    lossless = encode_still(read_still(encode(image, "WEBP", lossless=True)), Path("a.webp"), quality=60)
     assert np.array_equal(read_image(lossless), noise)
 
 
-def test_data_urls() -> None:
+def test_data_urls_are_read() -> None:
     url = to_data_url(quadrants(), "png")
     head, body = url.split(",")
     assert head == "data:image/png;base64"
     wrapped = "\n".join(body[start : start + 76] for start in range(0, len(body), 76))
-    for one in (url, f"{head},{wrapped}", f"data:image/png;charset=utf-8;base64,{body}"):
-        assert np.array_equal(read_image(one), quadrants())
+    for variant in (url, f"{head},{wrapped}", f"data:image/png;charset=utf-8;base64,{body}"):
+        assert np.array_equal(read_image(variant), quadrants())
     with pytest.raises(MediaError, match="base64"):
         read_image("data:image/png;base64,@@@")
 
 
-def test_arrays() -> None:
+def test_arrays_are_read() -> None:
     source = quadrants()
     grey = source[..., 0]
     assert np.array_equal(read_image(grey), np.dstack([grey] * 3))
@@ -227,11 +227,7 @@ def test_arrays() -> None:
     image = np.dstack([source, np.full((40, 60), 255, np.uint8)])
     image[:20, :30, 3], image[:20, 30:, 3] = 0, 128
     flat = read_image(image)
-    assert [flat[5, 5].tolist(), flat[5, 50].tolist(), flat[30, 5].tolist()] == [
-        [255, 255, 255],
-        [127, 255, 127],
-        [255, 0, 0],
-    ]
+    assert flat[[5, 5, 30], [5, 50, 5]].tolist() == [[255, 255, 255], [127, 255, 127], [255, 0, 0]]
     for shape in ((4,), (4, 4, 2), (4, 4, 5), (0, 4, 3), (2, 4, 4, 3)):
         with pytest.raises(MediaError, match="not a picture"):
             read_image(np.zeros(shape, np.uint8))
@@ -239,7 +235,7 @@ def test_arrays() -> None:
         read_image(np.zeros((4, 4, 3), np.int64))
 
 
-def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image(tmp_path / "a.png", quadrants())
     monkeypatch.setattr(image_sources, "MAX_BYTES", 10)
     for source in (path, path.read_bytes()):
@@ -247,21 +243,18 @@ def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             read_image(source)
 
 
-def test_no_picture_is_named(tmp_path: Path) -> None:
+def test_error_for_unreadable_picture_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         read_image(tmp_path / "none.png")
     path = tmp_path / "a.png"
-    for data, words in (
-        (b"", "empty"),
-        (b"BM12", "not a picture"),
-        (saved(RGB, "PNG")[:33], "not a picture"),
-    ):
+    cut = encode(RGB, "PNG")[:33]
+    for data, words in ((b"", "empty"), (b"BM12", "not a picture"), (cut, "not a picture")):
         path.write_bytes(data)
         with pytest.raises(MediaError, match=rf"{path}.*{words}"):
             read_image(path)
 
 
-def test_places_and_formats_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_paths_and_formats_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     wide = np.zeros((4, 20_000, 3), np.uint8)
     for path, image, words in (
@@ -280,4 +273,4 @@ def test_places_and_formats_that_cannot_be_written(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("colab_helpers.files.os.fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         write_image(tmp_path / "a.png", quadrants())
-    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,4 +1,4 @@
-"""Everything that must come out of a round trip as it went in."""
+"""Properties, audio, subtitles and metadata survive a round trip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import read_frames
 from tests.media.conftest import Clip
 from tests.media.make import Sound, Subtitle, number_of, samples, variable_pts
-from tests.media.roundtrip import LOSSY, trip, write_segments
+from tests.media.roundtrip import LOSSY, round_trip, write_segments
 
 BFRAMES = {"preset": "veryfast", "crf": "16"}
 NTSC = Fraction(30000, 1001)
@@ -29,17 +29,15 @@ LATE = {
     "options": BFRAMES,
     "container": {"movie_timescale": "90000"},
 }
-SAME: dict[str, tuple[str, dict[str, Any]]] = {
+LATE_QUICKTIME = {"time_base": Fraction(1, 600), "pts": [77 + 24 * x for x in range(25)]}
+PICTURE_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "constant rate": ("a.mp4", {"options": BFRAMES}),
     "NTSC": ("a.mp4", {"rate": NTSC, "options": BFRAMES, "container": {"movie_timescale": "30000"}}),
     "NTSC in Matroska": ("a.mkv", {"rate": NTSC, "options": BFRAMES}),
     "variable rate": ("a.mp4", {"time_base": Fraction(1, 600), "pts": [x * 3 for x in variable_pts(25)]}),
     "variable rate in Matroska": ("a.mkv", {"time_base": Fraction(1, 1000), "pts": variable_pts(25)}),
     "late start": ("a.mp4", LATE),
-    "late start in QuickTime": (
-        "a.mov",
-        {"time_base": Fraction(1, 600), "pts": [77 + 24 * x for x in range(25)]},
-    ),
+    "late start in QuickTime": ("a.mov", LATE_QUICKTIME),
     "turned 90": ("a.mp4", {"rotation": 90}),
     "turned 180": ("a.mov", {"rotation": 180}),
     "turned 270 in Matroska": ("a.mkv", {"rotation": 270}),
@@ -56,32 +54,33 @@ SAME: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", SAME)
-def test_picture_properties_survive(clip: Clip, case: str) -> None:
-    name, settings = SAME[case]
-    there = trip(clip(name, **settings), length=9)
-    there.assert_same_frames()
-    # Limited range, stated by ProRes, is what H.264 means by not stating a range.
-    assert there.differences() <= ({"colour"} if case == "4:2:2 ten bits" else set())
-    assert there.notes == []
+@pytest.mark.parametrize("case", PICTURE_CASES)
+def test_picture_properties_are_kept(clip: Clip, case: str) -> None:
+    name, settings = PICTURE_CASES[case]
+    trip = round_trip(clip(name, **settings), length=9)
+    trip.assert_same_frames()
+    # ProRes declares limited range, which is H.264's default.
+    assert trip.differences() <= ({"colour"} if case == "4:2:2 ten bits" else set())
+    assert trip.notes == []
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_hdr_survives_hevc_but_for_its_light_levels(clip: Clip, suffix: str) -> None:
+def test_hdr_colour_is_kept_in_hevc_and_light_levels_are_not(clip: Clip, suffix: str) -> None:
     mastering = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
     light = {"x265-params": f"log-level=none:master-display={mastering}:max-cll=1000,400"}
     colour = {"pix_fmt": "yuv420p10le", "matrix": 9, "range": 1, "primaries": 9, "transfer": 16}
-    there = trip(clip(f"a{suffix}", codec="libx265", options=light, **colour), wanted="libx265", length=9)
-    there.assert_same_frames()
-    assert there.differences() == set()
-    assert ["HDR10" in note for note in there.notes] == [True]
-    with av.open(str(there.result.path)) as container:
+    path = clip(f"a{suffix}", codec="libx265", options=light, **colour)
+    trip = round_trip(path, wanted="libx265", length=9)
+    trip.assert_same_frames()
+    assert trip.differences() == set()
+    assert ["HDR10" in note for note in trip.notes] == [True]
+    with av.open(str(trip.result.path)) as container:
         assert container.streams.video[0].codec_tag == "hvc1" or suffix == ".mkv"
 
 
 MAIN, COMMENT = Disposition.default, Disposition.comment
 LINES = ((0, 300, "0,0,Default,,0,0,0,,one"), (400, 300, "1,0,Default,,0,0,0,,two"))
-BESIDE: dict[str, tuple[str, dict[str, Any]]] = {
+STREAM_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "AAC": ("a.mp4", {"sounds": (Sound(),)}),
     "AAC starting late": ("a.mp4", {"sounds": (Sound(start=Fraction(1001, 48000)),)}),
     "longer than the picture": ("a.mp4", {"sounds": (Sound(seconds=3),)}),
@@ -98,8 +97,8 @@ BESIDE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def said_of(info: VideoInfo) -> list[object]:
-    """What a file says of its audio and subtitles."""
+def stream_properties(info: VideoInfo) -> list[object]:
+    """Codec, language, title and disposition of audio and subtitles."""
     with av.open(str(info.path)) as container:
         return [
             (one.codec_context.name, one.language, one.metadata.get("title"), int(one.disposition))
@@ -107,24 +106,24 @@ def said_of(info: VideoInfo) -> list[object]:
         ]
 
 
-@pytest.mark.parametrize("case", BESIDE)
-def test_audio_and_subtitles_are_copied_to_the_bit(clip: Clip, case: str) -> None:
-    name, settings = BESIDE[case]
-    there = trip(clip(name, **{"options": BFRAMES, **settings}), length=9)
-    there.assert_same_frames()
-    there.assert_same_packets()
+@pytest.mark.parametrize("case", STREAM_CASES)
+def test_audio_and_subtitles_are_copied_bit_for_bit(clip: Clip, case: str) -> None:
+    name, settings = STREAM_CASES[case]
+    trip = round_trip(clip(name, **{"options": BFRAMES, **settings}), length=9)
+    trip.assert_same_frames()
+    trip.assert_same_packets()
     if "subtitles" in settings:
-        there.assert_same_packets("subtitle")
-    assert said_of(there.result) == said_of(there.source)
+        trip.assert_same_packets("subtitle")
+    assert stream_properties(trip.result) == stream_properties(trip.source)
     longest = max(sound.seconds or 1.0 for sound in settings["sounds"])
     if case != "MP3 at 44.1 kHz":
-        assert there.joined.audio_seconds == pytest.approx(longest, abs=0.07)
+        assert trip.joined.audio_seconds == pytest.approx(longest, abs=0.07)
     note = "the result is a .mkv file, the source a .webm one"
-    assert there.notes == ([note] if name == "a.webm" else [])
+    assert trip.notes == ([note] if name == "a.webm" else [])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_the_last_frame_lasts_as_long_as_said(clip: Clip, tmp_path: Path, suffix: str) -> None:
+def test_last_frame_keeps_its_duration(clip: Clip, tmp_path: Path, suffix: str) -> None:
     info = probe(clip("a.mp4", frames=3))
     target = tmp_path / f"x{suffix}"
 
@@ -139,15 +138,15 @@ def test_the_last_frame_lasts_as_long_as_said(clip: Clip, tmp_path: Path, suffix
     assert joined.video_seconds == pytest.approx(12 / 25)
 
 
-def test_transport_stream_loses_only_its_framing(clip: Clip) -> None:
-    there = trip(clip("a.ts", options=BFRAMES, sounds=(Sound(),)), length=9)
-    there.assert_same_frames()
-    # MP4 holds bare AAC: the seven bytes of ADTS header stand before each frame in a transport stream.
-    there.assert_same_packets(change=lambda data: data[7:])
+def test_audio_of_transport_stream_loses_only_its_adts_headers(clip: Clip) -> None:
+    trip = round_trip(clip("a.ts", options=BFRAMES, sounds=(Sound(),)), length=9)
+    trip.assert_same_frames()
+    # In a transport stream, each AAC frame has an ADTS header of seven bytes.
+    trip.assert_same_packets(change=lambda data: data[7:])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_tags_chapters_timecode_and_attachments_survive(clip: Clip, suffix: str) -> None:
+def test_tags_chapters_timecode_and_attachments_are_kept(clip: Clip, suffix: str) -> None:
     tags = {"title": "Über", "creation_time": "2020-01-02T03:04:05.000000Z", "own": "x"}
     chapters = {"chapters": ((0, 500, "first"), (500, 1000, "second"))}
     font = bytes(range(256))
@@ -156,9 +155,9 @@ def test_tags_chapters_timecode_and_attachments_survive(clip: Clip, suffix: str)
         ".mov": {"metadata": {"timecode": "01:02:03:04"}},
         ".mkv": {**chapters, "attachments": (("font.ttf", "font/ttf", font),)},
     }
-    there = trip(clip(f"a{suffix}", **{"metadata": tags, **settings[suffix]}))
-    assert there.notes == []
-    with av.open(str(there.result.path)) as container:
+    trip = round_trip(clip(f"a{suffix}", **{"metadata": tags, **settings[suffix]}))
+    assert trip.notes == []
+    with av.open(str(trip.result.path)) as container:
         if suffix == ".mov":
             assert container.streams.video[0].metadata["timecode"] == "01:02:03:04"
             return
@@ -168,27 +167,27 @@ def test_tags_chapters_timecode_and_attachments_survive(clip: Clip, suffix: str)
         assert [(one.name, one.data) for one in container.streams.attachments] == (
             [("font.ttf", font)] if suffix == ".mkv" else []
         )
-    kept = {key.lower(): value for key, value in there.result.metadata.items()}
+    kept = {key.lower(): value for key, value in trip.result.metadata.items()}
     assert {key: kept[key] for key in tags} == tags
 
 
-def test_audio_of_an_unknown_codec_is_left_out_with_a_note(clip: Clip) -> None:
+def test_audio_of_unknown_codec_is_dropped_with_a_note(clip: Clip) -> None:
     path = clip("a.mp4", sounds=(Sound(language="eng"), Sound("mp3", language="deu")))
     data = path.read_bytes()
-    # The first sample entry of that kind is the English track's; its descriptor would give it away.
+    # The first sample entry of that type is the English track's; its descriptor also names the codec.
     path.write_bytes(data.replace(b"mp4a", b"xxxx", 1).replace(b"esds", b"xxxx", 1))
-    there = trip(path)
-    there.assert_same_frames()
-    assert there.notes == [".mp4 cannot hold audio stream 1 (unknown, eng): dropped"]
-    assert [one.language for one in there.result.audio] == ["deu"]
+    trip = round_trip(path)
+    trip.assert_same_frames()
+    assert trip.notes == [".mp4 cannot hold audio stream 1 (unknown, eng): dropped"]
+    assert [one.language for one in trip.result.audio] == ["deu"]
 
 
-def test_odd_size_survives_by_full_chroma(clip: Clip) -> None:
-    there = trip(clip("odd.webm", size=(97, 65), **VP9), quality=4)
-    there.assert_same_frames()
-    assert (there.result.width, there.result.height, there.result.pix_fmt) == (97, 65, "yuv444p")
-    assert any("odd" in note for note in there.notes)
-    assert peak_error(there.source, there.result) < 12
+def test_odd_size_is_kept_by_full_chroma(clip: Clip) -> None:
+    trip = round_trip(clip("odd.webm", size=(97, 65), **VP9), quality=4)
+    trip.assert_same_frames()
+    assert (trip.result.width, trip.result.height, trip.result.pix_fmt) == (97, 65, "yuv444p")
+    assert any("odd" in note for note in trip.notes)
+    assert peak_error(trip.source, trip.result) < 12
 
 
 def peak_error(first: VideoInfo, second: VideoInfo) -> int:
@@ -202,12 +201,12 @@ def peak_error(first: VideoInfo, second: VideoInfo) -> int:
         return max(int(np.abs(luma(a.video) - luma(b.video)).max()) for a, b in pairs)
 
 
-def test_quality_is_the_encoder_s_and_the_source_s_key_frames_are_no_orders(clip: Clip) -> None:
-    """An all-intra source must not make an all-intra result many times the size."""
+def test_quality_sets_the_size_and_source_key_frames_are_not_copied(clip: Clip) -> None:
+    """An all-intra result would be many times the size."""
     path = clip("intra.mp4", frames=40, options={"preset": "ultrafast", "crf": "16", "g": "1"})
     sizes, errors, keys = [], [], []
     for quality in (5, 25, 50):
-        result = trip(path, quality=quality).result
+        result = round_trip(path, quality=quality).result
         sizes.append(result.path.stat().st_size)
         errors.append(peak_error(probe(path), result))
         with av.open(str(result.path)) as container:
@@ -218,7 +217,7 @@ def test_quality_is_the_encoder_s_and_the_source_s_key_frames_are_no_orders(clip
     assert max(keys) <= 2
 
 
-def test_audio_can_be_left_out(clip: Clip, tmp_path: Path) -> None:
+def test_audio_can_be_omitted(clip: Clip, tmp_path: Path) -> None:
     info = probe(clip("a.mkv", frames=5, sounds=(Sound(),), subtitles=(Subtitle("srt"),)))
     parts, _ = write_segments(info, tmp_path / "work", LOSSY, length=9)
     join_segments(parts, info, tmp_path / "silent.mkv", choice=LOSSY, audio=False)
@@ -239,7 +238,7 @@ SUFFIXES: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("name", "settings", "suffix", "words"), SUFFIXES)
-def test_the_container_holds_every_stream(
+def test_container_is_chosen_to_hold_every_stream(
     clip: Clip, name: str, settings: dict[str, object], suffix: str, words: str
 ) -> None:
     chosen, note = output_suffix(probe(clip(name, frames=3, **settings)))
@@ -257,7 +256,7 @@ def test_the_container_holds_every_stream(
         ("x", "without suffix"),
     ],
 )
-def test_an_impossible_result_is_refused_before_any_work(
+def test_output_that_cannot_hold_the_streams_is_refused(
     clip: Clip, tmp_path: Path, name: str, words: str
 ) -> None:
     info = probe(clip("a.mkv", frames=3, subtitles=(Subtitle("srt", "fra"),)))
@@ -265,25 +264,24 @@ def test_an_impossible_result_is_refused_before_any_work(
         check_output(tmp_path / name, info)
 
 
-def test_numbers_are_read_from_pictures(clip: Clip) -> None:
-    """The proof itself: a bar code read back from an encoded frame is the frame's number."""
+def test_bar_codes_of_encoded_frames_are_read_back(clip: Clip) -> None:
     with av.open(str(clip("a.mp4", frames=200))) as container:
         assert [number_of(frame) for frame in container.decode(video=0)] == list(range(200))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_audio_lies_beside_its_pictures_in_the_file(clip: Clip, suffix: str) -> None:
+def test_audio_is_interleaved_with_video(clip: Clip, suffix: str) -> None:
     late = ((0, 300, "one"), (19_000, 300, "two"))
     text = Subtitle("srt" if suffix == ".mkv" else "mov_text", lines=late)
-    there = trip(clip(f"long{suffix}", frames=500, sounds=(Sound("mp3"),), subtitles=(text,)))
-    with av.open(str(there.result.path)) as container:
-        placed = [
+    trip = round_trip(clip(f"long{suffix}", frames=500, sounds=(Sound("mp3"),), subtitles=(text,)))
+    with av.open(str(trip.result.path)) as container:
+        packets = [
             (packet.pos or 0, packet.stream.type, (packet.dts or 0) * packet.time_base)
             for packet in container.demux()
             if packet.size and packet.stream.type != "subtitle"
         ]
     reached = {"video": Fraction(0), "audio": Fraction(0)}
-    # In the order of the bytes: an MP4's own order is that of its index.
-    for _position, kind, time in sorted(placed):
+    # By byte position: MP4 is demuxed in the order of its index.
+    for _position, kind, time in sorted(packets):
         reached[kind] = time
         assert abs(reached["video"] - reached["audio"]) < 2

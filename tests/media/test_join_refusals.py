@@ -1,4 +1,4 @@
-"""What joining refuses, and what it finds before a result gets its name."""
+"""Errors of joining: bad segments, wrong results, a stop, a full disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Parts = tuple[VideoInfo, list[Segment]]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+def shared_parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     folder = tmp_path_factory.mktemp("whole")
     spec = Spec(frames=90, options=OPEN, sounds=(Sound(),), size=WHOLE_ROWS)
     info = probe(make(folder / "a.mp4", spec))
@@ -37,9 +37,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 
 @pytest.fixture
-def parts(whole: Parts, tmp_path: Path) -> Parts:
-    """Segments of one's own."""
-    info, segments = whole
+def parts(shared_parts: Parts, tmp_path: Path) -> Parts:
+    """A copy of the segments for one test."""
+    info, segments = shared_parts
     work = Path(shutil.copytree(segments[0].path.parent, tmp_path / "work"))
     return info, [replace(one, path=work / one.path.name) for one in segments]
 
@@ -47,7 +47,7 @@ def parts(whole: Parts, tmp_path: Path) -> Parts:
 def assert_refused(
     parts: Parts, tmp_path: Path, kind: type[BaseException], words: str, *, suffix: str = ".mp4", **given: Any
 ) -> None:
-    """Joining fails so, leaves nothing of the result, and every segment."""
+    """Joining fails, leaves no output, and keeps every segment."""
     info, segments = parts
     (tmp_path / "out").mkdir(exist_ok=True)
     before = sorted((tmp_path / "work").iterdir())
@@ -57,38 +57,38 @@ def assert_refused(
     assert sorted((tmp_path / "work").iterdir()) == before
 
 
-HARMS: dict[str, tuple[Callable[[bytes], bytes], type[Exception], str]] = {
+DAMAGE: dict[str, tuple[Callable[[bytes], bytes], type[Exception], str]] = {
     "cut": (lambda data: data[:-1], MediaError, "segment 2 .*has changed"),
     "flipped": (lambda data: data[:999] + b"x" + data[1000:], MediaError, "segment 2 .*has changed"),
     "missing": (lambda _: b"", MissingFileError, r"segment 2 \(frames 60 to 89\) is missing"),
 }
 
 
-@pytest.mark.parametrize("harm", HARMS)
-def test_a_missing_or_damaged_segment_is_named(parts: Parts, tmp_path: Path, harm: str) -> None:
-    change, kind, words = HARMS[harm]
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_missing_or_damaged_segment_is_named(parts: Parts, tmp_path: Path, damage: str) -> None:
+    change, kind, words = DAMAGE[damage]
     path = parts[1][2].path
     path.write_bytes(change(path.read_bytes()))
-    if harm == "missing":
+    if damage == "missing":
         path.unlink()
     with pytest.raises(kind, match=words):
         check_segment(parts[1][2])
     assert_refused(parts, tmp_path, kind, words)
 
 
-def wrong(all_: list[Segment]) -> Iterator[tuple[list[Segment], type[Exception], str]]:
-    """Segments that do not follow on one another, or are not what was recorded."""
-    one, two, last = all_
-    yield [one, last], UsageError, r"segment 2 .* does not follow segment 0"
-    yield [one, two, replace(last, first_pts=two.last_pts)], UsageError, "does not follow"
+def mismatched(segments: list[Segment]) -> Iterator[tuple[list[Segment], type[Exception], str]]:
+    """Segments that are not consecutive, or differ from their record."""
+    first, second, last = segments
+    yield [first, last], UsageError, r"segment 2 .* does not follow segment 0"
+    yield [first, second, replace(last, first_pts=second.last_pts)], UsageError, "does not follow"
     for field in ("frames", "last_pts"):
         changed = replace(last, **{field: getattr(last, field) - 1})
-        yield [one, two, changed], MediaError, "does not hold the frames"
+        yield [first, second, changed], MediaError, "does not hold the frames"
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_segments_that_do_not_fit_one_another(parts: Parts, tmp_path: Path, which: int) -> None:
-    segments, kind, words = list(wrong(parts[1]))[which]
+def test_mismatched_segments_are_refused(parts: Parts, tmp_path: Path, which: int) -> None:
+    segments, kind, words = list(mismatched(parts[1]))[which]
     assert_refused((parts[0], segments), tmp_path, kind, words)
 
 
@@ -100,13 +100,13 @@ def test_segments_that_do_not_fit_one_another(parts: Parts, tmp_path: Path, whic
         EncoderChoice("libx265", "yuv420p", {"preset": "ultrafast", "x265-params": "log-level=none"}),
     ],
 )
-def test_a_segment_of_another_encoder_is_named(parts: Parts, tmp_path: Path, other: EncoderChoice) -> None:
+def test_segment_of_another_encoder_is_named(parts: Parts, tmp_path: Path, other: EncoderChoice) -> None:
     info, (first, _, last) = parts
     (again,) = cut(info, tmp_path / "work", other, 30, after=first, stop=60)
     assert_refused((info, [first, again, last]), tmp_path, MediaError, "segment 1 .*another encoder")
 
 
-# Faults between the muxer and the disk, each found in what the finished file states.
+# Muxing faults, each detected in the finished file.
 FAULTS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "89 frames, not 90": (".mp4", lambda packet: None),
     "it lasts": (".mp4", lambda packet: setattr(packet, "duration", 1)),
@@ -115,14 +115,14 @@ FAULTS: dict[str, tuple[str, Callable[[Any], None]]] = {
 
 
 @pytest.mark.parametrize("words", FAULTS)
-def test_a_wrong_result_is_found_before_it_gets_its_name(
+def test_wrong_result_fails_verification(
     parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     suffix, fault = FAULTS[words]
-    genuine = Timeline.packets
+    original = Timeline.packets
 
     def packets(self: Timeline, **given: Any) -> Iterator[Any]:
-        for count, packet in enumerate(genuine(self, **given), 1):
+        for count, packet in enumerate(original(self, **given), 1):
             if words.startswith("89") and count == 40:
                 continue
             if count == 90 or suffix == ".mkv":
@@ -133,20 +133,20 @@ def test_a_wrong_result_is_found_before_it_gets_its_name(
     assert_refused(parts, tmp_path, OutputError, f"failed verification: .*{words}", suffix=suffix)
 
 
-def test_a_stream_that_got_lost_is_found(
+def test_missing_stream_fails_verification(
     parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = StreamCopier.finish
+    original = StreamCopier.finish
 
     def finish(self: StreamCopier, output: Any) -> None:
-        genuine(self, output)
+        original(self, output)
         self.copied[9] = "audio"
 
     monkeypatch.setattr(StreamCopier, "finish", finish)
     assert_refused(parts, tmp_path, OutputError, "streams are missing: audio")
 
 
-def test_a_stop_while_joining_leaves_the_segments(parts: Parts, tmp_path: Path) -> None:
+def test_interrupted_join_keeps_the_segments(parts: Parts, tmp_path: Path) -> None:
     def stop(_count: int) -> None:
         raise KeyboardInterrupt
 
@@ -180,22 +180,16 @@ FULL_DISK = """
 
 @pytest.mark.parametrize("share", [0.0, 0.6, 0.99])
 @pytest.mark.parametrize("joining", [True, False])
-def test_a_full_disk_leaves_nothing_half_made(
-    parts: Parts, tmp_path: Path, joining: bool, share: float
-) -> None:
-    """A limit on the file's size fails the same writes, at the header, in the middle or at the end."""
+def test_full_disk_leaves_no_partial_file(parts: Parts, tmp_path: Path, joining: bool, share: float) -> None:
+    """Simulated by a file size limit, reached in the header, in the middle or at the end."""
     info, segments = parts
     folder = tmp_path / "full"
     folder.mkdir()
     size = sum(one.bytes for one in segments) if joining else min(one.bytes for one in segments)
-    order = (info, segments if joining else [], LOSSY, folder, int(size * share))
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(FULL_DISK)],
-        input=pickle.dumps(order),
-        capture_output=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    arguments = (info, segments if joining else [], LOSSY, folder, int(size * share))
+    command = [sys.executable, "-c", textwrap.dedent(FULL_DISK)]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, input=pickle.dumps(arguments), capture_output=True, check=False, env=env)
     assert done.returncode == 7, done.stderr.decode()
     assert b"cannot be written" in done.stdout
     assert list(folder.iterdir()) == []

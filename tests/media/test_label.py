@@ -1,4 +1,4 @@
-"""The visible label: where it stands, how it reads, and that nothing else is touched."""
+"""The visible label: position, legibility, and pixels outside it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def label(position: LabelPosition = "bottom-right", **settings: Any) -> Label:
 
 
 def drawn(position: LabelPosition, size: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """The label upright on grey, by itself."""
+    """The upright label on a grey picture."""
     image = np.full((*size[::-1], 3), 120, np.uint8)
     label(position).draw_on(image)
     return image
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_it_stands_in_its_corner_and_reads_white_on_dark(position: LabelPosition) -> None:
+def test_label_is_white_on_dark_in_its_corner(position: LabelPosition) -> None:
     image = drawn(position, (320, 240))
     rows, columns = np.nonzero((image != 120).any(axis=2))
     down, across = position.split("-")
@@ -54,13 +54,13 @@ def test_it_stands_in_its_corner_and_reads_white_on_dark(position: LabelPosition
 
 
 @pytest.mark.parametrize("fmt", sorted(WORKING_FORMATS))
-def test_in_a_videos_planes_it_is_what_a_picture_gets_and_nothing_else_changes(fmt: str) -> None:
+def test_label_in_video_planes_matches_picture_and_changes_nothing_else(fmt: str) -> None:
     frame = video_frame(fmt)
-    before, shown = planes(frame), frame.to_ndarray(format="bgr24").astype(int)
+    before, original = planes(frame), frame.to_ndarray(format="bgr24").astype(int)
     label().draw(VideoPicture(frame), _info(0, False))
-    truth = shown.astype(np.uint8)
+    truth = original.astype(np.uint8)
     label().draw_on(truth)
-    touched = np.argwhere((truth != shown).any(axis=2))
+    touched = np.argwhere((truth != original).any(axis=2))
     (top, left), (bottom, right) = touched.min(0), touched.max(0) + 1
     after = frame.to_ndarray(format="bgr24").astype(int)
     assert np.abs(after - truth)[top + 2 : bottom - 2, left + 2 : right - 2].mean() < 4
@@ -74,7 +74,7 @@ def test_in_a_videos_planes_it_is_what_a_picture_gets_and_nothing_else_changes(f
         assert not (new & ((1 << layout.shift) - 1)).any()
 
 
-def test_in_hdr_its_white_is_that_of_graphics_and_not_of_the_sun() -> None:
+def test_label_in_hdr_uses_graphics_white() -> None:
     for transfer, white in {2: 940, 16: 572, 18: 721}.items():  # of 64 to 940; 203 cd/m2 in PQ and HLG
         frame = video_frame("yuv420p10le")
         picture = VideoPicture(frame)
@@ -87,7 +87,7 @@ def test_in_hdr_its_white_is_that_of_graphics_and_not_of_the_sun() -> None:
 @pytest.mark.parametrize(
     ("rotation", "mirrored", "position"), list(product((0, 90, 180, 270), (False, True), POSITIONS))
 )
-def test_it_stands_upright_as_it_is_seen(rotation: int, mirrored: bool, position: LabelPosition) -> None:
+def test_label_is_upright_for_viewers(rotation: int, mirrored: bool, position: LabelPosition) -> None:
     frame = av.VideoFrame.from_ndarray(np.full((240, 322, 3), 120, np.uint8), format="bgr24")
     frame = frame.reformat(format="yuv420p")
     info = _info(rotation, mirrored)
@@ -100,7 +100,7 @@ def test_it_stands_upright_as_it_is_seen(rotation: int, mirrored: bool, position
 
 def _info(rotation: int, mirrored: bool, transfer: int = 2) -> Any:
     class Info:
-        """What is asked of a video."""
+        """The attributes of VideoInfo that a label needs."""
 
     found: Any = Info()
     found.rotation, found.mirrored, found.colour = rotation, bool(mirrored), ColourTags(transfer=transfer)
@@ -108,7 +108,7 @@ def _info(rotation: int, mirrored: bool, transfer: int = 2) -> Any:
     return found
 
 
-def test_the_display_matrix_of_a_file_turns_it(tmp_path: Any) -> None:
+def test_orientation_is_taken_from_the_display_matrix(tmp_path: Any) -> None:
     info = probe(make(tmp_path / "a.mp4", Spec(frames=2, size=(96, 64), axes=(0, -1, -1, 0))))
     assert info.rotation
     assert info.mirrored
@@ -116,26 +116,26 @@ def test_the_display_matrix_of_a_file_turns_it(tmp_path: Any) -> None:
     assert np.array_equal(info.upright(image), _info(info.rotation, info.mirrored).upright(image))
 
 
-def test_what_is_transparent_becomes_opaque_under_it() -> None:
+def test_transparent_pixels_under_the_label_become_opaque() -> None:
     image, alpha = np.full((240, 320, 3), 90, np.uint8), np.full((240, 320), 7, np.uint8)
     label().draw_on(image, alpha)
     inside = np.argwhere(alpha == 255)
     (top, left), (bottom, right) = inside.min(0), inside.max(0) + 1
     assert len(inside) == (bottom - top) * (right - left) > 500
     assert (alpha != 7).sum() == (image != 90).any(axis=2).sum() == len(inside)
-    assert 97 < image[top, left, 0] < 102  # what was there was all but white
+    assert 97 < image[top, left, 0] < 102  # the almost transparent pixels were almost white
 
 
-def test_in_small_pictures_it_is_smaller_and_where_no_word_fits_there_is_none() -> None:
+def test_label_shrinks_in_small_pictures_and_is_omitted_in_tiny_ones() -> None:
     for size, fits in {(64, 40): True, (20, 20): False, (1, 1): False, (30, 300): False}.items():
-        for usual in (Label.of(Settings()), Label.of(Settings(visible_label_size=20))):
+        for found in (Label.of(Settings()), Label.of(Settings(visible_label_size=20))):
             image = np.full((*size[::-1], 3), 120, np.uint8)
-            assert usual is not None
-            usual.draw_on(image)
-            assert (image != 120).any() == fits == usual.fits(*size), size
+            assert found is not None
+            found.draw_on(image)
+            assert (image != 120).any() == fits == found.fits(*size), size
 
 
-def test_a_long_text_and_a_low_picture_shrink_it_by_both_edges() -> None:
+def test_label_shrinks_for_long_text_and_low_pictures() -> None:
     for text, size in (("x" * 80, (320, 240)), ("", (1920, 24))):
         image = np.full((*size[::-1], 3), 120, np.uint8)
         found = label(visible_label_text=text)
@@ -144,7 +144,7 @@ def test_a_long_text_and_a_low_picture_shrink_it_by_both_edges() -> None:
         assert found.fits(*size)
 
 
-def test_it_can_be_shown_at_the_start_alone() -> None:
+def test_label_can_be_limited_to_the_start_or_disabled() -> None:
     assert [label(visible_label="start").is_shown(time) for time in (0, 1.99, 2.0)] == [True, True, False]
     assert label().is_shown(1e9)
     off = Settings(visible_label=False, disclosure="in the credits")
@@ -155,7 +155,7 @@ def test_it_can_be_shown_at_the_start_alone() -> None:
             Settings(visible_label="off", disclosure=disclosure)
 
 
-def test_letters_that_cannot_be_drawn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_with_undrawable_letters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.delattr(cv2, "FontFace", raising=False)  # as in OpenCV 4
         with pytest.raises(SettingsError, match="cannot be drawn here: ñ¡"):
@@ -171,16 +171,16 @@ def test_letters_that_cannot_be_drawn_are_refused(monkeypatch: pytest.MonkeyPatc
     assert label(visible_label_text="  two\n words ").text == "two words"
 
 
-def test_a_text_of_which_nothing_is_seen_switches_no_label_off() -> None:
+def test_blank_text_does_not_disable_the_label() -> None:
     assert label(visible_label_text=" \t\u3000").text == "AI-altered faces"
     for blank in ("\u2800", "\u3164", "a\U0001f600"):
         with pytest.raises(SettingsError, match="cannot be drawn"):
             label(visible_label_text=blank)
 
 
-@pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV before 5 brings no letters")
+@pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV before 5 has no fonts")
 def test_accents_are_drawn() -> None:
     masks = [labels._render(letter, 40) for letter in "aáñn中文"]
-    assert all(one.max() == 255 for one in masks)
+    assert all(mask.max() == 255 for mask in masks)
     one, other = (Image.fromarray(mask).resize((30, 30)) for mask in masks[:2])
     assert np.abs(np.asarray(one, int) - np.asarray(other, int)).mean() > 5

@@ -1,4 +1,4 @@
-"""What is done the fast way, plane by plane and in strips, comes out as the arithmetic says."""
+"""Fast pasting and cropping, by planes and strips, match the plain computation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from colab_helpers.media.picture import VideoPicture
 from tests.media.test_picture import BOX, HEIGHT, KPS, WIDTH, planes, video_frame
 
 Array = npt.NDArray[Any]
-# How much a face is larger than the usual one, its turn in degrees, and where its middle is moved to.
+# Zoom, rotation in degrees, and centre of a face.
 PLACES = {
     "small": (0.4, 0, (160, 120)),
     "turned": (1.2, 33, (150, 125)),
@@ -31,25 +31,25 @@ PLACES = {
 
 
 def placed(place: str) -> tuple[Array, Array]:
-    """Five points of a face and its box."""
+    """Landmarks and box of a face."""
     zoom, degrees, centre = PLACES[place]
-    turn = np.exp(1j * np.radians(degrees))
+    rotation = np.exp(1j * np.radians(degrees))
     points = (KPS - KPS.mean(0)) * zoom
-    turned = (points[:, 0] + 1j * points[:, 1]) * turn
-    kps = np.stack([turned.real, turned.imag], 1) + centre
+    rotated = (points[:, 0] + 1j * points[:, 1]) * rotation
+    kps = np.stack([rotated.real, rotated.imag], 1) + centre
     half = (BOX[2:] - BOX[:2]) / 2 * zoom
     return kps.astype(np.float32), np.array([*(centre - half), *(centre + half)], np.float32)
 
 
 def textured(size: int) -> npt.NDArray[np.uint8]:
-    """A crop as fine as what networks give, with lines, light and dark."""
+    """A crop with detail like a network's output."""
     rng = np.random.default_rng(size)
     soft = cv2.GaussianBlur(rng.normal(128, 110, (size, size, 3)), (0, 0), size / 96)
     return np.asarray(np.clip(soft, 0, 255), np.uint8)
 
 
-def mapping(picture: VideoPicture) -> list[Array]:
-    """From each plane's samples to luma's, by the formats' own rules."""
+def plane_to_luma(picture: VideoPicture) -> list[Array]:
+    """Mapping from each plane's samples to luma samples, by the pixel format's chroma siting."""
     layout = WORKING_FORMATS[picture.frame.format.name]
     x, y = layout.step
     centred = picture.frame.format.name.startswith("yuvj")
@@ -58,10 +58,10 @@ def mapping(picture: VideoPicture) -> list[Array]:
 
 
 def blended(old: Array, new: Array, to_plane: Array, mask: Array, box: Array) -> Array:
-    """Warp and blend all of a plane in one go, in doubles."""
+    """Warp and blend a whole plane in double precision."""
     size, enlarged = old.shape[1::-1], np.linalg.det(to_plane[:, :2]) > 1
-    way = cv2.INTER_CUBIC if enlarged else cv2.INTER_LINEAR
-    warped = cv2.warpAffine(new, to_plane, size, flags=way, borderMode=cv2.BORDER_REPLICATE)
+    interpolation = cv2.INTER_CUBIC if enlarged else cv2.INTER_LINEAR
+    warped = cv2.warpAffine(new, to_plane, size, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
     weight = cv2.warpAffine(mask, to_plane, size).astype(np.float64)
     feather = max(1.0, 0.08 * float(min(box[2] - box[0], box[3] - box[1])))
     for axis, (low, high) in enumerate(((box[1], box[3]), (box[0], box[2]))):
@@ -75,7 +75,7 @@ def blended(old: Array, new: Array, to_plane: Array, mask: Array, box: Array) ->
 @pytest.mark.parametrize(
     ("size", "fmt"), [*((128, f) for f in WORKING_FORMATS), (512, "yuv420p"), (512, "p010le")]
 )
-def test_a_pasted_crop_is_what_one_cubic_warp_and_one_mixture_give(fmt: str, place: str, size: int) -> None:
+def test_pasted_crop_matches_a_single_warp_and_blend(fmt: str, place: str, size: int) -> None:
     kps, box = placed(place)
     matrix = similarity_transform(kps, arcface_template(128) if size == 128 else FFHQ_512)
     frame, crop, mask = video_frame(fmt), textured(size), face_mask(size)
@@ -85,11 +85,11 @@ def test_a_pasted_crop_is_what_one_cubic_warp_and_one_mixture_give(fmt: str, pla
     picture.paste(crop, matrix, face_mask(min(size, 256)), box=box)
     channels = list(cv2.split(bgr_to_yuv(crop, ColourSpace.of_frame(frame, depth=depth))))
     opened = extend_box(box, WIDTH, HEIGHT)
-    for old, new, to_luma in zip(before, planes(frame), mapping(picture), strict=True):
+    for old, new, to_luma in zip(before, planes(frame), plane_to_luma(picture), strict=True):
         to_plane = compose(invert(to_luma), invert(matrix))
         inside = (opened - np.tile(to_luma[:, 2], 2)) / np.tile(np.diag(to_luma), 2)
         for was, now in zip(np.atleast_3d(old).T, np.atleast_3d(new).T, strict=True):
-            was, now = (one.T.astype(int) >> layout.shift for one in (was, now))
+            was, now = (channel.T.astype(int) >> layout.shift for channel in (was, now))
             expected = blended(was, channels.pop(0), to_plane, mask, inside)
             off = np.abs(now - expected) / level
             changed = np.abs(expected - was) > level
@@ -99,11 +99,11 @@ def test_a_pasted_crop_is_what_one_cubic_warp_and_one_mixture_give(fmt: str, pla
 
 
 @pytest.mark.parametrize("zoom", [1.5, 2.5])
-def test_an_enlarged_crop_does_not_go_beyond_ten_bits(zoom: float) -> None:
+def test_enlarged_crop_is_clipped_to_ten_bits(zoom: float) -> None:
     frame = video_frame("yuv444p10le")
     frame.color_range = ColorRange.JPEG
     crop = np.zeros((64, 64, 3), np.uint8)
-    crop[:, 32:] = 255  # a cubic goes beyond at such an edge
+    crop[:, 32:] = 255  # cubic interpolation overshoots here
     matrix = np.array([[1, 0, 32 * zoom - 150], [0, 1, 32 * zoom - 110]]) / zoom
     VideoPicture(frame).paste(crop, matrix, np.ones((64, 64), np.float32), box=BOX)
     luma = planes(frame)[0]
@@ -113,7 +113,7 @@ def test_an_enlarged_crop_does_not_go_beyond_ten_bits(zoom: float) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("fmt", ["yuv420p", "nv12", "yuv422p10le", "yuv444p", "yuvj420p"])
-def test_a_crop_shows_what_whole_planes_show(fmt: str, place: str) -> None:
+def test_crop_matches_warped_whole_planes(fmt: str, place: str) -> None:
     frame = video_frame(fmt)
     picture = VideoPicture(frame)
     depth = WORKING_FORMATS[fmt].depth
@@ -122,7 +122,7 @@ def test_a_crop_shows_what_whole_planes_show(fmt: str, place: str) -> None:
         matrix = similarity_transform(kps, template)
         parts = [
             warp_crop(np.ascontiguousarray(channel), compose(matrix, to_luma), size)
-            for samples, to_luma in zip(planes(frame), mapping(picture), strict=True)
+            for samples, to_luma in zip(planes(frame), plane_to_luma(picture), strict=True)
             for channel in np.moveaxis(np.atleast_3d(samples), 2, 0)
         ]
         expected = yuv_to_bgr(cv2.merge(parts), ColourSpace.of_frame(frame, depth=depth))
@@ -132,7 +132,7 @@ def test_a_crop_shows_what_whole_planes_show(fmt: str, place: str) -> None:
 
 
 @pytest.mark.parametrize("fmt", WORKING_FORMATS)
-def test_brightness_is_that_of_the_colours(fmt: str) -> None:
+def test_grey_crop_matches_the_colour_crop(fmt: str) -> None:
     picture, layout = VideoPicture(video_frame(fmt)), WORKING_FORMATS[fmt]
     for _, samples in list(picture._planes())[1:]:
         samples[...] = 1 << (layout.depth + layout.shift - 1)

@@ -26,7 +26,7 @@ MATRIX = similarity_transform(KPS, arcface_template(128))
 
 
 def smooth_image(width: int = WIDTH, height: int = HEIGHT) -> npt.NDArray[np.uint8]:
-    """Luminance and colour change slowly, so that chroma subsampling loses little."""
+    """Colours change slowly, so that chroma subsampling loses little."""
     rng = np.random.default_rng(3)
     small = rng.integers(40, 215, (4, 5, 3), np.uint8)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -51,7 +51,7 @@ def planes(frame: av.VideoFrame) -> list[npt.NDArray[Any]]:
 @pytest.mark.parametrize("matrix", [1, 5, 6, 7, 9])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("depth", [8, 10])
-def test_colours_survive_the_round_trip(matrix: int, full: bool, depth: int) -> None:
+def test_colours_survive_conversion_to_yuv_and_back(matrix: int, full: bool, depth: int) -> None:
     space = ColourSpace(matrix=matrix, full_range=full, depth=depth)
     image = smooth_image()
     back = yuv_to_bgr(bgr_to_yuv(image, space), space)
@@ -68,7 +68,7 @@ def test_black_white_and_grey_have_the_standard_codes() -> None:
 
 @pytest.mark.parametrize("fmt", WORKING_FORMATS)
 @pytest.mark.parametrize("matrix", [1, 5, 9])
-def test_a_crop_of_a_frame_is_the_crop_of_its_image(fmt: str, matrix: int) -> None:
+def test_crop_of_a_frame_matches_crop_of_its_bgr_image(fmt: str, matrix: int) -> None:
     crop = VideoPicture(video_frame(fmt, matrix=matrix)).crop(MATRIX, 128)
     expected = BgrPicture(smooth_image()).crop(MATRIX, 128)
     difference = np.abs(crop.astype(int) - expected)
@@ -77,14 +77,14 @@ def test_a_crop_of_a_frame_is_the_crop_of_its_image(fmt: str, matrix: int) -> No
 
 
 @pytest.mark.parametrize("fmt", WORKING_FORMATS)
-def test_pasting_changes_the_face_and_not_one_sample_outside_its_box(fmt: str) -> None:
+def test_pasting_changes_no_sample_outside_the_box(fmt: str) -> None:
     frame = video_frame(fmt)
     before = planes(frame)
     picture = VideoPicture(frame)
     picture.paste(picture.crop(MATRIX, 128), MATRIX, face_mask(128), box=BOX)
     shift = 6 if fmt == "p010le" else 0
     for old, new in zip(before, planes(picture.frame), strict=True):
-        # Its own crop changes next to nothing.
+        # Pasting the face's own crop changes almost nothing.
         difference = np.abs((old >> shift).astype(int) - (new >> shift).astype(int))
         assert difference.max() <= (4 if "10" not in fmt else 16)
     crop = np.full((128, 128, 3), (30, 90, 200), np.uint8)
@@ -105,18 +105,18 @@ def test_pasting_changes_the_face_and_not_one_sample_outside_its_box(fmt: str) -
 @pytest.mark.parametrize(
     ("points", "box"),
     [
-        (KPS - (130, 90), BOX - (130, 90, 130, 90)),  # half out at the top left
-        (KPS - (-170, -120), BOX - (-170, -120, -170, -120)),  # half out at the bottom right
+        (KPS - (130, 90), BOX - (130, 90, 130, 90)),  # cut at the top left
+        (KPS - (-170, -120), BOX - (-170, -120, -170, -120)),  # cut at the bottom right
         ((KPS - KPS.mean(0)) * 8 + (160, 120), np.array([-300, -300, 600, 600])),  # larger than the frame
         ((KPS - KPS.mean(0)) * 0.05 + (160, 120), np.array([157, 116, 163, 124])),  # a few pixels
         ((KPS - KPS.mean(0)) * -1 + (160, 120), np.array([110, 60, 210, 180])),  # upside down
         (KPS + 5000, BOX + 5000),  # far outside
-        (np.full((5, 2), 100.0), BOX),  # no extent at all
-        (np.full((5, 2), 100.0), np.array([100, 100, 100, 100])),  # nor a box
+        (np.full((5, 2), 100.0), BOX),  # all landmarks equal
+        (np.full((5, 2), 100.0), np.array([100, 100, 100, 100])),  # and an empty box
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("fmt", ["bgr", "yuv420p", "yuv422p10le", "nv12"])
-def test_faces_anywhere_and_of_any_size(fmt: str, points: Any, box: Any) -> None:
+def test_crop_and_paste_accept_any_position_and_size(fmt: str, points: Any, box: Any) -> None:
     picture = BgrPicture(smooth_image()) if fmt == "bgr" else VideoPicture(video_frame(fmt))
     points, box = np.asarray(points, np.float32), np.asarray(box, np.float32)
     matrix = similarity_transform(points, arcface_template(128))
@@ -127,7 +127,7 @@ def test_faces_anywhere_and_of_any_size(fmt: str, points: Any, box: Any) -> None
 
 @pytest.mark.parametrize("size", [(319, 239), (321, 241), (33, 17)])
 @pytest.mark.parametrize("fmt", ["yuv420p", "yuv422p", "yuv444p"])
-def test_odd_sizes(fmt: str, size: tuple[int, int]) -> None:
+def test_frames_of_odd_size(fmt: str, size: tuple[int, int]) -> None:
     frame = video_frame(fmt, *size)
     picture = VideoPicture(frame)
     box = np.array([0, 0, *size], np.float32)
@@ -136,7 +136,7 @@ def test_odd_sizes(fmt: str, size: tuple[int, int]) -> None:
     assert picture.crop(matrix, 128)[60:68, 60:68].mean() < 12
 
 
-def test_the_region_is_that_of_crop_and_box_together() -> None:
+def test_face_region_is_the_intersection_of_crop_and_box() -> None:
     identity = np.array([[1.0, 0, -10], [0, 1, -20]])  # crop of 50: x 10 to 59, y 20 to 69
     assert face_region(identity, 50, np.array([0, 30, 40, 300], np.float32), 320, 240) == (10, 30, 41, 70)
     left, top, right, bottom = face_region(identity, 50, np.array([200, 200, 210, 210], np.float32), 320, 240)
@@ -144,7 +144,7 @@ def test_the_region_is_that_of_crop_and_box_together() -> None:
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
-def test_the_detector_sees_the_picture_upright_and_points_come_back(rotation: int) -> None:
+def test_detector_view_is_upright_and_maps_back_to_the_frame(rotation: int) -> None:
     upright = np.zeros((240, 320, 3), np.uint8)
     cv2.circle(upright, (250, 40), 12, (255, 255, 255), -1)
     stored = np.ascontiguousarray(np.rot90(upright, rotation // 90))
@@ -159,7 +159,7 @@ def test_the_detector_sees_the_picture_upright_and_points_come_back(rotation: in
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.3])
-def test_a_crop_beyond_the_border_goes_on_with_it(factor: float) -> None:
+def test_crop_beyond_the_border_replicates_edge_pixels(factor: float) -> None:
     rng = np.random.default_rng(3)
     image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 4)
     wide = cv2.copyMakeBorder(image, 120, 120, 120, 120, cv2.BORDER_REPLICATE)
@@ -169,15 +169,15 @@ def test_a_crop_beyond_the_border_goes_on_with_it(factor: float) -> None:
     assert np.abs(ours.astype(int) - expected).mean() < 1
 
 
-def test_a_small_crop_of_a_large_face_averages_its_noise() -> None:
+def test_downscaled_crop_averages_noise() -> None:
     rng = np.random.default_rng(4)
     noise = np.clip(rng.normal(128, 20, (900, 900, 3)), 0, 255).astype(np.uint8)
-    for factor, least in ((1.0, 15), (0.2, 0)):
+    for factor, minimum in ((1.0, 15), (0.2, 0)):
         crop = BgrPicture(noise).crop(np.array([[factor, 0, -5.0], [0, factor, -5.0]]), 128)
-        assert least <= crop.std() <= (22 if factor == 1 else 6)
+        assert minimum <= crop.std() <= (22 if factor == 1 else 6)
 
 
-def test_a_shrunken_crop_shows_every_point_where_it_lies() -> None:
+def test_downscaled_crop_does_not_shift_pixels() -> None:
     y, x = np.mgrid[0:700, 0:900].astype(np.float32)
     ramp = np.dstack([x / 4, y / 3, (x + y) / 8]).astype(np.uint8)
     for factor in (0.45, 0.31, 0.17):
@@ -189,7 +189,7 @@ def test_a_shrunken_crop_shows_every_point_where_it_lies() -> None:
 
 
 def _white_over_black(left: float, fmt: str = "bgr") -> npt.NDArray[Any]:
-    """How white a row becomes over which a white crop is pasted, in a box from ``left`` to ``left`` + 100."""
+    """A black row after pasting a white crop with a box from ``left`` to ``left`` + 100."""
     box = np.array([left, 40, left + 100, 200], np.float32)
     matrix = np.array([[1, 0, 14 - left], [0, 0.64, -12.8]])
     crop, mask = np.full((128, 128, 3), 255, np.uint8), np.ones((128, 128), np.float32)
@@ -204,7 +204,7 @@ def _white_over_black(left: float, fmt: str = "bgr") -> npt.NDArray[Any]:
 
 
 @pytest.mark.parametrize("fmt", ["bgr", "yuv420p"])
-def test_a_face_fades_out_at_its_box_but_not_where_the_border_cuts_it(fmt: str) -> None:
+def test_face_fades_at_box_edges_but_not_at_the_frame_border(fmt: str) -> None:
     white = 255 if fmt == "bgr" else 235
     inside = _white_over_black(100, fmt)
     assert inside[100] < 5
@@ -218,19 +218,15 @@ def test_a_face_fades_out_at_its_box_but_not_where_the_border_cuts_it(fmt: str) 
     assert right[-1] == white
 
 
-def test_a_face_that_leaves_the_frame_does_not_jump() -> None:
+def test_face_leaving_the_frame_changes_smoothly() -> None:
     rows = [_white_over_black(left)[:60].astype(int) for left in np.arange(16, -4, -0.5)]
     assert max(np.abs(b - a).max() for a, b in pairwise(rows)) <= 50
 
 
-def test_a_frame_that_was_seen_and_that_its_decoder_still_holds_is_changed_in_a_copy() -> None:
+def test_pasting_into_a_frame_held_by_its_decoder_succeeds() -> None:
     encoder = av.CodecContext.create("mpeg4", "w")
-    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = (
-        WIDTH,
-        HEIGHT,
-        "yuv420p",
-        Fraction(1, 25),
-    )
+    encoder.width, encoder.height, encoder.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+    encoder.time_base = Fraction(1, 25)
     decoder = av.CodecContext.create("mpeg4", "r")
     packets = [*encoder.encode(video_frame("yuv420p")), *encoder.encode(None)]
     frame = next(frame for packet in [*packets, None] for frame in decoder.decode(packet))

@@ -17,11 +17,11 @@ from colab_helpers.media.inputs import is_image, is_video
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from tests.media.conftest import Clip
-from tests.media.harm import joined, start_edit_at
+from tests.media.damaged_files import joined, start_edit_at
 from tests.media.make import Sound, Spec, Subtitle, make
 
 
-def test_describes_a_plain_clip(clip: Clip) -> None:
+def test_properties_of_a_plain_clip(clip: Clip) -> None:
     rate = Fraction(30000, 1001)
     timing = {"rate": rate, "container": {"movie_timescale": "30000"}}
     info = probe(clip("plain.mp4", frames=30, size=(96, 64), metadata={"title": "Ünïcode"}, **timing))
@@ -34,30 +34,30 @@ def test_describes_a_plain_clip(clip: Clip) -> None:
     assert info.audio == info.subtitles == info.others == ()
 
 
-def test_colour_and_pixel_shape(clip: Clip) -> None:
+def test_colour_tags_and_pixel_aspect_ratio(clip: Clip) -> None:
     tags = {"matrix": 9, "range": 1, "primaries": 9, "transfer": 16}
     info = probe(clip("hdr.mp4", frames=3, pix_fmt="yuv420p10le", sar=Fraction(4, 3), **tags))
     assert info.colour == ColourTags(**tags)
     assert (info.pix_fmt, info.sample_aspect_ratio) == ("yuv420p10le", Fraction(4, 3))
 
 
-def test_streams_beside_the_picture(clip: Clip) -> None:
+def test_audio_subtitle_and_attachment_streams(clip: Clip) -> None:
     sounds = (Sound(language="eng"), Sound("libopus", language="deu"))
     font = (("font.ttf", "font/ttf", b"abc"),)
     info = probe(clip("rich.mkv", sounds=sounds, subtitles=(Subtitle("srt", "fra"),), attachments=font))
-    assert [(one.codec, one.language) for one in info.audio] == [("aac", "eng"), ("opus", "deu")]
-    assert [(one.index, one.language) for one in info.subtitles] == [(3, "fra")]
-    assert [one.kind for one in info.others] == ["attachment"]
+    assert [(stream.codec, stream.language) for stream in info.audio] == [("aac", "eng"), ("opus", "deu")]
+    assert [(stream.index, stream.language) for stream in info.subtitles] == [(3, "fra")]
+    assert [stream.kind for stream in info.others] == ["attachment"]
     assert str(info.audio[1]) == "audio stream 2 (opus, deu)"
 
 
-def test_frames_hidden_by_an_edit_list_do_not_count(clip: Clip) -> None:
+def test_frames_hidden_by_an_edit_list_are_not_counted(clip: Clip) -> None:
     path = clip("hidden.mp4", frames=30, options={"preset": "ultrafast", "g": "100"})
     start_edit_at(path, 10)
     assert probe(path).frames == 20
 
 
-def test_what_has_no_end_is_refused(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excessive_durations_and_streams_are_refused(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     day = {"time_base": Fraction(1, 1000), "pts": [0, 40, 24 * 3600 * 1000]}
     with pytest.raises(MediaError, match=r"longer than 24 hours.*into parts"):
         probe(clip("day.mkv", frames=3, **day))
@@ -68,46 +68,44 @@ def test_what_has_no_end_is_refused(clip: Clip, monkeypatch: pytest.MonkeyPatch)
         probe(clip("more.mkv", frames=2, sounds=(Sound(),)))
 
 
-@pytest.mark.parametrize("most", [96 * 64, 192 * 128])
-def test_pictures_that_grow_are_decoded_up_to_a_limit(
-    clip: Clip, monkeypatch: pytest.MonkeyPatch, most: int
+@pytest.mark.parametrize("limit", [96 * 64, 192 * 128])
+def test_frames_larger_than_the_limit_are_not_decoded(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(demuxing, "MAX_FRAME_PIXELS", most)
+    monkeypatch.setattr(demuxing, "MAX_FRAME_PIXELS", limit)
     path = joined(clip("a.ts", size=(96, 64)), clip("b.ts", size=(192, 128)))
     found = set()
     with demuxing.open_source(path) as container:
         for packet in demuxing.demux_packets(container, demuxing.find_video_stream(container, path)):
             with suppress(av.FFmpegError):
                 found |= {frame.width for frame in packet.decode()}
-    assert found == ({96} if most == 96 * 64 else {96, 192})
+    assert found == ({96} if limit == 96 * 64 else {96, 192})
 
 
-def hollow(path: Path) -> None:
-    """A header that promises a video, and no frame."""
+def video_without_frames(path: Path) -> None:
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=25)
         stream.width, stream.height = 64, 64
         out.start_encoding()
 
 
-def noise(path: Path) -> None:
-    """Pictures that no decoder knows."""
+def undecodable_video(path: Path) -> None:
     data = bytearray(make(path, Spec()).read_bytes())
     start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
     data[start:end] = bytes((7 * number * number + 13) % 251 for number in range(end - start))
     path.write_bytes(data)
 
 
-# What tests/batch/test_bad_inputs.py does not have.
+# Cases that are not in tests/batch/test_bad_inputs.py.
 BAD: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "none.mp4": (lambda path: None, MissingFileError, "no such file"),
-    "hollow.avi": (hollow, MediaError, r"no (frame|video)"),
-    "noise.mp4": (noise, MediaError, "no frame"),
+    "hollow.avi": (video_without_frames, MediaError, r"no (frame|video)"),
+    "noise.mp4": (undecodable_video, MediaError, "no frame"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_named(tmp_path: Path, name: str) -> None:
+def test_error_for_bad_input_names_the_file(tmp_path: Path, name: str) -> None:
     write, kind, words = BAD[name]
     write(tmp_path / name)
     with pytest.raises(kind, match=words) as caught:
@@ -115,7 +113,7 @@ def test_bad_input_is_named(tmp_path: Path, name: str) -> None:
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_suffixes() -> None:
+def test_images_and_videos_are_told_apart_by_suffix() -> None:
     assert is_video("a/B.MP4")
     assert is_video(Path("x.gif"))
     assert is_image("photo.JPEG")
@@ -123,13 +121,13 @@ def test_suffixes() -> None:
     assert not is_video("notes.txt")
 
 
-def test_tags_in_an_unknown_encoding_do_no_harm(clip: Clip) -> None:
+def test_tags_in_unknown_encoding_are_tolerated(clip: Clip) -> None:
     path = clip("latin.mp4", frames=2, metadata={"title": "caf-"})
     path.write_bytes(path.read_bytes().replace(b"caf-", b"caf\xe9"))
     assert probe(path).metadata["title"].startswith("caf")
 
 
-# Display matrix (a, b, c, d); then what a player does: mirror left to right, turn clockwise.
+# Display matrix (a, b, c, d): mirrored horizontally, degrees clockwise.
 ORIENTATIONS = {
     (1, 0, 0, 1): (False, 0),
     (0, 1, -1, 0): (False, 90),
@@ -149,27 +147,27 @@ def test_all_eight_orientations(clip: Clip, suffix: str, axes: tuple[int, int, i
     assert (info.mirrored, info.rotation) == ORIENTATIONS[axes]
     a, b, c, d = axes
     stored = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
-    shown = {}
+    displayed = {}
     for y in range(2):
         for x in range(3):
-            shown[a * x + c * y, b * x + d * y] = stored[y, x, 0]
-    left, top = min(x for x, _ in shown), min(y for _, y in shown)
+            displayed[a * x + c * y, b * x + d * y] = stored[y, x, 0]
+    left, top = min(x for x, _ in displayed), min(y for _, y in displayed)
     upright = info.upright(stored)
-    assert {(x - left, y - top): value for (x, y), value in shown.items()} == {
+    assert {(x - left, y - top): value for (x, y), value in displayed.items()} == {
         (x, y): upright[y, x, 0] for y in range(upright.shape[0]) for x in range(upright.shape[1])
     }
-    # The detector's picture is that of a player, or its mirror image; never upside down or on its side.
+    # The detector gets an upright picture, possibly mirrored.
     turned = np.rot90(stored, -info.upright_rotation // 90)
     assert np.array_equal(turned, upright[:, ::-1] if info.mirrored else upright)
 
 
 @pytest.mark.parametrize("recorder", [False, True])
-def test_a_size_that_changes_is_the_largest(clip: Clip, recorder: bool) -> None:
+def test_frames_are_scaled_to_the_largest_size(clip: Clip, recorder: bool) -> None:
     settings = {"codec": "libvpx", "options": {}} if recorder else {}
     suffix = ".webm" if recorder else ".ts"
     small = clip(f"small{suffix}", frames=25, size=(160, 120), **settings)
     large = clip(f"large{suffix}", frames=30, size=(320, 240), **settings)
-    info = probe(follow(small, large) if recorder else joined(small, large))
+    info = probe(concatenate_packets(small, large) if recorder else joined(small, large))
     assert (info.width, info.height) == (320, 240)
     with read_frames(info) as reader:
         sizes = [(frame.video.width, frame.video.height) for frame in reader]
@@ -177,8 +175,8 @@ def test_a_size_that_changes_is_the_largest(clip: Clip, recorder: bool) -> None:
     assert any("25 frames were scaled to 320x240" in note for note in reader.notes)
 
 
-def follow(first: Path, second: Path) -> Path:
-    """One track with the packets of two files, as a browser records a call; without a length."""
+def concatenate_packets(first: Path, second: Path) -> Path:
+    """One track of two files' packets and no duration, as a browser records a call."""
     path = first.with_stem("followed")
     with (
         av.open(str(path), "w", container_options={"live": "1"}) as out,
@@ -195,10 +193,10 @@ def follow(first: Path, second: Path) -> Path:
     return path
 
 
-def test_a_file_that_is_written_again_at_once_is_looked_at_again(clip: Clip) -> None:
+def test_file_replaced_within_a_clock_tick_is_probed_again(clip: Clip) -> None:
     path, other = clip("a.mp4", frames=9), clip("b.mp4", frames=2)
     state = path.stat()
     assert probe(path).frames == 9
     path.write_bytes(other.read_bytes().ljust(state.st_size, b"\0"))
-    os.utime(path, ns=(state.st_mtime_ns, state.st_mtime_ns))  # within a tick of the disk's clock
+    os.utime(path, ns=(state.st_mtime_ns, state.st_mtime_ns))  # same clock tick
     assert probe(path).frames == 2

@@ -18,7 +18,7 @@ from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import Frame, read_frames
 from colab_helpers.media.truncation import TruncationCheck
 from tests.media.conftest import Clip
-from tests.media.harm import PICTURES, damage, joined
+from tests.media.damaged_files import PICTURES, damage, joined
 from tests.media.make import Sound, number_of, samples, variable_pts
 
 LOOKAHEAD = {"preset": "veryfast", "crf": "16"}
@@ -28,7 +28,7 @@ BASE = Fraction(1, 90000)
 
 
 def read(path: Path) -> tuple[list[Frame], list[str]]:
-    """All frames of a file, and what was noted."""
+    """Frames and notes of a file."""
     with read_frames(probe(path)) as reader:
         return list(reader), reader.notes
 
@@ -52,34 +52,34 @@ def numbers(frames: list[Frame]) -> list[int]:
         ("fragmented.mp4", {"options": LOOKAHEAD, "container": {"movflags": "frag_keyframe+empty_moov"}}),
     ],
 )
-def test_every_frame_once_in_order(clip: Clip, name: str, settings: dict[str, Any]) -> None:
+def test_every_frame_is_read_once_and_in_order(clip: Clip, name: str, settings: dict[str, Any]) -> None:
     frames, _ = read(clip(name, frames=40, **settings))
     assert numbers(frames) == [frame.index for frame in frames] == list(range(40))
     for frame in frames:
-        told = frame.pts, frame.time_base, frame.duration
-        assert (frame.video.pts, frame.video.time_base, frame.video.duration) == told
+        expected = frame.pts, frame.time_base, frame.duration
+        assert (frame.video.pts, frame.video.time_base, frame.video.duration) == expected
     if name != "old.avi":
-        # That encoder starts AVI with a gap of one frame.
+        # AVI starts with a gap of one frame.
         steps = {after.time - before.time for before, after in pairwise(frames)}
         rate = settings.get("rate", Fraction(25))
-        # Matroska rounds a film's 24th of a second to milliseconds.
+        # Matroska rounds to milliseconds.
         exact = {Fraction(41, 1000), Fraction(42, 1000)} if rate == 24 else {1 / rate}
         assert steps == exact
 
 
 @pytest.mark.parametrize(("name", "base"), [("vfr.mp4", BASE), ("vfr.mkv", Fraction(1, 1000))])
-def test_stamps_and_durations_of_variable_rate(clip: Clip, name: str, base: Fraction) -> None:
+def test_timestamps_and_durations_of_variable_frame_rate(clip: Clip, name: str, base: Fraction) -> None:
     unit = int(Fraction(1, 1000) / base)
     stamps = [stamp * unit + 137 * unit for stamp in variable_pts(20)]
     frames, _ = read(clip(name, frames=20, time_base=base, pts=stamps, options=LOOKAHEAD))
     assert [frame.time for frame in frames] == [stamp * base for stamp in stamps]
     gaps = [after - before for before, after in pairwise(stamps)]
     assert [frame.duration * frame.time_base for frame in frames[:-1]] == [gap * base for gap in gaps]
-    # FFmpeg's own MP4 writer may leave the last frame half a step of another packet.
+    # FFmpeg's MP4 muxer may give the last frame another packet's duration.
     assert Fraction(40, 1000) <= frames[-1].duration * base <= Fraction(60, 1000)
 
 
-def test_reading_can_stop_at_any_frame(clip: Clip) -> None:
+def test_reading_can_stop_early(clip: Clip) -> None:
     info = probe(clip("long.mp4", frames=60))
     with read_frames(info) as reader:
         assert [next(reader).index for _ in range(5)] == [0, 1, 2, 3, 4]
@@ -105,7 +105,7 @@ CONVERSIONS = {
 
 
 @pytest.mark.parametrize("pix_fmt", CONVERSIONS)
-def test_other_formats_become_the_nearest_supported(clip: Clip, pix_fmt: str) -> None:
+def test_pixel_formats_are_converted_to_the_nearest_supported(clip: Clip, pix_fmt: str) -> None:
     info = probe(clip("raw.mkv", frames=3, codec="ffv1", pix_fmt=pix_fmt, options={}))
     assert info.pix_fmt == pix_fmt
     target, note = working_format(info)
@@ -116,17 +116,17 @@ def test_other_formats_become_the_nearest_supported(clip: Clip, pix_fmt: str) ->
     assert numbers(frames) == [0, 1, 2]
     assert notes == ([note] if note else [])
     if "b" in pix_fmt:
-        # What was RGB is tagged as what it became.
+        # Converted RGB is tagged BT.709, limited range.
         assert {(frame.video.colorspace, frame.video.color_range) for frame in frames} == {(1, 1)}
-    # The luma of the third frame is what the file's own samples say, at 8 bits.
+    # The third frame's luma matches the file's samples at 8 bits.
     with av.open(str(info.path)) as container:
         source = list(container.decode(video=0))[2]
-    deep, shown = target.endswith("10le"), frames[2].video.planes[0]
-    luma = samples(shown, np.uint16 if deep else np.uint8) / (4 if deep else 1)
-    assert np.abs(luma - own_luma(source)).max() <= 1
+    deep, plane = target.endswith("10le"), frames[2].video.planes[0]
+    luma = samples(plane, np.uint16 if deep else np.uint8) / (4 if deep else 1)
+    assert np.abs(luma - expected_luma(source)).max() <= 1
 
 
-def own_luma(source: av.VideoFrame) -> np.ndarray[Any, Any]:
+def expected_luma(source: av.VideoFrame) -> np.ndarray[Any, Any]:
     name, depth = source.format.name, source.format.components[0].bits
     if name in ("bgr0", "gbrp12le"):
         # BT.709 (ITU-R BT.709-6, 3.2 and 3.3), limited range.
@@ -145,19 +145,19 @@ def own_luma(source: av.VideoFrame) -> np.ndarray[Any, Any]:
         ("a.flv", {}, r"of about 6\d"),
     ],
 )
-def test_a_truncated_file_is_an_error_with_a_count(
+def test_truncated_file_is_an_error_with_frame_counts(
     clip: Clip, name: str, settings: dict[str, object], count: str
 ) -> None:
-    whole = clip(name, frames=60, **({"options": LOOKAHEAD, "sounds": (Sound(),)} | settings))
-    data = whole.read_bytes()
-    whole.write_bytes(data[: int(len(data) * 0.6)])
+    path = clip(name, frames=60, **({"options": LOOKAHEAD, "sounds": (Sound(),)} | settings))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.6)])
     frames: list[Frame] = []
-    with read_frames(probe(whole)) as reader, pytest.raises(MediaError, match=count):
+    with read_frames(probe(path)) as reader, pytest.raises(MediaError, match=count):
         frames.extend(reader)
     assert 20 <= len(frames) < 60
 
 
-def test_a_few_lost_frames_are_a_note_many_an_error(clip: Clip) -> None:
+def test_one_lost_frame_is_noted_and_many_are_an_error(clip: Clip) -> None:
     path = clip("pictures.mov", frames=30, **PICTURES)
     damage(path, range(10, 11))
     frames, notes = read(path)
@@ -168,13 +168,13 @@ def test_a_few_lost_frames_are_a_note_many_an_error(clip: Clip) -> None:
         read(path)
 
 
-def test_what_the_decoder_holds_is_handed_on_when_the_file_breaks_off(
+def test_frames_in_the_decoder_are_returned_before_a_read_error(
     clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = TruncationCheck.read_packets
+    original = TruncationCheck.read_packets
 
     def read_packets(self: Any, container: Any) -> Iterator[Any]:
-        yield from islice(genuine(self, container), 20)
+        yield from islice(original(self, container), 20)
         raise av.error.InvalidDataError(1, "damaged")
 
     monkeypatch.setattr(TruncationCheck, "read_packets", read_packets)
@@ -186,13 +186,13 @@ def test_what_the_decoder_holds_is_handed_on_when_the_file_breaks_off(
 
 
 @pytest.mark.parametrize("name", ["long.mkv", "long.mp4"])
-def test_longer_sound_is_no_damage(clip: Clip, name: str) -> None:
+def test_audio_longer_than_video_is_not_noted(clip: Clip, name: str) -> None:
     frames, notes = read(clip(name, frames=20, sounds=(Sound(seconds=4),)))
     assert (len(frames), notes) == (20, [])
 
 
-def stored(path: Path, codec: str, pix_fmt: str, fill: Callable[[Any], None], **tags: str) -> Path:
-    """One frame, its first plane filled by hand."""
+def one_frame(path: Path, codec: str, pix_fmt: str, fill: Callable[[Any], None], **tags: str) -> Path:
+    """Write one frame whose first plane is set by ``fill``."""
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
@@ -205,7 +205,7 @@ def stored(path: Path, codec: str, pix_fmt: str, fill: Callable[[Any], None], **
 
 
 @pytest.mark.parametrize("pix_fmt", ["gray9le", "gray9be", "gray10le", "gray10be", "gray12le", "gray16le"])
-def test_deep_grey_keeps_its_brightness(tmp_path: Path, pix_fmt: str) -> None:
+def test_grey_of_more_than_8_bits_keeps_its_brightness(tmp_path: Path, pix_fmt: str) -> None:
     bits = int(pix_fmt[4:].rstrip("lbe"))
 
     def fill(plane: Any) -> None:
@@ -213,15 +213,15 @@ def test_deep_grey_keeps_its_brightness(tmp_path: Path, pix_fmt: str) -> None:
         grey = np.full(plane.buffer_size // 2, 180 << bits - 8, np.dtype(f"{order}u2"))
         plane.update(grey.tobytes())
 
-    path = stored(tmp_path / "a.nut", "ffv1" if pix_fmt.endswith("le") else "rawvideo", pix_fmt, fill)
+    path = one_frame(tmp_path / "a.nut", "ffv1" if pix_fmt.endswith("le") else "rawvideo", pix_fmt, fill)
     assert probe(path).pix_fmt == pix_fmt
     ((frame,), _) = read(path)
     assert (samples(frame.video.planes[0], np.uint16) == 180 << 2).all()
 
 
 @pytest.mark.parametrize("key", ["alpha_mode", "ALPHA_MODE"])
-def test_transparency_that_is_not_decoded_is_said_and_not_claimed(tmp_path: Path, key: str) -> None:
-    path = stored(tmp_path / "a.webm", "libvpx-vp9", "yuv420p", lambda plane: None, **{key: "1"})
+def test_dropped_transparency_is_noted_and_its_tag_removed(tmp_path: Path, key: str) -> None:
+    path = one_frame(tmp_path / "a.webm", "libvpx-vp9", "yuv420p", lambda plane: None, **{key: "1"})
     assert probe(path).alpha
     assert any("transparency is dropped" in note for note in read(path)[1])
     with av.open(str(path)) as container:
@@ -229,7 +229,7 @@ def test_transparency_that_is_not_decoded_is_said_and_not_claimed(tmp_path: Path
     assert "alpha_mode" not in {name.lower() for name in tags}
 
 
-def test_a_format_or_size_that_changes_in_mid_file_is_said(clip: Clip) -> None:
+def test_pixel_format_and_size_changes_are_noted(clip: Clip) -> None:
     large = {"frames": 5, "size": (128, 96), "pix_fmt": "yuv420p"}
     small = {"frames": 10, "size": (64, 48), "pix_fmt": "yuv422p"}
     frames, notes = read(joined(clip("a.ts", **large), clip("b.ts", **small)))

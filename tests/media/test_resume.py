@@ -1,4 +1,4 @@
-"""Reading from the middle gives what reading from the start gives."""
+"""Reading from the middle gives the same frames as reading from the start."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from colab_helpers.errors import MediaError
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import FrameReader, read_frames
 from tests.media.conftest import Clip
-from tests.media.harm import PICTURES, cut_out, damage, joined, start_edit_at, without_first_group
+from tests.media.damaged_files import PICTURES, cut_out, damage, joined, start_edit_at, without_first_group
 from tests.media.make import variable_pts
-from tests.media.roundtrip import OPEN, Shown, shown, x264
+from tests.media.roundtrip import OPEN, FrameData, frame_data, x264
 
 
-def resumed(info: VideoInfo, whole: list[Shown], start: int) -> list[str]:
-    """Reads on from a frame, which must give what the whole gave; returns what was noted."""
+def resume(info: VideoInfo, whole: list[FrameData], start: int) -> list[str]:
+    """Read from a frame, compare with the whole, and return the notes."""
     reader = read_frames(info, start=start, previous_pts=whole[start - 1][1])
-    assert shown(reader) == whole[start:]
+    assert frame_data(reader) == whole[start:]
     return reader.notes
 
 
@@ -31,7 +31,7 @@ UNEVEN = {"options": OPEN, "pts": variable_pts(90), "time_base": Fraction(1, 100
 LATE = {"options": OPEN, "pts": [777 + 600 * n for n in range(90)], "time_base": Fraction(1, 15000)}
 VP9 = {"deadline": "good", "cpu-used": "8", "g": "24", "auto-alt-ref": "1"}
 HEVC = {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": OPEN_HEVC}}
-TAKEN_UP: dict[str, tuple[str, dict[str, Any]]] = {
+RESUMABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "only key frames": ("a.mp4", {"options": x264(1)}),
     "closed groups": ("a.mp4", {"options": x264(12, 3, pyramid="normal")}),
     "open groups": ("a.mp4", {"options": OPEN}),
@@ -55,17 +55,17 @@ TAKEN_UP: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", TAKEN_UP)
-def test_reading_from_the_middle(small: Clip, case: str) -> None:
-    name, settings = TAKEN_UP[case]
+@pytest.mark.parametrize("case", RESUMABLE)
+def test_reading_from_the_middle_matches_reading_from_the_start(small: Clip, case: str) -> None:
+    name, settings = RESUMABLE[case]
     info = probe(small(name, **settings))
-    whole = shown(first := read_frames(info))
+    whole = frame_data(first := read_frames(info))
     assert len(whole) == 90
     for start in (1, 11, 12, 13, 47, 89, 90):
-        assert resumed(info, whole, start) == first.notes
+        assert resume(info, whole, start) == first.notes
 
 
-HARMED: dict[str, tuple[str, Callable[[Path], Path | None], int]] = {
+ALTERED: dict[str, tuple[str, Callable[[Path], Path | None], int]] = {
     "hidden start, one group": ("a.mp4", lambda path: start_edit_at(path, 10), 80),
     "hidden middle": ("a.mp4", lambda path: cut_out(path, 20, 40), 70),
     "hidden middle, off the groups": ("a.mp4", lambda path: cut_out(path, 25, 71), 44),
@@ -76,37 +76,37 @@ HARMED: dict[str, tuple[str, Callable[[Path], Path | None], int]] = {
 }
 
 
-@pytest.mark.parametrize("case", HARMED)
-def test_hidden_and_missing_frames_do_not_count(small: Clip, case: str) -> None:
-    name, harm, frames = HARMED[case]
+@pytest.mark.parametrize("case", ALTERED)
+def test_hidden_and_missing_frames_are_not_counted(small: Clip, case: str) -> None:
+    name, alter, frames = ALTERED[case]
     path = small(name, options=OPEN if "begins" in case else x264(12, 2 if "start" in case else 0))
-    info = probe(harm(path) or path)
-    whole = shown(read_frames(info))
+    info = probe(alter(path) or path)
+    whole = frame_data(read_frames(info))
     assert len(whole) == (frames or len(whole))
     for start in (1, 5, 20, 21, 26, len(whole) // 2 + 3, len(whole) - 1):
-        notes = resumed(info, whole, start)
+        notes = resume(info, whole, start)
         assert not any("from the start" in note for note in notes)
 
 
-def test_next_to_nothing_is_decoded_twice(small: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_decodes_few_frames_again(small: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = 0
-    genuine = FrameReader._decode
+    original = FrameReader._decode
 
     def counted(self: FrameReader, packet: Any) -> list[av.VideoFrame]:
         nonlocal decoded
-        pictures = genuine(self, packet)
+        pictures = original(self, packet)
         decoded += len(pictures)
         return pictures
 
     info = probe(small("a.mp4", frames=250, options=x264(10, 2)))
-    whole = shown(read_frames(info))
+    whole = frame_data(read_frames(info))
     monkeypatch.setattr(FrameReader, "_decode", counted)
-    assert resumed(info, whole, 240) == []
+    assert resume(info, whole, 240) == []
     assert decoded <= 30
 
 
-# What cannot be taken up surely, and why.
-FROM_THE_START: dict[str, tuple[str, dict[str, Any], str]] = {
+# Files that cannot be resumed reliably, and the reason.
+NOT_RESUMABLE: dict[str, tuple[str, dict[str, Any], str]] = {
     "two frames at a time": ("a.mkv", {"options": OPEN, "rate": Fraction(2000)}, "one to one"),
     "no times": ("a.h264", {"options": OPEN}, "no presentation times"),
     "H.264 in AVI": ("a.avi", {"options": OPEN}, "no presentation times"),
@@ -114,31 +114,31 @@ FROM_THE_START: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", FROM_THE_START)
-def test_what_cannot_be_taken_up_is_decoded_from_the_start(small: Clip, case: str) -> None:
-    name, settings, why = FROM_THE_START[case]
+@pytest.mark.parametrize("case", NOT_RESUMABLE)
+def test_unresumable_file_is_decoded_from_the_start(small: Clip, case: str) -> None:
+    name, settings, why = NOT_RESUMABLE[case]
     info = probe(small(name, **settings))
-    whole = shown(read_frames(info))
+    whole = frame_data(read_frames(info))
     assert len(whole) == 90
     for start in (30, 47, 89):
-        (note,) = (note for note in resumed(info, whole, start) if "from the start" in note)
+        (note,) = (note for note in resume(info, whole, start) if "from the start" in note)
         assert f"frame {start} " in note
         assert why in note
 
 
-def test_damaged_pictures_do_not_shift_the_count(small: Clip) -> None:
-    """Packets tell of 90 frames, a decoder of 89: the timestamp of an earlier reading decides."""
+def test_damaged_frames_do_not_shift_the_frame_count(small: Clip) -> None:
+    """90 packets give 89 frames: the earlier timestamp decides."""
     path = small("pictures.mov", **PICTURES)
     damage(path, range(10, 11))
     info = probe(path)
-    whole = shown(read_frames(info))
+    whole = frame_data(read_frames(info))
     assert len(whole) == 89
-    assert any("one to one" in note for note in resumed(info, whole, 50))
-    # Before the damage nothing speaks against taking up.
-    assert not any("from the start" in note for note in resumed(info, whole, 8))
+    assert any("one to one" in note for note in resume(info, whole, 50))
+    # Before the damage, resuming is possible.
+    assert not any("from the start" in note for note in resume(info, whole, 8))
 
 
-def test_a_file_cut_off_is_the_same_error(small: Clip) -> None:
+def test_truncated_file_gives_the_same_error_when_resumed(small: Clip) -> None:
     path = small("a.mp4", options=x264(12, 2), container={"movflags": "faststart"})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 7 // 10])
@@ -152,7 +152,7 @@ def test_a_file_cut_off_is_the_same_error(small: Clip) -> None:
     assert len(messages) == 1
 
 
-def test_another_file_under_the_name_is_refused(small: Clip) -> None:
+def test_resuming_in_a_different_file_is_refused(small: Clip) -> None:
     info = probe(small("a.mp4", options=OPEN))
     with read_frames(info, start=20, previous_pts=5) as reader, pytest.raises(MediaError, match="not at 5"):
         next(reader)

@@ -1,4 +1,4 @@
-"""Segments: written, joined whatever their structure, and refused where they do not fit."""
+"""Writing segments and joining them, whatever the stream's structure."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.media.segments import Segment, check_segment
 from tests.media.conftest import Clip
-from tests.media.harm import start_edit_at
+from tests.media.damaged_files import start_edit_at
 from tests.media.make import Sound, Spec, make, packets_of, variable_pts
-from tests.media.roundtrip import LOSSLESS, LOSSY, OPEN, WHOLE_ROWS, cut, shown, x264
+from tests.media.roundtrip import LOSSLESS, LOSSY, OPEN, WHOLE_ROWS, cut, frame_data, x264
 
 # --- writing ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_segment_is_described_for_the_journal(small: Clip, tmp_path: Path, killed: bool) -> None:
-    if killed:  # what a run left that was killed is written over
+def test_segment_records_match_the_written_files(small: Clip, tmp_path: Path, killed: bool) -> None:
+    if killed:  # the partial file of a killed run is overwritten
         (tmp_path / "work").mkdir()
         (tmp_path / "work" / ".000000.part.nut").write_bytes(b"half a segment" * 9999)
     info = probe(small("a.mp4", options=OPEN))
-    whole = shown(read_frames(info))
+    whole = frame_data(read_frames(info))
     segments = cut(info, tmp_path / "work", LOSSLESS, 40)
     assert [(one.number, one.start, one.stop) for one in segments] == [(0, 0, 40), (1, 40, 80), (2, 80, 90)]
     for one in segments:
@@ -41,7 +41,8 @@ def test_a_segment_is_described_for_the_journal(small: Clip, tmp_path: Path, kil
         assert one.end_pts == frames[-1][1] + frames[-1][3]
         data = one.path.read_bytes()
         assert (one.bytes, one.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-        assert [frame[4] for frame in shown(read_frames(probe(one.path)))] == [frame[4] for frame in frames]
+        found = frame_data(read_frames(probe(one.path)))
+        assert [frame[4] for frame in found] == [frame[4] for frame in frames]
         assert Segment(**asdict(one)) == one
         check_segment(one)
     names = sorted(path.name for path in (tmp_path / "work").iterdir())
@@ -49,40 +50,40 @@ def test_a_segment_is_described_for_the_journal(small: Clip, tmp_path: Path, kil
 
 
 @pytest.mark.parametrize("choice", [LOSSLESS, LOSSY])
-def test_a_repeated_segment_is_the_same_file(small: Clip, tmp_path: Path, choice: EncoderChoice) -> None:
+def test_repeated_segment_is_the_same_file(small: Clip, tmp_path: Path, choice: EncoderChoice) -> None:
     info = probe(small("a.mp4", options=OPEN, size=WHOLE_ROWS))
     once = cut(info, tmp_path / "once", choice, 20)
     again = cut(info, tmp_path / "again", choice, 20, after=once[1], stop=60)
     assert [one.sha256 for one in again] == [once[2].sha256]
 
 
-def test_a_segment_is_on_disk_before_it_has_its_name(
+def test_segment_is_synced_before_it_is_renamed(
     small: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[tuple[str, bool]] = []
-    genuine = os.fsync
+    original = os.fsync
 
     def watched(descriptor: int) -> None:
         name = Path(f"/proc/self/fd/{descriptor}").readlink().name
         synced.append((name, (tmp_path / "work" / "000000.nut").exists()))
-        genuine(descriptor)
+        original(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)
     cut(probe(small("a.mp4", frames=5)), tmp_path / "work", LOSSLESS, 9)
     assert synced == [(".000000.part.nut", False), ("work", True)]
 
 
-def test_an_error_leaves_the_finished_segments_only(small: Clip, tmp_path: Path) -> None:
+def test_error_leaves_only_finished_segments(small: Clip, tmp_path: Path) -> None:
     def change(frame: Any) -> dict[str, int]:
         return {"pts": frame.pts, "duration": frame.duration // (frame.index != 50)}
 
     info = probe(small("a.mp4", options=OPEN))
     with pytest.raises(ZeroDivisionError):
         cut(info, tmp_path / "work", LOSSY, 20, change=change)
-    assert sorted(one.name for one in (tmp_path / "work").iterdir()) == ["000000.nut", "000001.nut"]
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["000000.nut", "000001.nut"]
 
 
-def test_an_encoder_or_a_folder_that_does_not_work_is_named(small: Clip, tmp_path: Path) -> None:
+def test_unusable_encoder_and_folder_are_named(small: Clip, tmp_path: Path) -> None:
     info = probe(small("a.mp4", frames=5))
     choice = EncoderChoice("libx264", "yuv420p", {"preset": "no such preset"})
     with pytest.raises(EncoderError, match="cannot be opened"):
@@ -96,7 +97,7 @@ def test_an_encoder_or_a_folder_that_does_not_work_is_named(small: Clip, tmp_pat
 
 
 def random_stream(seed: int) -> tuple[str, Spec, int]:
-    """File name, contents and hidden frames of a stream with a structure of its own."""
+    """File name, contents and hidden frames of a stream of random structure."""
     chance = random.Random(seed)
     gop = chance.choice((1, 2, chance.randint(3, 20), chance.randint(21, 80), chance.randint(81, 300)))
     bframes = chance.randint(0, 8) if gop > 1 else 0
@@ -104,15 +105,11 @@ def random_stream(seed: int) -> tuple[str, Spec, int]:
     suffix = chance.choice((".mp4", ".mov", ".mkv", ".ts"))
     edited = suffix == ".mp4" and chance.random() < 0.5
     uneven = not edited and suffix != ".ts" and chance.random() < 0.5
+    pyramid = chance.choice(("none", "strict", "normal")) if bframes > 1 else "none"
     spec = Spec(
         frames=frames,
         size=(64, 48),
-        options=x264(
-            gop,
-            bframes,
-            pyramid=chance.choice(("none", "strict", "normal")) if bframes > 1 else "none",
-            open_gop=bframes > 0 and chance.random() < 0.5,
-        ),
+        options=x264(gop, bframes, pyramid=pyramid, open_gop=bframes > 0 and chance.random() < 0.5),
         pts=variable_pts(frames, step=2 * chance.randint(5, 40)) if uneven else None,
         time_base=Fraction(1, 1000) if uneven else None,
         rate=Fraction(25) if edited or uneven else chance.choice((Fraction(25), Fraction(30000, 1001))),
@@ -122,18 +119,18 @@ def random_stream(seed: int) -> tuple[str, Spec, int]:
 
 
 SEEDS = (4, 5, 9, 10, 11, 12, 13, 14, 15, 16, 18, 22, 23, 26, 27, 29)
-"""Of each container into each, with every structure, even and uneven times, long and short cuts."""
+"""They cover all pairs of containers, structures, constant and variable rates, long and short segments."""
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_result_of_many_segments_is_that_of_one(tmp_path: Path, seed: int) -> None:
-    """Random structure, random cut, a run broken off at a random segment and taken up again."""
+def test_many_segments_give_the_same_result_as_one(tmp_path: Path, seed: int) -> None:
+    """Random structure, random segment length, resumed at a random segment."""
     name, spec, hidden = random_stream(seed)
     path = make(tmp_path / name, spec)
     if hidden:
         start_edit_at(path, hidden)
     info = probe(path)
-    source = shown(read_frames(info))
+    source = frame_data(read_frames(info))
     assert len(source) == spec.frames - hidden
     chance = random.Random(seed)
     suffix = chance.choice((".mp4", ".mov", ".mkv"))
@@ -145,12 +142,12 @@ def test_a_result_of_many_segments_is_that_of_one(tmp_path: Path, seed: int) -> 
         whole = probe(tmp_path / f"whole{suffix}")
         segments = cut(info, tmp_path / "work", choice, length, stop=stop) if stop else []
         segments += cut(info, tmp_path / "work", choice, length, after=segments[-1] if segments else None)
-        pieces = [frame[4] for one in segments for frame in shown(read_frames(probe(one.path)))]
+        pieces = [frame[4] for one in segments for frame in frame_data(read_frames(probe(one.path)))]
         joined = join_segments(segments, info, tmp_path / f"joined{suffix}", choice=choice)
         result = probe(tmp_path / f"joined{suffix}")
         assert sorted((tmp_path / "work").iterdir()) == [one.path for one in segments]
-        found, wanted = shown(read_frames(result)), shown(read_frames(whole))
-        assert [frame[:3] for frame in found] == [frame[:3] for frame in wanted]
+        found, expected = frame_data(read_frames(result)), frame_data(read_frames(whole))
+        assert [frame[:3] for frame in found] == [frame[:3] for frame in expected]
         if suffix != ".mkv":
             times = [(frame[1] * frame[2], frame[3] * frame[2]) for frame in source]
             assert [(frame[1] * frame[2], frame[3] * frame[2]) for frame in found] == times
@@ -158,7 +155,7 @@ def test_a_result_of_many_segments_is_that_of_one(tmp_path: Path, seed: int) -> 
         if choice is LOSSLESS:
             assert pieces == [frame[4] for frame in source]
         assert packets_of(result.path) == packets_of(whole.path)
-        # Where frame durations vary, an encoder's decoding times need not add up to the length.
+        # With variable frame durations, decoding times need not add up to the duration.
         uneven = len({frame[3] for frame in source}) > 1
         assert differences(result, whole) - ({"duration", "average_rate"} if uneven else set()) == set()
         assert joined.frames == len(source)
@@ -174,49 +171,43 @@ PAUSE = [n * 3600 + (n >= 25) * 90_000 * 7200 for n in range(60)]
 
 @pytest.mark.parametrize("length", [1, 2, 20, 60])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_shortest_segments_and_longest_pauses(small: Clip, tmp_path: Path, length: int, suffix: str) -> None:
-    """Two hours without a new picture, cut inside the pause, at its border and into single frames."""
+def test_pause_is_kept_for_any_segment_length(small: Clip, tmp_path: Path, length: int, suffix: str) -> None:
+    """Two hours without a new frame, cut inside the pause, at its border and into single frames."""
     info = probe(small("a.mp4", frames=60, options=OPEN, time_base=Fraction(1, 90000), pts=PAUSE))
     segments = cut(info, tmp_path / "work", LOSSLESS, length)
     join_segments(segments, info, tmp_path / f"x{suffix}", choice=LOSSLESS)
-    found, source = shown(read_frames(probe(tmp_path / f"x{suffix}"))), shown(read_frames(info))
+    found, source = frame_data(read_frames(probe(tmp_path / f"x{suffix}"))), frame_data(read_frames(info))
     assert [(one[1] * one[2], one[4]) for one in found] == [(one[1] * one[2], one[4]) for one in source]
 
 
 @pytest.mark.parametrize("steps", [(360, 36000), (36000, 360)])
-def test_the_last_picture_lasts_as_long_as_it_did(
+def test_frames_keep_their_durations_where_the_rate_jumps(
     small: Clip, tmp_path: Path, steps: tuple[int, int]
 ) -> None:
-    """Slow after fast and fast after slow: coded and shown times drift apart most."""
+    """Decoding and presentation times differ most where the rate jumps."""
     ticks = [n * steps[0] for n in range(30)] + [29 * steps[0] + n * steps[1] for n in range(1, 31)]
     info = probe(small("a.mp4", frames=60, options=OPEN, time_base=Fraction(1, 90000), pts=ticks))
     choice = EncoderChoice("libx264", "yuv420p", x264(250, 3))
     segments = cut(info, tmp_path / "work", choice, 25)
     join_segments(segments, info, tmp_path / "x.mp4", choice=choice)
-    found = shown(read_frames(result := probe(tmp_path / "x.mp4")))
-    assert [one[3] * one[2] for one in found] == [one[3] * one[2] for one in shown(read_frames(info))]
+    found = frame_data(read_frames(result := probe(tmp_path / "x.mp4")))
+    assert [one[3] * one[2] for one in found] == [one[3] * one[2] for one in frame_data(read_frames(info))]
     assert result.duration == (segments[-1].end_pts - segments[0].first_pts) * info.time_base
 
 
-def test_frames_in_another_time_base(small: Clip, tmp_path: Path) -> None:
+def test_join_needs_the_time_base_of_the_segments(small: Clip, tmp_path: Path) -> None:
     info, base = probe(small("a.mp4")), Fraction(1, 30)
-    segments = cut(
-        info,
-        tmp_path / "work",
-        LOSSY,
-        40,
-        time_base=base,
-        change=lambda frame: {"pts": frame.index, "duration": 1},
-    )
+    options = {"time_base": base, "change": lambda frame: {"pts": frame.index, "duration": 1}}
+    segments = cut(info, tmp_path / "work", LOSSY, 40, **options)
     with pytest.raises(MediaError, match="does not hold the frames"):
         join_segments(segments, info, tmp_path / "x.mp4", choice=LOSSY)
     join_segments(segments, info, tmp_path / "x.mp4", choice=LOSSY, time_base=base)
-    times = [frame[1] * frame[2] for frame in shown(read_frames(probe(tmp_path / "x.mp4")))]
+    times = [frame[1] * frame[2] for frame in frame_data(read_frames(probe(tmp_path / "x.mp4")))]
     assert times == [number * base for number in range(90)]
 
 
-def test_another_machine_may_go_on_where_one_broke_off(small: Clip, tmp_path: Path) -> None:
-    """x265 writes down how many threads it had, unless it is told not to."""
+def test_x265_segments_of_different_thread_counts_can_be_joined(small: Clip, tmp_path: Path) -> None:
+    """By default x265 writes its thread count into the stream."""
     info = probe(small("a.mp4", frames=40))
     wanted = choose_encoder(info, wanted="libx265", quality=23, preset="ultrafast")
     segments: list[Segment] = []
@@ -226,4 +217,4 @@ def test_another_machine_may_go_on_where_one_broke_off(small: Clip, tmp_path: Pa
         after = segments[-1] if segments else None
         segments += cut(info, tmp_path / "work", choice, 20, after=after, stop=20 * int(pools))
     join_segments(segments, info, tmp_path / "x.mp4", choice=wanted)
-    assert len(shown(read_frames(probe(tmp_path / "x.mp4")))) == 40
+    assert len(frame_data(read_frames(probe(tmp_path / "x.mp4")))) == 40

@@ -15,9 +15,9 @@ from colab_helpers.media.join import join_segments
 from colab_helpers.media.probe import probe
 from colab_helpers.media.timestamps import MonotonicTimestamps
 from tests.media.conftest import Clip
-from tests.media.harm import joined
+from tests.media.damaged_files import joined
 from tests.media.make import Sound, decoded, packets_of
-from tests.media.roundtrip import LOSSLESS, trip, write_segments
+from tests.media.roundtrip import LOSSLESS, round_trip, write_segments
 
 B_FRAMES = {"preset": "veryfast", "crf": "16", "bf": "2"}
 NO_B_FRAMES = {"preset": "veryfast", "crf": "16", "bf": "0"}
@@ -41,68 +41,68 @@ RESTARTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", RESTARTS)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_recordings_joined_byte_by_byte_last_as_long_as_both(clip: Clip, case: str, suffix: str) -> None:
-    """25 + 25 frames at 25/s are two seconds, and audio stays with its pictures."""
+def test_concatenated_recordings_have_continuous_timestamps(clip: Clip, case: str, suffix: str) -> None:
+    """50 frames at 25/s last two seconds, and audio stays in sync."""
     name, settings = RESTARTS[case]
     once = clip(name, **settings)
-    there = trip(joined(once, once), suffix=suffix)
-    numbers, times = decoded(there.result.path)
+    trip = round_trip(joined(once, once), suffix=suffix)
+    numbers, times = decoded(trip.result.path)
     assert numbers == [*range(25), *range(25)]
     tolerance = 0 if suffix == ".mp4" else Fraction(1, 1000)
-    for found, wanted in zip(times, evenly(50, times[0]), strict=True):
-        assert abs(found - wanted) <= tolerance
-    assert there.joined.video_seconds == 2.0
-    assert any("timestamps restart" in note for note in there.notes)
+    for found, expected in zip(times, evenly(50, times[0]), strict=True):
+        assert abs(found - expected) <= tolerance
+    assert trip.joined.video_seconds == 2.0
+    assert any("timestamps restart" in note for note in trip.notes)
     if "sounds" in settings:
-        before, after = packets_of(once), packets_of(there.result.path)
+        before, after = packets_of(once), packets_of(trip.result.path)
         assert [one.data for one in after] == [one.data for one in before] * 2
         stamps = [one.pts for one in after if one.pts is not None]
         assert all(one < later for one, later in pairwise(stamps))
         lead = decoded(once)[1][0] - (before[0].pts or 0)
-        # The second half's audio is where it was beside its pictures, but for what overlaps the first half's.
+        # The second half's audio is in sync, except where it overlaps the first half's.
         assert abs(times[49] - times[0] - STEP * 24 - 1) <= Fraction(1, 1000)
         second = times[25] - lead
         assert abs(stamps[-1] - second - ((before[-1].pts or 0) - (before[0].pts or 0))) < Fraction(1, 100)
 
 
-def later(start: int, jump: int = 0) -> dict[str, Any]:
-    """Without B-frames from a tick on, the second half with a jump."""
+def later_clip(start: int, jump: int = 0) -> dict[str, Any]:
+    """A clip without B-frames that starts at a tick, with a jump in the middle."""
     ticks = [start + 3600 * number + (jump if number > 12 else 0) for number in range(25)]
     return {"options": NO_B_FRAMES, "time_base": Fraction(1, 90000), "pts": ticks}
 
 
-# An overlap of one packet, and a jump ahead by hours.
+# An overlap of one packet, and a jump of two hours.
 @pytest.mark.parametrize("start", [3600 * 24, 90000 * 7200])
-def test_a_second_recording_goes_on_where_the_first_ends(clip: Clip, start: int) -> None:
+def test_second_recording_starts_where_the_first_ends(clip: Clip, start: int) -> None:
     sounds = (Sound("mp2", start=Fraction(7200)),) if start > 90000 else ()
     first = clip("a.ts", options=NO_B_FRAMES, **(SOUND if sounds else {}))
-    there = trip(joined(first, clip("b.ts", **later(start), sounds=sounds)), suffix=".mp4")
-    numbers, times = decoded(there.result.path)
+    trip = round_trip(joined(first, clip("b.ts", **later_clip(start), sounds=sounds)), suffix=".mp4")
+    numbers, times = decoded(trip.result.path)
     assert numbers == [*range(25), *range(25)]
     assert times == evenly(50, times[0])
-    assert there.joined.audio_seconds < 2.2
+    assert trip.joined.audio_seconds < 2.2
 
 
 @pytest.mark.parametrize("sounds", [(), (Sound("mp2", seconds=31),)])
-def test_a_pause_of_the_picture_is_kept_where_audio_goes_on(clip: Clip, sounds: tuple[Sound, ...]) -> None:
-    there = trip(clip("a.ts", **later(0, jump=90000 * 30), sounds=sounds), suffix=".mp4")
-    assert there.joined.video_seconds == pytest.approx(31 if sounds else 1, abs=0.05)
+def test_pause_in_video_is_kept_only_where_audio_continues(clip: Clip, sounds: tuple[Sound, ...]) -> None:
+    trip = round_trip(clip("a.ts", **later_clip(0, jump=90000 * 30), sounds=sounds), suffix=".mp4")
+    assert trip.joined.video_seconds == pytest.approx(31 if sounds else 1, abs=0.05)
 
 
 @pytest.mark.parametrize("options", [B_FRAMES, NO_B_FRAMES])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_h264_in_avi_has_its_times_by_place(clip: Clip, options: dict[str, str], suffix: str) -> None:
+def test_h264_in_avi_takes_times_from_packet_order(clip: Clip, options: dict[str, str], suffix: str) -> None:
     source = clip("a.avi", options=options, sounds=(Sound("mp3"),))
-    there = trip(source, suffix=suffix)
-    numbers, times = decoded(there.result.path)
+    trip = round_trip(source, suffix=suffix)
+    numbers, times = decoded(trip.result.path)
     assert numbers == list(range(25))
-    # Frame by frame in the order shown, the times of the packets in the order of the file.
+    # Frames in presentation order get the times of the packets in file order.
     assert times == [one.dts for one in packets_of(source, "video")]
     assert times[-1] in (STEP * 24, STEP * 25)
-    assert not any("timestamp" in note for note in there.notes)
+    assert not any("timestamp" in note for note in trip.notes)
 
 
-def test_a_restarted_recording_is_resumed_at_the_same_times(clip: Clip, tmp_path: Path) -> None:
+def test_resumed_concatenated_recording_has_the_same_times(clip: Clip, tmp_path: Path) -> None:
     once = clip("a.ts", options=B_FRAMES, **SOUND)
     info = probe(joined(once, once))
     parts, _ = write_segments(info, tmp_path / "work", LOSSLESS, length=10, stop=30)
@@ -115,36 +115,36 @@ def test_a_restarted_recording_is_resumed_at_the_same_times(clip: Clip, tmp_path
 
 
 @pytest.mark.parametrize("tick", [Fraction(1, 90000), Fraction(1, 1000), Fraction(1, 48000)])
-def test_times_rise_in_the_ticks_of_the_result(tick: Fraction) -> None:
-    rising = MonotonicTimestamps(lambda: tick)
+def test_decoding_times_increase_in_the_output_time_base(tick: Fraction) -> None:
+    timestamps = MonotonicTimestamps(lambda: tick)
     written = []
     for dts in (0, 10, 10, 5, 11, 3000):
         packet: Packet[Any] = Packet(b"x")
         packet.time_base, packet.dts, packet.pts = Fraction(1, 90000), dts, dts
-        rising.apply(packet)
+        timestamps.apply(packet)
         assert packet.dts is not None
         written.append(round(packet.dts * packet.time_base / tick))
     assert all(one < later for one, later in pairwise(written))
-    assert rising.repaired >= 2
+    assert timestamps.repaired >= 2
     assert written[-1] == round(Fraction(3000, 90000) / tick)
 
 
 @pytest.mark.parametrize(
     ("name", "codec", "video"), [("a.avi", "adpcm_ms", "mpeg4"), ("a.wmv", "wmav2", "msmpeg4")]
 )
-def test_audio_no_container_takes_is_encoded_anew(clip: Clip, name: str, codec: str, video: str) -> None:
+def test_audio_that_no_container_holds_is_re_encoded(clip: Clip, name: str, codec: str, video: str) -> None:
     path = clip(name, frames=50, codec=video, options={}, sounds=(Sound(codec, rate=44100),))
     assert output_suffix(probe(path))[0] in (".mp4", ".mkv")
-    there = trip(path, suffix=".mp4")
-    assert [one.codec for one in there.result.audio] == ["aac"]
-    assert any(f"({codec})" in note and "re-encoded" in note for note in there.notes)
-    assert there.joined.audio_seconds == pytest.approx(2.0, abs=0.1)
-    with av.open(str(there.result.path)) as container:
+    trip = round_trip(path, suffix=".mp4")
+    assert [one.codec for one in trip.result.audio] == ["aac"]
+    assert any(f"({codec})" in note and "re-encoded" in note for note in trip.notes)
+    assert trip.joined.audio_seconds == pytest.approx(2.0, abs=0.1)
+    with av.open(str(trip.result.path)) as container:
         samples = sum(frame.samples for frame in container.decode(audio=0))
     assert samples / 44100 == pytest.approx(2.0, abs=0.1)
 
 
-def test_a_muxers_refusal_is_no_matter_of_space() -> None:
+def test_remedy_for_a_muxer_error_does_not_mention_space() -> None:
     remedy = unwritable_error(Path("x.mp4"), OSError(22, "Invalid argument")).remedy
     assert "space" not in remedy
     assert ".mkv" in remedy

@@ -27,16 +27,14 @@ RESTRICTED = Licence(
 BODY = random.Random(1).randbytes(200_000)
 OTHER = bytes(reversed(BODY))
 QUICK = DownloadLimits(backoff=0.005, progress=32_000)
-"""Tries again at once, but waits for a server on a busy machine."""
+"""Short backoff and the usual read timeout."""
 IMPATIENT = replace(QUICK, read_timeout=0.25)
-"""For servers that keep one waiting."""
+"""For servers that do not answer."""
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_this_machine(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """The machine's own proxies and models must not come between the tests and their server."""
+def _isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Ignore the machine's own proxies and models."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -67,7 +65,7 @@ def entry(server: FaultServer, route: Route) -> ModelEntry:
 
 @pytest.fixture
 def restricted(entry: ModelEntry) -> ModelEntry:
-    """A model under a licence that has to be accepted."""
+    """A model whose licence must be accepted."""
     return model(*entry.sources, licence=RESTRICTED)
 
 
@@ -85,7 +83,7 @@ def model(*sources: Source, name: str = "net", licence: Licence = FREE) -> Model
 
 
 def network(factor: float = 1.0) -> bytes:
-    """A small network that works; each factor gives another file."""
+    """A small loadable network; each factor gives a different file."""
     return build(
         [node("Mul", "input factor", "output")], (1, 3, 32, 32), weights={"factor": np.float32(factor)}
     ).SerializeToString()
@@ -98,8 +96,8 @@ def put(root: Path, body: bytes = BODY, name: str = "net.onnx") -> Path:
     return path
 
 
-def rot(path: Path, body: bytes) -> None:
-    """Change the bytes as a failing disk does: size and time stay as they were."""
+def corrupt(path: Path, body: bytes) -> None:
+    """Change the bytes without the modification time, as a failing disk does."""
     times = path.stat()
     path.write_bytes(body)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -118,12 +116,12 @@ def fetch(
     on_progress: ProgressCallback | None = None,
     **options: Any,
 ) -> list[PreloadedFile]:
-    """Fetch with little patience, unless ``options`` say otherwise."""
+    """Fetch with short backoff, unless ``options`` say otherwise."""
     chosen = FetchOptions(**{"limits": QUICK, **options})
     return fetching.fetch(root, entries, chosen, verify=verify, on_progress=on_progress)
 
 
-def assert_right(root: Path, body: bytes = BODY, name: str = "net") -> None:
+def assert_fetched(root: Path, body: bytes = BODY, name: str = "net") -> None:
     path = root / f"{name}.onnx"
     assert path.read_bytes() == body
     assert path.with_name(path.name + ".json").is_file()
@@ -131,9 +129,9 @@ def assert_right(root: Path, body: bytes = BODY, name: str = "net") -> None:
 
 
 def assert_clean(root: Path) -> None:
-    """Nothing unfinished lies about."""
+    """No partial files are left."""
     assert [path for path in root.rglob("*") if ".part" in path.name or path.suffix == ".tmp"] == []
 
 
-def assert_nothing_in_place(root: Path, name: str = "net") -> None:
+def assert_not_fetched(root: Path, name: str = "net") -> None:
     assert not list(root.glob(f"{name}.onnx*"))

@@ -1,4 +1,4 @@
-"""Licences asked, room checked, files shared, progress told, interruptions resumed."""
+"""Licences, free space, the shared cache, progress, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from tests.models.conftest import (
     BODY,
     OTHER,
     RESTRICTED,
-    assert_nothing_in_place,
-    assert_right,
+    assert_fetched,
+    assert_not_fetched,
+    corrupt,
     fetch,
     model,
     network,
     put,
     record_of,
-    rot,
     sha256,
     source,
 )
 
 
-def test_offline_says_what_is_missing_and_asks_nobody(
+def test_offline_lists_missing_files_without_a_request(
     tmp_path: Path, restricted: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download.requests, "get", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.setattr(download.requests, "get", lambda *_, **__: pytest.fail("requested"))
     other = model(source("https://example.com/a", "https://example.com/b"), name="other")
     where = {"offline": True, "shared_cache": tmp_path / "drive"}
     with pytest.raises(ModelError, match=r"2 model file\(s\) missing") as caught:
-        fetch(tmp_path / "root", restricted, other, **where)  # a licence of what it cannot bring is not asked
+        fetch(tmp_path / "root", restricted, other, **where)  # no licence for a missing file
     for part in ("net.onnx", "other.onnx", "200000 bytes", *restricted.urls, *other.urls):
         assert part in str(caught.value)
     put(tmp_path / "drive")
@@ -57,7 +57,7 @@ def test_licence_must_be_accepted(tmp_path: Path, route: Route, restricted: Mode
     assert route.requests == []
 
 
-def test_acceptance_is_recorded_lasts_and_travels_with_the_shared_cache(
+def test_licence_acceptance_is_recorded_and_copied_with_the_cache(
     tmp_path: Path, restricted: ModelEntry
 ) -> None:
     root, cache = tmp_path / "one", tmp_path / "drive"
@@ -78,7 +78,7 @@ def test_acceptance_is_recorded_lasts_and_travels_with_the_shared_cache(
         fetch(root, restricted.model_copy(update={"licence": changed, "licence_id": "other"}))
 
 
-def test_file_that_is_there_needs_no_acceptance_but_gets_one(tmp_path: Path, restricted: ModelEntry) -> None:
+def test_present_file_needs_no_acceptance_but_records_one(tmp_path: Path, restricted: ModelEntry) -> None:
     path = put(tmp_path)
     [fetched] = fetch(tmp_path, restricted)
     assert fetched.record.licence_accepted_at is None
@@ -87,11 +87,11 @@ def test_file_that_is_there_needs_no_acceptance_but_gets_one(tmp_path: Path, res
     assert record_of(path).licence_accepted_at == fetched.record.licence_accepted_at
 
 
-def test_disk_is_checked_before_the_start(
+def test_free_disk_space_is_checked_before_any_request(
     tmp_path: Path, route: Route, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(tmp_path, name="there.onnx")  # needs no room
-    part_path(tmp_path / "net.onnx", sha256(BODY)).write_bytes(BODY[:1000])  # has some already
+    put(tmp_path, name="there.onnx")  # needs no space
+    part_path(tmp_path / "net.onnx", sha256(BODY)).write_bytes(BODY[:1000])  # a partial file
     models = [entry, model(*entry.sources, name="there")]
     monkeypatch.setattr(fetching, "disk_free", lambda path: DISK_RESERVE + len(BODY) - 1001)
     with pytest.raises(OutputError, match=r"2\.00 GB are free on the disk, but 2\.00 GB are needed"):
@@ -99,12 +99,12 @@ def test_disk_is_checked_before_the_start(
     assert route.requests == []
     monkeypatch.setattr(fetching, "disk_free", lambda path: DISK_RESERVE + len(BODY) - 1000)
     fetch(tmp_path, *models)
-    assert_right(tmp_path)
+    assert_fetched(tmp_path)
     monkeypatch.setattr(fetching, "disk_free", lambda path: 0)
     assert [file.source for file in fetch(tmp_path, *models)] == ["present"] * 2
 
 
-def test_a_disk_that_takes_nothing_is_told(
+def test_write_errors_are_reported(
     tmp_path: Path, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -116,7 +116,7 @@ def test_a_disk_that_takes_nothing_is_told(
     monkeypatch.setattr(download, "_body_offset", full)
     with pytest.raises(OutputError, match="No space left on device"):
         fetch(tmp_path, entry)
-    assert_nothing_in_place(tmp_path)
+    assert_not_fetched(tmp_path)
 
 
 # --- shared cache ----------------------------------------------------------------------------------------
@@ -125,33 +125,33 @@ def test_a_disk_that_takes_nothing_is_told(
 def test_shared_cache_is_filled_and_then_used(tmp_path: Path, route: Route, entry: ModelEntry) -> None:
     cache = tmp_path / "drive"
     fetch(tmp_path / "one", entry, shared_cache=cache)
-    assert_right(cache)
+    assert_fetched(cache)
     [fetched] = fetch(tmp_path / "two", entry, shared_cache=cache, offline=True)
     assert (fetched.source, fetched.record.url) == ("copied", str(cache / "net.onnx"))
     assert len(route.requests) == 1
-    assert_right(tmp_path / "two")
+    assert_fetched(tmp_path / "two")
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["does not load", "changed without being written"])
-def test_damaged_shared_cache_is_noticed_and_repaired(
+def test_damaged_shared_cache_is_detected_and_repaired(
     tmp_path: Path, entry: ModelEntry, recorded: bool
 ) -> None:
-    cache, wrong = tmp_path / "drive", network() if recorded else OTHER
-    path = put(cache, bytes(len(wrong)))
+    cache, damaged = tmp_path / "drive", network() if recorded else OTHER
+    path = put(cache, bytes(len(damaged)))
     if recorded:
         times = path.stat()
         known = {"sha256": sha256(BODY), "bytes": times.st_size, "mtime_ns": times.st_mtime_ns}
         write_record(path, ModelRecord(**known, licence="MIT"))
-    rot(path, wrong)
+    corrupt(path, damaged)
     [fetched] = fetch(tmp_path / "root", entry, shared_cache=cache)
     assert fetched.source == "downloaded"
     assert "shared cache is damaged" in fetched.notes[0]
-    assert_right(tmp_path / "root")
-    assert_right(cache)
-    assert (cache / "quarantine" / f"net.onnx.{sha256(wrong)}").read_bytes() == wrong
+    assert_fetched(tmp_path / "root")
+    assert_fetched(cache)
+    assert (cache / "quarantine" / f"net.onnx.{sha256(damaged)}").read_bytes() == damaged
 
 
-def test_a_file_of_the_shared_cache_that_nobody_knows_is_used_and_kept(
+def test_unknown_file_in_the_shared_cache_is_used_and_kept(
     tmp_path: Path, route: Route, entry: ModelEntry
 ) -> None:
     cache = tmp_path / "drive"
@@ -162,17 +162,17 @@ def test_a_file_of_the_shared_cache_that_nobody_knows_is_used_and_kept(
     assert (cache / "net.onnx").read_bytes() == (tmp_path / "root" / "net.onnx").read_bytes() == network(5.0)
 
 
-def test_shared_cache_that_cannot_be_written_is_noted(tmp_path: Path, entry: ModelEntry) -> None:
+def test_unwritable_shared_cache_is_noted(tmp_path: Path, entry: ModelEntry) -> None:
     (tmp_path / "drive").write_text("not a folder")
     [fetched] = fetch(tmp_path / "root", entry, shared_cache=tmp_path / "drive")
     assert "could not be copied to the shared cache" in fetched.notes[0]
-    assert_right(tmp_path / "root")
+    assert_fetched(tmp_path / "root")
 
 
 # --- progress and interruption --------------------------------------------------------------------------
 
 
-def test_progress(tmp_path: Path, server: FaultServer) -> None:
+def test_progress_covers_all_files(tmp_path: Path, server: FaultServer) -> None:
     seen: list[Progress] = []
     for name in ("a", "b"):
         server.add(f"/{name}", BODY, always=faults.paced(10_000, 0.05))
@@ -184,21 +184,19 @@ def test_progress(tmp_path: Path, server: FaultServer) -> None:
     assert (seen[-1].files_done, seen[-1].files_total) == (2, 2)
 
 
-def test_keyboard_interrupt_stops_everything_and_can_be_resumed(
-    tmp_path: Path, server: FaultServer, entry: ModelEntry
-) -> None:
+def test_interrupted_fetch_can_be_resumed(tmp_path: Path, server: FaultServer, entry: ModelEntry) -> None:
     server.add("/net", BODY, always=faults.paced(5_000, 0.25))
 
-    def interrupt(found: Progress) -> None:
-        if found.bytes_done > 0:
+    def interrupt(progress: Progress) -> None:
+        if progress.bytes_done > 0:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fetch(tmp_path, entry, on_progress=interrupt)
-    assert_nothing_in_place(tmp_path)
-    there = part_path(tmp_path / "net.onnx", sha256(BODY)).stat().st_size
-    assert 0 < there < len(BODY)
+    assert_not_fetched(tmp_path)
+    size = part_path(tmp_path / "net.onnx", sha256(BODY)).stat().st_size
+    assert 0 < size < len(BODY)
     route = server.add("/net", BODY)
     fetch(tmp_path, entry)
-    assert route.starts == [there]
-    assert_right(tmp_path)
+    assert route.starts == [size]
+    assert_fetched(tmp_path)

@@ -1,4 +1,4 @@
-"""The swapper's projection matrix, read where it stands in the file."""
+"""Reading the swapper's projection matrix from the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from colab_helpers.errors import ModelError
-from colab_helpers.models import emap as room
+from colab_helpers.models import emap
 from colab_helpers.models.emap import read_emap
 from tests.helpers.networks import net, small_inswapper
 
@@ -23,34 +23,34 @@ def matrix() -> npt.NDArray[np.float32]:
     return np.asarray(numpy_helper.to_array(small_inswapper().graph.initializer[-1]))
 
 
-def test_it_is_read_without_parsing_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "load_model", lambda _: pytest.fail("parsed the model"))
+def test_matrix_is_read_without_parsing_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emap, "load_model", lambda _: pytest.fail("parsed the model"))
     onnx.save(small_inswapper(), tmp_path / "net.onnx")
     found = read_emap(tmp_path / "net.onnx")
     np.testing.assert_array_equal(found, matrix())
     assert found.dtype == np.float32
 
 
-def renamed(model: onnx.ModelProto) -> None:
+def rename(model: onnx.ModelProto) -> None:
     model.graph.initializer[-1].name = "renamed"
 
 
-def halved(model: onnx.ModelProto) -> None:
+def store_as_float16(model: onnx.ModelProto) -> None:
     model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(matrix().astype(np.float16), "buff2fs"))
 
 
-def as_numbers(model: onnx.ModelProto) -> None:
+def store_as_float_data(model: onnx.ModelProto) -> None:
     tensor = model.graph.initializer[-1]
     tensor.ClearField("raw_data")
     tensor.float_data.extend(matrix().ravel())
 
 
-def named_elsewhere(model: onnx.ModelProto) -> None:
+def repeat_the_name(model: onnx.ModelProto) -> None:
     model.graph.node[0].doc_string = "buff2fs\x4a"
 
 
-@pytest.mark.parametrize("change", [renamed, halved, as_numbers, named_elsewhere])
-def test_it_is_found_however_the_file_is_written(
+@pytest.mark.parametrize("change", [rename, store_as_float16, store_as_float_data, repeat_the_name])
+def test_matrix_is_found_in_other_encodings(
     tmp_path: Path, change: Callable[[onnx.ModelProto], None]
 ) -> None:
     model = small_inswapper()
@@ -61,7 +61,7 @@ def test_it_is_found_however_the_file_is_written(
     np.testing.assert_allclose(found, matrix(), atol=1e-4)
 
 
-def test_model_without_matrix(tmp_path: Path) -> None:
+def test_model_without_matrix_is_refused(tmp_path: Path) -> None:
     onnx.save(net("plain"), tmp_path / "net.onnx")
     with pytest.raises(ModelError, match="buff2fs"):
         read_emap(tmp_path / "net.onnx")

@@ -1,4 +1,4 @@
-"""Every way a server can fail ends with the right file or with a clear error, never with a bad file."""
+"""Server faults end with the right file or a clear error, never with a wrong file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.models.conftest import (
     OTHER,
     QUICK,
     assert_clean,
-    assert_nothing_in_place,
-    assert_right,
+    assert_fetched,
+    assert_not_fetched,
     fetch,
     model,
     sha256,
@@ -29,9 +29,9 @@ from tests.models.conftest import (
 
 HALF = len(BODY) // 2
 
-# --- faults that pass: one address is enough ------------------------------------------------------------
+# --- temporary faults: one URL is enough ----------------------------------------------------------------
 
-PASSING = {
+TEMPORARY = {
     "drops mid-file": [faults.drop(HALF)],
     "drops after a few bytes": [faults.drop(10)] * 3,
     "drops often but gets on": [faults.drop(33_000)] * 5,
@@ -45,24 +45,24 @@ PASSING = {
     "answers with another range": [faults.drop(HALF), faults.wrong_range],
     "416 with a part": [faults.drop(HALF), faults.status(416)],
 }
-WAITING = {"no answer once", "stuck half-way", "never answers"}
-"""Faults of which only the clock tells."""
+TIMEOUTS = {"no answer once", "stuck half-way", "never answers"}
+"""Faults detected only by a timeout."""
 
 
 def limits_for(fault: str) -> DownloadLimits:
-    return IMPATIENT if fault in WAITING else QUICK
+    return IMPATIENT if fault in TIMEOUTS else QUICK
 
 
-@pytest.mark.parametrize("fault", PASSING)
-def test_passing_fault(tmp_path: Path, server: FaultServer, fault: str) -> None:
-    server.add("/a", BODY, *PASSING[fault])
+@pytest.mark.parametrize("fault", TEMPORARY)
+def test_fetch_succeeds_after_temporary_fault(tmp_path: Path, server: FaultServer, fault: str) -> None:
+    server.add("/a", BODY, *TEMPORARY[fault])
     fetch(tmp_path, model(source(server.url("/a"))), limits=limits_for(fault))
-    assert_right(tmp_path)
+    assert_fetched(tmp_path)
 
 
-# --- faults that stay: a clear error alone, the right file with a second mirror -------------------------
+# --- permanent faults: an error without, the right file with a second mirror ----------------------------
 
-LASTING = {
+PERMANENT = {
     "404": (faults.status(404), "HTTP 404"),
     "204": (faults.status(204), "HTTP 204"),
     "503 for ever": (faults.status(503), r"HTTP 503 .*tried 4 times"),
@@ -81,36 +81,35 @@ LASTING = {
 }
 
 
-@pytest.mark.parametrize("fault", LASTING)
-def test_lasting_fault(tmp_path: Path, server: FaultServer, fault: str) -> None:
-    """Alone it is an error that names the address; then the next mirror is asked."""
-    behaviour, message = LASTING[fault]
+@pytest.mark.parametrize("fault", PERMANENT)
+def test_permanent_fault_needs_a_second_mirror(tmp_path: Path, server: FaultServer, fault: str) -> None:
+    behaviour, message = PERMANENT[fault]
     route = server.add("/a", BODY, always=behaviour)
     limits = limits_for(fault)
     with pytest.raises(ModelError, match=message) as caught:
         fetch(tmp_path, model(source(server.url("/a"))), limits=limits)
     assert f"{server.url('/a')}: " in str(caught.value)
-    assert_nothing_in_place(tmp_path)
+    assert_not_fetched(tmp_path)
     if "wrong checksum" in message:
         assert_clean(tmp_path)
-    asked = len(route.requests)
+    requests = len(route.requests)
     server.add("/b", BODY)
     fetch(tmp_path, model(source(server.url("/a"), server.url("/b"))), limits=limits)
-    assert len(route.requests) > asked
-    assert_right(tmp_path)
+    assert len(route.requests) > requests
+    assert_fetched(tmp_path)
 
 
-def test_nobody_there(tmp_path: Path, server: FaultServer) -> None:
+def test_server_that_cannot_be_reached(tmp_path: Path, server: FaultServer) -> None:
     server.add("/b", BODY)
-    with socket.socket() as deaf:  # it has a port, and nobody else can get that, but does not listen
-        deaf.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{deaf.getsockname()[1]}/a"
+    with socket.socket() as bound:  # reserves a port without listening
+        bound.bind(("127.0.0.1", 0))
+        refused = f"http://127.0.0.1:{bound.getsockname()[1]}/a"
         with pytest.raises(ModelError, match=r"Connection refused.*tried 4 times"):
-            fetch(tmp_path, model(source(nobody)))
+            fetch(tmp_path, model(source(refused)))
         with pytest.raises(ModelError, match="no connection"):
             fetch(tmp_path, model(source("https://nowhere.invalid/a")))
-        fetch(tmp_path, model(source(nobody, server.url("/b"))))
-    assert_right(tmp_path)
+        fetch(tmp_path, model(source(refused, server.url("/b"))))
+    assert_fetched(tmp_path)
 
 
 def test_each_source_has_its_own_hash(tmp_path: Path, server: FaultServer) -> None:
@@ -119,12 +118,12 @@ def test_each_source_has_its_own_hash(tmp_path: Path, server: FaultServer) -> No
     first = source(server.url("/a"))
     with pytest.raises(ModelError, match="wrong checksum"):
         fetch(tmp_path, model(first, source(server.url("/gone"), body=OTHER)))
-    assert_nothing_in_place(tmp_path)
+    assert_not_fetched(tmp_path)
     fetch(tmp_path, model(first, source(server.url("/b"), body=OTHER)))
-    assert_right(tmp_path, OTHER)
+    assert_fetched(tmp_path, OTHER)
 
 
-def test_error_lists_every_mirror_and_other_files_arrive(tmp_path: Path, server: FaultServer) -> None:
+def test_error_lists_every_mirror_and_other_files_are_fetched(tmp_path: Path, server: FaultServer) -> None:
     server.add("/a", BODY, always=faults.status(404))
     server.add("/b", BODY, always=faults.html)
     server.add("/c", BODY)
@@ -133,10 +132,10 @@ def test_error_lists_every_mirror_and_other_files_arrive(tmp_path: Path, server:
         fetch(tmp_path, model(bad, name="bad"), model(good))
     assert f"{server.url('/a')}: HTTP 404" in str(caught.value)
     assert f"{server.url('/b')}: has " in str(caught.value)
-    assert_right(tmp_path)
+    assert_fetched(tmp_path)
 
 
-def test_redirects_are_followed_and_a_token_is_shown_to_its_server_alone(
+def test_token_is_sent_only_to_its_server(
     tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = server.url("/store").replace("127.0.0.1", "localhost")
@@ -149,16 +148,16 @@ def test_redirects_are_followed_and_a_token_is_shown_to_its_server_alone(
     monkeypatch.setattr(download, "HUGGING_FACE", server.url("/net"))
     stranger = model(source(server.url("/stranger"), body=OTHER), name="other")
     fetch(tmp_path, model(source(server.url("/net"))), stranger, token="secret")
-    assert_right(tmp_path)
-    shown = [{request.get("Authorization") for request in route.requests} for route in routes]
-    assert shown == [{"Bearer secret"}, {"Bearer secret"}, {None}, {None}]
+    assert_fetched(tmp_path)
+    sent = [{request.get("Authorization") for request in route.requests} for route in routes]
+    assert sent == [{"Bearer secret"}, {"Bearer secret"}, {None}, {None}]
     assert not any(b"secret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
 # --- resuming -------------------------------------------------------------------------------------------
 
 
-def test_drop_is_resumed_and_not_started_over(tmp_path: Path, server: FaultServer) -> None:
+def test_dropped_download_is_resumed(tmp_path: Path, server: FaultServer) -> None:
     route = server.add("/a", BODY, faults.drop(HALF))
     fetch(tmp_path, model(source(server.url("/a"))))
     assert (route.starts, route.sent) == ([0, HALF], len(BODY))
@@ -166,7 +165,7 @@ def test_drop_is_resumed_and_not_started_over(tmp_path: Path, server: FaultServe
 
 @pytest.fixture
 def part(tmp_path: Path, server: FaultServer) -> Path:
-    """The first half of a file, as a fetch that failed leaves it."""
+    """The partial file of a failed fetch."""
     server.add("/a", BODY, faults.drop(HALF), always=faults.status(404))
     entry = model(source(server.url("/a")))
     with pytest.raises(ModelError):
@@ -185,48 +184,47 @@ def part(tmp_path: Path, server: FaultServer) -> Path:
     ],
     ids=["the first half", "tampered", "complete", "too long"],
 )
-def test_the_next_run_goes_on_with_what_was_left(
+def test_next_fetch_resumes_the_partial_file(
     tmp_path: Path, server: FaultServer, part: Path, content: bytes, starts: list[int], sent: int
 ) -> None:
     part.write_bytes(content)
     route = server.add("/a", BODY)
     fetch(tmp_path, model(source(server.url("/a"))))
     assert (route.starts, route.sent) == (starts, sent)
-    assert_right(tmp_path)
+    assert_fetched(tmp_path)
 
 
 @pytest.mark.usefixtures("part")
 @pytest.mark.parametrize(("body", "start"), [(BODY, HALF), (OTHER, 0)], ids=["same bytes", "other bytes"])
-def test_another_mirror_resumes_the_same_bytes_only(
+def test_another_mirror_resumes_only_the_same_file(
     tmp_path: Path, server: FaultServer, body: bytes, start: int
 ) -> None:
     route = server.add("/b", body)
     fetch(tmp_path, model(source(server.url("/a")), source(server.url("/b"), body=body)))
     assert route.starts == [start]
-    assert_right(tmp_path, body)
+    assert_fetched(tmp_path, body)
 
 
 @pytest.mark.usefixtures("part")
-def test_file_changed_meanwhile(tmp_path: Path, server: FaultServer) -> None:
-    """Halves of two files must never be joined."""
+def test_halves_of_different_files_are_not_joined(tmp_path: Path, server: FaultServer) -> None:
     server.add("/a", OTHER)
     with pytest.raises(ModelError, match="wrong checksum"):
         fetch(tmp_path, model(source(server.url("/a"))))
-    assert_nothing_in_place(tmp_path)
+    assert_not_fetched(tmp_path)
     assert_clean(tmp_path)
 
 
 @pytest.mark.usefixtures("part")
-def test_without_range_support_it_starts_over(tmp_path: Path, server: FaultServer) -> None:
+def test_download_restarts_without_range_support(tmp_path: Path, server: FaultServer) -> None:
     route = server.add("/a", BODY, ranges=False)
     fetch(tmp_path, model(source(server.url("/a"))))
     assert route.sent == len(BODY)
-    assert_right(tmp_path)
+    assert_fetched(tmp_path)
 
 
 @pytest.mark.usefixtures("part")
-def test_repeated_416_ends(tmp_path: Path, server: FaultServer) -> None:
+def test_repeated_416_is_an_error(tmp_path: Path, server: FaultServer) -> None:
     server.add("/a", BODY, *[faults.status(416), faults.drop(HALF)] * 10)
     with pytest.raises(ModelError, match=r"another byte range|broke"):
         fetch(tmp_path, model(source(server.url("/a"))))
-    assert_nothing_in_place(tmp_path)
+    assert_not_fetched(tmp_path)

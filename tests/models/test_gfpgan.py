@@ -1,4 +1,4 @@
-"""GFPGAN's weights to ONNX with the real package and torch; the network is the real one, but small."""
+"""Exporting GFPGAN weights with gfpgan and torch; the network is small."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ pytestmark = [
 ]
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"out_size": 64, "channel_multiplier": 1, "narrow": 0.125}
-# In a process of its own: the stand-ins for basicsr must not stay in this one. Noise and biases start at
-# zero and would hide that they are lost.
+# In its own process, because load_network installs stand-ins for basicsr. Noise and biases start at
+# zero, which would hide their loss.
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -45,7 +45,7 @@ with torch.no_grad():
         elif name.startswith("condition"):
             value.mul_(6)
         if ".to_rgb" in name and "modulation" not in name:
-            value.mul_(0.02)  # the picture is their sum: brought to about -1 to 1
+            value.mul_(0.02)  # scales the picture, their sum, to about -1 to 1
     torch.save({"params_ema": net.state_dict(), "params": {}}, weights)
     pictures = torch.from_numpy(np.load(samples))
     np.save(answers, torch.cat([picture(each[None]) for each in pictures]).numpy())
@@ -54,22 +54,17 @@ with torch.no_grad():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``GFPGANv1.4.pth``, ``samples.npy`` and gfpgan's own ``answers.npy``, each sample alone."""
+    """``GFPGANv1.4.pth``, ``samples.npy``, and gfpgan's results for each sample, ``answers.npy``."""
     folder = tmp_path_factory.mktemp("gfpgan")
-    np.save(
-        folder / "samples.npy", np.random.default_rng(1).uniform(-1, 1, (5, 3, 64, 64)).astype(np.float32)
-    )
+    samples = np.random.default_rng(1).uniform(-1, 1, (5, 3, 64, 64)).astype(np.float32)
+    np.save(folder / "samples.npy", samples)
     files = [str(folder / name) for name in ("GFPGANv1.4.pth", "samples.npy", "answers.npy")]
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, *files, json.dumps(SMALL)],
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", SCRIPT, *files, json.dumps(SMALL)], check=True, cwd=ROOT, env=env)
     return folder
 
 
-def test_export(folder: Path, tmp_path: Path) -> None:
+def test_exported_network_matches_gfpgan(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "GFPGANv1.4.onnx"
     parity = export_gfpgan(folder / "GFPGANv1.4.pth", out, architecture=SMALL)
     assert (parity.mean_limit, parity.max_limit) == EXACT_TOLERANCE
@@ -87,15 +82,15 @@ def test_export(folder: Path, tmp_path: Path) -> None:
     assert (half.half, half.notes) == (True, ())
 
 
-def test_other_weights(folder: Path) -> None:
-    """The small network's weights do not fit the real one that ``convert`` exports."""
+def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
+    """``convert`` exports the full-size network."""
     with pytest.raises(ModelError, match="cannot be exported"):
         convert(folder / "GFPGANv1.4.pth", half=False, runtime=Runtime("cpu", threads=1))
     assert not list((folder / "converted").glob("*.onnx*"))
 
 
 class Code:
-    """Runs on being unpickled."""
+    """Code that runs when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,7 +100,7 @@ class Code:
 
 
 @pytest.mark.parametrize("kind", ["code", "junk", "other keys"])
-def test_files_that_hold_no_weights(tmp_path: Path, kind: str) -> None:
+def test_files_without_weights_are_refused_and_run_no_code(tmp_path: Path, kind: str) -> None:
     path, trap = tmp_path / "GFPGANv1.4.pth", tmp_path / "code ran"
     if kind == "code":
         path.write_bytes(pickle.dumps({"params_ema": Code(trap)}, protocol=2))
@@ -119,7 +114,7 @@ def test_files_that_hold_no_weights(tmp_path: Path, kind: str) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_files_that_cannot_be_read_or_written(folder: Path, tmp_path: Path) -> None:
+def test_unreadable_weights_and_unwritable_output_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no\.pth"):
         export_gfpgan(tmp_path / "no.pth", tmp_path / "out.onnx", architecture=SMALL)
     with pytest.raises((ModelError, OutputError), match="nowhere"):

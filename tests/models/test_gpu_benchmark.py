@@ -1,4 +1,4 @@
-"""The benchmark for a machine with a GPU: its dry run, and its parts on a pretended GPU."""
+"""The GPU benchmark: its dry run on the CPU, and a GPU that does not work."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from benchmarks.gpu import Bench
 from tests.helpers.gpu import CUDA, T4, install_fake_gpu
 
 
-def test_the_dry_run_measures_everything_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_measures_everything_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Bench) -> None:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(gpu, "PARTS", {"broken": fail, **gpu.PARTS})  # leaves the others
+    monkeypatch.setattr(gpu, "PARTS", {"broken": fail, **gpu.PARTS})  # the other parts still run
     assert gpu.main(["--out", str(tmp_path), "--cpu-dry-run"]) == 1
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found.pop("broken") == "failed: RuntimeError: no room"
     assert not [part for part, value in found.items() if str(value).startswith("failed")]
     assert found["decoding"]["processors"]["frames"] == 6
     assert found["decoding"]["card"].startswith("not available")
-    ways = found["decoding"]["through"]
-    assert {way: (row["frames"], row["luma_off"] < 1) for way, row in ways.items()} == {
+    paths = found["decoding"]["through"]
+    assert {path: (row["frames"], row["luma_off"] < 1) for path, row in paths.items()} == {
         "copied": (6, True),
         "resident": (6, True),
     }
@@ -39,7 +39,7 @@ def test_the_dry_run_measures_everything_on_the_cpu(tmp_path: Path, monkeypatch:
     assert "CPU" in found["doctor"]["model inswapper_128"]
 
 
-def test_without_a_gpu_that_runs_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_measured_without_a_working_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "this_machine", lambda: T4)
     install_fake_gpu(monkeypatch).missing.add(CUDA)
     with pytest.raises(SystemExit, match="CUDA does not run: ONNX Runtime fell back"):

@@ -1,4 +1,4 @@
-"""What lies on disk: verified, tampered, unknown, damaged."""
+"""Model files on disk: verified, changed, unknown, damaged."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.helpers.server import FaultServer, Route
 from tests.models.conftest import (
     BODY,
     OTHER,
-    assert_right,
+    assert_fetched,
+    corrupt,
     fetch,
     model,
     network,
     put,
     record_of,
-    rot,
     sha256,
     source,
 )
@@ -32,10 +32,10 @@ def refuse(*_: object) -> None:
     raise PermissionError(13, "Permission denied")
 
 
-def test_a_second_fetch_neither_asks_nor_hashes(
+def test_second_fetch_neither_requests_nor_hashes(
     tmp_path: Path, route: Route, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [first] = fetch(tmp_path, entry, entry)  # a file that is named twice is fetched once
+    [first] = fetch(tmp_path, entry, entry)  # duplicates are fetched once
     record = record_of(first.path)
     assert (record.sha256, record.bytes, record.url) == (sha256(BODY), len(BODY), entry.urls[0])
     assert record.licence == "MIT"
@@ -45,22 +45,20 @@ def test_a_second_fetch_neither_asks_nor_hashes(
     assert (fetched.source, fetched.record.sha256, len(route.requests)) == ("present", sha256(BODY), 1)
 
 
-def test_bytes_that_changed_without_being_written_are_found_where_they_are_hashed(
-    tmp_path: Path, entry: ModelEntry
-) -> None:
+def test_silent_corruption_is_detected_by_hashing(tmp_path: Path, entry: ModelEntry) -> None:
     path = put(tmp_path, network(2.0))
     fetch(tmp_path, entry)
-    rot(path, network(3.0))  # it loads
+    corrupt(path, network(3.0))  # loadable
     assert inspect_model(tmp_path, entry).state == "unknown"
     assert "although size and modification time have not" in str(
         inspect_model(tmp_path, entry, verify=True).problem
     )
     [again] = fetch(tmp_path, entry, verify=True)
     assert again.source == "downloaded"
-    assert_right(tmp_path)
+    assert_fetched(tmp_path)
 
 
-def test_file_put_there_by_hand_is_verified_once(tmp_path: Path, route: Route, entry: ModelEntry) -> None:
+def test_manually_placed_file_is_verified(tmp_path: Path, route: Route, entry: ModelEntry) -> None:
     path = put(tmp_path)
     [fetched] = fetch(tmp_path, entry)
     assert (fetched.source, fetched.record.url, route.requests) == ("present", "", [])
@@ -68,12 +66,8 @@ def test_file_put_there_by_hand_is_verified_once(tmp_path: Path, route: Route, e
 
 
 @pytest.mark.parametrize("with_record", [True, False], ids=["changed later", "never right"])
-def test_damaged_file_leaves_only_for_its_replacement(
-    tmp_path: Path,
-    server: FaultServer,
-    entry: ModelEntry,
-    monkeypatch: pytest.MonkeyPatch,
-    with_record: bool,
+def test_damaged_file_is_moved_only_when_replaced(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch, with_record: bool
 ) -> None:
     if with_record:
         fetch(tmp_path, entry)
@@ -89,13 +83,13 @@ def test_damaged_file_leaves_only_for_its_replacement(
             fetch(tmp_path, entry)
     assert path.read_bytes() == OTHER
     [fetched] = fetch(tmp_path, entry)
-    assert_right(tmp_path)
+    assert_fetched(tmp_path)
     kept = tmp_path / "quarantine" / f"net.onnx.{sha256(OTHER)}"
     assert kept.read_bytes() == OTHER
     assert fetched.notes == (f"net.onnx: replaced; the previous file was moved to {kept}",)
 
 
-def test_a_file_that_a_user_puts_there_meanwhile_is_kept(
+def test_file_placed_by_the_user_during_the_download_is_kept(
     tmp_path: Path, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = fetching.download
@@ -111,7 +105,7 @@ def test_a_file_that_a_user_puts_there_meanwhile_is_kept(
     assert kept.read_bytes() == network(4.0)
 
 
-def test_what_a_browser_is_fetching_is_not_touched(tmp_path: Path, entry: ModelEntry) -> None:
+def test_partial_file_of_a_browser_is_not_touched(tmp_path: Path, entry: ModelEntry) -> None:
     other = put(tmp_path, b"half of a file", name="net.onnx.part")
     fetch(tmp_path, entry)
     assert other.read_bytes() == b"half of a file"
@@ -120,10 +114,10 @@ def test_what_a_browser_is_fetching_is_not_touched(tmp_path: Path, entry: ModelE
 
 @pytest.mark.parametrize("offline", [True, False])
 @pytest.mark.parametrize("verified_before", [True, False], ids=["put over a verified one", "from the start"])
-def test_a_file_that_nobody_knows_is_used_as_it_is(
+def test_unknown_file_is_used_unchanged(
     tmp_path: Path, route: Route, restricted: ModelEntry, offline: bool, verified_before: bool
 ) -> None:
-    """Also where its licence was not accepted: it is there, and it is the user's."""
+    """Its licence need not be accepted, as it is the user's own file."""
     if verified_before:
         fetch(tmp_path, restricted, accept_licences=True)
     route.requests.clear()
@@ -141,16 +135,16 @@ def test_a_file_that_nobody_knows_is_used_as_it_is(
 
 
 @pytest.mark.parametrize("content", [b"", b"<!doctype html><title>Sign in</title>", network()[:-40]])
-def test_a_file_that_is_no_model_is_told_by_hash_and_size(
+def test_error_for_a_file_that_is_no_model_has_hash_and_size(
     tmp_path: Path, server: FaultServer, content: bytes
 ) -> None:
     entry = load_catalog().models["xseg_1"]
     path = put(tmp_path, content, "xseg_1.onnx")
-    there = rf"ONNX Runtime cannot load.*{sha256(content)} \({len(content)} bytes\)"
-    wanted = rf"published: {entry.sources[0].sha256[0]} \({entry.bytes} bytes\)"
-    with pytest.raises(ModelError, match=rf"xseg_1\.onnx(?s:.*){there}.*{wanted}"):
+    found = rf"ONNX Runtime cannot load.*{sha256(content)} \({len(content)} bytes\)"
+    published = rf"published: {entry.sources[0].sha256[0]} \({entry.bytes} bytes\)"
+    with pytest.raises(ModelError, match=rf"xseg_1\.onnx(?s:.*){found}.*{published}"):
         fetch(tmp_path, entry, offline=True)
-    with pytest.raises(ModelError, match=f"{there}.*{wanted}") as caught:
+    with pytest.raises(ModelError, match=f"{found}.*{published}") as caught:
         Runtime("cpu").open(path)
     assert caught.value.where == str(path)
     assert caught.value.remedy
@@ -158,7 +152,7 @@ def test_a_file_that_is_no_model_is_told_by_hash_and_size(
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"version": 7}', None])
-def test_a_file_without_a_fitting_record_is_hashed_and_kept(
+def test_file_without_valid_record_is_hashed_and_kept(
     tmp_path: Path, route: Route, entry: ModelEntry, content: str | None
 ) -> None:
     [first] = fetch(tmp_path, entry)
@@ -172,7 +166,7 @@ def test_a_file_without_a_fitting_record_is_hashed_and_kept(
     assert record_of(first.path).still_describes(first.path)
 
 
-def test_folder_that_cannot_be_written_is_good_enough(
+def test_present_file_in_an_unwritable_folder_is_used(
     tmp_path: Path, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path)

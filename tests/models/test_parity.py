@@ -1,4 +1,4 @@
-"""How far two networks' outputs lie apart, and on which samples that is measured."""
+"""Comparing the outputs of two networks, and the samples used for it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.people.standins import load_weights, swapper
 CPU = Runtime("cpu", threads=1)
 
 
-def saved(folder: Path, model: onnx.ModelProto) -> Path:
+def save(folder: Path, model: onnx.ModelProto) -> Path:
     onnx.save(model, folder / "net.onnx")
     return folder / "net.onnx"
 
 
-def test_compare() -> None:
+def test_compare_reports_mean_and_maximum_difference() -> None:
     reference = np.random.default_rng(0).random((3, 3, 16, 16), np.float32)
     off = reference + np.float32(2 / 255)
     same = compare(reference, reference, EXACT_TOLERANCE, 1)
@@ -41,34 +41,34 @@ def test_compare() -> None:
     peak[0, 0, 0, 0] += 2 / 255
     assert "2 at most" in compare(reference, peak, EXACT_TOLERANCE, 1).problem
     assert compare(reference, peak, EXACT_TOLERANCE, 2).problem == ""
-    nothing = compare(reference, reference * np.float32(np.nan), EXACT_TOLERANCE, 1)
+    not_finite = compare(reference, reference * np.float32(np.nan), EXACT_TOLERANCE, 1)
     fails = Verdict(reason="fails", error="no room")
-    written = json.dumps(Conversion(verdicts={"here": nothing, "there": fails}).model_dump())
+    written = json.dumps(Conversion(verdicts={"here": not_finite, "there": fails}).model_dump())
     again = Conversion.model_validate_json(written).verdicts
-    assert again["here"].problem == nothing.problem != ""
-    assert Verdict.model_validate_json(nothing.model_dump_json()).problem == nothing.problem
+    assert again["here"].problem == not_finite.problem != ""
+    assert Verdict.model_validate_json(not_finite.model_dump_json()).problem == not_finite.problem
     assert again["there"] == fails
-    told = nothing.problem
-    with use_language("es"):  # what is recorded are figures
-        assert again["here"].problem not in ("", told)
+    english = not_finite.problem
+    with use_language("es"):  # the text is made from recorded numbers
+        assert again["here"].problem not in ("", english)
 
 
-def test_sample_inputs(tmp_path: Path) -> None:
-    pictures, latents = sample_inputs(CPU.open(saved(tmp_path, small_inswapper())).session, 3).values()
+def test_sample_inputs_match_each_networks_inputs(tmp_path: Path) -> None:
+    pictures, latents = sample_inputs(CPU.open(save(tmp_path, small_inswapper())).session, 3).values()
     assert (pictures.shape, pictures.dtype) == ((3, 3, 128, 128), np.float32)
     assert (pictures.min(), pictures.max()) == (0, 1)
     np.testing.assert_allclose(np.linalg.norm(latents, axis=1), 1, rtol=1e-6)
-    for build_one, low in (
+    for build_model, low in (
         (kinds.hyperswap, -1),
         (kinds.codeformer, -1),
         (partial(swapper, load_weights()), 0),
     ):
-        session = CPU.open(saved(tmp_path, build_one())).session
+        session = CPU.open(save(tmp_path, build_model())).session
         given = sample_inputs(session, 2)
         (pictures,) = [values for values in given.values() if values.ndim == 4]
         assert (pictures.min(), pictures.max(), value_range(session)) == (low, 1, 1 - low)
-    weight = sample_inputs(CPU.open(saved(tmp_path, kinds.codeformer())).session, 2)["weight"]
+    weight = sample_inputs(CPU.open(save(tmp_path, kinds.codeformer())).session, 2)["weight"]
     assert (weight.tolist(), weight.dtype) == ([0.5, 0.5], np.float64)
     whole = build([node("Identity", "input", "output")], ("N", 3, "?", "?"))
-    (pictures,) = sample_inputs(CPU.open(saved(tmp_path, whole)).session, edge=64).values()
+    (pictures,) = sample_inputs(CPU.open(save(tmp_path, whole)).session, edge=64).values()
     assert (pictures.shape, pictures.min(), pictures.max()) == ((1, 3, 64, 64), -1, 1)

@@ -15,10 +15,10 @@ from colab_helpers.models.session import STANDIN_KEY
 from colab_helpers.settings import Settings
 from tests.helpers.networks import small_inswapper
 from tests.helpers.server import FaultServer
-from tests.models.conftest import BODY, FREE, QUICK, RESTRICTED, assert_right, model, put, sha256, source
+from tests.models.conftest import BODY, FREE, QUICK, RESTRICTED, assert_fetched, model, put, sha256, source
 
 NAMES = ["buffalo_l/det_10g", "buffalo_l/w600k_r50", "inswapper_128", "GFPGANv1.4"]
-MASKING = ["xseg_1", "bisenet_resnet_34"]
+MASKS = ["xseg_1", "bisenet_resnet_34"]
 CONTENT = ["nsfw_2", "buffalo_l/genderage"]
 ACCEPTING = FetchOptions(accept_licences=True, limits=QUICK)
 PLAIN = FetchOptions(limits=QUICK)
@@ -30,20 +30,20 @@ def body_of(name: str) -> bytes:
 
 @pytest.fixture
 def served(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default models and those that mask come from this machine; inswapper with a restricted licence."""
+    """Serve default, mask and content models locally; inswapper has a restricted licence."""
     known = load_catalog()
     models = dict(known.models)
-    for name in NAMES + MASKING + CONTENT:
+    for name in NAMES + MASKS + CONTENT:
         server.add(f"/{name}", body_of(name))
         licence = RESTRICTED if name == "inswapper_128" else FREE
-        here = {"sources": (source(server.url(f"/{name}"), body=body_of(name)),), "licence": licence}
-        models[name] = models[name].model_copy(update=here)
+        local = {"sources": (source(server.url(f"/{name}"), body=body_of(name)),), "licence": licence}
+        models[name] = models[name].model_copy(update=local)
     found = type(known)(known.licences, models)
     monkeypatch.setattr("colab_helpers.models.preload.load_catalog", lambda: found)
 
 
 @pytest.mark.usefixtures("served")
-def test_preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preload_fetches_the_models_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLAB_HELPERS_MODELS", str(tmp_path))
     report = preload(Settings(), ACCEPTING, models_dir=tmp_path)
     assert [file.name for file in report.files] == NAMES + CONTENT
@@ -51,7 +51,7 @@ def test_preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in report.files:
         assert (file.path, file.record.sha256) == (tmp_path / f"{file.name}.onnx", sha256(body_of(file.name)))
         assert (file.record.licence_accepted_at is not None) == (file.name == "inswapper_128")
-        assert_right(tmp_path, body_of(file.name), file.name)
+        assert_fetched(tmp_path, body_of(file.name), file.name)
     assert PreloadReport.model_validate_json(report.model_dump_json()) == report
     again = preload(Settings(frame_processors=("face_swapper",)), FetchOptions(offline=True))
     assert [(file.name, file.source) for file in again.files] == [
@@ -60,21 +60,21 @@ def test_preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("served")
-def test_what_masks_is_fetched_where_it_is_asked_for(tmp_path: Path) -> None:
-    asked = Settings(face_mask_types=("box", "occlusion", "region"))
-    report = preload(asked, ACCEPTING, models_dir=tmp_path)
-    assert [file.name for file in report.files] == NAMES + MASKING + CONTENT
+def test_mask_models_are_fetched_on_request(tmp_path: Path) -> None:
+    settings = Settings(face_mask_types=("box", "occlusion", "region"))
+    report = preload(settings, ACCEPTING, models_dir=tmp_path)
+    assert [file.name for file in report.files] == NAMES + MASKS + CONTENT
 
 
 @pytest.mark.usefixtures("served")
-def test_licence_is_asked_for_before_anything_is_fetched(tmp_path: Path) -> None:
+def test_licences_are_checked_before_any_download(tmp_path: Path) -> None:
     with pytest.raises(LicenceError, match="inswapper_128"):
         preload(Settings(), PLAIN, models_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["no_such_net", "uniface_256"])
-def test_a_model_that_cannot_be_run_is_refused_before_anything_is_planned(
+def test_unsupported_model_is_refused_before_planning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     with pytest.raises(ModelError, match=f"{name}: the catalogue has no swapper of that name"):
@@ -84,7 +84,7 @@ def test_a_model_that_cannot_be_run_is_refused_before_anything_is_planned(
 
 
 @pytest.mark.usefixtures("served")
-def test_stand_ins_are_left_alone(tmp_path: Path) -> None:
+def test_stand_ins_are_refused_and_kept(tmp_path: Path) -> None:
     path = put(tmp_path, b"\x00" * 100 + STANDIN_KEY.encode() + b"\x00" * 100, "inswapper_128.onnx")
     with pytest.raises(ModelError, match="stand-in"):
         preload(Settings(), ACCEPTING, models_dir=tmp_path)
@@ -97,17 +97,17 @@ def own_swapper(folder: Path) -> Settings:
 
 
 @pytest.mark.usefixtures("served")
-def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path) -> None:
+def test_users_own_file_needs_no_catalog_entry(tmp_path: Path) -> None:
     settings = own_swapper(tmp_path)
     report = preload(settings, PLAIN, models_dir=tmp_path)
     own = report.files[2]
     assert (own.name, own.source, own.record.licence, own.record.url) == ("my_swapper", "present", "own", "")
     assert report.notes == own.notes
     assert "origin and licence unknown" in own.notes[0]
-    assert_right(tmp_path, small_inswapper().SerializeToString(), "my_swapper")
+    assert_fetched(tmp_path, small_inswapper().SerializeToString(), "my_swapper")
 
 
-def test_the_converter_is_fetched_along_with_its_swapper(
+def test_converter_is_fetched_with_its_swapper(
     tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = load_catalog()
@@ -118,19 +118,19 @@ def test_the_converter_is_fetched_along_with_its_swapper(
         ("crossface_ghost", "converter"),
     ):
         server.add(f"/{name}", body_of(name))
-        offered = model(source(server.url(f"/{name}"), body=body_of(name)), name=name)
-        models[name] = offered.model_copy(update={"role": role or known.models[name].role})
+        entry = model(source(server.url(f"/{name}"), body=body_of(name)), name=name)
+        models[name] = entry.model_copy(update={"role": role or known.models[name].role})
     found = type(known)(known.licences, models)
     monkeypatch.setattr("colab_helpers.models.preload.load_catalog", lambda: found)
     settings = Settings(swapper_model="ghost_1_256", frame_processors=("face_swapper",))
     report = preload(settings, PLAIN, models_dir=tmp_path)
     assert [file.name for file in report.files] == [*NAMES[:2], "ghost_1_256", "crossface_ghost", *CONTENT]
-    assert_right(tmp_path, body_of("crossface_ghost"), "crossface_ghost")
+    assert_fetched(tmp_path, body_of("crossface_ghost"), "crossface_ghost")
 
 
 @pytest.mark.usefixtures("served", "gpu")
 @pytest.mark.parametrize("provider", ["auto", "cpu"])
-def test_models_are_made_to_fit_a_gpu(tmp_path: Path, provider: str) -> None:
+def test_models_are_converted_for_a_gpu(tmp_path: Path, provider: str) -> None:
     settings = own_swapper(tmp_path).with_overrides(execution_provider=provider)
     preload(settings, PLAIN, models_dir=tmp_path)
     made = list((tmp_path / "converted").glob("my_swapper-half-*.onnx"))

@@ -1,4 +1,4 @@
-"""Several processes, and processes that die."""
+"""Concurrent and killed processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from colab_helpers.models.inventory import part_path
 from tests.conftest import TIMEOUT, until
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer
-from tests.models.conftest import BODY, assert_right, fetch, model, sha256, source
+from tests.models.conftest import BODY, assert_fetched, fetch, model, sha256, source
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -32,19 +32,15 @@ print(fetched.source, flush=True)
 
 
 def start(root: Path, entry: ModelEntry) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(root), entry.model_dump_json()],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    command = [sys.executable, "-c", SCRIPT, str(root), entry.model_dump_json()]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
 
 
-def test_killed_download_resumes(tmp_path: Path, server: FaultServer) -> None:
+def test_killed_download_is_resumed(tmp_path: Path, server: FaultServer) -> None:
     body = BODY * 20
     route = server.add("/net", body, faults.stuck)
     entry = model(source(server.url("/net"), body=body))
@@ -53,31 +49,31 @@ def test_killed_download_resumes(tmp_path: Path, server: FaultServer) -> None:
     until(lambda: part.exists() and part.stat().st_size >= len(body) // 2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    there, first = part.stat().st_size, route.sent
-    assert len(body) // 4 <= there <= len(body) // 2
+    size, sent = part.stat().st_size, route.sent
+    assert len(body) // 4 <= size <= len(body) // 2
     assert not (tmp_path / "net.onnx").exists()
     fetch(tmp_path, entry)
-    assert (route.starts, route.sent - first) == ([0, there], len(body) - there)
-    assert_right(tmp_path, body)
+    assert (route.starts, route.sent - sent) == ([0, size], len(body) - size)
+    assert_fetched(tmp_path, body)
 
 
-def test_two_processes_and_two_threads_fetch_once(tmp_path: Path, server: FaultServer) -> None:
+def test_concurrent_processes_and_threads_fetch_once(tmp_path: Path, server: FaultServer) -> None:
     route = server.add("/net", BODY)
     route.gate = threading.Event()
     entry = model(source(server.url("/net")))
     processes = [start(tmp_path, entry) for _ in range(2)]
-    here: list[str] = []
+    results: list[str] = []
     threads = [
-        threading.Thread(target=lambda: here.extend(file.source for file in fetch(tmp_path, entry)))
+        threading.Thread(target=lambda: results.extend(file.source for file in fetch(tmp_path, entry)))
         for _ in range(2)
     ]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)  # all are at it now: one is asking, the others wait
+    time.sleep(0.5)  # one is downloading, the others wait
     route.gate.set()
-    told = [process.communicate(timeout=TIMEOUT)[0].strip() for process in processes]
+    results += [process.communicate(timeout=TIMEOUT)[0].strip() for process in processes]
     for thread in threads:
         thread.join(TIMEOUT)
-    assert sorted([*told, *here]) == ["downloaded", "present", "present", "present"]
+    assert sorted(results) == ["downloaded", "present", "present", "present"]
     assert len(route.requests) == 1
-    assert_right(tmp_path)
+    assert_fetched(tmp_path)

@@ -1,4 +1,4 @@
-"""Where networks run, what ONNX Runtime is told, and stacks of samples through a network."""
+"""Execution providers, options of ONNX Runtime and the driver, and batches of samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from colab_helpers.models.session_pool import SessionPool
 from tests.helpers.gpu import CPU, CUDA, FakeGpu
 from tests.helpers.networks import net
 
-USUAL = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+DEFAULT = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "EXHAUSTIVE"}
 
 
 @pytest.fixture
@@ -26,19 +26,19 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-# --- what ONNX Runtime and the driver are told --------------------------------------------------------
+# --- options of ONNX Runtime and the driver -----------------------------------------------------------
 
 
 class Driver:
-    """CUDA's driver library; the call of this name fails."""
+    """CUDA's driver library, in which one function fails."""
 
     def __init__(self, fails: str = "") -> None:
-        self.asked: list[tuple[str, int]] = []
+        self.calls: list[tuple[str, int]] = []
         self._fails = fails
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> int:
-            self.asked.append((name, arguments[-1]))
+            self.calls.append((name, arguments[-1]))
             return int(name == self._fails)
 
         return call
@@ -53,31 +53,31 @@ CALLS = [("cuInit", 0), ("cuDeviceGet", 0), ("cuDevicePrimaryCtxSetFlags_v2", 4)
         (Driver(), CALLS),
         (Driver("cuDeviceGet"), CALLS[:2]),
         (Driver("cuDevicePrimaryCtxSetFlags_v2"), CALLS),
-        (object(), []),  # an old one, without the functions
+        (object(), []),  # without the functions
     ],
     ids=["agrees", "no device", "refuses", "old"],
 )
-def test_threads_that_wait_for_the_gpu_sleep(
+def test_threads_waiting_for_the_gpu_do_not_spin(
     monkeypatch: pytest.MonkeyPatch, driver: Any, calls: list[tuple[str, int]]
 ) -> None:
     wait_without_spinning("libnothing-of-this-name.so")
     monkeypatch.setattr(session.ctypes, "CDLL", lambda name: driver)
     wait_without_spinning()
-    assert getattr(driver, "asked", []) == calls
+    assert getattr(driver, "calls", []) == calls
 
 
-def test_what_every_session_is_told(gpu: FakeGpu, model: Path) -> None:
+def test_cuda_options_of_plain_and_captured_sessions(gpu: FakeGpu, model: Path) -> None:
     plain = Runtime("cuda")
     plain.open(model)
     pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40, ceiling=2 << 30)
     for runtime in (Runtime("cuda", graphs=True), plain.pooled(pool, graphs=True)):
         runtime.open(model)
-    captured = {**USUAL, "enable_cuda_graph": "1"}
-    assert gpu.options("net.onnx", CUDA) == [USUAL, captured, {**captured, "gpu_mem_limit": str(2 << 30)}]
+    captured = {**DEFAULT, "enable_cuda_graph": "1"}
+    assert gpu.options("net.onnx", CUDA) == [DEFAULT, captured, {**captured, "gpu_mem_limit": str(2 << 30)}]
     assert [providers[-1] for _, providers in gpu.asked] == [CPU] * 5
 
 
-def test_onnxruntime_never_tries_again_with_other_options(
+def test_onnxruntime_does_not_retry_with_other_options(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "net.onnx"
@@ -87,7 +87,7 @@ def test_onnxruntime_never_tries_again_with_other_options(
     assert capfd.readouterr().out == ""
 
 
-def test_memory_that_runs_out_while_loading_is_no_reason_for_the_cpu(
+def test_out_of_memory_while_loading_does_not_select_the_cpu(
     gpu: FakeGpu, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40)
@@ -105,14 +105,14 @@ def test_memory_that_runs_out_while_loading_is_no_reason_for_the_cpu(
     assert pool.notes == ["net: memory ran out while loading; loaded again after unloading the others"]
 
 
-def test_a_gpu_that_onnxruntime_leaves_out_is_no_gpu(gpu: FakeGpu) -> None:
+def test_fallback_of_onnxruntime_to_the_cpu_is_detected(gpu: FakeGpu) -> None:
     gpu.missing.add(CUDA)
     assert Runtime().provider == "cpu"
     with pytest.raises(ProviderError, match="fell back to the CPU"):
         Runtime("cuda")
 
 
-# --- stacks of samples --------------------------------------------------------------------------------
+# --- batches of samples -------------------------------------------------------------------------------
 
 
 class Doubles:
@@ -129,7 +129,7 @@ class Doubles:
         return [value * 2]
 
 
-def stacked(session: Doubles) -> np.ndarray:
+def run_stack(session: Doubles) -> np.ndarray:
     network = Network("net", Path("net.onnx"), session, "cuda", False, ("x",), ("y",))
     return network.run_stack(SAMPLES)
 
@@ -137,15 +137,15 @@ def stacked(session: Doubles) -> np.ndarray:
 SAMPLES = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
 
-def test_every_sample_of_a_stack_goes_alone() -> None:
-    assert np.array_equal(stacked(Doubles()), SAMPLES * 2)
+def test_samples_of_a_batch_run_one_by_one() -> None:
+    assert np.array_equal(run_stack(Doubles()), SAMPLES * 2)
 
 
-def test_memory_that_runs_out_is_an_error_with_a_remedy() -> None:
+def test_out_of_memory_is_an_error_with_a_remedy() -> None:
     message = "Failed to allocate memory for requested buffer of size 268435456"
     with pytest.raises(OutOfMemoryError, match=r"GPU memory ran out.*lighter preset") as caught:
-        stacked(Doubles(message))
+        run_stack(Doubles(message))
     assert isinstance(caught.value, MemoryError)
     assert message in str(caught.value.__cause__)
-    with pytest.raises(RuntimeError, match="Invalid rank"):  # not mistaken for memory
-        stacked(Doubles("Invalid rank for input: x"))
+    with pytest.raises(RuntimeError, match="Invalid rank"):  # not out of memory
+        run_stack(Doubles("Invalid rank for input: x"))

@@ -1,4 +1,4 @@
-"""The pool: never over its budget, the same results as without one, and short memory survived."""
+"""The session pool: its memory budget, unloading, and retries when memory runs out."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MEGABYTE = 1_000_000
 
 
 class Card:
-    """A graphics card with a pool, which knows what is loaded on it; sizes are given in megabytes."""
+    """A GPU with a pool and simulated memory; sizes in megabytes."""
 
     def __init__(self, folder: Path, size: int, budget: int, **more: Any) -> None:
         self.folder, self.size, self.foreign = folder, size * MEGABYTE, 0
         self.taken = self.peak = 0
         self.pool = SessionPool(budget * MEGABYTE, self.used, self.free, **more)
-        self._lock = threading.RLock()  # a session may be collected while another is made
+        self._lock = threading.RLock()  # garbage collection may free a session during take()
 
     def used(self) -> int:
         return self.taken + self.foreign
@@ -60,7 +60,7 @@ class Card:
 
 
 class Session:
-    """Takes memory as long as it is there, and more in a call with ``working`` bytes."""
+    """Takes memory while it is loaded, and ``working`` bytes more during a call."""
 
     def __init__(self, card: Card, size: int, working: int) -> None:
         self.card, self.working = card, working
@@ -78,49 +78,49 @@ def card(tmp_path: Path) -> Callable[..., Card]:
     return partial(Card, tmp_path)
 
 
-def test_a_network_that_takes_more_than_guessed_counts_from_when_it_is_loaded(card) -> None:
-    there = card(1000, 600)
-    there.net("a").run(None, 1)
-    assert there.net("b", 550).card is there  # asked about itself, as when it is opened
-    assert there.pool.loaded == {"b": 550 * MEGABYTE}
-    assert there.pool.notes == ["a was unloaded to make room for b"]
+def test_actual_size_of_a_loaded_network_counts(card) -> None:
+    gpu = card(1000, 600)
+    gpu.net("a").run(None, 1)
+    assert gpu.net("b", 550).card is gpu  # attribute access loads the session
+    assert gpu.pool.loaded == {"b": 550 * MEGABYTE}
+    assert gpu.pool.notes == ["a was unloaded to make room for b"]
 
 
-def test_what_is_made_beside_a_network_counts_whenever_it_is_loaded(card) -> None:
-    there = card(1000, 600)
-    net = there.net("a")
+def test_tracked_growth_counts_whenever_the_network_is_loaded(card) -> None:
+    gpu = card(1000, 600)
+    net = gpu.net("a")
     with net.track_growth():
-        there.take(80 * MEGABYTE)
-    assert there.pool.loaded == {"a": 230 * MEGABYTE}
-    there.give(80 * MEGABYTE)
-    assert there.pool.unload_idle()
+        gpu.take(80 * MEGABYTE)
+    assert gpu.pool.loaded == {"a": 230 * MEGABYTE}
+    gpu.give(80 * MEGABYTE)
+    assert gpu.pool.unload_idle()
     net.run(None, 1)
-    assert there.pool.loaded == {"a": 230 * MEGABYTE}
+    assert gpu.pool.loaded == {"a": 230 * MEGABYTE}
 
 
-def test_the_least_recently_used_leaves(card) -> None:
-    there = card(1000, 510)
-    a, b, c, d = map(there.net, "abcd")
+def test_least_recently_used_network_is_unloaded(card) -> None:
+    gpu = card(1000, 510)
+    a, b, c, d = map(gpu.net, "abcd")
     for net in (a, b, c, a):  # all fit
         assert net.run(None, 21) == 42
-    assert there.pool.loaded == dict.fromkeys("bca", 150 * MEGABYTE)
-    assert not there.pool.notes
+    assert gpu.pool.loaded == dict.fromkeys("bca", 150 * MEGABYTE)
+    assert not gpu.pool.notes
     d.run(None, 1)
-    assert list(there.pool.loaded) == ["c", "a", "d"]
+    assert list(gpu.pool.loaded) == ["c", "a", "d"]
 
 
-def test_nothing_holds_a_session_once_its_call_is_over(card) -> None:
-    there = card(1000, 400)
-    net = there.net("a")
-    with there.pool.using(net):
+def test_session_can_be_unloaded_after_its_call(card) -> None:
+    gpu = card(1000, 400)
+    net = gpu.net("a")
+    with gpu.pool.using(net):
         assert net.run(None, 1) == 2
-    assert there.pool.unload_idle()
-    assert (there.taken, net.session) == (0, None)
+    assert gpu.pool.unload_idle()
+    assert (gpu.taken, net.session) == (0, None)
 
 
-def test_several_threads_share_a_budget_for_two(card) -> None:
-    there = card(1000, 400)
-    nets = [there.net(name) for name in "abcd"]
+def test_threads_share_a_budget_for_two_networks(card) -> None:
+    gpu = card(1000, 400)
+    nets = [gpu.net(name) for name in "abcd"]
     results: list[int] = []
 
     def work(seed: int) -> None:
@@ -133,8 +133,8 @@ def test_several_threads_share_a_budget_for_two(card) -> None:
     for thread in threads:
         thread.join(TIMEOUT)
     assert results == [2] * 200
-    assert there.peak <= 400 * MEGABYTE
-    assert len(there.pool.loaded) == 2
+    assert gpu.peak <= 400 * MEGABYTE
+    assert len(gpu.pool.loaded) == 2
 
 
 @pytest.mark.parametrize(
@@ -145,24 +145,24 @@ def test_several_threads_share_a_budget_for_two(card) -> None:
     ],
     ids=["loading", "running"],
 )
-def test_memory_that_runs_out_is_made_and_tried_again(card, size: int, working: int, note: str) -> None:
-    there = card(size, 900)  # the budget is more than the card has
+def test_out_of_memory_is_retried_after_unloading(card, size: int, working: int, note: str) -> None:
+    gpu = card(size, 900)  # the budget exceeds the GPU's memory
     for name in "ab":
-        assert there.net(name, working=working).run(None, 1) == 2
-    assert list(there.pool.loaded) == ["b"]
-    assert there.pool.notes == [note]
+        assert gpu.net(name, working=working).run(None, 1) == 2
+    assert list(gpu.pool.loaded) == ["b"]
+    assert gpu.pool.notes == [note]
 
 
-def test_what_does_not_fit_at_all_is_an_error_with_a_remedy(card) -> None:
-    there = card(100, 90)
+def test_network_larger_than_the_budget_is_an_error_with_a_remedy(card) -> None:
+    gpu = card(100, 90)
     with pytest.raises(
         OutOfMemoryError, match=r"a\.onnx: the network needs 200 MB of memory, but only 90 MB.*lighter preset"
     ):
-        there.net("a").run(None, 1)
-    assert there.taken == 0
+        gpu.net("a").run(None, 1)
+    assert gpu.taken == 0
 
 
-def test_a_fault_that_is_not_about_memory_is_not_retried(card) -> None:
+def test_other_errors_are_not_retried(card) -> None:
     tries = []
 
     def broken() -> Any:
@@ -174,25 +174,25 @@ def test_a_fault_that_is_not_about_memory_is_not_retried(card) -> None:
     assert len(tries) == 1
 
 
-def test_waits_for_other_programs_as_long_as_allowed(card) -> None:
+def test_wait_for_memory_of_other_programs_is_limited(card) -> None:
     now = [0.0]
 
     def sleep(seconds: float) -> None:
         now[0] += seconds
         if now[0] >= 3:
-            there.foreign = 0
+            gpu.foreign = 0
 
-    there = card(500, 400, wait=30.0, sleep=sleep, clock=lambda: now[0])
-    there.foreign = 450 * MEGABYTE
-    assert there.net("a").run(None, 1) == 2
-    assert there.pool.notes == ["a: waited 3.0 s for memory to become free"]
-    there.foreign, now[0] = 400 * MEGABYTE, -100.0
+    gpu = card(500, 400, wait=30.0, sleep=sleep, clock=lambda: now[0])
+    gpu.foreign = 450 * MEGABYTE
+    assert gpu.net("a").run(None, 1) == 2
+    assert gpu.pool.notes == ["a: waited 3.0 s for memory to become free"]
+    gpu.foreign, now[0] = 400 * MEGABYTE, -100.0
     with pytest.raises(OutOfMemoryError):
-        there.net("b").run(None, 1)
+        gpu.net("b").run(None, 1)
     assert now[0] == -70
 
 
-def test_a_runtime_opens_its_networks_through_the_pool(standins: Path) -> None:
+def test_runtime_opens_networks_through_the_pool(standins: Path) -> None:
     pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40)
     network = Runtime("cpu", pool=pool).open(standins / "inswapper_128.onnx")
     assert network.standin
@@ -205,7 +205,7 @@ def test_a_runtime_opens_its_networks_through_the_pool(standins: Path) -> None:
     assert list(pool.loaded) == ["inswapper_128"]
 
 
-def test_the_gpus_pool_takes_what_is_free_but_a_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budget_of_the_gpu_pool_is_free_memory_minus_a_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "gpu_memory", lambda: (2 << 30, 15 << 30))
     pool = engine.gpu_pool(wait=5.0)
     assert pool.budget == (13 << 30) - (512 << 20)
@@ -216,7 +216,7 @@ def test_the_gpus_pool_takes_what_is_free_but_a_reserve(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "CUDA failure 2: out of memory ; GPU=0",
         "CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED",
@@ -228,7 +228,7 @@ def test_the_gpus_pool_takes_what_is_free_but_a_reserve(monkeypatch: pytest.Monk
         "std::bad_alloc",
     ],
 )
-def test_ways_to_say_that_memory_ran_out(said: str) -> None:
-    assert is_out_of_memory(RuntimeError(said))
+def test_out_of_memory_messages_are_recognised(message: str) -> None:
+    assert is_out_of_memory(RuntimeError(message))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(ValueError("Got invalid dimensions"))

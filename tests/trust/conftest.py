@@ -15,8 +15,8 @@ __all__ = ["batch", "faceless_models"]
 
 
 @dataclass(frozen=True)
-class Done:
-    """A batch that is done: its targets, its output folder, and its report."""
+class FinishedBatch:
+    """Targets, output folder and report of a finished batch."""
 
     targets: Path
     out: Path
@@ -24,11 +24,11 @@ class Done:
 
 
 @pytest.fixture(scope="session")
-def done(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> Done:
-    """One batch over files of every kind that is marked in a way of its own."""
-    folder = tmp_path_factory.mktemp("done")
+def finished_batch(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> FinishedBatch:
+    """A batch with one file of each format that is marked differently."""
+    folder = tmp_path_factory.mktemp("batch")
     targets, out = folder / "in", folder / "out"
     targets.mkdir()
     for suffix in (".mp4", ".mkv", ".png", ".webp", ".jpg", ".bmp"):
         made(targets / f"a{suffix}")
-    return Done(targets, out, run_here(draw_photo(folder), targets, out, constant_models))
+    return FinishedBatch(targets, out, run_here(draw_photo(folder), targets, out, constant_models))

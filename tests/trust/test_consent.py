@@ -1,4 +1,4 @@
-"""Consent: what is taken as a sentence and as a file, who is named, and what the demo's covers."""
+"""Consent as a statement or file, the people it names, and the demo's consent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from colab_helpers.trust.consent import (
 from colab_helpers.trust.records import GROUNDS, Consent, ConsentedPerson, Ground
 
 
-def test_a_demo_file_is_known_by_its_hash(tmp_path: Path) -> None:
+def test_demo_file_is_recognised_by_its_hash(tmp_path: Path) -> None:
     target = tmp_path / "targets" / "clip.mp4"
     target.parent.mkdir()
     target.write_bytes(b"clip")
@@ -42,11 +42,11 @@ def test_a_demo_file_is_known_by_its_hash(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "statement", ["self", "Ana Ruiz and Jon Lee:  written consent,\n2026-10-01", "licensed stock footage"]
 )
-def test_statements_that_say_who_and_why_are_taken(statement: str, tmp_path: Path) -> None:
-    given = require_consent(statement, [tmp_path / "x.mp4"])
-    assert given == Consent(statement=" ".join(statement.split()))
-    assert given.record() == {"statement": given.text}
-    assert parse_consent(given.text) == given
+def test_statement_of_people_and_ground_is_accepted(statement: str, tmp_path: Path) -> None:
+    consent = require_consent(statement, [tmp_path / "x.mp4"])
+    assert consent == Consent(statement=" ".join(statement.split()))
+    assert consent.record() == {"statement": consent.text}
+    assert parse_consent(consent.text) == consent
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_statements_that_say_who_and_why_are_taken(statement: str, tmp_path: Pat
         '{"people": [{"name": "a", "ground": "her own idea"}]}',
     ],
 )
-def test_what_a_file_may_not_leave_out_no_other_way_may(text: str) -> None:
+def test_incomplete_consent_is_refused_in_any_form(text: str) -> None:
     with pytest.raises(ConsentError, match="does not say who is shown and why"):
         require_consent(text, [])
 
 
-def test_a_ground_may_be_named_in_the_language_spoken() -> None:
+def test_ground_may_be_given_in_the_current_language() -> None:
     with pytest.raises(ConsentError, match="grounds are: self"):
         require_consent("uno mismo", [])
     with use_language("es"):
@@ -74,22 +74,22 @@ def test_a_ground_may_be_named_in_the_language_spoken() -> None:
             require_consent("algo", [])
 
 
-def test_who_is_named_is_found_however_it_is_spelt() -> None:
-    sentence = Consent(statement="Ana Ruíz (source), JON-LEE (video): written consent")
+def test_names_match_in_other_spellings() -> None:
+    statement = Consent(statement="Ana Ruíz (source), JON-LEE (video): written consent")
     named = ["ana ruiz", "Ana", "Jon Lee", "ana_ruíz", "jon.lee"]
-    assert sentence.unnamed(named) == []
-    strangers = ["An", "Ruiz Ana", "Lee (video) x", "p1", "Jo"]
-    assert sentence.unnamed([*strangers, *named, "p1"]) == strangers
+    assert statement.unnamed(named) == []
+    unnamed = ["An", "Ruiz Ana", "Lee (video) x", "p1", "Jo"]
+    assert statement.unnamed([*unnamed, *named, "p1"]) == unnamed
     assert Consent().unnamed(["Ana"]) == ["Ana"]
-    each = Consent(
+    people = Consent(
         statement="Bob is a good film",
         people=(
             ConsentedPerson(name="Ana Ruíz", ground="self"),
             ConsentedPerson(name="JON-LEE", ground="licensed"),
         ),
     )
-    # Names count, not the sentence, and whole ones: another Ana is somebody else.
-    assert each.unnamed([*named, "Bob", "ruiz jon"]) == ["Ana", "Bob", "ruiz jon"]
+    # Only the full names of `people` count, not the statement.
+    assert people.unnamed([*named, "Bob", "ruiz jon"]) == ["Ana", "Bob", "ruiz jon"]
 
 
 FILE = """\
@@ -111,29 +111,25 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_says_of_each_who_agreed_and_stays_as_it_was_read(file: Path) -> None:
-    given = require_consent(f" {file} ", [], ["ana_ruiz", "JON LEE"])
-    assert given.record() == {
+def test_consent_file_is_read_once_with_all_people(file: Path) -> None:
+    consent = require_consent(f" {file} ", [], ["ana_ruiz", "JON LEE"])
+    signed = {"given_by": "Jon Lee, 2026-10-01", "document": "contracts/jon lee.pdf"}
+    assert consent.record() == {
         "statement": "Dubbing of Two Doors, scenes 3 to 7.",
         "people": [
             {"name": "Ana Ruíz", "ground": "self"},
-            {
-                "name": "Jon Lee",
-                "ground": "written consent",
-                "given_by": "Jon Lee, 2026-10-01",
-                "document": "contracts/jon lee.pdf",
-            },
+            {"name": "Jon Lee", "ground": "written consent", **signed},
             {"name": "Hanna", "ground": "synthetic"},
         ],
     }
     file.unlink()
-    assert require_consent(given.text, [], ["hanna"]) == given
+    assert require_consent(consent.text, [], ["hanna"]) == consent
     with pytest.raises(ConsentError, match=r"no ground of consent is given for bob.*below 'people:'"):
-        require_consent(given.text, [], ["bob", "ana ruiz"])
+        require_consent(consent.text, [], ["bob", "ana ruiz"])
     assert get_args(Ground) == GROUNDS
 
 
-def test_a_file_without_a_sentence_makes_one(file: Path) -> None:
+def test_statement_is_generated_for_a_file_without_one(file: Path) -> None:
     file.write_text(
         "people:\n  Ana: self\n  Old film: {ground: public archive, given_by: 'Filmoteca, CC0'}\n"
     )
@@ -144,7 +140,7 @@ def test_a_file_without_a_sentence_makes_one(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("people:\n  Ana: her own idea\n", "line 2: the ground of Ana is missing, or none of: self"),
         ("people:\n  Ana: {given_by: me}\n", "line 2: the ground of Ana is missing"),
@@ -166,15 +162,15 @@ def test_a_file_without_a_sentence_makes_one(file: Path) -> None:
         ("people:\n  Ana: \x00\n", "line 2: |special characters"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_a_file_is_told_with_its_line(file: Path, text: str, told: str) -> None:
+def test_error_in_consent_file_names_the_line(file: Path, text: str, message: str) -> None:
     file.write_text(text)
-    with pytest.raises(ConsentError, match=told) as caught:
+    with pytest.raises(ConsentError, match=message) as caught:
         require_consent(str(file), [])
     assert str(caught.value).startswith(str(file))
     assert "{ground: written consent" in caught.value.remedy
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_unreadable_consent_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.yml").write_bytes(b"people: {Ana\xe9: self}")
     os.mkfifo(tmp_path / "pipe.yaml")
     for name in ("none.yaml", "bad.yml", "pipe.yaml"):

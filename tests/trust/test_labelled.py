@@ -1,4 +1,4 @@
-"""The visible label of what is delivered, and what report and manifest say of it."""
+"""The visible label in results, reports and manifests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ON = CPU.with_overrides(visible_label="always", visible_label_text="Not real", d
 
 
 @pytest.mark.usefixtures("pages")
-def test_results_are_labelled_and_say_so_and_so_does_what_stands_instead(batch, tmp_path: Path) -> None:
+def test_label_or_disclosure_is_in_result_report_and_manifest(batch, tmp_path: Path) -> None:
     targets = [made(tmp_path / f"a{suffix}") for suffix in (".mp4", ".png")]
     plain, labelled = (
         batch(*targets, settings=settings, out=tmp_path / name)
@@ -38,8 +38,9 @@ def test_results_are_labelled_and_say_so_and_so_does_what_stands_instead(batch, 
         assert after.mark is not None
         assert (before.mark.label, before.mark.disclosure) == ("", "test")
         assert (after.mark.label, after.mark.disclosure) == ("Not real", "")
-        given = [actions(read_mark(Path(str(file.output)))[1])[1]["parameters"] for file in (before, after)]
-        assert [(one.get(LABEL), one.get(DISCLOSURE)) for one in given] == [
+        stores = [read_mark(Path(str(file.output)))[1] for file in (before, after)]
+        parameters = [actions(store)[1]["parameters"] for store in stores]
+        assert [(each.get(LABEL), each.get(DISCLOSURE)) for each in parameters] == [
             (None, "test"),
             ("Not real", None),
         ]
@@ -59,27 +60,13 @@ def test_results_are_labelled_and_say_so_and_so_does_what_stands_instead(batch, 
     assert (cv2.imread(str(tmp_path / "plain" / "a.png")) != image)[20:].any()
 
 
-KINDS = (
-    ".mp4",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".jpg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".apng",
-    ".tif",
-    ".bmp",
-    ".avif",
-    ".heic",
-)
+KINDS = [".mp4", ".mov", ".mkv", ".webm", ".avi"]
+KINDS += [".jpg", ".png", ".webp", ".gif", ".apng", ".tif", ".bmp", ".avif", ".heic"]
 
 
-def test_whatever_is_delivered_says_of_itself_what_it_is(batch, tmp_path: Path) -> None:
+def test_results_of_every_format_are_marked(batch, tmp_path: Path) -> None:
     known = [kind for kind in KINDS if is_video(f"a{kind}") or is_writable(kind)]
-    assert set(KINDS) - set(known) <= {".avif", ".heic"}  # where this machine cannot write them
+    assert set(KINDS) - set(known) <= {".avif", ".heic"}  # unless they can be written here
     targets = [made(tmp_path / f"{kind[1:]}{kind}") for kind in known]
     report = batch(*targets, settings=ON.with_overrides(keep_frames=True))
     assert [file.error for file in report.files] == [None] * len(known)
@@ -91,23 +78,20 @@ def test_whatever_is_delivered_says_of_itself_what_it_is(batch, tmp_path: Path) 
         assert "visible label: Not real" in found.lines[1]
         assert sha256_of(Path(file.target)) in found.lines[0]
         for kept in sorted(Path(file.frames_folder).iterdir()) if file.frames_folder else []:
-            said = verify(kept, anchors=b"")
-            assert said.state == "unmarked"
-            assert said.lines[-1] == "its metadata says: compositeWithTrainedAlgorithmicMedia", kept
+            verdict = verify(kept, anchors=b"")
+            assert verdict.state == "unmarked"
+            assert verdict.lines[-1] == "its metadata says: compositeWithTrainedAlgorithmicMedia", kept
     assert sum(bool(file.frames_folder) for file in report.files) == 6
 
 
-def test_a_manifest_in_another_form_is_told_as_one(tmp_path: Path) -> None:
+def test_manifest_of_unknown_structure_is_reported(tmp_path: Path) -> None:
     target = made(tmp_path / "a.png")
     by = marks(target, networks={"swap": [1, {"two": 2}]})
     found = verify(published(target, tmp_path / "b.png", by=by), anchors=b"")
-    assert (found.state, found.lines[0]) == (
-        "valid",
-        "its manifest has an unknown structure",
-    )
+    assert (found.state, found.lines[0]) == ("valid", "its manifest has an unknown structure")
 
 
-def test_a_picture_in_memory_is_labelled(photo: Path, constant_models: Path, consent: str) -> None:
+def test_swapped_picture_in_memory_is_labelled(photo: Path, constant_models: Path, consent: str) -> None:
     image = np.full((240, 320, 3), 120, np.uint8)
     given = {"consent": consent, "models_dir": constant_models}
     plain, labelled = (swap_image(photo, image, settings=settings, **given) for settings in (CPU, ON))
@@ -116,24 +100,23 @@ def test_a_picture_in_memory_is_labelled(photo: Path, constant_models: Path, con
     assert changed[:, 0].min() > 200
 
 
-def test_no_work_is_begun_with_a_label_that_cannot_be_drawn(batch, tmp_path: Path) -> None:
+def test_undrawable_label_is_refused_before_any_work(batch, tmp_path: Path) -> None:
     settings = ON.with_overrides(visible_label_text="\x07")
     with pytest.raises(SettingsError, match="cannot be drawn"):
         batch(made(tmp_path / "a.png"), settings=settings)
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-def test_the_words_are_part_of_a_works_key_and_the_disclosure_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_key_includes_the_label_but_not_the_disclosure(monkeypatch: pytest.MonkeyPatch) -> None:
     def key(**settings: object) -> str:
         given = {"target": "t", "sources": ["s"], "person_filter": [], "models": {}, "encoder": "auto"}
         return work_key(settings=Settings(**settings), **given)
 
-    usual = key()
-    assert (
-        len({usual, key(visible_label_text="b"), key(visible_label="start"), key(visible_label_size=3)}) == 4
-    )
-    assert key(disclosure="said") == usual
-    assert key(visible_label_text="AI-altered faces") == usual
+    default = key()
+    changed = {key(visible_label_text="b"), key(visible_label="start"), key(visible_label_size=3)}
+    assert len({default, *changed}) == 4
+    assert key(disclosure="x") == default
+    assert key(visible_label_text="AI-altered faces") == default
     monkeypatch.setattr(labels, "tr", lambda text: "Rostros alterados con IA")
-    assert key() != usual
+    assert key() != default
     assert keys.Label is labels.Label

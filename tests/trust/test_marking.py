@@ -7,7 +7,7 @@ import resource
 import shutil
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,18 +59,15 @@ PICTURES = (".jpg", ".png", ".webp", ".gif", ".tif", ".avif", ".bmp")
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", *PICTURES])
-def test_every_format_holds_a_mark_that_fits_its_bytes_only(suffix: str, tmp_path: Path) -> None:
+def test_mark_in_every_format_is_valid_for_its_bytes_only(suffix: str, tmp_path: Path) -> None:
     target = made(tmp_path / f"target{suffix}")
     output = published(target, tmp_path / "out" / f"result{suffix}")
     assert media(output) == media(target)
-    beside = sidecar(output)
-    assert (beside is not None) == (suffix in (".mkv", ".bmp"))
-    assert {path.name for path in output.parent.iterdir()} == {
-        output.name,
-        *([beside.name] if beside else []),
-    }
-    assert read_mark(output, beside=beside)[0] == "Valid"
-    state, store = read_mark(output, beside=beside, anchor=local_anchor())
+    manifest = sidecar(output)
+    assert (manifest is not None) == (suffix in (".mkv", ".bmp"))
+    assert {*output.parent.iterdir()} == {output, manifest or output}
+    assert read_mark(output, beside=manifest)[0] == "Valid"
+    state, store = read_mark(output, beside=manifest, anchor=local_anchor())
     assert state == "Trusted"
     opened, edited = actions(store)
     assert opened["parameters"][DIGEST] == sha256_of(target)
@@ -81,11 +78,11 @@ def test_every_format_holds_a_mark_that_fits_its_bytes_only(suffix: str, tmp_pat
     data = bytearray(output.read_bytes())
     data[len(data) - 60 if suffix != ".mp4" else data.index(b"mdat") + 90] ^= 1
     output.write_bytes(data)
-    assert read_mark(output, beside=beside, anchor=local_anchor())[0] == "Invalid"
+    assert read_mark(output, beside=manifest, anchor=local_anchor())[0] == "Invalid"
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_mark_of_the_target_is_kept_within(suffix: str, tmp_path: Path) -> None:
+def test_mark_of_the_target_is_kept_as_ingredient(suffix: str, tmp_path: Path) -> None:
     first = published(made(tmp_path / f"target{suffix}"), tmp_path / f"first{suffix}")
     by = marks(first, target_manifest=sidecar(first))
     _, store = read_mark(published(made(tmp_path / "new.mov"), tmp_path / "second.mov", by=by))
@@ -95,7 +92,7 @@ def test_a_mark_of_the_target_is_kept_within(suffix: str, tmp_path: Path) -> Non
     assert [one["title"] for one in kept["ingredients"]] == [f"target{suffix}"]
 
 
-def test_a_target_that_is_not_what_its_name_says_is_named_all_the_same(tmp_path: Path) -> None:
+def test_target_with_wrong_suffix_is_named_in_the_mark(tmp_path: Path) -> None:
     odd = tmp_path / "odd.jpg"
     odd.write_bytes(b"\xff\xd8\xffno picture")
     output, by = tmp_path / "a.mp4", marks(odd)
@@ -105,13 +102,13 @@ def test_a_target_that_is_not_what_its_name_says_is_named_all_the_same(tmp_path:
     assert (state, actions(store)[0]["parameters"][DIGEST]) == ("Valid", sha256_of(odd))
 
 
-def test_what_was_not_changed_is_not_said_to_be(tmp_path: Path) -> None:
+def test_unchanged_result_has_no_edit_action(tmp_path: Path) -> None:
     output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", actions=())
     assert [one["action"] for one in actions(read_mark(output)[1])] == ["c2pa.opened", "c2pa.transcoded"]
     assert (marks(output).comment(()), marks(output).parts(())) == ("", {})
 
 
-def test_whoever_was_only_hidden_is_not_said_to_be_made_by_ai(tmp_path: Path) -> None:
+def test_blurred_faces_are_not_marked_as_ai_generated(tmp_path: Path) -> None:
     output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", actions=["blur"])
     _, edited = actions(read_mark(output)[1])
     assert "digitalSourceType" not in edited
@@ -121,16 +118,16 @@ def test_whoever_was_only_hidden_is_not_said_to_be_made_by_ai(tmp_path: Path) ->
     assert both.startswith("Faces swapped and enhanced by AI; Faces made unrecognisable (")
 
 
-def test_only_the_networks_that_were_used_are_named(tmp_path: Path) -> None:
+def test_mark_names_only_the_used_networks(tmp_path: Path) -> None:
     output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", actions=["enhance"])
     _, edited = actions(read_mark(output)[1])
     assert (edited["description"], edited["parameters"][NETWORKS]) == ("Faces enhanced by AI", ["two"])
     assert COMPOSITE_SOURCE_TYPE in marks(output).parts(["enhance"])["xmp"].decode()
 
 
-def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
-    assert len(done.report.files) == 6
-    for file in done.report.files:
+def test_batch_results_are_marked_and_reported(finished_batch) -> None:
+    assert len(finished_batch.report.files) == 6
+    for file in finished_batch.report.files:
         output = Path(str(file.output))
         state, store = read_mark(output, beside=sidecar(output), anchor=local_anchor())
         assert (state, actions(store)[0]["parameters"][DIGEST]) == ("Trusted", sha256_of(Path(file.target)))
@@ -138,59 +135,55 @@ def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
         assert file.mark is not None
         assert (file.mark.beside, file.mark.made_here) == (output.suffix in (".mkv", ".bmp"), True)
     for name, kind in (("a.png", "XML:com.adobe.xmp"), ("a.webp", "xmp"), ("a.jpg", "xmp")):
-        with Image.open(done.out / name) as image:
+        with Image.open(finished_batch.out / name) as image:
             assert COMPOSITE_SOURCE_TYPE in str(image.info[kind])
     for name in ("a.mp4", "a.mkv"):
-        with av.open(str(done.out / name)) as container:
+        with av.open(str(finished_batch.out / name)) as container:
             (comment,) = (text for key, text in container.metadata.items() if key.lower() == "comment")
         assert comment.startswith("shot in Lima; Faces swapped and enhanced by AI (colab_helpers ")
         assert file_tags({"COMMENT": comment}, comment=comment.partition("; ")[2]) == {"COMMENT": comment}
-    page = (done.out / "report.html").read_text()
+    page = (finished_batch.out / "report.html").read_text()
     assert page.count("in the file, signed with the certificate made on this machine") == 4
     assert page.count("in a sidecar file, signed with the certificate made on this machine") == 2
 
 
-def test_a_result_without_its_manifest_is_made_again(batch, done, tmp_path: Path) -> None:
-    out = shutil.copytree(done.out, tmp_path / "out")
+def test_result_without_its_manifest_is_made_again(batch, finished_batch, tmp_path: Path) -> None:
+    out = shutil.copytree(finished_batch.out, tmp_path / "out")
     (out / "a.mkv.c2pa").unlink()
-    shutil.copyfile(done.out / "a.mkv.c2pa", out / "a.bmp.c2pa")  # as where a crash came between the two
+    shutil.copyfile(finished_batch.out / "a.mkv.c2pa", out / "a.bmp.c2pa")  # as after a crash between the two
     settings = CPU.with_overrides(segment_seconds=1.0)
-    targets = [done.targets / f"a.{suffix}" for suffix in ("mkv", "bmp", "mp4")]
-    again = batch(*targets, sources=done.report.files[0].source, settings=settings)
+    targets = [finished_batch.targets / f"a.{suffix}" for suffix in ("mkv", "bmp", "mp4")]
+    again = batch(*targets, sources=finished_batch.report.files[0].source, settings=settings)
     kept = [KEPT in file.fallbacks for file in again.files]
     assert kept == [False, False, True]
     for name in ("a.mkv", "a.bmp"):
         assert read_mark(out / name, beside=sidecar(out / name))[0] == "Valid"
 
 
-def test_a_result_that_fails_leaves_no_manifest_and_an_earlier_one_keeps_its_own(
-    batch, done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_failed_result_does_not_replace_an_earlier_manifest(
+    batch, finished_batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = shutil.copytree(done.out, tmp_path / "out")
-    targets, settings = (
-        [done.targets / "a.bmp", made(tmp_path / "b.bmp")],
-        CPU.with_overrides(colour_match=False),
-    )
-    genuine = Marks.seal
+    out = shutil.copytree(finished_batch.out, tmp_path / "out")
+    targets = [finished_batch.targets / "a.bmp", made(tmp_path / "b.bmp")]
+    settings = CPU.with_overrides(colour_match=False)
+    seal = Marks.seal
 
-    def broken(*given: object) -> None:
-        genuine(*given)
+    def broken(self: Marks, partial: Path, output: Path, actions: Sequence[str]) -> None:
+        seal(self, partial, output, actions)
         raise MediaError("broken", where="", remedy="")
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            Marks, "seal", lambda self, partial, output, actions: broken(self, partial, output, actions)
-        )
+        patch.setattr(Marks, "seal", broken)
         failed = batch(*targets, settings=settings)
     assert [file.status for file in failed.files] == ["failed", "failed"]
-    assert (out / "a.bmp.c2pa").read_bytes() == (done.out / "a.bmp.c2pa").read_bytes()
+    assert (out / "a.bmp.c2pa").read_bytes() == (finished_batch.out / "a.bmp.c2pa").read_bytes()
     assert not (out / "b.bmp.c2pa").exists()
     assert batch(*targets, settings=settings).ok
     for name in ("a.bmp", "b.bmp"):
         assert read_mark(out / name, beside=sidecar(out / name))[0] == "Valid"
 
 
-def test_a_manifest_beside_a_result_is_on_the_drive_before_it(
+def test_sidecar_is_copied_to_drive_before_the_result(
     batch, faceless_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied: list[str] = []
@@ -206,18 +199,18 @@ def test_a_manifest_beside_a_result_is_on_the_drive_before_it(
     output = Path(file.output)
     assert read_mark(output, beside=sidecar(output))[0] == "Valid"
     settings = CPU.with_overrides(frame_processors="face_enhancer")
-    usual = {"sources": (), "models_dir": faceless_models, "work_dir": tmp_path / "work"}
-    (file,) = batch(Path(file.target), settings=settings, **usual).files
+    options = {"sources": (), "models_dir": faceless_models, "work_dir": tmp_path / "work"}
+    (file,) = batch(Path(file.target), settings=settings, **options).files
     assert (file.mark, sidecar(output).exists()) == (None, False)
     assert sha256_of(output) == sha256_of(Path(file.target))
 
 
-def test_a_copy_of_the_target_stays_what_it_is(batch, faceless_models: Path, tmp_path: Path) -> None:
+def test_copied_target_is_not_marked(batch, faceless_models: Path, tmp_path: Path) -> None:
     settings = CPU.with_overrides(frame_processors="face_enhancer", skip_audio=True)
     target, video = made(tmp_path / "target.png"), made(tmp_path / "target.mp4")
     marked = published(made(tmp_path / "own.bmp"), tmp_path / "marked.bmp")
-    usual = {"sources": (), "models_dir": faceless_models, "settings": settings}
-    copied, stored, kept = batch(target, video, marked, **usual).files
+    options = {"sources": (), "models_dir": faceless_models, "settings": settings}
+    copied, stored, kept = batch(target, video, marked, **options).files
     assert read_mark(Path(kept.output), beside=sidecar(Path(kept.output)))[0] == "Valid"
     assert (kept.mark, kept.manifest) == (None, sha256_of(tmp_path / "marked.bmp.c2pa"))
     assert Path(copied.output).read_bytes() == target.read_bytes()
@@ -225,31 +218,31 @@ def test_a_copy_of_the_target_stays_what_it_is(batch, faceless_models: Path, tmp
     assert [one["action"] for one in actions(read_mark(Path(stored.output))[1])][1:] == ["c2pa.transcoded"]
 
 
-def test_links_that_lie_in_an_output_folder_are_not_followed(batch, done, tmp_path: Path) -> None:
+def test_symbolic_links_in_the_output_folder_are_not_followed(batch, finished_batch, tmp_path: Path) -> None:
     own, out = tmp_path / "own.txt", tmp_path / "out"
     own.write_text("mine")
     out.mkdir()
     parts = [hidden_name(out / name) for name in ("a.mp4", "a.mkv", "a.png", "a.mkv.c2pa")]
     for name in (*parts, hidden_name(parts[0]), out / f".report.json.{os.getpid()}.part"):
         (out / name).symlink_to(own)
-    assert batch(*(done.targets / f"a.{suffix}" for suffix in ("mp4", "mkv", "png"))).ok
+    assert batch(*(finished_batch.targets / f"a.{suffix}" for suffix in ("mp4", "mkv", "png"))).ok
     assert own.read_text() == "mine"
     for name in ("a.mp4", "a.mkv", "a.png"):
         assert read_mark(out / name, beside=sidecar(out / name))[0] == "Valid"
     (out / "journal.jsonl").rename(tmp_path / "journal.jsonl")
     (out / "journal.jsonl").symlink_to(own)
     with pytest.raises(OutputError, match="symbolic links"):
-        batch(done.targets / "a.png")
+        batch(finished_batch.targets / "a.png")
     assert own.read_text() == "mine"
 
 
 @pytest.fixture(scope="module")
 def killer() -> FaultInjector:
-    return FaultInjector()  # what listens to Python's calls does so for ever
+    return FaultInjector()  # an audit hook cannot be removed
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_an_unmarked_result_is_never_in_place_wherever_the_run_is_killed(
+def test_killed_run_never_leaves_an_unmarked_result(
     suffix: str, tmp_path: Path, killer: FaultInjector
 ) -> None:
     target, by = made(tmp_path / f"target{suffix}"), load_credentials(LOCAL)
@@ -264,31 +257,31 @@ def test_an_unmarked_result_is_never_in_place_wherever_the_run_is_killed(
             continue
         break
     assert step > 8
-    assert list((tmp_path / "7").iterdir()), "nothing was begun"
+    assert list((tmp_path / "7").iterdir()), "no file was written"
     assert read_mark(output, beside=sidecar(output))[0] == "Valid"
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_stop_while_it_is_signed_leaves_nothing(suffix: str, tmp_path: Path) -> None:
+def test_interrupted_signing_leaves_no_file(suffix: str, tmp_path: Path) -> None:
     target, beats = made(tmp_path / f"target{suffix}"), list[None]()
-    published(target, tmp_path / f"whole{suffix}", by=marks(target, heartbeat=lambda: beats.append(None)))
+    published(target, tmp_path / f"complete{suffix}", by=marks(target, heartbeat=lambda: beats.append(None)))
 
-    def stopping(at: int) -> Callable[[], None]:
-        left = count(1)
+    def interrupt_at(at: int) -> Callable[[], None]:
+        calls = count(1)
 
         def heartbeat() -> None:
-            if next(left) == at:
+            if next(calls) == at:
                 raise KeyboardInterrupt
 
         return heartbeat
 
     for at in {1, 2, len(beats) // 2, len(beats) - 1, len(beats)}:
         with pytest.raises(KeyboardInterrupt):
-            published(target, tmp_path / "out" / f"a{suffix}", by=marks(target, heartbeat=stopping(at)))
+            published(target, tmp_path / "out" / f"a{suffix}", by=marks(target, heartbeat=interrupt_at(at)))
         assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_cannot_be_marked_is_not_delivered(tmp_path: Path) -> None:
+def test_file_that_cannot_be_marked_is_not_written(tmp_path: Path) -> None:
     broken = tmp_path / "a.mp4"
     flags = {"movflags": "frag_keyframe+empty_moov"}
     parts = make(tmp_path / "parts.mp4", Spec(container=flags)).read_bytes()
@@ -300,7 +293,7 @@ def test_what_cannot_be_marked_is_not_delivered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".png"])
-def test_a_disk_that_takes_no_more_gets_no_result(suffix: str, tmp_path: Path) -> None:
+def test_full_disk_leaves_no_result(suffix: str, tmp_path: Path) -> None:
     target, before = made(tmp_path / f"target{suffix}"), resource.getrlimit(resource.RLIMIT_FSIZE)
     by = marks(target)
     resource.setrlimit(resource.RLIMIT_FSIZE, (target.stat().st_size + 100, before[1]))
@@ -313,72 +306,72 @@ def test_a_disk_that_takes_no_more_gets_no_result(suffix: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("flags", [{}, {"movflags": "faststart"}])
-def test_a_movie_is_found_where_it_went(flags: dict[str, str], tmp_path: Path) -> None:
-    said = {"comment": "x" * 400_000}  # larger than a piece that is read
-    target = make(tmp_path / "a.mp4", Spec(frames=60, sounds=(Sound(),), metadata=said, container=flags))
+def test_movie_box_before_and_after_the_data_can_be_marked(flags: dict[str, str], tmp_path: Path) -> None:
+    tags = {"comment": "x" * 400_000}  # larger than a read block
+    target = make(tmp_path / "a.mp4", Spec(frames=60, sounds=(Sound(),), metadata=tags, container=flags))
     output = published(target, tmp_path / "b.mp4")
     assert media(output) == media(target)
     assert read_mark(output)[0] == "Valid"
 
 
-def test_places_in_a_movie_move_with_it() -> None:
+def test_chunk_offsets_are_shifted_by_the_gap() -> None:
     def box(kind: bytes, *parts: bytes) -> bytes:
         return struct.pack(">I", 8 + sum(map(len, parts))) + kind + b"".join(parts)
 
-    def movie(*places: int) -> bytes:
-        tables = [box(kind, struct.pack(f">II2{digits}", 0, 2, *places)) for kind, digits in KINDS]
+    def movie(*offsets: int) -> bytes:
+        tables = [box(kind, struct.pack(f">II2{digits}", 0, 2, *offsets)) for kind, digits in KINDS]
         return box(b"ftyp", b"isom") + box(b"moov", box(b"mvhd"), *(
             box(b"trak", box(b"mdia", box(b"minf", box(b"stbl", table)))) for table in tables
         )) + struct.pack(">I4sQ", 1, b"mdat", 20) + b"abcd" + box(b"mfra")  # fmt: skip
 
-    KINDS, room = ((b"stco", "I"), (b"co64", "Q")), 1000
+    KINDS, gap = ((b"stco", "I"), (b"co64", "Q")), 1000
     written = io.BytesIO()
-    begin, digest = copy_with_gap(io.BytesIO(movie(2, 70_000)), written, room, lambda: None)
+    begin, digest = copy_with_gap(io.BytesIO(movie(2, 70_000)), written, gap, lambda: None)
     expected, data = movie(1002, 71_000), written.getvalue()
-    assert (begin, data[:12], data[12:1012], data[1012:]) == (12, expected[:12], bytes(room), expected[12:])
+    assert (begin, data[:12], data[12:1012], data[1012:]) == (12, expected[:12], bytes(gap), expected[12:])
     moov, end = struct.pack(">Q", 1012), len(expected) - 28
-    bound = moov + expected[12:end] + struct.pack(">Q", end + room) + expected[end:-8]
+    bound = moov + expected[12:end] + struct.pack(">Q", end + gap) + expected[end:-8]
     assert digest == hashlib.sha256(bound).digest()
     with pytest.raises(ValueError, match="overflow"):
-        copy_with_gap(io.BytesIO(movie(2, 2**32 - 1000)), io.BytesIO(), room, lambda: None)
+        copy_with_gap(io.BytesIO(movie(2, 2**32 - 1000)), io.BytesIO(), gap, lambda: None)
 
 
 @pytest.mark.parametrize("state", [None, "refused"])
-def test_nothing_is_sealed_before_its_content_is_allowed(state: str | None, tmp_path: Path) -> None:
+def test_result_is_not_marked_before_its_content_is_allowed(state: str | None, tmp_path: Path) -> None:
     target = made(tmp_path / "target.png")
-    seen = SimpleNamespace(decision=state and ContentDecision(state=state))
+    check = SimpleNamespace(decision=state and ContentDecision(state=state))
     with pytest.raises(RuntimeError, match="only after its target was checked and allowed"):
-        published(target, tmp_path / "out" / "a.png", by=marks(target, content=seen))
+        published(target, tmp_path / "out" / "a.png", by=marks(target, content=check))
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_key_made_here_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_key_is_readable_only_by_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "home"))
     old = os.umask(0)
     try:
-        found = load_credentials(LOCAL)
+        credentials = load_credentials(LOCAL)
     finally:
         os.umask(old)
-    kept = home() / LOCAL_NAME
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert load_credentials(LOCAL) == found
-    assert found.key.decode().strip() in kept.read_text()
-    assert "PRIVATE" not in repr(found)
-    assert found.local
+    path = home() / LOCAL_NAME
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert load_credentials(LOCAL) == credentials
+    assert credentials.key.decode().strip() in path.read_text()
+    assert "PRIVATE" not in repr(credentials)
+    assert credentials.local
 
 
-def test_one_made_here_is_relied_on_and_one_put_in_its_place_is_not(
+def test_local_certificate_replaced_by_another_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "home"))
-    made = load_checked_credentials(LOCAL)
-    assert Credentials(*read_certificates((home() / LOCAL_NAME).read_bytes()), True) == made
+    local = load_checked_credentials(LOCAL)
+    assert Credentials(*read_certificates((home() / LOCAL_NAME).read_bytes()), True) == local
 
-    def failing(_claim: Claim) -> bytes:
+    def fail(_claim: Claim) -> bytes:
         raise C2paError("no")
 
-    monkeypatch.setattr(Claim, "signed", failing)
-    assert load_checked_credentials(LOCAL) == made
+    monkeypatch.setattr(Claim, "signed", fail)
+    assert load_checked_credentials(LOCAL) == local
     certificate(home() / LOCAL_NAME)
     signing._read.cache_clear()
     with pytest.raises(SettingsError):
@@ -390,21 +383,21 @@ def test_one_made_here_is_relied_on_and_one_put_in_its_place_is_not(
     [*(ec.generate_private_key(kind) for kind in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1())),
      ed25519.Ed25519PrivateKey.generate()],
 )  # fmt: skip
-def test_every_kind_of_key_signs(key, tmp_path: Path) -> None:
+def test_all_key_types_can_sign(key, tmp_path: Path) -> None:
     anchor = certificate(tmp_path / "own.pem", key=key)
     target = made(tmp_path / "target.png")
     by = marks(target, signed_by=load_checked_credentials(str(tmp_path / "own.pem")))
     assert read_mark(published(target, tmp_path / "a.png", by=by), anchor=anchor)[0] == "Trusted"
 
 
-def test_the_key_may_come_before_the_certificates(tmp_path: Path) -> None:
+def test_key_may_precede_the_certificates(tmp_path: Path) -> None:
     certificate(own := tmp_path / "own.pem")
     chain, mark, key = own.read_text().partition("-----BEGIN PRIVATE")
     (tmp_path / "other.pem").write_text(mark + key + chain)
     assert load_checked_credentials(str(tmp_path / "other.pem")).key == load_credentials(str(own)).key
 
 
-def test_a_certificate_of_the_users_signs_for_its_name(batch, tmp_path: Path) -> None:
+def test_users_certificate_signs_with_its_name(batch, tmp_path: Path) -> None:
     own = tmp_path / "own.pem"
     anchor = certificate(own, key=rsa_key())
     settings = CPU.with_overrides(signing_certificate=str(own))
@@ -419,12 +412,9 @@ def test_a_certificate_of_the_users_signs_for_its_name(batch, tmp_path: Path) ->
 
 def _mismatched(path: Path) -> None:
     certificate(path)
-    whole = path.read_text()
+    chain = path.read_text().partition("-----BEGIN PRIVATE")[0]
     certificate(path)
-    path.write_text(
-        whole.partition("-----BEGIN PRIVATE")[0]
-        + "".join(path.read_text().partition("-----BEGIN PRIVATE")[1:])
-    )
+    path.write_text(chain + "".join(path.read_text().partition("-----BEGIN PRIVATE")[1:]))
 
 
 @pytest.mark.parametrize(
@@ -439,13 +429,8 @@ def _mismatched(path: Path) -> None:
         _mismatched,
     ],
 )
-def test_a_certificate_that_will_not_do_is_refused_before_any_work(
-    write,
-    photo: Path,
-    constant_models: Path,
-    consent: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_unsuitable_certificate_is_refused_before_any_work(
+    write, photo: Path, constant_models: Path, consent: str, tmp_path: Path, capsys
 ) -> None:
     load_checked_credentials(LOCAL)
     write(own := tmp_path / "own.pem")
@@ -455,27 +440,27 @@ def test_a_certificate_that_will_not_do_is_refused_before_any_work(
         *("--models-dir", str(constant_models), "--signing-certificate", str(own)),
     ])  # fmt: skip
     assert code == WRONG_USAGE
-    assert str(own) in (told := capsys.readouterr().err)
-    assert "PRIVATE" not in told
+    assert str(own) in (error := capsys.readouterr().err)
+    assert "PRIVATE" not in error
     assert not (tmp_path / "out.png").exists()
 
 
-def test_the_certificate_alone_makes_no_work_be_done_again() -> None:
+def test_work_key_does_not_depend_on_the_certificate() -> None:
     given = {"target": "", "sources": [], "person_filter": [], "models": {}, "encoder": ""}
     assert work_key(settings=CPU, **given) == work_key(
         settings=CPU.with_overrides(signing_certificate="own.pem"), **given
     )
 
 
-def test_pixels_and_packets_are_those_of_a_run_that_marks_nothing(
-    batch, done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_marking_changes_no_pixels_or_packets(
+    batch, finished_batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Marks, "seal", lambda *_, **__: None)
     monkeypatch.setattr(Marks, "comment", lambda *_, **__: "")
     monkeypatch.setattr(Marks, "parts", lambda *_, **__: {})
     names = ["a.mp4", "a.png"]
     settings = CPU.with_overrides(segment_seconds=1.0)
-    assert batch(*(done.targets / name for name in names), settings=settings).ok
+    assert batch(*(finished_batch.targets / name for name in names), settings=settings).ok
     for name in names:
-        assert media(done.out / name) == media(tmp_path / "out" / name)
-        assert sha256_of(done.out / name) != sha256_of(tmp_path / "out" / name)
+        assert media(finished_batch.out / name) == media(tmp_path / "out" / name)
+        assert sha256_of(finished_batch.out / name) != sha256_of(tmp_path / "out" / name)

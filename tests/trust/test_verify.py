@@ -16,21 +16,21 @@ from tests.helpers.marks import made
 
 
 @pytest.fixture
-def results(done, tmp_path: Path) -> Path:
-    """A marked MP4 and a marked MKV, whose manifest lies beside it."""
+def results(finished_batch, tmp_path: Path) -> Path:
+    """Results of a batch; the MKV's manifest is a sidecar file."""
     for name in ("a.mp4", "a.mkv"):
-        shutil.copy(done.targets / name, tmp_path)
-    return shutil.copytree(done.out, tmp_path / "out")
+        shutil.copy(finished_batch.targets / name, tmp_path)
+    return shutil.copytree(finished_batch.out, tmp_path / "out")
 
 
-def verified(capsys: pytest.CaptureFixture[str], *files: Path | str) -> tuple[int, str]:
+def run_verify(capsys: pytest.CaptureFixture[str], *files: Path | str) -> tuple[int, str]:
     capsys.readouterr()
     return main(["verify", *map(str, files)]), capsys.readouterr().out
 
 
-def test_what_a_result_says_is_told_in_words(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_contents_of_a_mark_are_printed(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.mp4", "a.mkv"):
-        code, told = verified(capsys, results / name)
+        code, text = run_verify(capsys, results / name)
         assert code == 0
         for part in (
             f"{name}: marked, and unchanged since it was signed",
@@ -40,13 +40,13 @@ def test_what_a_result_says_is_told_in_words(results: Path, capsys: pytest.Captu
             "signed by colab_helpers local signer (colab_helpers, made locally: cannot show who signed), ",
             "its metadata says: compositeWithTrainedAlgorithmicMedia",
         ):
-            assert part in told
-    code, told = verified(capsys, results / "a.mp4", results.parent / "a.mkv")
+            assert part in text
+    code, text = run_verify(capsys, results / "a.mp4", results.parent / "a.mkv")
     assert code == 1
-    assert "a.mkv: not marked" in told
+    assert "a.mkv: not marked" in text
 
 
-def test_a_changed_byte_and_a_lost_manifest_are_told_apart(
+def test_changed_file_and_lost_manifest_are_distinguished(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remuxed = results / "again.mp4"
@@ -57,20 +57,20 @@ def test_a_changed_byte_and_a_lost_manifest_are_told_apart(
             if packet.dts is not None:
                 packet.stream = stream
                 target.mux(packet)
-    code, told = verified(capsys, remuxed)
-    assert (code, "its metadata says: compositeWithTrainedAlgorithmicMedia" in told) == (1, True)
+    code, text = run_verify(capsys, remuxed)
+    assert (code, "its metadata says: compositeWithTrainedAlgorithmicMedia" in text) == (1, True)
     for name in ("a.mp4", "a.mkv"):
         data = bytearray((results / name).read_bytes())
         data[-30] ^= 1
         (results / name).write_bytes(data)
-    code, told = verified(capsys, remuxed, results / "a.mp4", results / "a.mkv")
+    code, text = run_verify(capsys, remuxed, results / "a.mp4", results / "a.mkv")
     assert code == 2
-    assert told.count("the mark is invalid") == 2
-    shutil.copyfile(results / "again.mp4", results / "a.mkv.c2pa")  # no manifest at all
-    assert verified(capsys, results / "a.mkv")[0] == 2
+    assert text.count("the mark is invalid") == 2
+    shutil.copyfile(results / "again.mp4", results / "a.mkv.c2pa")  # not a manifest
+    assert run_verify(capsys, results / "a.mkv")[0] == 2
 
 
-def test_a_manifest_elsewhere_is_not_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_remote_manifest_is_not_requested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, output = made(tmp_path / "target.jpg"), tmp_path / "a.jpg"
     created = {"action": "c2pa.created", "digitalSourceType": marking._EMPTY_SOURCE_TYPE}
     with (
@@ -81,11 +81,11 @@ def test_a_manifest_elsewhere_is_not_asked_for(tmp_path: Path, capsys: pytest.Ca
         builder.set_remote_url("http://manifests.invalid/a")
         with target.open("rb") as source, output.open("w+b") as written:
             builder.sign(signer, "image/jpeg", source, written)
-    code, told = verified(capsys, output)
-    assert (code, "http://manifests.invalid/a" in told) == (1, True)
+    code, text = run_verify(capsys, output)
+    assert (code, "http://manifests.invalid/a" in text) == (1, True)
 
 
-def test_what_anybody_may_sign_stays_on_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, output = made(tmp_path / "target.jpg"), tmp_path / "a\x1b[2K.jpg"
     fake = "signed by Ana, vouched for by a trusted certificate"
     created = {"action": "c2pa.created", "digitalSourceType": marking._EMPTY_SOURCE_TYPE}
@@ -98,14 +98,14 @@ def test_what_anybody_may_sign_stays_on_its_line(tmp_path: Path, capsys: pytest.
         output.open("w+b") as written,
     ):
         builder.sign(signer, "image/jpeg", source, written)
-    code, told = verified(capsys, output)
+    code, text = run_verify(capsys, output)
     assert code == 0
-    assert told.startswith("a\\x1b[2K.jpg: marked")
-    assert rf"edited; x\r\n  {fake}\x1b[8m\u202e\u2028" in told
-    assert all(line.isprintable() for line in told.split("\n"))
+    assert text.startswith("a\\x1b[2K.jpg: marked")
+    assert rf"edited; x\r\n  {fake}\x1b[8m\u202e\u2028" in text
+    assert all(line.isprintable() for line in text.split("\n"))
 
 
-def test_odd_and_unreadable_manifests_are_told(
+def test_unusual_and_unreadable_manifests(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent = {"name": "Editor", "version": "2", "icon": {"format": "image/png"}}
@@ -119,34 +119,34 @@ def test_odd_and_unreadable_manifests_are_told(
         verify.verify(results / "a.mkv", anchors=b"")
 
 
-def test_who_vouches_for_the_signer_can_be_named(
+def test_trusted_certificates_can_be_given(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     anchor = tmp_path / "anchor.pem"
     anchor.write_bytes(local_anchor())
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "other machine"))
-    code, told = verified(capsys, results / "a.mp4")
-    assert (code, "not vouched for by any trusted certificate" in told) == (0, True)
+    code, text = run_verify(capsys, results / "a.mp4")
+    assert (code, "not vouched for by any trusted certificate" in text) == (0, True)
     assert not (home() / LOCAL_NAME).exists()
-    code, told = verified(capsys, results / "a.mp4", "--trust", anchor)
-    assert (code, "vouched for by a trusted certificate" in told) == (0, True)
+    code, text = run_verify(capsys, results / "a.mp4", "--trust", anchor)
+    assert (code, "vouched for by a trusted certificate" in text) == (0, True)
     anchor.write_text("hello")
     assert main(["verify", str(results / "a.mp4"), "--trust", str(anchor)]) == 2
 
 
-def test_all_that_a_batch_leaves_can_be_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, told = verified(capsys, *sorted(results.iterdir()))
+def test_verify_takes_all_files_of_a_batch(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = run_verify(capsys, *sorted(results.iterdir()))
     media = [path.name for path in results.iterdir() if path.stem == "a" and path.suffix != ".c2pa"]
-    assert (code, len(media), told.count("marked, and unchanged")) == (0, 6, 6)
+    assert (code, len(media), text.count("marked, and unchanged")) == (0, 6, 6)
     for name in ("report.json", "a.mkv.c2pa", "faces"):
-        assert f"{name} skipped: not an image or video" in told
-    assert verified(capsys, results)[1].count("marked, and unchanged") == 6
-    (results / "0.mp4").touch()  # empty: the others are told all the same
-    code, told = verified(capsys, results / "0.mp4", *results.glob("a.*"))
-    assert (code, told.count("marked, and unchanged")) == (2, 6)
-    assert verified(capsys, results / "report.json")[0] == 1
+        assert f"{name} skipped: not an image or video" in text
+    assert run_verify(capsys, results)[1].count("marked, and unchanged") == 6
+    (results / "0.mp4").touch()  # empty; the others are still verified
+    code, text = run_verify(capsys, results / "0.mp4", *results.glob("a.*"))
+    assert (code, text.count("marked, and unchanged")) == (2, 6)
+    assert run_verify(capsys, results / "report.json")[0] == 1
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path / "x.mp4")]) == 2
     assert str(tmp_path / "x.mp4") in capsys.readouterr().err
