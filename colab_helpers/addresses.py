@@ -1,6 +1,6 @@
 """Addresses of object storage, such as ``s3://bucket/clips``, and the local path that stands for each.
 
-This module only maps names; ``batch.store`` transfers data.
+This module only maps names; ``batch.object_store`` transfers data.
 """
 
 from __future__ import annotations

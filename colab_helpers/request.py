@@ -136,7 +136,7 @@ class Request(BaseModel):
             return cls(**values)
 
     @property
-    def places(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path, ...]:
         """All files and folders named in the request."""
         values = (getattr(self, name) for name in type(self).model_fields)
         return tuple(value for value in values if isinstance(value, Path))
@@ -276,9 +276,9 @@ class BatchRequest(SettingsRequest):
         return [Path(photo) for photo in self.photos if not photo.startswith("data:")]
 
     @property
-    def places(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path, ...]:
         """All files and folders named in the request."""
-        return (*super().places, *self.photo_paths, *map(Path, self.targets))
+        return (*super().paths, *self.photo_paths, *map(Path, self.targets))
 
     @property
     def mapped(self) -> bool:

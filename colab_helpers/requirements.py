@@ -189,7 +189,7 @@ def _editable_root() -> Path | None:
 def find_cuda() -> Cuda | None:
     """Find the NVIDIA driver, if it works and has a device, and the installed CUDA libraries.
 
-    Asks NVML, since initialising CUDA itself would make it unusable in processes forked later.
+    Asks NVML, since initializing CUDA itself would make it unusable in processes forked later.
     """
     nvml = _loads("libnvidia-ml.so.1")
     if nvml is None or nvml.nvmlInit_v2() != 0:

@@ -132,7 +132,7 @@ class Server:
 
     def gpu_status(self) -> dict[str, Any]:
         """Return VRAM in bytes, allocated by the running job and reserved by all; and the job's networks."""
-        job, gpu, (used, total) = self.queue.at_work, this_machine().gpu, gpu_memory() or (None, None)
+        job, gpu, (used, total) = self.queue.current, this_machine().gpu, gpu_memory() or (None, None)
         sample = status.sample if job and (status := self.queue.state_of(job.folder.name)[1]) else None
         return {
             "gpu": gpu.name if gpu else None,

@@ -125,8 +125,9 @@ class PeopleFinder:
         if self.context.job.request.people != "everybody":
             return written
         if self.default.person_filter is not None:
-            what = tr("{map} takes precedence: target_person and never are ignored", map=MAP_NAME)
-            raise UsageError(what, remedy=tr("list there, by photos, the people who must not get a portrait"))
+            what = tr("target_person and never cannot be combined with people=everybody")
+            remedy = tr("list in {map}, by photos, the people who must not get a portrait", map=MAP_NAME)
+            raise UsageError(what, remedy=remedy)
         return with_portraits(written)
 
     def _first_map(self, known: KnownPeople) -> PeopleMap:

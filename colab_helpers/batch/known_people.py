@@ -237,7 +237,7 @@ class KnownPeople(_Model):
 
 
 def is_doubtful(tracks: Sequence[KnownTrack]) -> bool:
-    """Whether a group is uncertain: few embeddings, dark pictures only, or a track unlike all the others."""
+    """Return whether a group is uncertain: few embeddings, only dark pictures, a track unlike the others."""
     sure = [track for track in tracks if track.asked >= MIN_EMBEDDINGS]
     total = np.sum([track.look * track.asked for track in sure], axis=0)
     pairs = [(track.look, total - track.look * track.asked) for track in sure] if len(sure) > 1 else []

@@ -50,7 +50,7 @@ def synthetic_people(library: Path | None) -> list[str]:
 
 
 def _is_generated(photo: str) -> bool:
-    """Whether a photo's metadata declares it as entirely generated."""
+    """Return whether a photo's metadata declares it as entirely generated."""
     with suppress(OSError), Path(photo).open("rb") as file:
         return GENERATED_SOURCE_TYPE.encode() in file.read(_HEADER_BYTES)
     return False
@@ -104,5 +104,5 @@ def find_photos(location: str) -> list[str]:
 
 
 def is_photo(path: Path) -> bool:
-    """Whether a file in a folder counts as a photo: an image that can be read here."""
+    """Return whether a file in a folder counts as a photo: an image that can be read here."""
     return is_image(path) and not missing_reader_command(path)

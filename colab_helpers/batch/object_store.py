@@ -114,7 +114,7 @@ def _make_placeholder(path: Path, state: tuple[int, int]) -> None:
 
 
 def needs_download(path: Path) -> bool:
-    """Whether an object has yet to be downloaded; looked up if it has no local path yet.
+    """Return whether an object has yet to be downloaded; looked up if it has no local path yet.
 
     Images are downloaded at once, as their type is read from their content.
     """

@@ -27,7 +27,7 @@ from colab_helpers.trust.manifests import sidecar
 
 
 def is_frame_by_frame(task: Task) -> bool:
-    """Whether a target is an image or a true GIF that does not become a video."""
+    """Return whether a target is an image or a true GIF that does not become a video."""
     if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
         return is_image(task.target)
     require_downloaded(task.target)
@@ -36,7 +36,7 @@ def is_frame_by_frame(task: Task) -> bool:
 
 
 def may_have_segments(task: Task, settings: Settings) -> bool:
-    """Whether a video may have several independent segments, judging by its header."""
+    """Return whether a video may have several independent segments, judging by its header."""
     if is_frame_by_frame(task) or not settings.keep_fps:
         return False
     info = probe(require_file(task.target))
@@ -55,7 +55,7 @@ def _picture_output(task: Task) -> tuple[Path, str | None]:
     if task.demanded or suffix == own:
         return task.output, None
     note = tr(
-        "the result is a {suffix} file, the source a {own} one{because}", suffix=suffix, own=own, because=""
+        "the result is a {suffix} file, the target a {own} one{because}", suffix=suffix, own=own, because=""
     )
     return task.output.with_name(shorten_name("", task.output.name, suffix)), note
 

@@ -80,7 +80,7 @@ def plan_batch(
     return chosen
 
 
-def listed(folder: Path) -> list[Path]:
+def list_targets(folder: Path) -> list[Path]:
     """List the videos and images directly in a folder, by name alone, in natural order.
 
     Raise MissingFileError if the folder cannot be listed or contains none.
@@ -95,7 +95,7 @@ def listed(folder: Path) -> list[Path]:
 
 
 def _is_target(path: Path) -> bool:
-    """Whether a file in a folder is a target, by its name alone: it is opened only when its turn comes."""
+    """Return whether a file in a folder is a target, by its name: it is opened only when its turn comes."""
     return path.name[0] != "." and (is_video(path) or (is_image(path) and not missing_reader_command(path)))
 
 
@@ -125,7 +125,7 @@ def _unique_tasks(targets: Iterable[Path]) -> list[Task]:
         paths = [target]
         if os.path.isdir(target):  # noqa: PTH112 - Path.is_dir raises without permission
             try:
-                paths = listed(target)
+                paths = list_targets(target)
             except MissingFileError as error:
                 problems.append(error)
         for path in paths:

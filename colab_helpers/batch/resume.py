@@ -106,7 +106,7 @@ class EarlierWork:
                 unpin(result)
 
     def made(self, path: Path) -> bool:
-        """Whether an earlier run made the file at a path, and nobody has changed it since."""
+        """Return whether an earlier run made the file at a path, and nobody has changed it since."""
         if path.name not in self.history.made:
             return False
         digests = self.history.made[path.name]
@@ -160,7 +160,7 @@ class JournaledSegmentStore(SegmentStore):
         return self.folder.absolute() / f"{part.segment.number:06d}{SEGMENT_SUFFIX}"
 
     def _is_intact(self, part: FinishedSegment) -> bool:
-        """Whether a segment is as noted; it is fetched from mirror or store if the local one is gone."""
+        """Return whether a segment is as noted; fetch it from mirror or store if the local one is gone."""
         path = part.segment.path
         self.heartbeat()
         try:

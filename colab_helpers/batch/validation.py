@@ -30,7 +30,7 @@ def build_job(request: BatchRequest, photos: Sequence[Source] | None = None) -> 
     request.check()
     with use_language(request.settings.language):
         sync_inputs(request.output_dir, request.targets, request.photo_paths)
-        require_reachable(request.places)
+        require_reachable(request.paths)
         photos = expand_photos(map(Source.of, request.sources) if photos is None else photos, request.library)
         request, notes = expand_photo_folders(request)
         folder, paths = _output_folder(request.output_dir), request.photo_paths

@@ -123,7 +123,7 @@ def run_job(
         with folder_lock(job.folder, host):
             status = _begin(job, work_dirs, base_policy, supervisor, host)
             if cause:
-                status.restarted(cause)
+                status.note_restart(cause)
             stop = stop or StopToken()
             report = _Run(job, work_dirs, status, stop, cause, on_progress, base_policy, make_pool).run()
             for task in job.tasks:  # pinned by workers up to the end

@@ -69,8 +69,7 @@ def join(address: str, host: str = "") -> None:
 def connect(address: str) -> Any:
     """Connect to a cluster as a client, ``auto`` being that of this machine; return the module ray.
 
-    Raises:
-        UsageError: Ray, the token or the cluster is missing, or the cluster has another token.
+    Raise UsageError if Ray, the token or the cluster is missing, or the cluster has another token.
     """
     address = _known_address() if address == AUTO else address
     os.environ.update(_environment(address))
@@ -122,17 +121,17 @@ def token_path() -> Path:
 
 def _run_ray(address: str, *options: str) -> None:
     common = ("--disable-usage-stats", f"--object-store-memory={_OBJECT_STORE_BYTES}")
-    result = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *common],
-        env={**os.environ, **_environment(address)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_START_TIMEOUT,
-        check=False,
-    )
-    if result.returncode:
-        lines = (result.stdout + result.stderr).splitlines()[-3:]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *common]
+    env, lines = {**os.environ, **_environment(address)}, list[str]()
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    try:
+        result = subprocess.run(command, env=env, timeout=_START_TIMEOUT, check=False, **pipes)
+        if result.returncode:
+            lines = [tr("exited with code {code}", code=result.returncode)]
+            lines = (result.stdout + result.stderr).splitlines()[-3:] or lines
+    except subprocess.TimeoutExpired:
+        lines = [tr("it took longer than {limit:.0f} seconds", limit=_START_TIMEOUT)]
+    if lines:
         what = tr("Ray did not start: {reason}", reason=" | ".join(line for line in lines if line.strip()))
         remedy = tr("choose another port, or stop it with 'python -m colab_helpers cluster stop'")
         raise WorkerError(what, where=address, remedy=remedy)
@@ -161,8 +160,7 @@ def _check_reachable(address: str) -> None:
 def _environment(address: str) -> dict[str, str]:
     """Return the environment of a cluster's processes: the token is required, a loopback cluster is closed.
 
-    Raises:
-        UsageError: Ray is not installed, its authentication is disabled, or others can read the token.
+    Raise UsageError if Ray is not installed, its authentication is disabled, or others can read the token.
     """
     require_extra("cluster", "ray")
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":

@@ -50,10 +50,8 @@ _CODES = {**_REFUSALS, **dict.fromkeys(("KeyboardInterrupt", "StoppedError"), EX
 def check_kernel() -> None:
     """Ensure that papermill's kernel runs in this Python environment.
 
-    A ``python3`` kernel installed for the user may point to another one.
-
-    Raises:
-        UsageError: There is no such kernel, or it uses another environment.
+    A ``python3`` kernel installed for the user may point to another one. Raise UsageError if there is no such
+    kernel, or it uses another environment.
     """
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     # Suppress a warning of the kernel's debugger on Python 3.13.
@@ -249,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             defaults = {"headless": True, "output_dir": output.parent}
             known = {name: value for name, value in defaults.items() if name in form}
             request, values = fill_in(model, form, [*known.items(), *map(tuple, arguments.pairs)])
-            require_reachable([notebook, output, *request.places])
+            require_reachable([notebook, output, *request.paths])
             check_kernel()
         except ColabHelpersError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -108,7 +108,7 @@ def watch(request: MonitorRequest) -> MonitorResult:
     set_language(request.language)
     headless, pause = request.headless, max(FASTEST, request.refresh)
     host = this_host(headless=headless)
-    host.ensure_reachable(*request.places)
+    host.ensure_reachable(*request.paths)
     started = time.monotonic()
     with ExitStack() as stack:
         feed, show = stack.enter_context(_open_feed(request.folder, pause)), _display(headless=headless)

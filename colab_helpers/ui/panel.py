@@ -31,14 +31,10 @@ def show_panel(request: BatchRequest, earlier: object = None) -> FormState:
 
     When headless, outside notebooks and without ipywidgets nothing is shown and the values stay as they are.
     With ``request.upload`` the user is asked for files first: images are added to the sources, all others to
-    the targets. From here on, messages are in the request's language.
+    the targets. From here on, messages are in the request's language. The runs of an ``earlier`` state are
+    taken over, and its networks are released.
 
-    Args:
-        request: Values of the form.
-        earlier: State of an earlier panel, whose runs are taken over and whose networks are released.
-
-    Raises:
-        UsageError: Uploads are not possible here, or no file was chosen.
+    Raise UsageError if uploads are not possible here, or no file was chosen.
     """
     set_language(request.language)
     host = this_host(headless=request.headless)
@@ -133,7 +129,7 @@ class Panel:
         """Mount Google Drive or the like if a path of the form needs it."""
         request = self.form_state.request(overrides={})
         try:
-            self._host.ensure_reachable(results_folder(request, self._host), *request.places)
+            self._host.ensure_reachable(results_folder(request, self._host), *request.paths)
         except ColabHelpersError as error:
             self.status.value = paragraph(error_message(error), RED)
 

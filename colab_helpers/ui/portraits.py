@@ -25,8 +25,7 @@ from colab_helpers.ui.progress import FetchLine
 def show_prompt(request: PortraitsRequest) -> PortraitsRequest:
     """Show the prompt, the library and the model; return the request with all folders set.
 
-    Raises:
-        UsageError: The prompt is empty, or asks for somebody who is not an adult.
+    Raise UsageError if the prompt is empty, or asks for somebody who is not an adult.
     """
     set_language(request.language)
     require_adult(request.prompt)
@@ -43,8 +42,7 @@ def show_prompt(request: PortraitsRequest) -> PortraitsRequest:
 def paint_portraits(request: PortraitsRequest) -> list[Portrait]:
     """Generate portraits; without the extra, show how to install it, or raise that error if headless.
 
-    Raises:
-        ColabHelpersError: See `make_portraits`; portraits made before the error are kept.
+    Raises like `make_portraits`; portraits made before the error are kept.
     """
     try:
         require_extra("portraits", *PACKAGES)

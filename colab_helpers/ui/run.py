@@ -138,7 +138,7 @@ def _outcome_html(report: BatchReport) -> str:
     if report.ok:
         return ""
     remedy, summary = tr("Press Start to resume: finished work is kept."), report.summary
-    if summary.skipped:
+    if report.stopped:
         done = tr("Stopped: {done} of {total} files are done.", done=summary.succeeded, total=summary.total)
         return paragraph(f"{done} {remedy}", AMBER)
     return paragraph(f"{failure_text(report)}. {remedy}", RED)

@@ -42,8 +42,7 @@ class SetupResult:
 def run_setup(request: SetupRequest) -> SetupResult:
     """Check this machine for runs with these settings; write ``doctor.json`` into the output folder.
 
-    Raises:
-        ColabHelpersError: Invalid settings, or a folder not reachable or writable.
+    Raise ColabHelpersError for invalid settings, or a folder not reachable or writable.
     """
     set_language(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
@@ -58,11 +57,10 @@ def run_setup(request: SetupRequest) -> SetupResult:
 def prepare_folder(host: Host, request: Request, report: str) -> Path:
     """Create and return the folder for a notebook's report, after checking all paths of the form.
 
-    Raises:
-        ColabHelpersError: A path is not reachable or writable, or a user's file has the report's name.
+    Raise ColabHelpersError if a path is not reachable or writable, or a user's file has the report's name.
     """
     folder = request.output_dir or host.new_run_folder()
-    host.ensure_reachable(folder, *request.places)
+    host.ensure_reachable(folder, *request.paths)
     what, remedy = mark("the folder cannot be created ({reason})"), mark("set output_dir to another folder")
     with wrap_os_error(OutputError, what, folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,11 +77,7 @@ def models_folder(request: SetupRequest, folder: Path) -> Path | None:
 
 
 def show_setup(setup: SetupResult) -> None:
-    """Show the doctor's table.
-
-    Raises:
-        SetupError: A check failed; raised after everything was shown, so that headless runs fail, too.
-    """
+    """Show the doctor's table; then raise SetupError if a check failed, so that headless runs fail, too."""
     show_diagnosis(setup.host, setup.diagnosis, SetupError, setup.report)
 
 
@@ -92,7 +86,7 @@ def show_diagnosis(host: Host, diagnosis: Diagnosis, kind: type[ColabHelpersErro
     host.show(diagnosis_html(diagnosis), "\n".join(diagnosis.lines()))
     if failures := diagnosis.failures():
         details = "; ".join(f"{check.title}: {check.detail}" for check in failures)
-        what = tr("{count} check(s) failed: {told}", count=len(failures), told=details)
+        what = tr("{count} check(s) failed: {details}", count=len(failures), details=details)
         raise kind(what, where=str(report), remedy=failures[0].remedy)
 
 

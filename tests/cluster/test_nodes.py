@@ -14,7 +14,7 @@ from colab_helpers.batch.job import Job
 from colab_helpers.batch.plan import Task
 from colab_helpers.cluster import nodes
 from colab_helpers.cluster.supervisor import with_mapped_paths
-from colab_helpers.errors import UsageError
+from colab_helpers.errors import UsageError, WorkerError
 from colab_helpers.request import BatchRequest
 
 
@@ -53,6 +53,18 @@ def test_a_token_is_made_for_this_user_alone(home: Path, monkeypatch: pytest.Mon
     nodes.start("127.0.0.1", 7777)
     assert nodes.token_path().read_text() == made, "other machines have it"
     assert "--node-ip-address=127.0.0.1" in asked[0]
+
+
+def test_a_cluster_that_does_not_start_in_time_is_an_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(nodes, "_START_TIMEOUT", 0.2)
+    with pytest.raises(WorkerError, match="Ray did not start: it took longer than 0 seconds"):
+        nodes.start("127.0.0.1", 7777)
 
 
 @pytest.mark.parametrize("mode", [0o644, None])
