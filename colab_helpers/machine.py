@@ -181,7 +181,7 @@ def require_reachable(paths: Iterable[Path]) -> None:
     """Raise UsageError if a path is on a Google Drive that is not mounted, or on a mount that is gone."""
     for path in paths:
         if is_unmounted_drive(path):
-            raise _unmounted(path)
+            raise _unmounted_error(path)
         try:
             path.stat()
         except OSError as error:
@@ -189,7 +189,7 @@ def require_reachable(paths: Iterable[Path]) -> None:
                 raise lost from error
 
 
-def _unmounted(path: Path) -> UsageError:
+def _unmounted_error(path: Path) -> UsageError:
     mount, drive = drive_of(path), mounted_drive()
     what = tr("Google Drive is not mounted at {place}", place=mount)
     remedy = tr(

@@ -121,7 +121,7 @@ class Request(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise _refused(type(self), error) from error
+                raise _validation_error(type(self), error) from error
 
     @classmethod
     def form(cls) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ def recall(name: str, session: Mapping[str, Any]) -> Any:
     raise UsageError(what, remedy=tr("run all cells from the top (Run all); finished work is kept"))
 
 
-def _refused(model: type[Request], error: ValidationError) -> UsageError:
+def _validation_error(model: type[Request], error: ValidationError) -> UsageError:
     schema = model.model_json_schema()["properties"]
     problems = []
     for item in error.errors():

@@ -123,7 +123,7 @@ class Server:
         docs = app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
         docs(lambda: page.format(escape(json.dumps(app.openapi(), indent=1))))
         for kind in (ColabHelpersError, RequestValidationError):
-            app.exception_handler(kind)(_refused)
+            app.exception_handler(kind)(_error_response)
         return app
 
     def root(self) -> dict[str, str]:
@@ -268,7 +268,7 @@ class AuthMiddleware:
         return await self._app(scope, counted, send)
 
 
-def _refused(_request: Request, error: Exception) -> JSONResponse:
+def _error_response(_request: Request, error: Exception) -> JSONResponse:
     """Turn an error into a response; validation errors omit the body, which may be megabytes."""
     if isinstance(error, RequestValidationError):
         return _Answer({"detail": [{"loc": item["loc"], "msg": item["msg"]} for item in error.errors()]}, 422)

@@ -107,7 +107,7 @@ def make_private(folder: Path) -> None:
     shared = folder.parent.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if not stat.S_ISDIR(state.st_mode) or (shared and state.st_uid != os.getuid()):
         what = tr("the work folder belongs to another user")
-        remedy = tr("have it removed, or choose another work folder with --work-dir")
+        remedy = tr("have it removed, or choose another folder with TMPDIR or --work-dir")
         raise OutputError(what, where=str(folder), remedy=remedy)
     if shared and stat.S_IMODE(state.st_mode) != 0o700:
         folder.chmod(0o700)

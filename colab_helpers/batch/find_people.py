@@ -180,7 +180,7 @@ class PeopleFinder:
             if scanned is not None:
                 known.found[key] = scanned
                 self._save(known)
-                self.context.status.file(index, _queued(task))
+                self.context.status.file(index, _queued_report(task))
                 growth.check(self.context.stop)
         return names
 
@@ -251,7 +251,7 @@ class PeopleFinder:
         files = {file.target: file for file in triage.files}
         for index, task in enumerate(self.context.job.tasks):
             if file := files.get(task.output.name):
-                self.context.status.file(index, _queued(task, describe_triage(file)))
+                self.context.status.file(index, _queued_report(task, describe_triage(file)))
         summary = tr("{people} person(s) found in {files} file(s): {map} says what is done to each",
                      people=len(assignment.people), files=len(videos), map=MAP_NAME)  # fmt: skip
         notes = [summary, *self._treatments.notes, *triage.lines()]
@@ -261,7 +261,7 @@ class PeopleFinder:
             self.context.status.note(*notes)
 
 
-def _queued(task: Task, *remarks: str) -> FileReport:
+def _queued_report(task: Task, *remarks: str) -> FileReport:
     return FileReport(target=str(task.target), status="queued", fallbacks=[one for one in remarks if one])
 
 

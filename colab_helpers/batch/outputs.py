@@ -14,7 +14,7 @@ from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
 from colab_helpers.files import shorten_name
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.inputs import IMAGE_KINDS, is_image, require_file
@@ -45,27 +45,20 @@ def may_have_segments(task: Task, settings: Settings) -> bool:
 
 
 def resolve_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name, and a note if it differs from the target's type."""
-    return _picture_output(task) if is_frame_by_frame(task) else _video_output(task)
+    """Return the output's final name, and a note if it differs from the target's type.
 
-
-def _picture_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name: formats that cannot be written become WebP or PNG."""
-    own, suffix = task.target.suffix.lower(), picture_suffix(task.target)
-    if task.demanded or suffix == own:
-        return task.output, None
-    note = tr(
-        "the result is a {suffix} file, the target a {own} one{because}", suffix=suffix, own=own, because=""
-    )
-    return task.output.with_name(shorten_name("", task.output.name, suffix)), note
-
-
-def _video_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name: the target's container if it can hold the result."""
+    A video keeps its container if that can hold the result; a picture that cannot be written becomes WebP or
+    PNG.
+    """
     if task.demanded:
         return task.output, None
-    suffix, note = output_suffix(probe(task.target))
-    if suffix == task.output.suffix.lower():
+    own, note = task.output.suffix.lower(), None
+    if not is_frame_by_frame(task):
+        suffix, note = output_suffix(probe(task.target))
+    elif (suffix := picture_suffix(task.target)) != own:
+        text = mark("the result is a {suffix} file, the target a {own} one{because}")
+        note = tr(text, suffix=suffix, own=own, because="")
+    if suffix == own:
         return task.output, note
     return task.output.with_name(shorten_name("", task.output.name, suffix)), note
 

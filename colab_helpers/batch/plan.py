@@ -89,7 +89,7 @@ def list_targets(folder: Path) -> list[Path]:
     with wrap_os_error(MissingFileError, UNLISTED, folder, remedy):
         paths = [path for path in folder.iterdir() if _is_target(path)]
     if not paths:
-        remedy = "; ".join([*skipped_files([folder]), tr("name another folder or the files")])
+        remedy = "; ".join([*notes_on_skipped([folder]), tr("name another folder or the files")])
         raise MissingFileError(tr("the folder contains no video or image"), where=str(folder), remedy=remedy)
     return sorted(paths, key=lambda path: natural_key(path.name))
 
@@ -99,7 +99,7 @@ def _is_target(path: Path) -> bool:
     return path.name[0] != "." and (is_video(path) or (is_image(path) and not missing_reader_command(path)))
 
 
-def skipped_files(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _is_target) -> list[str]:
+def notes_on_skipped(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _is_target) -> list[str]:
     """Return notes on the files in these folders that are skipped by type, and on how to read them."""
     notes = []
     for folder in folders:

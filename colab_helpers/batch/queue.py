@@ -58,10 +58,8 @@ class Queue:
         with self._state_lock:
             queued, _, alive = _records(job.folder)
             if queued or alive:
-                what, remedy = (
-                    tr("a job with this name is queued or running"),
-                    tr("stop it, or choose another name"),
-                )
+                what = tr("a job with this name is queued or running")
+                remedy = tr("stop it, or choose another name")
                 raise FolderBusyError(what, where=job.folder.name, remedy=remedy)
             for name in (QUEUED_NAME, STATUS_NAME):
                 WritePolicy(made=is_own_file).ensure_writable(job.folder / name)
@@ -115,7 +113,7 @@ class Queue:
         with self._state_lock:
             self.current = None
             if not _records(job.folder)[2]:  # otherwise another batch runs there, and this one stays queued
-                _end(job, *[note][: bool(note)], cancelled=cancelled)
+                _end(job, *filter(None, [note]), cancelled=cancelled)
 
 
 def _records(folder: Path) -> tuple[Job | None, BatchStatus | None, bool]:

@@ -244,7 +244,8 @@ class DigestCache:
         """
         self.retry.attempt(lambda: needs_download(path))
         name, state = address_of(path) or str(path.absolute()), size_and_mtime(path)
-        for known in self._caches():
+        for reload in (False, True):
+            known = self._load() if reload else self._known
             if state is not None and tuple(known.get(name, ())[:2]) == state:
                 return str(known[name][2])
         if is_placeholder(path):
@@ -263,10 +264,6 @@ class DigestCache:
         for entry in history.entries:
             if isinstance(entry, FileDone):
                 self._known |= {address: list(seen) for address, seen in entry.seen.items()}
-
-    def _caches(self) -> Iterator[dict[str, list[int | str]]]:
-        yield self._known
-        yield self._load()
 
     def _load(self) -> dict[str, list[int | str]]:
         """Merge in what other workers have written."""

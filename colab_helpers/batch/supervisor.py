@@ -195,7 +195,7 @@ class Supervisor:
         stalled = self._watcher.wait_until_end(is_running)
         last = self._watcher.status()
         if last is None or last.run != run or last.state == "running":
-            return WorkerExit(1, run, stalled or tr("ended without a word"))
+            return WorkerExit(1, run, stalled or tr("ended without a final status"))
         return WorkerExit(STOPPED if last.state == "cancelled" else 0, run, "")
 
     def _report_of(self, run: str) -> BatchReport | None:

@@ -53,8 +53,8 @@ def build_task(
 
     ``photos`` are the sources, ``others`` the photos of people who are changed or never changed.
     """
-    for place in (target, output, *(photo.image for photo in [*photos, *others])):
-        refuse_address(place, stored=True)
+    for location in (target, output, *(photo.image for photo in [*photos, *others])):
+        refuse_address(location, stored=True)
     path, result = absolute(target), absolute(output)
     photo_paths = [photo.path for photo in [*photos, *others]]
     people = library_people_in(library, [photo.path for photo in photos if photo.path])

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from colab_helpers.batch.drive import make_private
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import UsageError, WorkerError, require_extra
 from colab_helpers.files import open_private, parse_json
@@ -42,6 +43,7 @@ def start(host: str, port: int) -> str:
 
     Raises:
         UsageError: Ray is not installed, or its authentication is disabled.
+        OutputError: The folder of its sockets belongs to another user.
         WorkerError: Ray does not start.
     """
     path = token_path()
@@ -49,6 +51,7 @@ def start(host: str, port: int) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError), open(path, "x", opener=open_private) as file:
             file.write(secrets.token_hex(32))
+    make_private(_folder().parent)  # whoever owns the folder of the sockets could connect by them
     address = f"{host}:{port}"
     options = ("--include-dashboard=false", f"--temp-dir={_folder()}")
     _run_ray(address, "--head", f"--node-ip-address={host}", f"--port={port}", *options)

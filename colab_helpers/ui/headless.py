@@ -38,12 +38,11 @@ from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT,
 KERNEL = "python3"
 _STARTUP_SECONDS = 300
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_DEAD_KERNEL = 1, 2, 130, 138
-_REFUSALS = {
+_CODES = {
     name: EXIT_USAGE
     for name, kind in {**vars(errors), "FolderBusyError": FolderBusyError}.items()
     if isinstance(kind, type) and issubclass(kind, ColabHelpersError) and kind.refusal
-}
-_CODES = {**_REFUSALS, **dict.fromkeys(("KeyboardInterrupt", "StoppedError"), EXIT_STOPPED)}
+} | {"KeyboardInterrupt": EXIT_STOPPED, "StoppedError": EXIT_STOPPED}
 """Exit codes by the name of a cell's exception; any other is ``EXIT_FAILED``."""
 
 

@@ -219,7 +219,7 @@ def in_notebook() -> bool:
     return _kernel() is not None
 
 
-def has_front_end() -> bool:
+def has_frontend() -> bool:
     """Return whether a user can answer prompts; papermill and nbclient run cells without one."""
     # Colab does not use the kernel's stdin for its dialogs.
     return "google.colab" in sys.modules or bool(getattr(_kernel(), "_allow_stdin", True))

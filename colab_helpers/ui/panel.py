@@ -87,7 +87,7 @@ class Panel:
         for number, title in enumerate(_TITLES):
             self.tabs.set_title(number, tr(title))
         self.tabs.selected_index = 0
-        self.tabs.observe(lambda change: self._opened(_TITLES[change["new"]]), "selected_index")
+        self.tabs.observe(lambda change: self._on_tab(_TITLES[change["new"]]), "selected_index")
         consent = (self.consent, self.consent_hint, self.instead_of_label)
         self.box = widgets.column(*consent, self.settings.box, self.models, self.status, self.tabs)
 
@@ -95,14 +95,14 @@ class Panel:
         """Fill all tabs; copy the demo if there are neither sources nor targets."""
         form_state = self.form_state
         if not form_state.sources and not form_state.listed_targets:
-            self._take_demo()
+            self._use_demo()
         self._ensure_reachable()
         self._refresh()
-        form_state.observe(self._changed)
+        form_state.observe(self._on_change)
         self.run.take_over()
 
-    def _opened(self, title: str) -> None:
-        self.preview.opened(title == "Preview")
+    def _on_tab(self, title: str) -> None:
+        self.preview.set_open(title == "Preview")
         if title == "People":  # another process may have found people
             self.people.refresh()
         if title == "Videos":  # people may have been renamed
@@ -114,7 +114,7 @@ class Panel:
         if not self.form_state.runs.running_from:
             self.people.message.value = self.run.message.value
 
-    def _take_demo(self) -> None:
+    def _use_demo(self) -> None:
         try:
             self.form_state.demo = copy_demo(self._host.runs / DEMO_FOLDER)
             text = mark(
@@ -133,7 +133,7 @@ class Panel:
         except ColabHelpersError as error:
             self.status.value = paragraph(error_message(error), RED)
 
-    def _changed(self, change: Any) -> None:
+    def _on_change(self, change: Any) -> None:
         """Update the panel after a change of its values."""
         if change["name"] == "consent":
             self._show_consent()

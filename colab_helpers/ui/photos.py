@@ -13,7 +13,7 @@ from markupsafe import Markup
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.library import expand_photos, find_photos, is_photo, library_names
 from colab_helpers.batch.object_store import fetch
-from colab_helpers.batch.plan import skipped_files
+from colab_helpers.batch.plan import notes_on_skipped
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.photos import PhotoReport, find_outliers
 from colab_helpers.files import absolute, numbered, size_and_mtime, write_atomically
@@ -119,7 +119,7 @@ class PhotosTab:
         folder = in_library(path, self._library())
         self._add([folder] if folder else find_photos(path))
         self.path.value = ""
-        if left_out := skipped_files([absolute(folder or path)], wanted=is_photo):
+        if left_out := notes_on_skipped([absolute(folder or path)], wanted=is_photo):
             self.message.value = paragraph(". ".join(left_out))
 
     def _add_person(self, name: str | None) -> None:

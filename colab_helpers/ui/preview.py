@@ -69,14 +69,14 @@ class PreviewTab:
         self._is_stale = True
         self._show_if_open()
 
-    def opened(self, is_open: bool) -> None:
+    def set_open(self, is_open: bool) -> None:
         """Note whether this tab or another one is open."""
         self._is_open = is_open
         self._show_if_open()
 
     def _measure_slider(self) -> None:
         """Set the slider's range to the target's frames, and its value to the middle."""
-        path, frames = self._chosen(), 1
+        path, frames = self._chosen_target(), 1
         try:
             frames = 1 if path is None or is_image(path) else frame_count(probe(path))
         except ColabHelpersError as error:
@@ -86,7 +86,7 @@ class PreviewTab:
         self.frame.disabled = frames == 1
         self.mark_stale()
 
-    def _chosen(self) -> Path | None:
+    def _chosen_target(self) -> Path | None:
         number = self.target.value
         return self._targets[number] if number is not None and 0 <= number < len(self._targets) else None
 
@@ -96,7 +96,7 @@ class PreviewTab:
             self._show()
 
     def _show(self) -> None:
-        self.shown, path = None, self._chosen()
+        self.shown, path = None, self._chosen_target()
         self.strips.value = Markup().join(self._strips(path)) if path else ""
         if path is None:
             self.message.value = paragraph(tr("There is no target to show."), AMBER)

@@ -39,8 +39,8 @@ class RunTab:
         placeholder = tr("No results yet: they appear here when a run ends.")
         self.results = widgets.column(widgets.html(paragraph(placeholder)))
         self.box = widgets.column(self.plan, buttons, self.message, self.results, self.view)
-        form_state.runs.observe(lambda _: self._changed(), "running_from")
-        self._changed()
+        form_state.runs.observe(lambda _: self._on_change(), "running_from")
+        self._on_change()
 
     def refresh(self, count: int) -> None:
         """Update the summary of the batch, which has ``count`` files."""
@@ -106,7 +106,7 @@ class RunTab:
     def _paint(self, html: str) -> None:
         self.view.value = html
 
-    def _changed(self) -> None:
+    def _on_change(self) -> None:
         """Update buttons and messages when a batch has been started or has ended."""
         runs = self._form_state.runs
         self.start_button.disabled = bool(runs.running_from)

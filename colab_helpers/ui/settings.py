@@ -43,11 +43,11 @@ class SettingsBox:
         for index, title in enumerate((tr("Several GPUs, several machines"), tr("All settings"))):
             accordion.set_title(index, title)
         for each in (self.preset, self.profile):
-            each.observe(self._chosen, "value")
+            each.observe(self._on_choice, "value")
         menus, damage = widgets.row(self.preset, self.profile), widgets.html(paragraph(problem, RED))
         self.box = widgets.column(menus, self.description, self.overrides, self.error, accordion, damage)
 
-    def _chosen(self, _: object) -> None:
+    def _on_choice(self, _: object) -> None:
         preset, profile = str(self.preset.value), self.profile.value
         self._form_state.preset = preset if profile == tr(NO_PROFILE) else f"{preset}+{profile}"
 

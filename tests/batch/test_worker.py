@@ -279,7 +279,7 @@ def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(shell, tmp_
     assert "files are processed one at a time" in second.stdout.readline()  # it watches
     (tmp_path / "go").touch()
     text = wait_for_exit(second)
-    assert "ended without a word" in text
+    assert "ended without a final status" in text
     assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["succeeded"] == len(NAMES)
     assert batch.status()["state"] == "done"
     assert leftover_files(tmp_path / "out", *NAMES) == set()
@@ -348,7 +348,7 @@ def test_a_batch_at_work_on_another_machine_is_watched(batch, tmp_path, monkeypa
             report = batch(on_status=look)
             assert report.ok
             assert report.run != "theirs"
-            assert any("ended without a word" in note for note in report.notes)
+            assert any("ended without a final status" in note for note in report.notes)
             assert all(KEPT in file.fallbacks for file in report.files)
         else:
             monkeypatch.setattr(supervisor.subprocess, "Popen", None)  # nothing is started here

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from colab_helpers.batch.job import Job
 from colab_helpers.batch.plan import Task
 from colab_helpers.cluster import nodes
 from colab_helpers.cluster.supervisor import with_mapped_paths
-from colab_helpers.errors import UsageError, WorkerError
+from colab_helpers.errors import OutputError, UsageError, WorkerError
 from colab_helpers.request import BatchRequest
 
 
@@ -53,6 +55,15 @@ def test_a_token_is_made_for_this_user_alone(home: Path, monkeypatch: pytest.Mon
     nodes.start("127.0.0.1", 7777)
     assert nodes.token_path().read_text() == made, "other machines have it"
     assert "--node-ip-address=127.0.0.1" in asked[0]
+
+
+def test_a_folder_that_somebody_else_has_made_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"colab_helpers-{os.getuid()}").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="belongs to another user"):
+        nodes.start("127.0.0.1", 7777)
 
 
 def test_a_cluster_that_does_not_start_in_time_is_an_error(
