@@ -29,7 +29,7 @@ _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 _MAX_VALUE = 80
 MAP_NAME = "people.yaml"
 """File in the output folder that maps a batch's people to their sources."""
-PEOPLE_NAME = "people"
+PEOPLE_FOLDER_NAME = "people"
 """Folder in the output folder with what is known about the people."""
 
 

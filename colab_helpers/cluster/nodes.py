@@ -95,9 +95,9 @@ def describe_cluster(address: str) -> list[str]:
     ray, lines = connect(address), []
     for node in ray.nodes():
         if node["Alive"]:
-            counts = {name: node["Resources"].get(name, 0) for name in ("CPU", "GPU")}
-            text = mark("{node}: {CPU:.0f} core(s), {GPU:.0f} GPU(s)")
-            lines.append(tr(text, node=node["NodeManagerAddress"], **counts))
+            cores, gpus = (node["Resources"].get(name, 0) for name in ("CPU", "GPU"))
+            text = mark("{node}: {cores:.0f} core(s), {gpus:.0f} GPU(s)")
+            lines.append(tr(text, node=node["NodeManagerAddress"], cores=cores, gpus=gpus))
     batches = [ray.get_actor(name, NAMESPACE) for name in ray.util.list_named_actors()]
     folders = [ray.get(batch.about.remote())[1] for batch in batches]
     return [*lines, *(tr("running: {folder}", folder=folder) for folder in folders)]

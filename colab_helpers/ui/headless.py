@@ -60,13 +60,13 @@ def check_kernel() -> None:
     try:
         program = KernelSpecManager().get_kernel_spec(KERNEL).argv[0]
     except NoSuchKernel as error:
-        what = tr("there is no Jupyter kernel {KERNEL!r}", KERNEL=KERNEL)
+        what = tr("there is no Jupyter kernel {name!r}", name=KERNEL)
         raise UsageError(what, remedy=tr("run 'bash setup.sh install notebook'")) from error
     # jupyter_client replaces a bare "python" by the current interpreter.
     if Path(program).name != program and Path(program).parent != Path(sys.executable).parent:
-        what = mark("the kernel {KERNEL!r} starts {program}, not {executable}")
+        what = mark("the kernel {name!r} starts {program}, not {executable}")
         raise UsageError(
-            tr(what, KERNEL=KERNEL, program=program, executable=sys.executable),
+            tr(what, name=KERNEL, program=program, executable=sys.executable),
             remedy=tr("run 'python -m ipykernel install --sys-prefix' in this environment"),
         )
 

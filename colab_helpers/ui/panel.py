@@ -10,11 +10,12 @@ from colab_helpers.demo import DEMO_FOLDER, copy_demo
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import mark, set_language, tr
 from colab_helpers.media.inputs import is_image
+from colab_helpers.pages.svg import BAD, GOOD
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.records import grounds
 from colab_helpers.ui.form_state import FormState, results_folder
 from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
-from colab_helpers.ui.markup import GREEN, RED, error_message, paragraph
+from colab_helpers.ui.markup import error_message, paragraph
 from colab_helpers.ui.people import PeopleTab
 from colab_helpers.ui.photos import UPLOADS, PhotosTab
 from colab_helpers.ui.preview import PreviewTab
@@ -123,7 +124,7 @@ class Panel:
             )
             self.status.value = paragraph(tr(text))
         except (ColabHelpersError, OSError) as error:
-            self.status.value = paragraph(error_message(error), RED)
+            self.status.value = paragraph(error_message(error), BAD)
 
     def _ensure_reachable(self) -> None:
         """Mount Google Drive or the like if a path of the form needs it."""
@@ -131,7 +132,7 @@ class Panel:
         try:
             self._host.ensure_reachable(results_folder(request, self._host), *request.paths)
         except ColabHelpersError as error:
-            self.status.value = paragraph(error_message(error), RED)
+            self.status.value = paragraph(error_message(error), BAD)
 
     def _on_change(self, change: Any) -> None:
         """Update the panel after a change of its values."""
@@ -157,7 +158,7 @@ class Panel:
             request = request.with_values(output_dir=results_folder(request, self._host))
             consent_for(request, [*request.photo_paths, *self.videos.files])
         except ColabHelpersError as error:
-            self.consent_hint.value = paragraph(error_message(error), RED)
+            self.consent_hint.value = paragraph(error_message(error), BAD)
             return
         text = tr("Recorded in the report. Grounds are: {names}.", names=", ".join(grounds()))
-        self.consent_hint.value = paragraph(text, GREEN)
+        self.consent_hint.value = paragraph(text, GOOD)

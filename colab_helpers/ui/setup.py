@@ -15,12 +15,13 @@ from colab_helpers.errors import ColabHelpersError, OutputError, wrap_os_error
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, set_language, tr
 from colab_helpers.machine import mounted_drive
+from colab_helpers.pages.svg import BAD, GOOD, WARN
 from colab_helpers.request import Request, SettingsRequest, SetupRequest
 from colab_helpers.ui.form import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, this_host
-from colab_helpers.ui.markup import AMBER, GREEN, RED, table
+from colab_helpers.ui.markup import table
 
-_COLOURS = {"pass": GREEN, "warn": AMBER, "fail": RED}
+_COLOURS = {"pass": GOOD, "warn": WARN, "fail": BAD}
 _WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
 
 

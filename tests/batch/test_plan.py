@@ -89,7 +89,7 @@ def test_a_result_over_what_the_run_reads_is_refused(tmp_path, out, reads) -> No
     own, other = tmp_path / "other" / "a.png", tmp_path / "in" / "a.png"
     targets = {"its own target": [own], "another target": [other, own], "a photo": [other]}[reads]
     # Where two targets have one name, the second result is numbered, and the first is the other's place.
-    with pytest.raises(UsageError, match=r"own target|read by the run"):
+    with pytest.raises(UsageError, match=r"own target|an input of the run"):
         plan_batch(targets, tmp_path / "other" / out, sources=[own])
 
 
