@@ -301,7 +301,6 @@ def _people(options: argparse.Namespace) -> int:
 def _edit_people(options: argparse.Namespace) -> None:
     """Apply the edits in the order split, merge, set, name; each is saved before the next."""
     from colab_helpers.batch.people_edits import merge, rename, set_source, split
-    from colab_helpers.files import absolute
 
     for name in options.split:
         print(tr("{name} was split into {parts}", name=name, parts=", ".join(split(options.folder, name))))

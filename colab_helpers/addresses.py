@@ -1,6 +1,6 @@
 """Addresses of object storage, such as ``s3://bucket/clips``, and the local path that stands for each.
 
-This module only maps names; ``batch.store`` transfers data.
+This module only maps names; ``batch.object_store`` transfers data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 """Package for each kind of object storage; the extra that installs it has the kind's name."""
 # Path turns two slashes into one. A bucket name must come first, so credentials are refused.
 _STORED = re.compile(r"(s3|gs)://?([A-Za-z0-9][A-Za-z0-9._-]+(?:/.*)?)", re.DOTALL)
-_STAND_IN = re.compile(r".*?/colab_helpers-\d+/(s3|gs):/(.+)", re.DOTALL)
+_LOCAL_PATH = re.compile(r".*?/colab_helpers-\d+/(s3|gs):/(.+)", re.DOTALL)
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
 _SECRET = re.compile(r"//?[^/\s]*@")
 
@@ -41,7 +41,7 @@ def local_path_of(address: str | Path) -> Path | None:
 
 def address_of(path: str | Path) -> str | None:
     """Return the address that a path stands for; None for an ordinary path."""
-    match = _STAND_IN.fullmatch(str(path))
+    match = _LOCAL_PATH.fullmatch(str(path))
     return f"{match[1]}://{match[2]}" if match else None
 
 

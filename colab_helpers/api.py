@@ -139,14 +139,14 @@ def swap_file(
     """Like ``swap_video``, but a failure during the work is put into the report instead of raised."""
     with _in_language_of(settings):
         run, notes = _open(sources, target, output, consent, settings or load_settings(), **options)
-        from colab_helpers.batch.file_report import build_report, skipped
+        from colab_helpers.batch.file_report import build_report, skipped_report
         from colab_helpers.batch.run_file import error_text
 
         started, report, stopped = time.monotonic(), run.report, False
         try:
             run.run()
         except KeyboardInterrupt:
-            report, stopped = skipped(run.task, report.source), True
+            report, stopped = skipped_report(run.task, report.source), True
         except Exception as error:  # noqa: BLE001 - the error goes into the report
             report.error, report.status = error_text(error), "failed"
         return build_report(

@@ -55,7 +55,7 @@ def add_language(parser: argparse.ArgumentParser, *, models: bool = False) -> No
 
 
 def add_settings(parser: argparse.ArgumentParser, *, models: bool = False) -> None:
-    """Add ``--preset``, ``--set`` an option for each setting, and with ``models`` ``--models-dir``."""
+    """Add ``--preset``, ``--set``, an option for each setting, and with ``models`` ``--models-dir``."""
     from colab_helpers.settings import DEFAULT_PRESET, Settings, field_help
 
     if models:

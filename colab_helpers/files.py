@@ -35,10 +35,7 @@ def absolute(path: str | Path) -> Path:
     """Make a user's path absolute, with ``~`` expanded and links left as they are.
 
     Called once, where a path enters the package; everything else expects absolute paths. An address in object
-    storage becomes the local path that stands for it.
-
-    Raises:
-        UsageError: The path contains a null character.
+    storage becomes the local path that stands for it. Raise UsageError for a path with a null character.
     """
     if "\0" in str(path):
         what, remedy = tr("the path contains a null character"), tr("write the path as the system shows it")
@@ -182,10 +179,7 @@ def crc32_of(path: Path) -> str:
 def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a small file atomically and sync it; its folder must exist.
 
-    Only the owner can read a ``private`` file.
-
-    Raises:
-        OSError: It cannot be written; an existing file is left as it was.
+    Only the owner can read a ``private`` file. On an OSError an existing file is left as it was.
     """
     # The process id keeps concurrent writers apart; not mkstemp, whose files only the owner can read.
     hidden, opener = path.with_name(f".{path.name}.{os.getpid()}.part"), open_private if private else None
@@ -210,10 +204,7 @@ def _published(path: Path, partial: Path) -> Iterator[Path]:
 def atomic_output(path: Path) -> Iterator[Path]:
     """Yield a hidden path to write to; at the end of the block it is published, on an error removed.
 
-    Missing folders are made.
-
-    Raises:
-        OutputError: The file cannot be written.
+    Missing folders are made. Raise OutputError if the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,10 +223,7 @@ def copy_atomically(
 ) -> None:
     """Write content to a file atomically, sealed before it is published; missing folders are made.
 
-    ``on_chunk`` is called every megabyte and may raise to cancel.
-
-    Raises:
-        OutputError: The file cannot be written.
+    ``on_chunk`` is called every megabyte and may raise to cancel. Raise OutputError if that fails.
     """
     content.seek(0)
     with atomic_output(path) as partial:
@@ -247,11 +235,7 @@ def copy_atomically(
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Sync a complete file and rename it to its final name, which thus never holds a partial file.
-
-    Raises:
-        OSError: It cannot be synced or renamed.
-    """
+    """Sync a complete file and rename it to its final name, which thus never holds a partial file."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)
@@ -306,18 +290,14 @@ def unwritable_error(path: Path, error: Exception) -> OutputError:
     """Build the OutputError for an OSError or FFmpeg error met while writing a file."""
     code = getattr(error, "errno", None) or 0
     reason = getattr(error, "strerror", None) or error
-    what, remedy = (
-        tr("the result cannot be written ({reason})", reason=reason),
-        _REMEDIES.get(code, _OTHER_REMEDY),
-    )
-    return OutputError(what, where=str(path), remedy=tr(remedy))
+    what = tr("the result cannot be written ({reason})", reason=reason)
+    return OutputError(what, where=str(path), remedy=tr(_REMEDIES.get(code, _OTHER_REMEDY)))
 
 
 def expand_pattern(target: str) -> list[Path]:
     """Return the files that match a pattern such as ``clips/*.mp4``, in natural order; a plain path as it is.
 
-    Raises:
-        MissingFileError: No file matches.
+    Raise MissingFileError if no file matches.
     """
     path = Path(target)
     if not glob.has_magic(target) or path.exists():

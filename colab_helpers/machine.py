@@ -128,8 +128,7 @@ def memory_total() -> int:
 def disk_free(path: Path) -> int:
     """Return the free bytes on the file system of ``path`` or its nearest existing parent.
 
-    Raises:
-        UsageError: The mount no longer responds.
+    Raise UsageError if the mount no longer responds.
     """
     existing = path.absolute()
     try:
@@ -182,7 +181,7 @@ def require_reachable(paths: Iterable[Path]) -> None:
     """Raise UsageError if a path is on a Google Drive that is not mounted, or on a mount that is gone."""
     for path in paths:
         if is_unmounted_drive(path):
-            raise _unmounted(path)
+            raise _unmounted_error(path)
         try:
             path.stat()
         except OSError as error:
@@ -190,7 +189,7 @@ def require_reachable(paths: Iterable[Path]) -> None:
                 raise lost from error
 
 
-def _unmounted(path: Path) -> UsageError:
+def _unmounted_error(path: Path) -> UsageError:
     mount, drive = drive_of(path), mounted_drive()
     what = tr("Google Drive is not mounted at {place}", place=mount)
     remedy = tr(
@@ -235,10 +234,8 @@ def gpu_handles() -> list[Any]:
     """Return NVML handles of the GPUs that CUDA sees, in CUDA's order.
 
     NVML numbers all GPUs by bus id; CUDA those in ``CUDA_VISIBLE_DEVICES``, the fastest first unless
-    ``CUDA_DEVICE_ORDER`` is ``PCI_BUS_ID`` (CUDA C++ Programming Guide, environment variables).
-
-    Raises:
-        pynvml.NVMLError: NVML is not initialised, or there is no GPU.
+    ``CUDA_DEVICE_ORDER`` is ``PCI_BUS_ID`` (CUDA C++ Programming Guide, environment variables). Raise
+    NVMLError if NVML is not initialized, or there is no GPU.
     """
     import pynvml
 
@@ -303,7 +300,7 @@ def find_gpu() -> Gpu | None:
 
 
 def _query_nvml(query: Callable[[], T]) -> T | None:
-    """Run a query with NVML initialised; return None if there is no driver or device."""
+    """Run a query with NVML initialized; return None if there is no driver or device."""
     import pynvml
 
     try:

@@ -69,8 +69,7 @@ def _shipped() -> PresetFile:
 def load_presets(path: Path | None = None) -> PresetFile:
     """Read and validate a preset file, given by its path or folder; the shipped one if None.
 
-    Raises:
-        SettingsError: The file is missing, not YAML, or does not follow the schema.
+    Raise SettingsError if the file is missing, not YAML, or does not follow the schema.
     """
     if path is None:
         return _shipped()
@@ -92,8 +91,7 @@ def load_presets(path: Path | None = None) -> PresetFile:
 def all_presets(folder: Path) -> PresetFile:
     """Return the shipped presets and those in a user's folder; for equal names the shipped one wins.
 
-    Raises:
-        SettingsError: The user's file does not follow the schema.
+    Raise SettingsError if the user's file does not follow the schema.
     """
     shipped = load_presets()
     if not (folder / PRESETS_NAME).is_file():

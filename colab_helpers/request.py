@@ -29,7 +29,7 @@ _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 _MAX_VALUE = 80
 MAP_NAME = "people.yaml"
 """File in the output folder that maps a batch's people to their sources."""
-PEOPLE_NAME = "people"
+PEOPLE_FOLDER_NAME = "people"
 """Folder in the output folder with what is known about the people."""
 
 
@@ -121,7 +121,7 @@ class Request(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise _refused(type(self), error) from error
+                raise _validation_error(type(self), error) from error
 
     @classmethod
     def form(cls) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ class Request(BaseModel):
             return cls(**values)
 
     @property
-    def places(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path, ...]:
         """All files and folders named in the request."""
         values = (getattr(self, name) for name in type(self).model_fields)
         return tuple(value for value in values if isinstance(value, Path))
@@ -157,7 +157,7 @@ def recall(name: str, session: Mapping[str, Any]) -> Any:
     raise UsageError(what, remedy=tr("run all cells from the top (Run all); finished work is kept"))
 
 
-def _refused(model: type[Request], error: ValidationError) -> UsageError:
+def _validation_error(model: type[Request], error: ValidationError) -> UsageError:
     schema = model.model_json_schema()["properties"]
     problems = []
     for item in error.errors():
@@ -276,9 +276,9 @@ class BatchRequest(SettingsRequest):
         return [Path(photo) for photo in self.photos if not photo.startswith("data:")]
 
     @property
-    def places(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path, ...]:
         """All files and folders named in the request."""
-        return (*super().places, *self.photo_paths, *map(Path, self.targets))
+        return (*super().paths, *self.photo_paths, *map(Path, self.targets))
 
     @property
     def mapped(self) -> bool:

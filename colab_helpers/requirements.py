@@ -74,21 +74,21 @@ def read_project(root: Path = ROOT) -> Project:
         import tomllib  # not at the top: on an old Python the error message must come first
 
         table = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
-        extras = {name: applying(lines) for name, lines in table["optional-dependencies"].items()}
-        own = applying(table["dependencies"])
+        extras = {name: applicable(lines) for name, lines in table["optional-dependencies"].items()}
+        own = applicable(table["dependencies"])
         return Project(table["version"], table["requires-python"], own, extras, root)
     package, lines = metadata.metadata(PROJECT), metadata.requires(PROJECT) or []
-    own = applying(lines)
+    own = applicable(lines)
     names = package.get_all("Provides-Extra") or []
-    extras = {name: tuple(line for line in applying(lines, name) if line not in own) for name in names}
+    extras = {name: tuple(line for line in applicable(lines, name) if line not in own) for name in names}
     return Project(package["Version"], package["Requires-Python"], own, extras, None)
 
 
-def applying(lines: Iterable[str], extra: str = "") -> tuple[str, ...]:
+def applicable(lines: Iterable[str], extra: str = "") -> tuple[str, ...]:
     """Return the requirements whose markers, if any, apply here, without the markers."""
     parsed = [(line, requirement(line).marker) for line in lines]
-    applicable = (line for line, marker in parsed if marker is None or marker.evaluate({"extra": extra}))
-    return tuple(line.split(";")[0].strip() for line in applicable)
+    here = (line for line, marker in parsed if marker is None or marker.evaluate({"extra": extra}))
+    return tuple(line.split(";")[0].strip() for line in here)
 
 
 def requirement(line: str) -> Any:
@@ -189,7 +189,7 @@ def _editable_root() -> Path | None:
 def find_cuda() -> Cuda | None:
     """Find the NVIDIA driver, if it works and has a device, and the installed CUDA libraries.
 
-    Asks NVML, since initialising CUDA itself would make it unusable in processes forked later.
+    Asks NVML, since initializing CUDA itself would make it unusable in processes forked later.
     """
     nvml = _loads("libnvidia-ml.so.1")
     if nvml is None or nvml.nvmlInit_v2() != 0:

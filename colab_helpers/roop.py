@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from colab_helpers.batch.plan import listed
+from colab_helpers.batch.plan import list_targets
 from colab_helpers.command_line import option_name
 from colab_helpers.errors import UsageError
 from colab_helpers.language import mark, tr
@@ -94,8 +94,7 @@ class RoopJob(NamedTuple):
 def translate_command(options: Namespace) -> tuple[Namespace, list[str]]:
     """Return equivalent options of ``swap`` or ``batch``, and lines that explain the translation.
 
-    Raises:
-        UsageError: The script is unknown, a file is not named, there is no photo, or the quality is invalid.
+    Raise UsageError if the script is unknown, a file is not named, no photo exists, or the quality is bad.
     """
     script, numbers = _script(options.script)
     explicit = {
@@ -217,7 +216,7 @@ def _batch(options: Namespace, numbers: str) -> tuple[RoopJob, list[str]]:
         raise UsageError(what, where=where, remedy=tr("put one there, or name it with -s"))
     videos = _list_files(folder, VIDEO_SUFFIXES)
     # ``batch`` takes a folder in natural order, and its images, too.
-    same_order = not videos or [str(path) for path in listed(Path(folder))] == videos
+    same_order = not videos or [str(path) for path in list_targets(Path(folder))] == videos
     preset_why = tr("options inside the script are not known here; those written after it apply")
     paths_why = tr("results have the names of their videos, not <photo>_<number>.mp4")
     lines = [_line(BATCH, f"--preset {options.preset}", preset_why)]

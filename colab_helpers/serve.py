@@ -123,7 +123,7 @@ class Server:
         docs = app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
         docs(lambda: page.format(escape(json.dumps(app.openapi(), indent=1))))
         for kind in (ColabHelpersError, RequestValidationError):
-            app.exception_handler(kind)(_refused)
+            app.exception_handler(kind)(_error_response)
         return app
 
     def root(self) -> dict[str, str]:
@@ -132,7 +132,7 @@ class Server:
 
     def gpu_status(self) -> dict[str, Any]:
         """Return VRAM in bytes, allocated by the running job and reserved by all; and the job's networks."""
-        job, gpu, (used, total) = self.queue.at_work, this_machine().gpu, gpu_memory() or (None, None)
+        job, gpu, (used, total) = self.queue.current, this_machine().gpu, gpu_memory() or (None, None)
         sample = status.sample if job and (status := self.queue.state_of(job.folder.name)[1]) else None
         return {
             "gpu": gpu.name if gpu else None,
@@ -268,7 +268,7 @@ class AuthMiddleware:
         return await self._app(scope, counted, send)
 
 
-def _refused(_request: Request, error: Exception) -> JSONResponse:
+def _error_response(_request: Request, error: Exception) -> JSONResponse:
     """Turn an error into a response; validation errors omit the body, which may be megabytes."""
     if isinstance(error, RequestValidationError):
         return _Answer({"detail": [{"loc": item["loc"], "msg": item["msg"]} for item in error.errors()]}, 422)

@@ -285,8 +285,7 @@ def field_help(name: str) -> str:
 def preset_values(presets: PresetFile, preset: str) -> dict[str, Any]:
     """Return the values set by a preset, or by several joined with ``+`` (later ones win).
 
-    Raises:
-        SettingsError: There is no such preset, or it has an invalid value.
+    Raise SettingsError if there is no such preset, or it has an invalid value.
     """
     values: dict[str, Any] = {}
     for name in map(str.strip, preset.split("+")):

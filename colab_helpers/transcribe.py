@@ -80,10 +80,8 @@ Transcriber = Callable[[AudioSamples, str | None], Transcript]
 def load_transcriber(folder: Path, *, named: bool, words: bool) -> Transcriber:
     """Load a Whisper model in CTranslate2 format; with ``words`` each word is a line.
 
-    Unless the user ``named`` the folder, its files must have the hashes of `MODEL`.
-
-    Raises:
-        ModelError: A file is missing or differs, or the model cannot be loaded.
+    Unless the user ``named`` the folder, its files must have the hashes of `MODEL`. Raise ModelError if a
+    file is missing or differs, or the model cannot be loaded.
     """
     for name, digest in _FILES.items():
         path = folder / name
@@ -161,8 +159,7 @@ def transcribe_audio(path: Path, transcriber: Transcriber) -> Transcript:
 def audio_chunks(path: Path) -> Iterator[tuple[float, AudioSamples]]:
     """Yield start and samples of a file's audio in chunks of at most five minutes, cut where it is quiet.
 
-    Raises:
-        MediaError: There is no readable audio.
+    Raise MediaError if there is no readable audio.
     """
     with open_source(path) as container:
         streams = [stream for stream in container.streams.audio if stream.codec_context]

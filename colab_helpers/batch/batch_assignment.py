@@ -52,7 +52,7 @@ class BatchAssignment:
     default: Treatment | None  # for everybody else
 
     def assignment(self, key: str) -> Assignment:
-        """Return the assignment of a target by its index key; if it was not scanned, people match by look."""
+        """Return the assignment of a target by its index key; if it was not scanned, people match by face."""
         video = self.known.videos.get(key)
         if video is None:
             return Assignment(self.default, people=self.people, has_people_map=True)
@@ -79,8 +79,8 @@ class BatchAssignment:
         may_be = {names[group] for group in video.tracks.values() if group}
         for number, group in video.tracks.items():
             if not group and number in video.seen:
-                look = video.seen[number].look
-                similarities = {name: float((person.looks @ look).max())
+                embedding = video.seen[number].look
+                similarities = {name: float((person.looks @ embedding).max())
                                 for name, person in self.people.items() if len(person.looks)}  # fmt: skip
                 if similarities:
                     may_be.add(max(similarities, key=lambda name: similarities[name]))
@@ -119,7 +119,7 @@ class TreatmentResolver:
         treatments = {name: self._treatment(name, one.source, one.settings) for name, one in people.items()}
         return treatments, self._treatment("default", people_map.default, {})
 
-    def looks(self, people_map: PeopleMap) -> dict[str, FloatArray]:
+    def embeddings(self, people_map: PeopleMap) -> dict[str, FloatArray]:
         """Return the ``(512,)`` unit embedding of each person for whom the map names photos, by name."""
         shown = {name: one.photos for name, one in people_map.people.items() if one.photos}
         return {name: unit(self._read_photos(name, photos)[0].embedding) for name, photos in shown.items()}
@@ -182,8 +182,8 @@ class TreatmentResolver:
         identity, photos = (self.identity, self.photos) if own else self._read_photos(name, source)
         assert identity is not None
         key = " ".join(sorted(photos[number].digest for number in identity.used))
-        look, age, shown = identity.embedding, identity.age, "" if own else ", ".join(source)
-        return Treatment(source=look, source_name=shown, settings=settings, key=key, age=age)
+        face, age, shown = identity.embedding, identity.age, "" if own else ", ".join(source)
+        return Treatment(source=face, source_name=shown, settings=settings, key=key, age=age)
 
     @contextmanager
     def _error_context(self, name: str) -> Iterator[None]:
@@ -216,12 +216,12 @@ def assign_people(
     exist, or a source that cannot be used.
     """
     check_groups(people_map, known)
-    (by_name, default), photo_looks = treatments.of(people_map), treatments.looks(people_map)
-    completed = complete_map(people_map, known, photo_looks, limit)
+    (by_name, default), embeddings = treatments.of(people_map), treatments.embeddings(people_map)
+    completed = complete_map(people_map, known, embeddings, limit)
     people, portraits = {}, treatments.portraits(completed, known)
     for name, person in completed.people.items():
         looks = [known.groups[group].look for group in person.faces]
-        looks += [photo_looks[name]] if name in photo_looks else []
+        looks += [embeddings[name]] if name in embeddings else []
         stacked = np.stack(looks) if looks else np.zeros((0, 512), np.float32)
         people[name] = KnownPerson(name, stacked, portraits.get(name, by_name.get(name, default)))
     return BatchAssignment(known, completed, people, default)

@@ -11,7 +11,7 @@ from colab_helpers.batch.context import WorkerContext
 from colab_helpers.batch.drive import FACES_NAME
 from colab_helpers.batch.estimate import Estimate
 from colab_helpers.batch.face_indexes import remove_stale
-from colab_helpers.batch.file_report import build_report, skipped
+from colab_helpers.batch.file_report import build_report, skipped_report
 from colab_helpers.batch.memory_growth import MemoryGrowth
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.task_runner import TaskRunner
@@ -49,7 +49,7 @@ class BatchRunner(ABC):
         loaded, job = self.loaded, self.context.job
         photos = list(loaded.photos or job.names)
         return build_report(
-            [self.files.get(n) or skipped(task, photos) for n, task in enumerate(job.tasks)],
+            [self.files.get(n) or skipped_report(task, photos) for n, task in enumerate(job.tasks)],
             consent=parse_consent(job.request.consent),
             settings=loaded.settings or job.request.settings.model_dump(mode="json"),
             seconds=time.monotonic() - began,
@@ -102,6 +102,6 @@ class SkippingRunner(BatchRunner):
         if not self.reason:
             raise KeyboardInterrupt
         for index in self.order:
-            report = skipped(self.context.job.tasks[index], list(self.context.job.names), self.reason)
+            report = skipped_report(self.context.job.tasks[index], list(self.context.job.names), self.reason)
             report.fallbacks = list(self.context.status.status.files[index].fallbacks)
             self.file_ended(index, report)

@@ -80,10 +80,8 @@ class WorkerContext:
         """Journal that work on a file, or its segment ``number``, begins; return engine and notes.
 
         The engine uses less memory if workers have died on this work, or if ``short_of_memory``. ``deaths``
-        None counts the deaths in the journal, which is correct for a single worker.
-
-        Raises:
-            WorkerError: `MAX_DEATHS` workers have died on this work.
+        None counts the deaths in the journal, which is correct for a single worker. Raise WorkerError if
+        `MAX_DEATHS` workers have died on this work.
         """
         times, cause = deaths or (earlier.history.interruptions(key, earlier.run), self.cause)
         notes = list[str]()

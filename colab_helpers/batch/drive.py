@@ -73,8 +73,7 @@ class WorkDirs:
     def make(self) -> None:
         """Create the local folder, private to this user if it is not in the output folder.
 
-        Raises:
-            OutputError: It cannot be created, or belongs to another user.
+        Raise OutputError if it cannot be created, or belongs to another user.
         """
         what = mark("the work folder cannot be created ({reason})")
         remedy = mark("choose another output folder, or a local work folder with --work-dir")
@@ -99,8 +98,7 @@ def wrap_unwritable(output_dir: Path) -> AbstractContextManager[None]:
 def make_private(folder: Path) -> None:
     """Create a private folder (mode 700) in a folder to which others may write, such as /tmp.
 
-    Raises:
-        OutputError: It exists already and belongs to another user, or is a link.
+    Raise OutputError if it exists already and belongs to another user, or is a link.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
@@ -109,7 +107,7 @@ def make_private(folder: Path) -> None:
     shared = folder.parent.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if not stat.S_ISDIR(state.st_mode) or (shared and state.st_uid != os.getuid()):
         what = tr("the work folder belongs to another user")
-        remedy = tr("have it removed, or choose another work folder with --work-dir")
+        remedy = tr("have it removed, or choose another folder with TMPDIR or --work-dir")
         raise OutputError(what, where=str(folder), remedy=remedy)
     if shared and stat.S_IMODE(state.st_mode) != 0o700:
         folder.chmod(0o700)
@@ -173,10 +171,8 @@ def copy_out(
     """Copy a file to an unreliable disk, verify the copy, and publish it; return its SHA-256.
 
     Replaces an existing file and creates missing folders. ``heartbeat`` is called every few megabytes and may
-    raise to cancel, ``before_publish`` when the copy is complete and verified.
-
-    Raises:
-        OutputError: The disk is full or gone, or does not return what was written; nothing is left there.
+    raise to cancel, ``before_publish`` when the copy is complete and verified. Raise OutputError,
+    and leave nothing there, if the disk is full or gone, or does not return what was written.
     """
     with atomic_output(target) as partial:
         digest = copy_bytes(source, partial, heartbeat)
@@ -238,7 +234,7 @@ def supervisor_of(job: Path) -> int:
 
 
 def _is_needed(path: Path, run: str) -> bool:
-    """Whether an entry of a work folder holds segments or is the job of another living process."""
+    """Return whether an entry of a work folder holds segments or is the job of another living process."""
     if path.is_dir():
         return path.name != FACES_NAME  # a cache of the copy beside the results
     match = _JOB_NAME.fullmatch(path.name)

@@ -69,7 +69,7 @@ class Estimate:
         if not status.session_minutes:
             return
         left = status.started + 60 * status.session_minutes - self._clock()
-        count = fitting(status, self._loads, self._order, left)
+        count = count_fitting(status, self._loads, self._order, left)
         if count is not None:
             self._status.fitting(count)
         if left < _WARNING_SECONDS and not self._warned:
@@ -77,7 +77,9 @@ class Estimate:
             self._status.note(tr(_WARNING, minutes=max(0.0, left / 60)))
 
 
-def fitting(status: BatchStatus, loads: Sequence[Load], order: Sequence[int], left: float) -> int | None:
+def count_fitting(
+    status: BatchStatus, loads: Sequence[Load], order: Sequence[int], left: float
+) -> int | None:
     """Count the files that have ended, and those expected to end within ``left`` seconds.
 
     The rate is that of the current file since its first frame in this run, or of all workers together; None

@@ -81,25 +81,19 @@ class FaceIndexLocation:
         mirror = self.mirror
         with suppress(OutputError):  # the index is found by its key without metadata
             write_text((mirror or self.folder) / ABOUT_NAME, to_json(self.metadata))
-        if address_of(self.folder):
-            return self._open_stored(retry, heartbeat)
-        if mirror is None:
+        if mirror is None and address_of(self.folder) is None:
             return FaceIndex(self.folder, self.key)
         with suppress(OSError, MediaError, OutputError):  # faces of unreadable chunks are detected again
-            for chunk in sorted(mirror.glob("*.npz")):
+            fetch(self.folder, heartbeat)
+            for chunk in sorted(mirror.glob("*.npz")) if mirror else ():
                 copy_in(chunk, self.folder / chunk.name, heartbeat=heartbeat)
 
         def keep(chunk: Path) -> None:
-            retry.attempt(lambda: copy_out(chunk, mirror / chunk.name, heartbeat=heartbeat))
+            if mirror is None:
+                retry.attempt(lambda: send(chunk, heartbeat))
+            else:
+                retry.attempt(lambda: copy_out(chunk, mirror / chunk.name, heartbeat=heartbeat))
 
-        return FaceIndex(self.folder, self.key, keep=keep)
-
-    def _open_stored(self, retry: RetryPolicy, heartbeat: Callable[[], None]) -> FaceIndex:
-        def keep(chunk: Path) -> None:
-            retry.attempt(lambda: send(chunk, heartbeat))
-
-        with suppress(MediaError, OutputError):  # as above
-            fetch(self.folder, heartbeat)
         return FaceIndex(self.folder, self.key, keep=keep)
 
 

@@ -75,7 +75,7 @@ def _person_report(person: PersonStats) -> PersonReport:
     )
 
 
-def skipped(task: Task, sources: list[str], reason: str = "") -> FileReport:
+def skipped_report(task: Task, sources: list[str], reason: str = "") -> FileReport:
     """Return the report of a skipped task; without a ``reason`` it was stopped by the user."""
     reason = reason or tr("stopped by the user")
     return FileReport(source=sources, target=str(task.target), status="skipped", error=reason)

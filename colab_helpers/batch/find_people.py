@@ -125,8 +125,9 @@ class PeopleFinder:
         if self.context.job.request.people != "everybody":
             return written
         if self.default.person_filter is not None:
-            what = tr("{map} takes precedence: target_person and never are ignored", map=MAP_NAME)
-            raise UsageError(what, remedy=tr("list there, by photos, the people who must not get a portrait"))
+            what = tr("target_person and never cannot be combined with people=everybody")
+            remedy = tr("list in {map}, by photos, the people who must not get a portrait", map=MAP_NAME)
+            raise UsageError(what, remedy=remedy)
         return with_portraits(written)
 
     def _first_map(self, known: KnownPeople) -> PeopleMap:
@@ -179,7 +180,7 @@ class PeopleFinder:
             if scanned is not None:
                 known.found[key] = scanned
                 self._save(known)
-                self.context.status.file(index, _queued(task))
+                self.context.status.file(index, _queued_report(task))
                 growth.check(self.context.stop)
         return names
 
@@ -250,7 +251,7 @@ class PeopleFinder:
         files = {file.target: file for file in triage.files}
         for index, task in enumerate(self.context.job.tasks):
             if file := files.get(task.output.name):
-                self.context.status.file(index, _queued(task, describe_triage(file)))
+                self.context.status.file(index, _queued_report(task, describe_triage(file)))
         summary = tr("{people} person(s) found in {files} file(s): {map} says what is done to each",
                      people=len(assignment.people), files=len(videos), map=MAP_NAME)  # fmt: skip
         notes = [summary, *self._treatments.notes, *triage.lines()]
@@ -260,7 +261,7 @@ class PeopleFinder:
             self.context.status.note(*notes)
 
 
-def _queued(task: Task, *remarks: str) -> FileReport:
+def _queued_report(task: Task, *remarks: str) -> FileReport:
     return FileReport(target=str(task.target), status="queued", fallbacks=[one for one in remarks if one])
 
 

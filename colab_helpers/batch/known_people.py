@@ -27,9 +27,9 @@ from colab_helpers.faces.person_clustering import (
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.files import load, natural_key, to_json
 from colab_helpers.language import tr
-from colab_helpers.request import PEOPLE_NAME
+from colab_helpers.request import PEOPLE_FOLDER_NAME as PEOPLE_FOLDER_NAME
 
-PEOPLE_FOLDER_NAME, PEOPLE_RECORD_NAME = PEOPLE_NAME, "people.json"
+PEOPLE_RECORD_NAME = "people.json"
 LOOKALIKE_SIMILARITY = 0.3
 """Cosine similarity of two groups' mean embeddings from which they may be confused."""
 UNKNOWN_PERSON = ""
@@ -237,7 +237,7 @@ class KnownPeople(_Model):
 
 
 def is_doubtful(tracks: Sequence[KnownTrack]) -> bool:
-    """Whether a group is uncertain: few embeddings, dark pictures only, or a track unlike all the others."""
+    """Return whether a group is uncertain: few embeddings, only dark pictures, a track unlike the others."""
     sure = [track for track in tracks if track.asked >= MIN_EMBEDDINGS]
     total = np.sum([track.look * track.asked for track in sure], axis=0)
     pairs = [(track.look, total - track.look * track.asked) for track in sure] if len(sure) > 1 else []

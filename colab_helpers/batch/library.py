@@ -9,7 +9,7 @@ from pathlib import Path
 
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.object_store import sync_inputs
-from colab_helpers.batch.plan import UNLISTED, skipped_files
+from colab_helpers.batch.plan import UNLISTED, notes_on_skipped
 from colab_helpers.errors import ConsentError, MissingFileError, wrap_os_error
 from colab_helpers.files import absolute, natural_key
 from colab_helpers.language import mark, tr
@@ -50,7 +50,7 @@ def synthetic_people(library: Path | None) -> list[str]:
 
 
 def _is_generated(photo: str) -> bool:
-    """Whether a photo's metadata declares it as entirely generated."""
+    """Return whether a photo's metadata declares it as entirely generated."""
     with suppress(OSError), Path(photo).open("rb") as file:
         return GENERATED_SOURCE_TYPE.encode() in file.read(_HEADER_BYTES)
     return False
@@ -62,7 +62,7 @@ def expand_photo_folders(request: BatchRequest) -> tuple[BatchRequest, list[str]
     sources = {name: expand_photos(map(Source.of, paths), request.library) for name, paths in named.items()}
     folders = [Path(path) for paths in named.values() for path in paths if os.path.isdir(path)]  # noqa: PTH112
     photos = {name: [photo.image for photo in found] for name, found in sources.items()}
-    return request.with_values(**photos), skipped_files(folders, wanted=is_photo)
+    return request.with_values(**photos), notes_on_skipped(folders, wanted=is_photo)
 
 
 def expand_photos(sources: Iterable[Source], library: Path | None = None) -> list[Source]:
@@ -98,11 +98,11 @@ def find_photos(location: str) -> list[str]:
     photos = (item for item in path.iterdir() if item.is_file() and is_photo(item))
     found = sorted(photos, key=lambda item: natural_key(item.name))
     if not found:
-        remedy = "; ".join([*skipped_files([path], wanted=is_photo), tr("name another folder")])
+        remedy = "; ".join([*notes_on_skipped([path], wanted=is_photo), tr("name another folder")])
         raise MissingFileError(tr("the folder contains no photo"), where=location, remedy=remedy)
     return [str(item) for item in found]
 
 
 def is_photo(path: Path) -> bool:
-    """Whether a file in a folder counts as a photo: an image that can be read here."""
+    """Return whether a file in a folder counts as a photo: an image that can be read here."""
     return is_image(path) and not missing_reader_command(path)

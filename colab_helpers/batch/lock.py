@@ -15,7 +15,7 @@ from colab_helpers.batch.drive import WorkDirs, wrap_unwritable
 from colab_helpers.batch.status import BatchStatus, latest_status
 from colab_helpers.batch.stop import STATUS_NAME, is_process_alive
 from colab_helpers.errors import UsageError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 
 LOCK_NAME = ".colab_helpers.lock"
 
@@ -44,7 +44,7 @@ def folder_lock(output_dir: Path, host: str = "") -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            raise _busy(output_dir, latest_status([output_dir / STATUS_NAME])) from error
+            raise _busy_error(output_dir, latest_status([output_dir / STATUS_NAME])) from error
     try:
         _check_status(output_dir, host)
         yield
@@ -54,21 +54,19 @@ def folder_lock(output_dir: Path, host: str = "") -> Iterator[None]:
         lock.release()
 
 
-def _busy(output_dir: Path, status: BatchStatus | None, *, remote: bool = False) -> FolderBusyError:
+def _busy_error(output_dir: Path, status: BatchStatus | None, *, remote: bool = False) -> FolderBusyError:
     """Return the error that names the batch running in a folder, if its status is known."""
-    what = tr("another run is working in this folder{holder}", holder=_holder(status))
+    holder = ""
+    if status is not None:
+        since = time.strftime("%H:%M", time.localtime(status.started))
+        text = mark(" (process {pid} on {host}, since {since})")
+        holder = tr(text, pid=status.pid, host=status.host, since=since)
+    what = tr("another run is working in this folder{holder}", holder=holder)
     remedy = tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder")
     if remote:
-        what = tr("another machine is working in this folder{holder}", holder=_holder(status))
+        what = tr("another machine is working in this folder{holder}", holder=holder)
         remedy = tr("wait until its status has not changed for 30 seconds, or choose another output folder")
     return FolderBusyError(what, where=str(output_dir), remedy=remedy)
-
-
-def _holder(status: BatchStatus | None) -> str:
-    if status is None:
-        return ""
-    since = time.strftime("%H:%M", time.localtime(status.started))
-    return tr(" (process {pid} on {host}, since {since})", pid=status.pid, host=status.host, since=since)
 
 
 def _check_status(output_dir: Path, host: str) -> None:
@@ -79,4 +77,4 @@ def _check_status(output_dir: Path, host: str) -> None:
     here = status.host == socket.gethostname()
     running = is_process_alive(status.pid, status.pid_started) if here else status.alive()
     if running and (not here or status.pid != os.getpid()):
-        raise _busy(output_dir, status, remote=not here)
+        raise _busy_error(output_dir, status, remote=not here)

@@ -114,7 +114,7 @@ def _make_placeholder(path: Path, state: tuple[int, int]) -> None:
 
 
 def needs_download(path: Path) -> bool:
-    """Whether an object has yet to be downloaded; looked up if it has no local path yet.
+    """Return whether an object has yet to be downloaded; looked up if it has no local path yet.
 
     Images are downloaded at once, as their type is read from their content.
     """
@@ -309,7 +309,7 @@ def sync_inputs(folder: Path | None, targets: Iterable[str], photos: Iterable[Pa
         OutputError: A store cannot be used, or the bucket does not exist.
         UsageError: The store's client is not installed.
     """
-    from colab_helpers.request import MAP_NAME, PEOPLE_NAME  # slow to import, and not needed for pages
+    from colab_helpers.request import MAP_NAME, PEOPLE_FOLDER_NAME  # slow to import, and not needed for pages
 
     paths = {Path(target).parent if has_magic(target) else Path(target) for target in targets}
     for path in (*sorted(paths), *photos):
@@ -321,7 +321,7 @@ def sync_inputs(folder: Path | None, targets: Iterable[str], photos: Iterable[Pa
             if not system.exists(name.partition("/")[0]):
                 raise FileNotFoundError
         fetch(folder / MAP_NAME)
-        fetch(folder / PEOPLE_NAME)
+        fetch(folder / PEOPLE_FOLDER_NAME)
         _remove_unused()
 
 

@@ -27,7 +27,7 @@ from colab_helpers.trust.manifests import sidecar
 
 
 def is_frame_by_frame(task: Task) -> bool:
-    """Whether a target is an image or a true GIF that does not become a video."""
+    """Return whether a target is an image or a true GIF that does not become a video."""
     if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
         return is_image(task.target)
     require_downloaded(task.target)
@@ -36,7 +36,7 @@ def is_frame_by_frame(task: Task) -> bool:
 
 
 def may_have_segments(task: Task, settings: Settings) -> bool:
-    """Whether a video may have several independent segments, judging by its header."""
+    """Return whether a video may have several independent segments, judging by its header."""
     if is_frame_by_frame(task) or not settings.keep_fps:
         return False
     info = probe(require_file(task.target))
@@ -45,26 +45,20 @@ def may_have_segments(task: Task, settings: Settings) -> bool:
 
 
 def resolve_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name, and a note if it differs from the target's type."""
-    return _picture_output(task) if is_frame_by_frame(task) else _video_output(task)
+    """Return the output's final name, and a note if it differs from the target's type.
 
-
-def _picture_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name: formats that cannot be written become WebP or PNG."""
-    own, suffix = task.target.suffix.lower(), picture_suffix(task.target)
-    if task.demanded or suffix == own:
-        return task.output, None
-    text = mark("the result is a {suffix} file, the source a {own} one{because}")
-    note = tr(text, suffix=suffix, own=own, because="")
-    return task.output.with_name(shorten_name("", task.output.name, suffix)), note
-
-
-def _video_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name: the target's container if it can hold the result."""
+    A video keeps its container if that can hold the result; a picture that cannot be written becomes WebP or
+    PNG.
+    """
     if task.demanded:
         return task.output, None
-    suffix, note = output_suffix(probe(task.target))
-    if suffix == task.output.suffix.lower():
+    own, note = task.output.suffix.lower(), None
+    if not is_frame_by_frame(task):
+        suffix, note = output_suffix(probe(task.target))
+    elif (suffix := picture_suffix(task.target)) != own:
+        text = mark("the result is a {suffix} file, the target a {own} one{because}")
+        note = tr(text, suffix=suffix, own=own, because="")
+    if suffix == own:
         return task.output, note
     return task.output.with_name(shorten_name("", task.output.name, suffix)), note
 

@@ -161,8 +161,8 @@ class PeopleMap(BaseModel, extra="forbid"):
         try:
             data = yaml.load(text, _Loader) or {}
         except (yaml.YAMLError, RecursionError) as error:
-            place, what = getattr(error, "problem_mark", None), str(getattr(error, "problem", None) or error)
-            what = tr("line {line}: {what}", line=place.line + 1, what=what) if place else what
+            where, what = getattr(error, "problem_mark", None), str(getattr(error, "problem", None) or error)
+            what = tr("line {line}: {what}", line=where.line + 1, what=what) if where else what
             raise UsageError(what) from error
         if not isinstance(data, dict):
             raise UsageError(tr("a mapping with default and people is expected here"))
@@ -242,7 +242,7 @@ def new_name(group: str, taken: Container[str]) -> str:
 def complete_map(
     people_map: PeopleMap,
     known: KnownPeople,
-    looks: Mapping[str, FloatArray] | None = None,
+    embeddings: Mapping[str, FloatArray] | None = None,
     limit: float = 0.0,
 ) -> PeopleMap:
     """Return the map with all known groups: a new one joins the person it looks like, or adds a person.
@@ -250,13 +250,13 @@ def complete_map(
     Args:
         people_map: The map; people who are added get its default source.
         known: The groups.
-        looks: ``(512,)`` unit embeddings by name of the people for whom the map has photos.
+        embeddings: ``(512,)`` unit embeddings, by name, of the people for whom the map has photos.
         limit: Squared distance up to which a group joins one of them.
     """
     completed, names = people_map.model_copy(update={"people": {**people_map.people}}), people_map.names
     for group, one in known.groups.items():
         if group not in names:
-            distances = {name: face_distance(one.look, look) for name, look in (looks or {}).items()}
+            distances = {name: face_distance(one.look, photo) for name, photo in (embeddings or {}).items()}
             nearest = min(distances, key=lambda name: distances[name], default=None)
             if nearest is not None and distances[nearest] <= limit:
                 completed.put(nearest, faces=(*completed.people[nearest].faces, group))

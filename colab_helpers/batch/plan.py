@@ -80,7 +80,7 @@ def plan_batch(
     return chosen
 
 
-def listed(folder: Path) -> list[Path]:
+def list_targets(folder: Path) -> list[Path]:
     """List the videos and images directly in a folder, by name alone, in natural order.
 
     Raise MissingFileError if the folder cannot be listed or contains none.
@@ -89,17 +89,17 @@ def listed(folder: Path) -> list[Path]:
     with wrap_os_error(MissingFileError, UNLISTED, folder, remedy):
         paths = [path for path in folder.iterdir() if _is_target(path)]
     if not paths:
-        remedy = "; ".join([*skipped_files([folder]), tr("name another folder or the files")])
+        remedy = "; ".join([*notes_on_skipped([folder]), tr("name another folder or the files")])
         raise MissingFileError(tr("the folder contains no video or image"), where=str(folder), remedy=remedy)
     return sorted(paths, key=lambda path: natural_key(path.name))
 
 
 def _is_target(path: Path) -> bool:
-    """Whether a file in a folder is a target, by its name alone: it is opened only when its turn comes."""
+    """Return whether a file in a folder is a target, by its name: it is opened only when its turn comes."""
     return path.name[0] != "." and (is_video(path) or (is_image(path) and not missing_reader_command(path)))
 
 
-def skipped_files(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _is_target) -> list[str]:
+def notes_on_skipped(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _is_target) -> list[str]:
     """Return notes on the files in these folders that are skipped by type, and on how to read them."""
     notes = []
     for folder in folders:
@@ -125,7 +125,7 @@ def _unique_tasks(targets: Iterable[Path]) -> list[Task]:
         paths = [target]
         if os.path.isdir(target):  # noqa: PTH112 - Path.is_dir raises without permission
             try:
-                paths = listed(target)
+                paths = list_targets(target)
             except MissingFileError as error:
                 problems.append(error)
         for path in paths:

@@ -46,7 +46,7 @@ class _RemoteStatus(StatusWriter):
     def __init__(self, send: Callable[[object], None]) -> None:
         self._send, self._ticked = send, 0.0
         self.status = BatchStatus(pid=os.getpid(), host="", started=0.0, updated=0.0, files=[])
-        for name in ("progress", "picture", "note", "pause", "file", "warned"):
+        for name in ("progress", "picture", "note", "pause", "file", "count_memory_warnings"):
             setattr(self, name, partial(self._forward, name))
 
     def _forward(self, name: str, *args: object) -> None:

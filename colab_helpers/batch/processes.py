@@ -94,7 +94,9 @@ def describe_exit(code: int) -> str:
     if code == -signal.SIGKILL:
         return tr("was killed, as the system does when memory runs out (signal 9)")
     if code < 0:
-        return tr("died of {name} (signal {number})", name=signal.Signals(-code).name, number=-code)
+        names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
+        name = names.get(-code) or signal.strsignal(-code)
+        return tr("died of {name} (signal {number})", name=name, number=-code)
     return tr("exited with code {code}", code=code)
 
 

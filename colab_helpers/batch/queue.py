@@ -29,11 +29,11 @@ _POLL_INTERVAL = 0.3
 
 @dataclass(eq=False)
 class Queue:
-    """The batches queued below a folder; ``turn_lock`` is held while the batch ``at_work`` runs."""
+    """The batches queued below a folder; ``turn_lock`` is held while the batch ``current`` runs."""
 
     folder: Path
     turn_lock: Lock = field(default_factory=Lock)
-    at_work: Job | None = None
+    current: Job | None = None
     _state_lock: Lock = field(default_factory=Lock)
 
     def names(self) -> list[str]:
@@ -76,7 +76,7 @@ class Queue:
                 raise UsageError(what, where=name, remedy=tr("if it has only just started, try again"))
 
     def _is_current(self, job: Job) -> bool:
-        return self.at_work is not None and self.at_work.run == job.run
+        return self.current is not None and self.current.run == job.run
 
     def work(self) -> None:
         """Run one batch after another, forever."""
@@ -84,9 +84,9 @@ class Queue:
             # An error means that a folder is gone or full, and the next round tries again.
             with self.turn_lock, suppress(OSError, ColabHelpersError):
                 with self._state_lock:
-                    self.at_work = self._next()
-                if self.at_work is not None:
-                    self._run(self.at_work)
+                    self.current = self._next()
+                if self.current is not None:
+                    self._run(self.current)
             time.sleep(_POLL_INTERVAL)
 
     def _next(self) -> Job | None:
@@ -111,9 +111,9 @@ class Queue:
         except Exception as error:  # noqa: BLE001 - the other batches must still run
             note = f"{type(error).__name__}: {error}"
         with self._state_lock:
-            self.at_work = None
+            self.current = None
             if not _records(job.folder)[2]:  # otherwise another batch runs there, and this one stays queued
-                _end(job, note, cancelled=cancelled)
+                _end(job, *filter(None, [note]), cancelled=cancelled)
 
 
 def _records(folder: Path) -> tuple[Job | None, BatchStatus | None, bool]:

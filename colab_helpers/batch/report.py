@@ -288,7 +288,7 @@ def html_path(report: Path) -> Path:
 
 
 def is_own_file(path: Path) -> bool:
-    """Whether a file is empty or was written by a run beside its results, so that it may be replaced."""
+    """Return whether a file is empty or was written by a run beside its results, so it may be replaced."""
     try:
         if not path.is_file():  # reading a pipe could block
             return False

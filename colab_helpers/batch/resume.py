@@ -106,7 +106,7 @@ class EarlierWork:
                 unpin(result)
 
     def made(self, path: Path) -> bool:
-        """Whether an earlier run made the file at a path, and nobody has changed it since."""
+        """Return whether an earlier run made the file at a path, and nobody has changed it since."""
         if path.name not in self.history.made:
             return False
         digests = self.history.made[path.name]
@@ -160,7 +160,7 @@ class JournaledSegmentStore(SegmentStore):
         return self.folder.absolute() / f"{part.segment.number:06d}{SEGMENT_SUFFIX}"
 
     def _is_intact(self, part: FinishedSegment) -> bool:
-        """Whether a segment is as noted; it is fetched from mirror or store if the local one is gone."""
+        """Return whether a segment is as noted; fetch it from mirror or store if the local one is gone."""
         path = part.segment.path
         self.heartbeat()
         try:
@@ -244,7 +244,8 @@ class DigestCache:
         """
         self.retry.attempt(lambda: needs_download(path))
         name, state = address_of(path) or str(path.absolute()), size_and_mtime(path)
-        for known in self._caches():
+        for reload in (False, True):
+            known = self._load() if reload else self._known
             if state is not None and tuple(known.get(name, ())[:2]) == state:
                 return str(known[name][2])
         if is_placeholder(path):
@@ -263,10 +264,6 @@ class DigestCache:
         for entry in history.entries:
             if isinstance(entry, FileDone):
                 self._known |= {address: list(seen) for address, seen in entry.seen.items()}
-
-    def _caches(self) -> Iterator[dict[str, list[int | str]]]:
-        yield self._known
-        yield self._load()
 
     def _load(self) -> dict[str, list[int | str]]:
         """Merge in what other workers have written."""

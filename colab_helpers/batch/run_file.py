@@ -165,7 +165,7 @@ class FileRun:
         if self.unfinished is not None:
             self.unfinished.claim(paths)
         task, report, work = self.task, self.report, self._work_folder
-        with _removed_on_error(output):
+        with _clean_up_on_error(output):
             if is_frame_by_frame(task):
                 result, digest = self._process_picture(output), None
             elif work is None:
@@ -204,7 +204,7 @@ class FileRun:
 
     def _process_video(self, target: Path, output: Path) -> Path:
         marks, store = self._marks(target), self.unfinished
-        with _removed_on_error(output):
+        with _clean_up_on_error(output):
             options = self._plan_options(marks)
             result = process_video(self.engine, self.assignment, target, output, store=store, **options)
         fill_report(result, self.report, marks)
@@ -311,7 +311,7 @@ def error_text(error: Exception) -> str:
 
 
 @contextmanager
-def _removed_on_error(output: Path) -> Iterator[None]:
+def _clean_up_on_error(output: Path) -> Iterator[None]:
     """On an error, remove the new result's frames and manifest; those of an earlier result are restored."""
     existed = frames_folder(output).exists()  # an earlier result's, or empty
     path, before = sidecar(output), size_and_mtime(output)

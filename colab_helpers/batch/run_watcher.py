@@ -84,7 +84,7 @@ class RunWatcher:
         return latest_status(self.status_files)
 
     def is_batch_running(self) -> bool:
-        """Whether any batch is running in the folder."""
+        """Return whether any batch is running in the folder."""
         status = self.status()
         return status is not None and status.alive()
 

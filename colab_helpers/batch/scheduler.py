@@ -101,7 +101,7 @@ class Scheduler:
         return self._deaths[call]
 
     def has_successor(self, call: Call) -> bool:
-        """Whether the segment after that of a call is still unassigned."""
+        """Return whether the segment after that of a call is still unassigned."""
         return call.index in self._open and call.number + 1 in self._open[call.index].waiting
 
     def note_progress(self, worker: Hashable) -> None:

@@ -56,7 +56,7 @@ class BatchStatus(BaseModel, extra="forbid", populate_by_name=True):
     pause: str | None = Field(None, description="What the work is waiting for, if anything.")
     notes: list[str] = Field([], description="Notes on the whole run, one sentence each.")
     workers: list[WorkerStatus] = Field([], description="Workers of a pool, up to 64, paused ones first.")
-    crew: int = Field(0, description="Number of workers in the pool; 0: a single worker.")
+    worker_count: int = Field(0, description="Number of workers in the pool; 0: a single worker.")
     idle: int = Field(0, description="Workers without a task.")
     rate: float = Field(0.0, description="Frames per second of all workers together.")
     picture: str | None = Field(None, description="A frame just written, as a small JPEG data: URL.")
@@ -79,7 +79,7 @@ class BatchStatus(BaseModel, extra="forbid", populate_by_name=True):
         return [*self.notes, tr(text, **values)]
 
     def alive(self) -> bool:
-        """Whether the run is going on: by its processes on this machine, by its last update elsewhere.
+        """Return whether the run is going on: by its processes on this machine, by its last update elsewhere.
 
         Between two workers the supervisor counts, as long as the last update is recent.
         """
@@ -90,7 +90,7 @@ class BatchStatus(BaseModel, extra="forbid", populate_by_name=True):
         for file in self.files:
             if file.status in ("queued", "running"):
                 file.status = "cancelled"
-        self.workers, self.crew, self.idle, self.rate = [], 0, 0, 0.0
+        self.workers, self.worker_count, self.idle, self.rate = [], 0, 0, 0.0
         failed = any(file.status not in ("done", "skipped") for file in self.files)
         self.state = "cancelled" if cancelled else "failed" if failed else "done"
         self.updated = time.time()
@@ -218,7 +218,7 @@ class StatusWriter:
                 self.status.sample = sample or self.status.sample
                 self._write(urgent=False)
 
-    def warned(self, times: int) -> None:
+    def count_memory_warnings(self, times: int) -> None:
         """Count how often RAM was short."""
         self.status.memory_warnings += times
 
@@ -235,7 +235,7 @@ class StatusWriter:
         """Set the states of the pool's workers, written with the next update, and their common pause."""
         status = self.status
         status.workers = sorted(workers, key=lambda worker: worker.pause is None)[:_MAX_WORKERS]
-        status.crew, status.rate = len(workers), round(sum(worker.fps for worker in workers), 2)
+        status.worker_count, status.rate = len(workers), round(sum(worker.fps for worker in workers), 2)
         status.idle = sum(not worker.file for worker in workers)
         pause = first_of([*dict.fromkeys(worker.pause for worker in workers if worker.pause)], 2) or None
         if pause != status.pause:
@@ -247,7 +247,7 @@ class StatusWriter:
             with self._changing() as status:
                 status.fitting = files
 
-    def restarted(self, cause: str) -> None:
+    def note_restart(self, cause: str) -> None:
         """Note that a worker died and was replaced; counts as a sign of life."""
         self.tick()
         self.status.restarts += 1

@@ -112,7 +112,7 @@ class StopToken:
 
 
 def is_process_alive(pid: int, started: float) -> bool:
-    """Whether a local process exists and began at ``started``, in seconds since 1970 (0: any time)."""
+    """Return whether a local process exists and began at ``started``, in seconds since 1970 (0: any time)."""
     if not pid:
         return False
     import psutil  # slow to import, and not needed for a run that has ended
@@ -126,7 +126,7 @@ def is_process_alive(pid: int, started: float) -> bool:
 
 
 def is_run_alive(status: Mapping[str, Any], silence: float = HEARTBEAT_TIMEOUT) -> bool:
-    """Whether a run is still going on, by the fields of its `BatchStatus`; see `BatchStatus.alive`."""
+    """Return whether a run is still going on, by the fields of its `BatchStatus`; see `BatchStatus.alive`."""
     if status["state"] != "running":
         return False
     recent: bool = abs(time.time() - status["updated"]) < silence

@@ -195,7 +195,7 @@ class Supervisor:
         stalled = self._watcher.wait_until_end(is_running)
         last = self._watcher.status()
         if last is None or last.run != run or last.state == "running":
-            return WorkerExit(1, run, stalled or tr("ended without a word"))
+            return WorkerExit(1, run, stalled or tr("ended without a final status"))
         return WorkerExit(STOPPED if last.state == "cancelled" else 0, run, "")
 
     def _report_of(self, run: str) -> BatchReport | None:
@@ -208,7 +208,7 @@ class Supervisor:
     def _raise_missing_report(self, run: str) -> NoReturn:
         status = self._watcher.status()
         notes = status.notes[-1:] if status is not None and status.run == run else []
-        what = tr("the run has ended without a report{said}", said="".join(f": {note}" for note in notes))
+        what = tr("the run has ended without a report{note}", note="".join(f": {note}" for note in notes))
         remedy = tr("run again: finished work is kept")
         raise WorkerError(what, where=str(self.job.report_path), remedy=remedy)
 

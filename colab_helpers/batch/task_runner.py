@@ -22,7 +22,7 @@ from colab_helpers.batch.journal import FileDone, FileFailed, JournalWriter
 from colab_helpers.batch.object_store import ObjectStates, fetch, needs_download, pin, sync_inputs, unpin
 from colab_helpers.batch.outputs import deliver_result, may_have_segments
 from colab_helpers.batch.photos import identity_of, load_person_filter, request_assignment
-from colab_helpers.batch.plan import Task, listed
+from colab_helpers.batch.plan import Task, list_targets
 from colab_helpers.batch.report import FileReport, ModelReport
 from colab_helpers.batch.resume import DigestCache, EarlierWork, JournaledSegmentStore, model_digest
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
@@ -76,7 +76,9 @@ class TaskRunner:
 
     def __post_init__(self) -> None:
         self.tasks, self.on_progress = self.context.job.tasks, self.context.report_progress
-        self.guard = MemoryGuard(sleep=self.context.sleep, on_warning=partial(self.context.status.warned, 1))
+        self.guard = MemoryGuard(
+            sleep=self.context.sleep, on_warning=partial(self.context.status.count_memory_warnings, 1)
+        )
 
     @classmethod
     def open(
@@ -197,7 +199,7 @@ class TaskRunner:
         try:
             with self._reporting_failure(index, report):
                 if os.path.isdir(task.target):  # noqa: PTH112 - Path.is_dir raises without permission
-                    listed(task.target)  # raises the error that says why the folder has no targets
+                    list_targets(task.target)  # raises the error that says why the folder has no targets
                 if not self.context.retry.attempt(lambda: needs_download(task.target)):
                     require_file(task.target)
                 work = self._segment_store(task)

@@ -30,7 +30,7 @@ def build_job(request: BatchRequest, photos: Sequence[Source] | None = None) -> 
     request.check()
     with use_language(request.settings.language):
         sync_inputs(request.output_dir, request.targets, request.photo_paths)
-        require_reachable(request.places)
+        require_reachable(request.paths)
         photos = expand_photos(map(Source.of, request.sources) if photos is None else photos, request.library)
         request, notes = expand_photo_folders(request)
         folder, paths = _output_folder(request.output_dir), request.photo_paths
@@ -53,8 +53,8 @@ def build_task(
 
     ``photos`` are the sources, ``others`` the photos of people who are changed or never changed.
     """
-    for place in (target, output, *(photo.image for photo in [*photos, *others])):
-        refuse_address(place, stored=True)
+    for location in (target, output, *(photo.image for photo in [*photos, *others])):
+        refuse_address(location, stored=True)
     path, result = absolute(target), absolute(output)
     photo_paths = [photo.path for photo in [*photos, *others]]
     people = library_people_in(library, [photo.path for photo in photos if photo.path])

@@ -30,7 +30,7 @@ from colab_helpers.batch.journal import Journal, sync_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.memory_growth import RecycleError
 from colab_helpers.batch.object_store import fetch, needs_download, remove, send_all, sync_inputs, unpin
-from colab_helpers.batch.plan import skipped_files
+from colab_helpers.batch.plan import notes_on_skipped
 from colab_helpers.batch.processes import BUSY, REFUSED, STOPPED, make_page, write_refusal
 from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
@@ -123,7 +123,7 @@ def run_job(
         with folder_lock(job.folder, host):
             status = _begin(job, work_dirs, base_policy, supervisor, host)
             if cause:
-                status.restarted(cause)
+                status.note_restart(cause)
             stop = stop or StopToken()
             report = _Run(job, work_dirs, status, stop, cause, on_progress, base_policy, make_pool).run()
             for task in job.tasks:  # pinned by workers up to the end
@@ -257,7 +257,7 @@ class _Run(WorkerContext):
         is_local = address_of(self.job.folder) is None  # otherwise each result leaves this disk
         short = is_local and free < times * size
         warnings = [tr(_SHORT_OF_SPACE, needed=times * size / 1e9, free=free / 1e9)] if short else []
-        self.status.note(summary, *self.job.notes, *notes, *skipped_files(self.job.folders), *warnings)
+        self.status.note(summary, *self.job.notes, *notes, *notes_on_skipped(self.job.folders), *warnings)
 
     def _end_late(self) -> None:
         """Exit although the work hangs after a stop was requested; finished segments are journaled."""

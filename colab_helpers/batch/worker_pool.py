@@ -103,7 +103,7 @@ class WorkerPool(BatchRunner):
 
     @cached_property
     def _job_file(self) -> Path:
-        path = self.context.work_dirs.local / "crew.json"
+        path = self.context.work_dirs.local / "pool.json"
         self.context.job.save(path)
         return path
 
@@ -290,7 +290,7 @@ class WorkerPool(BatchRunner):
         if self._ending:
             return
         self._last_cause = worker.kill_reason or describe_exit(code)
-        self.context.status.restarted(self._last_cause)
+        self.context.status.note_restart(self._last_cause)
         call, file = worker.call, self._segmented_file(worker.call)
         if call is not None and file is not None and call.number in file.frames:
             self._schedule.done(worker)  # the segment is in the journal, only the answer was lost

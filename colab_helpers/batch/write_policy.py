@@ -66,7 +66,7 @@ class WritePolicy:
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether the path is an empty folder."""
+    """Return whether the path is an empty folder."""
     try:
         return not os.listdir(path)  # noqa: PTH208 - a file raises either way
     except OSError:

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from colab_helpers.batch.drive import make_private
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import UsageError, WorkerError, require_extra
 from colab_helpers.files import open_private, parse_json
@@ -42,6 +43,7 @@ def start(host: str, port: int) -> str:
 
     Raises:
         UsageError: Ray is not installed, or its authentication is disabled.
+        OutputError: The folder of its sockets belongs to another user.
         WorkerError: Ray does not start.
     """
     path = token_path()
@@ -49,6 +51,7 @@ def start(host: str, port: int) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError), open(path, "x", opener=open_private) as file:
             file.write(secrets.token_hex(32))
+    make_private(_folder().parent)  # whoever owns the folder of the sockets could connect by them
     address = f"{host}:{port}"
     options = ("--include-dashboard=false", f"--temp-dir={_folder()}")
     _run_ray(address, "--head", f"--node-ip-address={host}", f"--port={port}", *options)
@@ -69,8 +72,7 @@ def join(address: str, host: str = "") -> None:
 def connect(address: str) -> Any:
     """Connect to a cluster as a client, ``auto`` being that of this machine; return the module ray.
 
-    Raises:
-        UsageError: Ray, the token or the cluster is missing, or the cluster has another token.
+    Raise UsageError if Ray, the token or the cluster is missing, or the cluster has another token.
     """
     address = _known_address() if address == AUTO else address
     os.environ.update(_environment(address))
@@ -93,9 +95,9 @@ def describe_cluster(address: str) -> list[str]:
     ray, lines = connect(address), []
     for node in ray.nodes():
         if node["Alive"]:
-            counts = {name: node["Resources"].get(name, 0) for name in ("CPU", "GPU")}
-            text = mark("{node}: {CPU:.0f} core(s), {GPU:.0f} GPU(s)")
-            lines.append(tr(text, node=node["NodeManagerAddress"], **counts))
+            cores, gpus = (node["Resources"].get(name, 0) for name in ("CPU", "GPU"))
+            text = mark("{node}: {cores:.0f} core(s), {gpus:.0f} GPU(s)")
+            lines.append(tr(text, node=node["NodeManagerAddress"], cores=cores, gpus=gpus))
     batches = [ray.get_actor(name, NAMESPACE) for name in ray.util.list_named_actors()]
     folders = [ray.get(batch.about.remote())[1] for batch in batches]
     return [*lines, *(tr("running: {folder}", folder=folder) for folder in folders)]
@@ -122,17 +124,17 @@ def token_path() -> Path:
 
 def _run_ray(address: str, *options: str) -> None:
     common = ("--disable-usage-stats", f"--object-store-memory={_OBJECT_STORE_BYTES}")
-    result = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *common],
-        env={**os.environ, **_environment(address)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_START_TIMEOUT,
-        check=False,
-    )
-    if result.returncode:
-        lines = (result.stdout + result.stderr).splitlines()[-3:]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *common]
+    env, lines = {**os.environ, **_environment(address)}, list[str]()
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    try:
+        result = subprocess.run(command, env=env, timeout=_START_TIMEOUT, check=False, **pipes)
+        if result.returncode:
+            lines = [tr("exited with code {code}", code=result.returncode)]
+            lines = (result.stdout + result.stderr).splitlines()[-3:] or lines
+    except subprocess.TimeoutExpired:
+        lines = [tr("it took longer than {limit:.0f} seconds", limit=_START_TIMEOUT)]
+    if lines:
         what = tr("Ray did not start: {reason}", reason=" | ".join(line for line in lines if line.strip()))
         remedy = tr("choose another port, or stop it with 'python -m colab_helpers cluster stop'")
         raise WorkerError(what, where=address, remedy=remedy)
@@ -161,8 +163,7 @@ def _check_reachable(address: str) -> None:
 def _environment(address: str) -> dict[str, str]:
     """Return the environment of a cluster's processes: the token is required, a loopback cluster is closed.
 
-    Raises:
-        UsageError: Ray is not installed, its authentication is disabled, or others can read the token.
+    Raise UsageError if Ray is not installed, its authentication is disabled, or others can read the token.
     """
     require_extra("cluster", "ray")
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":

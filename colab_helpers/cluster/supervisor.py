@@ -20,11 +20,7 @@ _ANSWER_TIMEOUT = 60.0
 
 @dataclass(eq=False)
 class ClusterSupervisor(Supervisor):
-    """Runs a batch on a cluster; the batch continues if the supervisor exits.
-
-    Raises:
-        UsageError: Ray, the token or the cluster is missing.
-    """
+    """Runs a batch on a cluster; the batch continues if the supervisor exits. Raises like `connect`."""
 
     _ray: Any = field(default=None, init=False)
 
@@ -69,8 +65,7 @@ class ClusterSupervisor(Supervisor):
 def with_mapped_paths(job: Job) -> Job:
     """Return a job with paths as the cluster's machines see them, by the OLD=NEW pairs of ``map_paths``.
 
-    Raises:
-        UsageError: A pair is not of the form OLD=NEW with absolute paths.
+    Raise UsageError if a pair is not of the form OLD=NEW with absolute paths.
     """
     text = to_json(job.model_copy(update={"request": job.request.with_values(map_paths=())}))
     for pair in job.request.map_paths:

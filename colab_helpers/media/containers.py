@@ -61,7 +61,7 @@ def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str 
     rejected = list(refused)[: list(refused).index(best)] if not refused[best] else []
     reasons = [tr("{suffix} cannot hold {stream}", suffix=one, stream=refused[one][0]) for one in rejected]
     because = tr(", since {reasons}", reasons="; ".join(reasons)) if reasons else ""
-    note = mark("the result is a {suffix} file, the source a {own} one{because}")
+    note = mark("the result is a {suffix} file, the target a {own} one{because}")
     return best, tr(note, suffix=best, own=own or tr("suffixless"), because=because)
 
 

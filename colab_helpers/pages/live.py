@@ -122,8 +122,8 @@ def _common_values(
     """Compute the values that HTML and text have in common."""
     listed, rest = _listed_files(status)
     workers = status.workers[:MAX_WORKERS] if status and not lost else ()
-    more = status.crew - MAX_WORKERS if status and not lost else 0
-    running = status.running if status and not (lost or status.crew) else None
+    more = status.worker_count - MAX_WORKERS if status and not lost else 0
+    running = status.running if status and not (lost or status.worker_count) else None
     return {
         "overall": None if lost else _overall(status),
         "headline": _headline(status, now, lost) if status else None,
@@ -167,7 +167,7 @@ def _why(samples: Sequence[Sample], status: BatchStatus | None, lost: bool) -> s
 
 
 def _uses_remote_gpus(samples: Sequence[Sample], status: BatchStatus | None) -> bool:
-    """Whether the work runs on GPUs of other machines than the one that is sampled."""
+    """Return whether the work runs on GPUs of other machines than the one that is sampled."""
     workers_have_gpu = status is not None and any(w.gpu_percent is not None for w in status.workers)
     return workers_have_gpu and all(sample.gpu is None for sample in samples)
 
@@ -228,9 +228,9 @@ def _overall(status: BatchStatus | None) -> tuple[float, str] | None:
         return None
     share = sum(file.share for file in status.files) / len(status.files)
     parts = [tr("All files: {share:.0f} %", share=100 * share)]
-    if status.crew:
+    if status.worker_count:
         rate = number(status.rate)
-        parts.append(tr("{number} workers, {rate} frames/s in total", number=status.crew, rate=rate))
+        parts.append(tr("{number} workers, {rate} frames/s in total", number=status.worker_count, rate=rate))
         parts += [tr("{number} of them idle", number=status.idle)] if status.idle else []
     left = time_left(status, share)
     parts += [tr("about {time} left", time=clock_text(left))] if left is not None else []
@@ -264,7 +264,7 @@ def _listed_files(status: BatchStatus | None) -> tuple[list[FileReport], str]:
     if status is None:
         return [], ""
     # With a worker pool, the table of workers shows what is running.
-    order = (*_ORDER[1:4], _ORDER[0], *_ORDER[4:]) if status.crew else _ORDER
+    order = (*_ORDER[1:4], _ORDER[0], *_ORDER[4:]) if status.worker_count else _ORDER
     groups = {state: [file for file in status.files if file.status == state] for state in order}
     groups["done"].reverse()  # the latest is the most interesting
     files = [file for group in groups.values() for file in group]

@@ -142,10 +142,8 @@ def _portrait(file: FileReport, person: PersonReport) -> str:
 def portrait_of(path: Path, seconds: float, box: Sequence[float]) -> str:
     """Crop a face, with a margin, from the frame shown ``seconds`` after the first; return a data URL.
 
-    The box is xyxy in pixels of the stored frame (before rotation).
-
-    Raises:
-        MediaError: The file cannot be decoded there, or the box is outside the frame.
+    The box is xyxy in pixels of the stored frame (before rotation). Raise MediaError if the file cannot be
+    decoded there, or the box is outside the frame.
     """
     info = probe(path)
     image, _ = _stored_frame(info, seconds, earliest=seconds)
@@ -226,11 +224,7 @@ def _content(path: Path, share: int) -> tuple[bytes, str]:
 
 
 def clip_of(path: Path) -> bytes:
-    """Encode the beginning of a video as a small H.264 MP4, upright and without audio.
-
-    Raises:
-        MediaError: The video cannot be decoded, or the clip not be encoded.
-    """
+    """Encode the beginning of a video as a small, silent, upright H.264 MP4; raise MediaError on failure."""
     info, buffer = probe(path), io.BytesIO()
     try:
         with open_source(path) as source, av.open(buffer, "w", format="mp4") as clip:

@@ -125,8 +125,10 @@ def results_of(report: BatchReport) -> list[Path]:
 
 
 def failure_text(report: BatchReport) -> str:
-    """List in one line the files that did not succeed, and why."""
+    """List in one line the files that did not succeed, and why; a run may also be stopped after the last."""
     failed = [file for file in report.files if file.status != "done"]
+    if not failed:
+        return tr("stopped by the user")
     each = (f"{Path(file.target).name}: {file.error or tr(STATE_WORDS[file.status])}" for file in failed)
     text, total = mark("{count} of {total} files did not succeed: {reasons}"), len(report.files)
     return tr(text, count=len(failed), total=total, reasons="; ".join(each))

@@ -40,8 +40,7 @@ _REQUESTS: dict[str, type[Request]] = {**REQUESTS, "PortraitsRequest": Portraits
 def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
     """Return the request class that a notebook uses, and the default values of its form, in form order.
 
-    Raises:
-        UsageError: The file is missing, not a notebook, or has no form.
+    Raise UsageError if the file is missing, not a notebook, or has no form.
     """
     remedy = tr("choose a file of notebooks/")
     try:
@@ -75,21 +74,17 @@ def _parse(source: str) -> list[ast.stmt]:
 def fill_in(
     model: type[Request], form: Mapping[str, Any], pairs: Iterable[tuple[str, Any]]
 ) -> tuple[Request, dict[str, Any]]:
-    """Apply values to a form and check the result.
+    """Apply values to a form; return the complete request, and the values in the notebook's types.
 
-    Returns:
-        The complete request, and the given values in the types that the notebook expects.
-
-    Raises:
-        UsageError: The form has no such parameter; the request's own errors if a value is not allowed.
+    Raise UsageError if the form has no such parameter, and the request's own errors for invalid values.
     """
-    given = dict(pairs)
-    for name in given:
+    values = dict(pairs)
+    for name in values:
         if name not in form:
             remedy = tr("choose from {names}", names=", ".join(form))
             raise UsageError(tr("the notebook has no parameter {name!r}", name=name), remedy=remedy)
-    language = given.get("language", form.get("language"))
+    language = values.get("language", form.get("language"))
     with use_language(next((choice for choice in LANGUAGE_CHOICES if choice == language), "auto")):
-        request = model(**{**form, **given})
+        request = model(**{**form, **values})
         request.check()
-    return request, request.model_dump(mode="json", include=set(given))
+    return request, request.model_dump(mode="json", include=set(values))

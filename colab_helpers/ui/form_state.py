@@ -112,11 +112,7 @@ class RunController(HasTraits):
     running_from = Enum(("", "cell", "button"), default_value="")
 
     def begin(self, request: BatchRequest, host: Host) -> Run:
-        """Return the run for a request: the latest if it is for the same one, else a new one.
-
-        Raises:
-            UsageError: Another batch is still running.
-        """
+        """Return the latest run if it is for this request, else a new one; raise UsageError if one runs."""
         last = self.latest
         if last is not None and last.request == request:
             return last
@@ -168,7 +164,7 @@ def prepare_request(request: BatchRequest, host: Host) -> BatchRequest:
     request = request.with_values(output_dir=folder)
     consent_for(request, [])
     request.check()
-    host.ensure_reachable(folder, *request.places)
+    host.ensure_reachable(folder, *request.paths)
     if request.sources or request.targets:
         return request
     demo_folder = folder / DEMO_FOLDER

@@ -38,22 +38,19 @@ from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT,
 KERNEL = "python3"
 _STARTUP_SECONDS = 300
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_DEAD_KERNEL = 1, 2, 130, 138
-_REFUSALS = {
+_CODES = {
     name: EXIT_USAGE
     for name, kind in {**vars(errors), "FolderBusyError": FolderBusyError}.items()
     if isinstance(kind, type) and issubclass(kind, ColabHelpersError) and kind.refusal
-}
-_CODES = {**_REFUSALS, **dict.fromkeys(("KeyboardInterrupt", "StoppedError"), EXIT_STOPPED)}
+} | {"KeyboardInterrupt": EXIT_STOPPED, "StoppedError": EXIT_STOPPED}
 """Exit codes by the name of a cell's exception; any other is ``EXIT_FAILED``."""
 
 
 def check_kernel() -> None:
     """Ensure that papermill's kernel runs in this Python environment.
 
-    A ``python3`` kernel installed for the user may point to another one.
-
-    Raises:
-        UsageError: There is no such kernel, or it uses another environment.
+    A ``python3`` kernel installed for the user may point to another one. Raise UsageError if there is no such
+    kernel, or it uses another environment.
     """
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     # Suppress a warning of the kernel's debugger on Python 3.13.
@@ -63,13 +60,13 @@ def check_kernel() -> None:
     try:
         program = KernelSpecManager().get_kernel_spec(KERNEL).argv[0]
     except NoSuchKernel as error:
-        what = tr("there is no Jupyter kernel {KERNEL!r}", KERNEL=KERNEL)
+        what = tr("there is no Jupyter kernel {name!r}", name=KERNEL)
         raise UsageError(what, remedy=tr("run 'bash setup.sh install notebook'")) from error
     # jupyter_client replaces a bare "python" by the current interpreter.
     if Path(program).name != program and Path(program).parent != Path(sys.executable).parent:
-        what = mark("the kernel {KERNEL!r} starts {program}, not {executable}")
+        what = mark("the kernel {name!r} starts {program}, not {executable}")
         raise UsageError(
-            tr(what, KERNEL=KERNEL, program=program, executable=sys.executable),
+            tr(what, name=KERNEL, program=program, executable=sys.executable),
             remedy=tr("run 'python -m ipykernel install --sys-prefix' in this environment"),
         )
 
@@ -249,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             defaults = {"headless": True, "output_dir": output.parent}
             known = {name: value for name, value in defaults.items() if name in form}
             request, values = fill_in(model, form, [*known.items(), *map(tuple, arguments.pairs)])
-            require_reachable([notebook, output, *request.places])
+            require_reachable([notebook, output, *request.paths])
             check_kernel()
         except ColabHelpersError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -76,8 +76,7 @@ class Host:
     def ensure_reachable(self, *paths: Path) -> None:
         """Mount what the paths need, such as Google Drive, and check that all are reachable.
 
-        Raises:
-            UsageError: A path is not reachable, or mounting needs a user at a browser.
+        Raise UsageError if a path is not reachable, or mounting needs a user at a browser.
         """
         require_reachable(paths)
 
@@ -86,20 +85,12 @@ class Host:
         return os.environ.get(name) or None
 
     def upload(self, folder: Path) -> list[Path]:
-        """Let the user upload files from the browser's computer into a folder; return their paths.
-
-        Raises:
-            UsageError: Uploads are not possible here.
-        """
+        """Let the user upload files into a folder; return their paths, or raise UsageError if impossible."""
         remedy = tr("enter their paths, or upload them in the panel or in your notebook frontend")
         raise UsageError(tr("a cell can upload files on Google Colab only"), remedy=remedy)
 
     def download(self, path: Path) -> None:
-        """Let the browser download a file.
-
-        Raises:
-            UsageError: Downloads are not possible here.
-        """
+        """Let the browser download a file; raise UsageError if that is not possible here."""
         what, remedy = tr("a cell can download files on Google Colab only"), tr("copy it from there")
         raise UsageError(what, where=str(path), remedy=remedy)
 
@@ -228,7 +219,7 @@ def in_notebook() -> bool:
     return _kernel() is not None
 
 
-def has_front_end() -> bool:
+def has_frontend() -> bool:
     """Return whether a user can answer prompts; papermill and nbclient run cells without one."""
     # Colab does not use the kernel's stdin for its dialogs.
     return "google.colab" in sys.modules or bool(getattr(_kernel(), "_allow_stdin", True))

@@ -10,9 +10,7 @@ from markupsafe import Markup, escape
 from colab_helpers.batch.thumbnails import shrink_to_fit
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.images import to_data_url
-from colab_helpers.pages.svg import BAD, GOOD, WARN
 
-RED, AMBER, GREEN = BAD, WARN, GOOD
 _GREEN, _ORANGE = (80, 220, 80), (0, 170, 255)  # BGR
 _STROKE = 2
 _JPEG = 90

@@ -33,7 +33,7 @@ from colab_helpers.request import MonitorRequest
 from colab_helpers.resources.recorder import INTERVAL, Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, recent_samples
 from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT
-from colab_helpers.ui.host import Host, has_front_end, open_html_area, this_host
+from colab_helpers.ui.host import Host, has_frontend, open_html_area, this_host
 from colab_helpers.ui.markup import paragraph
 from colab_helpers.ui.progress import TEXT_INTERVAL
 from colab_helpers.ui.setup import prepare_folder
@@ -108,7 +108,7 @@ def watch(request: MonitorRequest) -> MonitorResult:
     set_language(request.language)
     headless, pause = request.headless, max(FASTEST, request.refresh)
     host = this_host(headless=headless)
-    host.ensure_reachable(*request.places)
+    host.ensure_reachable(*request.paths)
     started = time.monotonic()
     with ExitStack() as stack:
         feed, show = stack.enter_context(_open_feed(request.folder, pause)), _display(headless=headless)
@@ -132,7 +132,7 @@ def _default_limit(host: Host) -> float:
     if host.headless:
         return HEADLESS_SECONDS
     # Voila also runs cells without a frontend, but its page keeps updating afterwards.
-    return UNATTENDED_SECONDS if host.has_cells and not has_front_end() else math.inf
+    return UNATTENDED_SECONDS if host.has_cells and not has_frontend() else math.inf
 
 
 def show_result(result: MonitorResult) -> None:

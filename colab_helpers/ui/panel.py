@@ -10,11 +10,12 @@ from colab_helpers.demo import DEMO_FOLDER, copy_demo
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import mark, set_language, tr
 from colab_helpers.media.inputs import is_image
+from colab_helpers.pages.svg import BAD, GOOD
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.records import grounds
 from colab_helpers.ui.form_state import FormState, results_folder
 from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
-from colab_helpers.ui.markup import GREEN, RED, error_message, paragraph
+from colab_helpers.ui.markup import error_message, paragraph
 from colab_helpers.ui.people import PeopleTab
 from colab_helpers.ui.photos import UPLOADS, PhotosTab
 from colab_helpers.ui.preview import PreviewTab
@@ -31,14 +32,10 @@ def show_panel(request: BatchRequest, earlier: object = None) -> FormState:
 
     When headless, outside notebooks and without ipywidgets nothing is shown and the values stay as they are.
     With ``request.upload`` the user is asked for files first: images are added to the sources, all others to
-    the targets. From here on, messages are in the request's language.
+    the targets. From here on, messages are in the request's language. The runs of an ``earlier`` state are
+    taken over, and its networks are released.
 
-    Args:
-        request: Values of the form.
-        earlier: State of an earlier panel, whose runs are taken over and whose networks are released.
-
-    Raises:
-        UsageError: Uploads are not possible here, or no file was chosen.
+    Raise UsageError if uploads are not possible here, or no file was chosen.
     """
     set_language(request.language)
     host = this_host(headless=request.headless)
@@ -91,7 +88,7 @@ class Panel:
         for number, title in enumerate(_TITLES):
             self.tabs.set_title(number, tr(title))
         self.tabs.selected_index = 0
-        self.tabs.observe(lambda change: self._opened(_TITLES[change["new"]]), "selected_index")
+        self.tabs.observe(lambda change: self._on_tab(_TITLES[change["new"]]), "selected_index")
         consent = (self.consent, self.consent_hint, self.instead_of_label)
         self.box = widgets.column(*consent, self.settings.box, self.models, self.status, self.tabs)
 
@@ -99,14 +96,14 @@ class Panel:
         """Fill all tabs; copy the demo if there are neither sources nor targets."""
         form_state = self.form_state
         if not form_state.sources and not form_state.listed_targets:
-            self._take_demo()
+            self._use_demo()
         self._ensure_reachable()
         self._refresh()
-        form_state.observe(self._changed)
+        form_state.observe(self._on_change)
         self.run.take_over()
 
-    def _opened(self, title: str) -> None:
-        self.preview.opened(title == "Preview")
+    def _on_tab(self, title: str) -> None:
+        self.preview.set_open(title == "Preview")
         if title == "People":  # another process may have found people
             self.people.refresh()
         if title == "Videos":  # people may have been renamed
@@ -118,7 +115,7 @@ class Panel:
         if not self.form_state.runs.running_from:
             self.people.message.value = self.run.message.value
 
-    def _take_demo(self) -> None:
+    def _use_demo(self) -> None:
         try:
             self.form_state.demo = copy_demo(self._host.runs / DEMO_FOLDER)
             text = mark(
@@ -127,17 +124,17 @@ class Panel:
             )
             self.status.value = paragraph(tr(text))
         except (ColabHelpersError, OSError) as error:
-            self.status.value = paragraph(error_message(error), RED)
+            self.status.value = paragraph(error_message(error), BAD)
 
     def _ensure_reachable(self) -> None:
         """Mount Google Drive or the like if a path of the form needs it."""
         request = self.form_state.request(overrides={})
         try:
-            self._host.ensure_reachable(results_folder(request, self._host), *request.places)
+            self._host.ensure_reachable(results_folder(request, self._host), *request.paths)
         except ColabHelpersError as error:
-            self.status.value = paragraph(error_message(error), RED)
+            self.status.value = paragraph(error_message(error), BAD)
 
-    def _changed(self, change: Any) -> None:
+    def _on_change(self, change: Any) -> None:
         """Update the panel after a change of its values."""
         if change["name"] == "consent":
             self._show_consent()
@@ -161,7 +158,7 @@ class Panel:
             request = request.with_values(output_dir=results_folder(request, self._host))
             consent_for(request, [*request.photo_paths, *self.videos.files])
         except ColabHelpersError as error:
-            self.consent_hint.value = paragraph(error_message(error), RED)
+            self.consent_hint.value = paragraph(error_message(error), BAD)
             return
         text = tr("Recorded in the report. Grounds are: {names}.", names=", ".join(grounds()))
-        self.consent_hint.value = paragraph(text, GREEN)
+        self.consent_hint.value = paragraph(text, GOOD)

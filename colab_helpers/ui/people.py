@@ -16,9 +16,10 @@ from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import size_and_mtime
 from colab_helpers.language import printable, tr
 from colab_helpers.pages.sheet import crops_of, facts_of, remarks_of
+from colab_helpers.pages.svg import BAD, WARN
 from colab_helpers.ui.form_state import FormState, results_folder
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, RED, bullets, error_message, paragraph
+from colab_helpers.ui.markup import bullets, error_message, paragraph
 from colab_helpers.ui.widgets import Widgets
 
 MAX_PEOPLE_ROWS = 24
@@ -73,7 +74,7 @@ class PeopleTab:
                 return
             rows, default = edits.list_people(folder), edits.default_of(folder)
         except ColabHelpersError as error:
-            self._shown_state, self.message.value = None, paragraph(error_message(error), RED)
+            self._shown_state, self.message.value = None, paragraph(error_message(error), BAD)
             self.cards.children = self.others.children = ()
             return
         self._shown_state = state
@@ -102,7 +103,7 @@ class PeopleTab:
             self._cards.clear()  # their widgets show the refused value
             self._shown_state = None
             self.refresh()
-            self.message.value = paragraph(error_message(error), RED)
+            self.message.value = paragraph(error_message(error), BAD)
             return
         self.refresh()
         self._changed()
@@ -157,4 +158,4 @@ class PeopleTab:
         for image in crops_of(self._folder, row, _CROPS):
             url = data_url(image, height=_EDGE)
             html += Markup('<img src="{}" alt="{}" style="{}">').format(url, printable(row.name), _STYLE)
-        return html + paragraph(facts_of(row)[1]) + bullets(remarks_of(row), AMBER)
+        return html + paragraph(facts_of(row)[1]) + bullets(remarks_of(row), WARN)

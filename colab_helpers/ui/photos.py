@@ -13,17 +13,18 @@ from markupsafe import Markup
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.library import expand_photos, find_photos, is_photo, library_names
 from colab_helpers.batch.object_store import fetch
-from colab_helpers.batch.plan import skipped_files
+from colab_helpers.batch.plan import notes_on_skipped
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.photos import PhotoReport, find_outliers
 from colab_helpers.files import absolute, numbered, size_and_mtime, write_atomically
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.images import read_image
+from colab_helpers.pages.svg import BAD, GOOD, WARN
 from colab_helpers.request import in_library
 from colab_helpers.settings import Settings
 from colab_helpers.ui.form_state import FormState
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, GREEN, RED, bullets, error_message, paragraph, picture, thumbnail
+from colab_helpers.ui.markup import bullets, error_message, paragraph, picture, thumbnail
 from colab_helpers.ui.preview_networks import detection_key
 from colab_helpers.ui.widgets import Widgets
 
@@ -104,7 +105,7 @@ class PhotosTab:
         try:
             action()
         except (ColabHelpersError, OSError) as error:
-            self.message.value = paragraph(error_message(error), RED)
+            self.message.value = paragraph(error_message(error), BAD)
 
     def _add(self, paths: Iterable[str]) -> None:
         self._form_state.sources = tuple(dict.fromkeys([*self._form_state.sources, *paths]))
@@ -119,7 +120,7 @@ class PhotosTab:
         folder = in_library(path, self._library())
         self._add([folder] if folder else find_photos(path))
         self.path.value = ""
-        if left_out := skipped_files([absolute(folder or path)], wanted=is_photo):
+        if left_out := notes_on_skipped([absolute(folder or path)], wanted=is_photo):
             self.message.value = paragraph(". ".join(left_out))
 
     def _add_person(self, name: str | None) -> None:
@@ -162,7 +163,7 @@ class PhotosTab:
 
     def _summary_html(self, count: int, examined: Sequence[ExaminedPhoto], others: set[str]) -> Markup:
         if not count:
-            return paragraph(tr("No photo yet: add one or more of the source person."), AMBER)
+            return paragraph(tr("No photo yet: add one or more of the source person."), WARN)
         faceless = sum(photo.report is not None and not photo.report.faces for photo in examined)
         used, hidden = count - faceless - len(others), count - len(examined)
         facts = {
@@ -187,11 +188,11 @@ def card_html(photo: ExaminedPhoto, *, stranger: bool = False) -> Markup:
     head = photo.thumbnail + Markup('<br><b style="overflow-wrap:anywhere">{}</b>').format(name)
     report = photo.report
     if report is None:
-        return head + paragraph(tr("Not examined: {reason}", reason=photo.reason), AMBER)
+        return head + paragraph(tr("Not examined: {reason}", reason=photo.reason), WARN)
     facts = tr("{width} x {height} pixels", width=report.size[0], height=report.size[1])
     facts += tr(", face {face_width:.0f} pixels wide", face_width=report.face_width) if report.faces else ""
     hints = [*([tr(STRANGER)] if stranger else []), *report.hints]
-    verdict = bullets(hints, AMBER if report.faces else RED) or paragraph(tr("Good."), GREEN)
+    verdict = bullets(hints, WARN if report.faces else BAD) or paragraph(tr("Good."), GOOD)
     return head + paragraph(facts) + verdict
 
 

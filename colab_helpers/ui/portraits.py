@@ -13,11 +13,12 @@ from colab_helpers.language import mark, set_language, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.models.catalog import load_catalog
 from colab_helpers.models.session import models_root
+from colab_helpers.pages.svg import BAD
 from colab_helpers.portraits import MODEL, PACKAGES, Portrait, make_portraits, open_sdxl_lightning
 from colab_helpers.prompts import improve_prompt, require_adult
 from colab_helpers.ui.form import PortraitsRequest as PortraitsRequest
 from colab_helpers.ui.host import this_host
-from colab_helpers.ui.markup import RED, error_message, paragraph, picture
+from colab_helpers.ui.markup import error_message, paragraph, picture
 from colab_helpers.ui.preload import describe_models, models_html, models_text
 from colab_helpers.ui.progress import FetchLine
 
@@ -25,8 +26,7 @@ from colab_helpers.ui.progress import FetchLine
 def show_prompt(request: PortraitsRequest) -> PortraitsRequest:
     """Show the prompt, the library and the model; return the request with all folders set.
 
-    Raises:
-        UsageError: The prompt is empty, or asks for somebody who is not an adult.
+    Raise UsageError if the prompt is empty, or asks for somebody who is not an adult.
     """
     set_language(request.language)
     require_adult(request.prompt)
@@ -43,15 +43,14 @@ def show_prompt(request: PortraitsRequest) -> PortraitsRequest:
 def paint_portraits(request: PortraitsRequest) -> list[Portrait]:
     """Generate portraits; without the extra, show how to install it, or raise that error if headless.
 
-    Raises:
-        ColabHelpersError: See `make_portraits`; portraits made before the error are kept.
+    Raises like `make_portraits`; portraits made before the error are kept.
     """
     try:
         require_extra("portraits", *PACKAGES)
     except UsageError as error:
         if request.headless:
             raise
-        this_host().show(paragraph(error_message(error), RED), error_message(error))
+        this_host().show(paragraph(error_message(error), BAD), error_message(error))
         return []
     names, portraits = ("name", "library", "prompt", "count", "seed", "size", "models_dir"), list[Portrait]()
     with FetchLine(headless=request.headless) as line:

@@ -110,8 +110,7 @@ class PreloadPlan:
 def show_models(request: PreloadRequest) -> PreloadPlan:
     """Show which models a preset needs, with licence, size and state; fetch nothing.
 
-    Raises:
-        ColabHelpersError: Invalid settings, an unknown model, or a folder not reachable or writable.
+    Raise ColabHelpersError for invalid settings, an unknown model, or a folder not reachable or writable.
     """
     set_language(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
@@ -191,8 +190,7 @@ def _convert(plan: PreloadPlan) -> tuple[tuple[Path, ...], list[str]]:
 def show_preload(plan: PreloadPlan, result: PreloadResult) -> None:
     """Show what was fetched and converted, and the test run of each network.
 
-    Raises:
-        PreloadError: A network failed its test run; raised after everything was shown.
+    Raise PreloadError, after everything was shown, if a network failed its test run.
     """
     notes = [*(result.fetched.notes if result.fetched else ()), *result.notes]
     lines = [tr("converted: {path}", path=path) for path in result.converted]

@@ -16,9 +16,10 @@ from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
 from colab_helpers.pages.rendering import person_name, presence_bar
+from colab_helpers.pages.svg import BAD, WARN
 from colab_helpers.ui.form_state import FormState, results_folder
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, RED, error_message, paragraph, picture
+from colab_helpers.ui.markup import error_message, paragraph, picture
 from colab_helpers.ui.preview_networks import Preview, frame_count
 from colab_helpers.ui.widgets import Widgets
 
@@ -69,24 +70,24 @@ class PreviewTab:
         self._is_stale = True
         self._show_if_open()
 
-    def opened(self, is_open: bool) -> None:
+    def set_open(self, is_open: bool) -> None:
         """Note whether this tab or another one is open."""
         self._is_open = is_open
         self._show_if_open()
 
     def _measure_slider(self) -> None:
         """Set the slider's range to the target's frames, and its value to the middle."""
-        path, frames = self._chosen(), 1
+        path, frames = self._chosen_target(), 1
         try:
             frames = 1 if path is None or is_image(path) else frame_count(probe(path))
         except ColabHelpersError as error:
-            self.message.value = paragraph(error_message(error), RED)
+            self.message.value = paragraph(error_message(error), BAD)
         with self.frame.hold_trait_notifications():  # one change, not two
             self.frame.max, self.frame.value = max(frames - 1, 1), (frames - 1) // 2
         self.frame.disabled = frames == 1
         self.mark_stale()
 
-    def _chosen(self) -> Path | None:
+    def _chosen_target(self) -> Path | None:
         number = self.target.value
         return self._targets[number] if number is not None and 0 <= number < len(self._targets) else None
 
@@ -96,10 +97,10 @@ class PreviewTab:
             self._show()
 
     def _show(self) -> None:
-        self.shown, path = None, self._chosen()
+        self.shown, path = None, self._chosen_target()
         self.strips.value = Markup().join(self._strips(path)) if path else ""
         if path is None:
-            self.message.value = paragraph(tr("There is no target to show."), AMBER)
+            self.message.value = paragraph(tr("There is no target to show."), WARN)
         else:
             self.message.value = paragraph(tr("Working ..."))
             self._compute(path)
@@ -111,7 +112,7 @@ class PreviewTab:
             folder = results_folder(request, self._host)
             shown = self._form_state.networks.preview(request, folder, path, self.frame.value)
         except (ColabHelpersError, OSError) as error:
-            self.message.value = paragraph(error_message(error), RED)
+            self.message.value = paragraph(error_message(error), BAD)
             return
         self.shown, notes = shown, list(shown.notes)
         text = tr("{faces} face(s) changed in {seconds:.1f} s.", faces=shown.faces, seconds=shown.seconds)
@@ -124,7 +125,7 @@ class PreviewTab:
             notes.append(tr(note))
         if request.settings.face_selector == "reference" and not shown.known:
             text += " " + tr("The reference person is taken from this frame; a run uses the reference frame.")
-        self.message.value = paragraph(text) + Markup().join(paragraph(note, AMBER) for note in notes)
+        self.message.value = paragraph(text) + Markup().join(paragraph(note, WARN) for note in notes)
 
     def _strips(self, path: Path) -> Iterator[Markup]:
         """Draw below the slider when each person is present and was missed, from the report of a run."""

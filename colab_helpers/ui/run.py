@@ -9,9 +9,10 @@ from colab_helpers.batch.stop import request_stop
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, tr
 from colab_helpers.pages.report import failure_text
+from colab_helpers.pages.svg import BAD, WARN
 from colab_helpers.ui.form_state import REFRESH, FormState, Run, RunView, prepare_request, results_folder
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, RED, error_message, paragraph
+from colab_helpers.ui.markup import error_message, paragraph
 from colab_helpers.ui.widgets import Widgets
 
 _POLL_INTERVAL = REFRESH / 2
@@ -39,8 +40,8 @@ class RunTab:
         placeholder = tr("No results yet: they appear here when a run ends.")
         self.results = widgets.column(widgets.html(paragraph(placeholder)))
         self.box = widgets.column(self.plan, buttons, self.message, self.results, self.view)
-        form_state.runs.observe(lambda _: self._changed(), "running_from")
-        self._changed()
+        form_state.runs.observe(lambda _: self._on_change(), "running_from")
+        self._on_change()
 
     def refresh(self, count: int) -> None:
         """Update the summary of the batch, which has ``count`` files."""
@@ -62,7 +63,7 @@ class RunTab:
         try:
             runs.start(prepare_request(self._form_state.request(**changes), self._host), self._host)
         except (ColabHelpersError, OSError) as error:
-            self.message.value = paragraph(error_message(error), RED)
+            self.message.value = paragraph(error_message(error), BAD)
             return
         self.take_over()
 
@@ -78,7 +79,7 @@ class RunTab:
     def stop(self) -> None:
         """Ask the batch to stop; finished work is kept."""
         self._stop_pending = self.stop_button.disabled = True
-        self.message.value = paragraph(tr("Stopping: finishing the current segment ..."), AMBER)
+        self.message.value = paragraph(tr("Stopping: finishing the current segment ..."), WARN)
         self._request_stop(self._form_state.runs.latest)
 
     def _request_stop(self, run: Run | None) -> None:
@@ -89,7 +90,7 @@ class RunTab:
             self._stop_pending = not request_stop(run.folder)
         except ColabHelpersError as error:
             self._stop_pending = False
-            self.message.value = paragraph(error_message(error), RED)
+            self.message.value = paragraph(error_message(error), BAD)
 
     def poll(self) -> bool:
         """Show the current status of the batch; return whether to poll again."""
@@ -106,7 +107,7 @@ class RunTab:
     def _paint(self, html: str) -> None:
         self.view.value = html
 
-    def _changed(self) -> None:
+    def _on_change(self) -> None:
         """Update buttons and messages when a batch has been started or has ended."""
         runs = self._form_state.runs
         self.start_button.disabled = bool(runs.running_from)
@@ -121,7 +122,7 @@ class RunTab:
     def _show_end(self, run: Run) -> None:
         report = run.report
         if report is None:
-            self.message.value = paragraph(error_message(run.error), RED) if run.error else ""
+            self.message.value = paragraph(error_message(run.error), BAD) if run.error else ""
             return
         self.message.value = _outcome_html(report)
         if report is self._shown:
@@ -138,7 +139,7 @@ def _outcome_html(report: BatchReport) -> str:
     if report.ok:
         return ""
     remedy, summary = tr("Press Start to resume: finished work is kept."), report.summary
-    if summary.skipped:
+    if report.stopped:
         done = tr("Stopped: {done} of {total} files are done.", done=summary.succeeded, total=summary.total)
-        return paragraph(f"{done} {remedy}", AMBER)
-    return paragraph(f"{failure_text(report)}. {remedy}", RED)
+        return paragraph(f"{done} {remedy}", WARN)
+    return paragraph(f"{failure_text(report)}. {remedy}", BAD)

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from colab_helpers.errors import ColabHelpersError, SettingsError, allowed_values
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import home
+from colab_helpers.pages.svg import BAD
 from colab_helpers.presets import PresetFile, all_presets, load_presets
 from colab_helpers.settings import Settings, field_help
 from colab_helpers.ui.form_state import FormState
-from colab_helpers.ui.markup import RED, error_message, paragraph, table
+from colab_helpers.ui.markup import error_message, paragraph, table
 from colab_helpers.ui.widgets import Widgets
 
 NO_PROFILE = mark("(no profile)")
@@ -43,11 +44,11 @@ class SettingsBox:
         for index, title in enumerate((tr("Several GPUs, several machines"), tr("All settings"))):
             accordion.set_title(index, title)
         for each in (self.preset, self.profile):
-            each.observe(self._chosen, "value")
-        menus, damage = widgets.row(self.preset, self.profile), widgets.html(paragraph(problem, RED))
+            each.observe(self._on_choice, "value")
+        menus, damage = widgets.row(self.preset, self.profile), widgets.html(paragraph(problem, BAD))
         self.box = widgets.column(menus, self.description, self.overrides, self.error, accordion, damage)
 
-    def _chosen(self, _: object) -> None:
+    def _on_choice(self, _: object) -> None:
         preset, profile = str(self.preset.value), self.profile.value
         self._form_state.preset = preset if profile == tr(NO_PROFILE) else f"{preset}+{profile}"
 
@@ -60,7 +61,7 @@ class SettingsBox:
             self.error.value = ""
         except ColabHelpersError as error:
             text = tr("The run would refuse these settings: {what}.", what=error.what.rstrip("."))
-            self.error.value = paragraph(" ".join([text, *suggestions(error)]), RED)
+            self.error.value = paragraph(" ".join([text, *suggestions(error)]), BAD)
 
 
 def _worker_inputs(widgets: Widgets) -> Any:

@@ -15,12 +15,13 @@ from colab_helpers.errors import ColabHelpersError, OutputError, wrap_os_error
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, set_language, tr
 from colab_helpers.machine import mounted_drive
+from colab_helpers.pages.svg import BAD, GOOD, WARN
 from colab_helpers.request import Request, SettingsRequest, SetupRequest
 from colab_helpers.ui.form import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, this_host
-from colab_helpers.ui.markup import AMBER, GREEN, RED, table
+from colab_helpers.ui.markup import table
 
-_COLOURS = {"pass": GREEN, "warn": AMBER, "fail": RED}
+_COLOURS = {"pass": GOOD, "warn": WARN, "fail": BAD}
 _WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
 
 
@@ -42,8 +43,7 @@ class SetupResult:
 def run_setup(request: SetupRequest) -> SetupResult:
     """Check this machine for runs with these settings; write ``doctor.json`` into the output folder.
 
-    Raises:
-        ColabHelpersError: Invalid settings, or a folder not reachable or writable.
+    Raise ColabHelpersError for invalid settings, or a folder not reachable or writable.
     """
     set_language(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
@@ -58,11 +58,10 @@ def run_setup(request: SetupRequest) -> SetupResult:
 def prepare_folder(host: Host, request: Request, report: str) -> Path:
     """Create and return the folder for a notebook's report, after checking all paths of the form.
 
-    Raises:
-        ColabHelpersError: A path is not reachable or writable, or a user's file has the report's name.
+    Raise ColabHelpersError if a path is not reachable or writable, or a user's file has the report's name.
     """
     folder = request.output_dir or host.new_run_folder()
-    host.ensure_reachable(folder, *request.places)
+    host.ensure_reachable(folder, *request.paths)
     what, remedy = mark("the folder cannot be created ({reason})"), mark("set output_dir to another folder")
     with wrap_os_error(OutputError, what, folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,11 +78,7 @@ def models_folder(request: SetupRequest, folder: Path) -> Path | None:
 
 
 def show_setup(setup: SetupResult) -> None:
-    """Show the doctor's table.
-
-    Raises:
-        SetupError: A check failed; raised after everything was shown, so that headless runs fail, too.
-    """
+    """Show the doctor's table; then raise SetupError if a check failed, so that headless runs fail, too."""
     show_diagnosis(setup.host, setup.diagnosis, SetupError, setup.report)
 
 
@@ -92,7 +87,7 @@ def show_diagnosis(host: Host, diagnosis: Diagnosis, kind: type[ColabHelpersErro
     host.show(diagnosis_html(diagnosis), "\n".join(diagnosis.lines()))
     if failures := diagnosis.failures():
         details = "; ".join(f"{check.title}: {check.detail}" for check in failures)
-        what = tr("{count} check(s) failed: {told}", count=len(failures), told=details)
+        what = tr("{count} check(s) failed: {details}", count=len(failures), details=details)
         raise kind(what, where=str(report), remedy=failures[0].remedy)
 
 

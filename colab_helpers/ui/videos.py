@@ -23,11 +23,12 @@ from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import is_image, require_file
 from colab_helpers.media.probe import probe
 from colab_helpers.pages.pictures import frame_at
+from colab_helpers.pages.svg import BAD, WARN
 from colab_helpers.pages.units import clock_text, duration
 from colab_helpers.settings import Settings
 from colab_helpers.ui.form_state import FormState, results_folder
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, RED, error_message, paragraph, picture, table, thumbnail
+from colab_helpers.ui.markup import error_message, paragraph, picture, table, thumbnail
 from colab_helpers.ui.preview_networks import detection_key, frame_count
 from colab_helpers.ui.widgets import Widgets
 
@@ -82,14 +83,14 @@ class VideosTab:
         request = self._form_state.request(overrides={})
         if not request.targets:
             text = tr("No video or image yet: enter the paths of files or folders.")
-            self.table.value = paragraph(text, AMBER)
+            self.table.value = paragraph(text, WARN)
             return
         try:
             folder = results_folder(request, self._host)
             sync_inputs(None, request.targets, ())
             tasks = plan_batch(request.target_paths, folder, video_range=request.video_range)
         except (ColabHelpersError, OSError) as error:
-            self.table.value = paragraph(error_message(error), RED)
+            self.table.value = paragraph(error_message(error), BAD)
             return
         self.files = [task.target for task in tasks]
         deadline, detection = time.monotonic() + limit, self._form_state.detection_inputs()
@@ -163,6 +164,6 @@ def _people_cells(file: FileTriage) -> Cells:
 def _row(number: int, path: Path, facts: Cells | str, people: Cells) -> Cells:
     name = Markup('<span title="{}">{}</span>').format(printable(str(path)), printable(path.name))
     if isinstance(facts, str):
-        return str(number), "", name, paragraph(tr(facts), AMBER if facts == NOT_EXAMINED else RED)
+        return str(number), "", name, paragraph(tr(facts), WARN if facts == NOT_EXAMINED else BAD)
     thumb, *others = facts
     return str(number), thumb, name, *others, *people

@@ -232,7 +232,7 @@ def test_restarted_worker_continues_the_status_of_its_run(tmp_path) -> None:
     first.tick()
     first.heartbeat()
     second = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="r")
-    second.restarted("was killed")
+    second.note_restart("was killed")
     assert second.status.started == first.status.started
     assert second.status.restarts == 1
     assert second.status.memory_warnings == 2

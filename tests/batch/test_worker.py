@@ -273,7 +273,7 @@ def test_worker_that_dies_before_its_report_is_replaced(shell, tmp_path, monkeyp
     assert "files are processed one at a time" in second.stdout.readline()  # it watches
     (tmp_path / "go").touch()
     text = wait_for_exit(second)
-    assert "ended without a word" in text
+    assert "ended without a final status" in text
     assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["succeeded"] == len(NAMES)
     assert batch.status()["state"] == "done"
     assert leftover_files(tmp_path / "out", *NAMES) == set()
@@ -340,7 +340,7 @@ def test_batch_running_on_another_machine_is_watched(batch, tmp_path, monkeypatc
             report = batch(on_status=watch)
             assert report.ok
             assert report.run != "other"
-            assert any("ended without a word" in note for note in report.notes)
+            assert any("ended without a final status" in note for note in report.notes)
             assert all(KEPT in file.fallbacks for file in report.files)
         else:
             monkeypatch.setattr(supervisor.subprocess, "Popen", None)  # no process is started here

@@ -419,7 +419,8 @@ def test_worker_that_cannot_start_is_not_restarted_but_a_dead_one_is(monkeypatch
     pool._spawn_missing()
     (left,) = pool._workers
     assert left.loaded
-    pool._on_lost(left, -9)
+    pool._on_lost(left, -35)  # a real-time signal, which has no name
+    assert "Real-time signal 1 (signal 35)" in pool.context.status.status.notes[-1]
     pool._spawn_missing()
     assert [member.number - left.number for member in pool._workers] == [2]
     with pytest.raises(ValueError, match="no networks"):
@@ -497,7 +498,7 @@ def test_workers_show_their_name_work_and_speed(pool_of_three) -> None:
         ("box GPU 0 (3)", "b.mp4", None, 5.0),
     ]
     assert (status.workers[0].gpu_load, status.workers[0].gpu_percent) == (90.0, 40.0)
-    assert (status.crew, status.idle, status.rate) == (3, 0, 15.0)
+    assert (status.worker_count, status.idle, status.rate) == (3, 0, 15.0)
     assert (status.progress.file_index, status.progress.frame, status.progress.eta) == (0, 26, 3.4)
     assert [file.share for file in status.files] == [26 / 60, 0.5, 0.0]
     pool._finish_call(third, None, None, False)

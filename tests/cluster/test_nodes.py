@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from colab_helpers.batch.job import Job
 from colab_helpers.batch.plan import Task
 from colab_helpers.cluster import nodes
 from colab_helpers.cluster.supervisor import with_mapped_paths
-from colab_helpers.errors import UsageError
+from colab_helpers.errors import OutputError, UsageError, WorkerError
 from colab_helpers.request import BatchRequest
 
 
@@ -53,6 +55,27 @@ def test_token_is_created_for_this_user_only(home: Path, monkeypatch: pytest.Mon
     nodes.start("127.0.0.1", 7777)
     assert nodes.token_path().read_text() == made, "other machines use it"
     assert "--node-ip-address=127.0.0.1" in commands[0]
+
+
+def test_a_folder_that_somebody_else_has_made_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"colab_helpers-{os.getuid()}").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="belongs to another user"):
+        nodes.start("127.0.0.1", 7777)
+
+
+def test_a_cluster_that_does_not_start_in_time_is_an_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(nodes, "_START_TIMEOUT", 0.2)
+    with pytest.raises(WorkerError, match="Ray did not start: it took longer than 0 seconds"):
+        nodes.start("127.0.0.1", 7777)
 
 
 @pytest.mark.parametrize("mode", [0o644, None])

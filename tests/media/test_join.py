@@ -118,7 +118,7 @@ def test_audio_and_subtitles_are_copied_bit_for_bit(clip: Clip, case: str) -> No
     longest = max(sound.seconds or 1.0 for sound in settings["sounds"])
     if case != "MP3 at 44.1 kHz":
         assert trip.joined.audio_seconds == pytest.approx(longest, abs=0.07)
-    note = "the result is a .mkv file, the source a .webm one"
+    note = "the result is a .mkv file, the target a .webm one"
     assert trip.notes == ([note] if name == "a.webm" else [])
 
 

@@ -260,7 +260,7 @@ def test_who_does_what_is_told_as_far_as_there_is_room() -> None:
         WorkerStatus(name="far", stage=READY),
         WorkerStatus(name="far CPU", file="b.mp4", stage=PROCESSING, pause="the drive is full"),
     ]
-    several = {"crew": 4, "idle": 1, "rate": 24.04, "progress": WORK}
+    several = {"worker_count": 4, "idle": 1, "rate": 24.04, "progress": WORK}
     status = a_status(RUNNING, queued("b"), workers=workers, **several)
     page, lines = page_of([sample(gpu=None)], status), live_text([], status, now=START)
     cells = [
@@ -288,7 +288,7 @@ def test_of_many_workers_those_that_wait_are_named_and_the_rest_is_counted(tmp_p
     workers[99].pause = "the drive is full"
     writer.workers(workers)
     found = writer.status
-    assert (len(found.workers), found.crew, found.rate) == (64, 100, 2000.0)
+    assert (len(found.workers), found.worker_count, found.rate) == (64, 100, 2000.0)
     assert found.pause == "the drive is full"
     page, lines = page_of([], found), live_text([], found, now=START)
     assert [row[0] for row in page.rows[1 : 1 + MAX_WORKERS]] == ["node99", *(f"node{n}" for n in range(15))]

@@ -258,6 +258,7 @@ def test_only_failures_and_no_files_at_all() -> None:
     assert page_of(a_report(settings={}, machine={}, models=[])).text.startswith("Batch report: no files")
     assert results_of(a_report()).all("img") == []
     assert failure_text(failed) == "2 of 2 files did not succeed: a.mp4: is damaged; b.mp4: is empty"
+    assert failure_text(a_report(a_file("a.mp4", "/out/a.mp4"), stopped=True)) == "stopped by the user"
     lines = results_text(failed).splitlines()
     assert lines[0].startswith("0 of 2 files in 754.2 s")
     assert lines[1] == "  failed  a.mp4: 8 frames, 8 faces, is damaged"

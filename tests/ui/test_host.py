@@ -252,4 +252,4 @@ def test_a_front_end_is_one_that_can_answer(monkeypatch, kernel, on_colab, expec
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     if on_colab:
         monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
-    assert host.has_front_end() is expected
+    assert host.has_frontend() is expected

@@ -14,8 +14,10 @@ from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.ui.batch_swap import run_batch_swap
 from colab_helpers.ui.form_state import prepare_request
 from colab_helpers.ui.host import ColabHost, Host
+from colab_helpers.ui.run import _outcome_html
 from tests.conftest import TIMEOUT, until
 from tests.helpers.processes import hold
+from tests.helpers.reports import a_file, a_report
 
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
 
@@ -54,6 +56,12 @@ def results(panel):
 
 def buttons(panel):
     return not panel.run.start_button.disabled, not panel.run.stop_button.disabled
+
+
+def test_stopped_after_the_last_file() -> None:
+    """As while the page is written: then nothing has failed, nor been skipped."""
+    text = _outcome_html(a_report(a_file("a.mp4", "/out/a.mp4"), stopped=True))
+    assert "Stopped: 1 of 1 files are done." in text
 
 
 def test_a_run_by_button(make_panel, light, idle, text_of):
