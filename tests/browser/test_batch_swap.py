@@ -39,14 +39,10 @@ def files(site, tmp_path) -> UserFiles:
 
 def form_values(files: UserFiles, site) -> dict[str, object]:
     return {
-        "sources": [str(files.photo)],
-        "targets": [str(files.clip)],
+        "sources": [str(files.photo)], "targets": [str(files.clip)], "consent": CONSENT, "preset": "light",
         "output_dir": files.out.name,  # relative to the notebook
-        "consent": CONSENT,
-        "models_dir": str(site.demo / "models"),
-        "preset": "light",
-        "overrides": {"segment_seconds": 1},
-    }
+        "models_dir": str(site.demo / "models"), "overrides": {"segment_seconds": 1},
+    }  # fmt: skip
 
 
 def segments(out: Path) -> list[Path]:

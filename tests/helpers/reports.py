@@ -67,13 +67,11 @@ def a_report(*files: FileReport, **values: Any) -> BatchReport:
     counts = {name: values.pop(name, 0) for name in ("memory_warnings", "restarts")}
     summary = summarize(list(files), seconds=754.2, **counts)
     defaults = {
-        "consent": "The person shown has agreed.",
-        "settings": Settings().model_dump(mode="json"),
-        "machine": MACHINE,
-        "run": "run-7",
+        "consent": "The person shown has agreed.", "settings": Settings().model_dump(mode="json"),
+        "machine": MACHINE, "run": "run-7",
         "models": [ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=False)],
         **values,
-    }
+    }  # fmt: skip
     return BatchReport(summary=summary, files=list(files), **defaults)
 
 

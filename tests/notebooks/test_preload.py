@@ -34,13 +34,9 @@ from colab_helpers.ui.preload import (
 
 NOTEBOOK = "preload"
 ROLES = {
-    "buffalo_l/det_10g": "detector",
-    "buffalo_l/w600k_r50": "recogniser",
-    "inswapper_128": "swapper",
-    "GFPGANv1.4": "enhancer",
-    "nsfw_2": "content",
-    "buffalo_l/genderage": "attributes",
-}
+    "buffalo_l/det_10g": "detector", "buffalo_l/w600k_r50": "recogniser", "inswapper_128": "swapper",
+    "GFPGANv1.4": "enhancer", "nsfw_2": "content", "buffalo_l/genderage": "attributes",
+}  # fmt: skip
 FREE = {"GFPGANv1.4", "nsfw_2"}
 RESEARCH = {
     "name": "Research",

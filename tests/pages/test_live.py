@@ -57,22 +57,12 @@ def latest_values(page: Page) -> dict[str, str]:
 def test_each_metric_has_chart_with_newest_value() -> None:
     page = page_of([sample(number) for number in range(20)])
     assert list(latest_values(page).items()) == [
-        ("GPU", "91 %"),
-        ("VRAM", "6 GiB"),
-        ("VRAM of this run", "5 GiB"),
-        ("Video encoder", "22 %"),
-        ("Video decoder", "7 %"),
-        ("GPU temperature", "66 °C"),
-        ("GPU power", "61.5 W"),
-        ("CPU", "35 %"),
-        ("RAM", "5 GiB"),
-        ("Process memory", "3 GiB"),
-        ("Disk free", "50 GB"),
-        ("Speed", "24 frames/s"),
-        ("After decode", "8 waiting"),
-        ("After find faces", "6 waiting"),
+        ("GPU", "91 %"), ("VRAM", "6 GiB"), ("VRAM of this run", "5 GiB"), ("Video encoder", "22 %"),
+        ("Video decoder", "7 %"), ("GPU temperature", "66 °C"), ("GPU power", "61.5 W"), ("CPU", "35 %"),
+        ("RAM", "5 GiB"), ("Process memory", "3 GiB"), ("Disk free", "50 GB"), ("Speed", "24 frames/s"),
+        ("After decode", "8 waiting"), ("After find faces", "6 waiting"),
         ("After change faces", "0 waiting"),
-    ]
+    ]  # fmt: skip
     assert len(latest_values(page)) == len(METRICS) + 3
     assert "VRAM of 15 GiB, 40 %" in page.text
     (line,) = live_text([sample()], None, now=START)[:1]

@@ -138,25 +138,16 @@ def test_file_table_has_all_known_values() -> None:
     file = a_full_file("in/a.mp4", "out/a.mp4")
     page = page_of(a_report(file))
     expected = {
-        "Frames in / out": "250 / 250",
-        "Timestamps kept": "yes",
-        "Length of video / audio": "10.000 s / 10.020 s",
-        "Faces changed": "240",
+        "Frames in / out": "250 / 250", "Timestamps kept": "yes",
+        "Length of video / audio": "10.000 s / 10.020 s", "Faces changed": "240",
         "Frames without a face": "35",
         "Similarity to the source": "mean 0.712, 95 % of 11 are at least 0.641",
-        "Flicker": "0.42 grey levels",
-        "Speed": "24 frames/s, 10.4 s",
-        "Networks ran on": "cuda",
-        "Encoder": "h264_nvenc",
-        "Segments": "5, 3 of them kept from an earlier run",
-        "Memory before / after": "1 GiB / 1.05 GiB (+50 MiB)",
-        "Size in / out": "2 MB / 1 MB",
-        "Fallbacks": "sound was converted",
-        "Marked": "in the file, signed by Ana Ruiz",
-        "Source": "face.pngother.png",
-        "Target": "in/a.mp4",
-        "Output": "out/a.mp4",
-    }
+        "Flicker": "0.42 grey levels", "Speed": "24 frames/s, 10.4 s", "Networks ran on": "cuda",
+        "Encoder": "h264_nvenc", "Segments": "5, 3 of them kept from an earlier run",
+        "Memory before / after": "1 GiB / 1.05 GiB (+50 MiB)", "Size in / out": "2 MB / 1 MB",
+        "Fallbacks": "sound was converted", "Marked": "in the file, signed by Ana Ruiz",
+        "Source": "face.pngother.png", "Target": "in/a.mp4", "Output": "out/a.mp4",
+    }  # fmt: skip
     assert {name: page.fact(name) for name in expected} == expected
     # At 25 frames per second.
     assert page.fact("Spans without a changed face").startswith(

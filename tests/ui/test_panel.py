@@ -36,13 +36,9 @@ def shown(monkeypatch, runs):
 
 def test_panel_starts_with_values_of_form(make_panel, demo_request):
     request = demo_request.with_values(
-        preset="speed+ram_8",
-        overrides={"keep_fps": False, "frame_processors": ["face_swapper"]},
-        video_range="1",
-        output_dir="/tmp/out",
-        session_minutes=30.0,
-        shortest_first=True,
-    )
+        preset="speed+ram_8", overrides={"keep_fps": False, "frame_processors": ["face_swapper"]},
+        video_range="1", output_dir="/tmp/out", session_minutes=30.0, shortest_first=True,
+    )  # fmt: skip
     panel = make_panel(request)
     assert panel.form_state.request() == request
     titles = [panel.tabs.get_title(number) for number in range(5)]
