@@ -23,7 +23,7 @@ SHOTS = {
     "preload": "preload-lab",
 }
 """File names in ``docs/screenshots``, and the tests' names for the same screenshots."""
-TESTS = "start_stop or watched_by_its_folder or table_at_the_end"
+TESTS = "start_stop or follows_batch_folder or show_table"
 COLOURS = 128
 
 

@@ -19,14 +19,14 @@ from colab_helpers.batch import worker
 from colab_helpers.diagnosis.bench_networks import write_constant_models
 
 T = TypeVar("T")
-# Whoever runs the tests may have set up the product for himself.
+# Ignore the user's own configuration.
 for name in [name for name in os.environ if name.startswith("COLAB_HELPERS_")]:
     del os.environ[name]
-# A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+# A background job of a shell ignores SIGINT, and so would all child processes.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What is generated is the same in every run, however long one takes.
+# Generated examples are the same in every run, without a deadline.
 hypothesis.settings.register_profile(
     "repeatable",
     deadline=None,
@@ -38,12 +38,12 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups first, which one process does at a stretch: at the end all have something to do."""
+    """Run groups first, since each occupies one process: all processes are busy until the end."""
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 def pytest_collection_finish() -> None:
-    """Modules and tests stay: what a batch collects after each of its files need not be sought among them."""
+    """Exclude modules and tests from garbage collection, which batches run after each file."""
     gc.collect()
     gc.freeze()
 
@@ -51,17 +51,17 @@ def pytest_collection_finish() -> None:
 CONSENT = "Nobody is shown, only drawn test pictures: synthetic."
 
 TIMEOUT = 300.0
-"""Seconds after which something that must happen counts as never happening, on the busiest machine."""
+"""Seconds after which an awaited condition counts as failed, even on a busy machine."""
 
 
-def until(happened: Callable[[], T], *, told: Callable[[], object] = str) -> T:
-    """Wait until something is true, and return it; ``told`` says how it stands if it never is.
+def until(happened: Callable[[], T], *, describe: Callable[[], object] = str) -> T:
+    """Wait until ``happened`` returns a true value, and return it; ``describe`` explains a timeout.
 
-    A test waits for what it needs, never for a time in which that should be done.
+    Tests wait for conditions, never for fixed times.
     """
     deadline = time.monotonic() + TIMEOUT
     while not (found := happened()):
-        assert time.monotonic() < deadline, f"it did not happen {told()}"
+        assert time.monotonic() < deadline, f"condition not met: {describe()}"
         time.sleep(0.01)
     return found
 
@@ -73,19 +73,19 @@ def consent() -> str:
 
 @pytest.fixture
 def pages() -> None:
-    """Batches of this process make a page, which is a process each."""
+    """Have batches of this process write the report page, which takes a subprocess each."""
 
 
 @pytest.fixture(autouse=True)
 def _no_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They make none where nobody looks at it."""
+    """Skip the report page unless the test uses ``pages``."""
     if "pages" not in request.fixturenames:
         monkeypatch.setattr(worker, "make_page", lambda folder, report, heartbeat: heartbeat() or "")
 
 
 @pytest.fixture(scope="session")
 def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all worker processes of this test run."""
+    """A folder shared by all xdist workers of this test run."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if base.name.startswith("popen") else base) / "shared"
     folder.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def real_shapes(shared_dir: Path) -> Path:
-    """Networks of the real layer shapes with random weights."""
+    """Networks with the real layer shapes and random weights."""
     from benchmarks.real_shapes import write_real_shapes
 
     folder = shared_dir / "real_shapes"
@@ -106,13 +106,13 @@ def real_shapes(shared_dir: Path) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(shared_dir: Path) -> None:
-    """What the product keeps, such as the certificate that signs results, is not the user's in a test."""
+    """Keep the package's files, such as the signing certificate, out of the user's home."""
     os.environ["COLAB_HELPERS_HOME"] = str(shared_dir / "home")
 
 
 @pytest.fixture(scope="session")
 def constant_models(shared_dir: Path) -> Path:
-    """Models that always see one face, 200 to 440 by 200 to 440 of the detector's 640, and copy it."""
+    """Models that always detect one face, at 200 to 440 of the detector's 640 pixels, and copy it."""
     folder = shared_dir / "constant_models"
     with FileLock(shared_dir / "constant_models.lock"):
         if not folder.exists():
@@ -125,7 +125,7 @@ def constant_models(shared_dir: Path) -> Path:
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """A picture; the constant detector sees a face in any."""
+    """A grey image; the constant detector finds a face in any."""
     path = tmp_path / "photo.png"
     cv2.imwrite(str(path), np.full((256, 256, 3), 120, np.uint8))
     return path
@@ -145,7 +145,7 @@ def standins(shared_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def demo(shared_dir: Path) -> Path:
-    """Folder of a demo: one clip of ten frames with one person."""
+    """A demo with one clip of ten frames showing one person."""
     from tests.people.clip import make_demo
 
     folder, done = shared_dir / "small_demo", shared_dir / "small_demo.done"

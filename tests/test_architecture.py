@@ -1,4 +1,4 @@
-"""What ``docs/architecture.md`` says stands in the code."""
+"""``docs/architecture.md`` matches the code."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ import colab_helpers
 
 PACKAGE = Path(colab_helpers.__file__).parent
 TEXT = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-WALK = re.findall(r"^\d+\. `([\w.]+)\.(\w+)`", TEXT, re.MULTILINE)
+FRAME_PATH = re.findall(r"^\d+\. `([\w.]+)\.(\w+)`", TEXT, re.MULTILINE)
 
 
-def test_it_is_short_and_names_every_room() -> None:
+def test_document_is_short_and_lists_every_package() -> None:
     assert len(TEXT.splitlines()) <= 80
-    rooms = {path.parent.name + "/" for path in PACKAGE.glob("*/__init__.py")} - {"locale/"}
+    packages = {path.parent.name + "/" for path in PACKAGE.glob("*/__init__.py")} - {"locale/"}
     files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
     cells = "".join(line.split("|")[1] for line in TEXT.splitlines() if line.startswith("| `"))
     named = set(re.findall(r"`([\w/.]+)`", cells)) - {"notebooks/"}
-    assert named == rooms | files
+    assert named == packages | files
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`([a-z_]+/[\w/]+\.py)`", TEXT))))
-def test_the_files_it_names_are_there(path: str) -> None:
+def test_named_files_exist(path: str) -> None:
     assert (PACKAGE / path).is_file()
 
 
-def test_the_walk_of_a_frame_follows_the_imports() -> None:
+def test_path_of_a_frame_follows_imports() -> None:
     graph = grimp.build_graph("colab_helpers", cache_dir=None)
-    assert len(WALK) == 11
-    for module, name in WALK:
+    assert len(FRAME_PATH) == 11
+    for module, name in FRAME_PATH:
         assert hasattr(import_module(module), name), f"{module} has no {name}"
-    first, video = WALK[0][0], WALK[1][0]
-    assert graph.find_shortest_chain(first, video), f"{first} does not lead to {video}"
-    for module, _ in WALK[2:]:
-        assert graph.find_shortest_chain(video, module), f"{video} does not lead to {module}"
+    first, video = FRAME_PATH[0][0], FRAME_PATH[1][0]
+    assert graph.find_shortest_chain(first, video), f"{first} does not import {video}"
+    for module, _ in FRAME_PATH[2:]:
+        assert graph.find_shortest_chain(video, module), f"{video} does not import {module}"
 
 
 NETWORKS = {"cv2", "av", "onnxruntime", "numpy"}
 MAP = "colab_helpers.batch.people_map"
-# What is needed at the end of a run, or for some files: time before the first frame, and memory beside all.
+# Needed only at the end of a run or for some files; loading them early costs time and memory.
 LATE = {"c2pa", "cryptography", "pillow_heif", "numpy.ma"}
 
 
@@ -62,8 +62,8 @@ LATE = {"c2pa", "cryptography", "pillow_heif", "numpy.ma"}
         ("batch.worker", 676, {"onnx", "scipy", "skimage", "insightface", "jinja2", "requests", *LATE}),
     ],
 )
-def test_a_process_loads_no_more_than_it_needs(code: str, most: int, without: set[str]) -> None:
-    """Modules are counted, not seconds: who starts a batch or watches it waits for no network."""
+def test_process_loads_only_needed_modules(code: str, most: int, without: set[str]) -> None:
+    """Counts modules instead of measuring start-up time."""
     module = code.partition(".main(")[0]
     script = (
         "import atexit, json, sys\n"

@@ -26,7 +26,7 @@ def common(photo: Path, constant_models: Path, consent: str) -> list[str]:
     ]
 
 
-def test_swap_writes_the_result_and_the_report(common: list[str], tmp_path: Path) -> None:
+def test_swap_writes_result_and_report(common: list[str], tmp_path: Path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     report = tmp_path / "report.json"
     code = main(
@@ -41,7 +41,7 @@ def test_swap_writes_the_result_and_the_report(common: list[str], tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "photo.png", "mine.json"])
-def test_the_report_of_a_swap_replaces_nothing_of_the_users(
+def test_swap_report_does_not_overwrite_user_file(
     common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     target, path = make(tmp_path / "a.mp4", Spec(frames=5)), tmp_path / name
@@ -55,7 +55,7 @@ def test_the_report_of_a_swap_replaces_nothing_of_the_users(
     assert not (tmp_path / "b.mp4").exists()
 
 
-def test_a_batch_succeeds_or_fails_and_targets_may_be_a_pattern(
+def test_batch_exit_codes_and_target_patterns(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -71,7 +71,7 @@ def test_a_batch_succeeds_or_fails_and_targets_may_be_a_pattern(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "error"),
     [
         ("batch -t in/a.mp4 -o out --range x", "is not a range"),
         ("batch -t in/a.mp4 -o out --batch-size 99", "batch_size = 99 is not allowed"),
@@ -94,9 +94,9 @@ def test_a_batch_succeeds_or_fails_and_targets_may_be_a_pattern(
         ("status none", "no batch has written its status here"),
     ],
 )
-def test_what_is_refused_before_any_work_ends_with_2_and_is_said_once(
+def test_invalid_arguments_exit_with_2_and_one_message(
     words: str,
-    told: str,
+    error: str,
     common: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -109,14 +109,14 @@ def test_what_is_refused_before_any_work_ends_with_2_and_is_said_once(
     verb, *rest = words.split()
     assert main([verb, *([] if verb == "status" else common), *rest]) == WRONG_USAGE
     printed = capsys.readouterr()
-    assert (printed.out + printed.err).count(told) == 1
+    assert (printed.out + printed.err).count(error) == 1
     assert printed.err.startswith("error: ")
     assert printed.err.count("What to do: ") == 1
     assert "Traceback" not in printed.err
     assert not list(tmp_path.glob("out*/*.mp4"))
 
 
-def test_a_worker_that_dies_is_a_failure_and_no_refusal(
+def test_dead_worker_exits_with_failure_code(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object, **__: object) -> None:
@@ -127,7 +127,7 @@ def test_a_worker_that_dies_is_a_failure_and_no_refusal(
     assert main(["batch", *common, "-t", str(target), "-o", str(tmp_path / "out")]) == FAILURE
 
 
-def test_ctrl_c_ends_with_130(
+def test_ctrl_c_exits_with_130(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -137,10 +137,10 @@ def test_ctrl_c_ends_with_130(
     for name in ("a", "b"):
         make(tmp_path / "in" / f"{name}.mp4", Spec(frames=5))
     monkeypatch.setattr("colab_helpers.ui.progress.ProgressLine.__call__", interrupt)
-    hold(monkeypatch, tmp_path, file=0, frame=1)  # or it may be done before it is interrupted
+    hold(monkeypatch, tmp_path, file=0, frame=1)  # so that it cannot end before the interrupt
     out = tmp_path / "out"
-    one = ["-t", str(tmp_path / "in" / "a.mp4"), "-o", str(tmp_path / "b.mp4")]
-    assert main(["swap", *common, *one]) == INTERRUPTED
+    files = ["-t", str(tmp_path / "in" / "a.mp4"), "-o", str(tmp_path / "b.mp4")]
+    assert main(["swap", *common, *files]) == INTERRUPTED
     words = ["batch", *common, "-t", str(tmp_path / "in"), "-o", str(out)]
     resuming = Thread(target=resume_once_signalled)
     resuming.start()
@@ -152,22 +152,22 @@ def test_ctrl_c_ends_with_130(
     assert main(words) == SUCCESS
 
 
-def test_a_home_is_found_by_every_verb(
+def test_tilde_is_expanded_by_every_command(
     common: list[str], constant_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a shell leaves ``~`` alone: in quotes, after ``=``, in a variable."""
+    """Where a shell does not expand ``~``: in quotes, after ``=``, in a variable."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(constant_models)
     monkeypatch.setenv("COLAB_HELPERS_MODELS", "~/models")
-    at = common.index("--models-dir")
-    words = [*common[:at], *common[at + 2 :], "-s", "~/photo.png"]
+    index = common.index("--models-dir")
+    words = [*common[:index], *common[index + 2 :], "-s", "~/photo.png"]
     make(tmp_path / "a.mp4", Spec(frames=5))
     assert main(["swap", *words, "-t", "~/a.mp4", "-o", "~/b.mp4", "--report=~/report.json"]) == SUCCESS
     assert json.loads((tmp_path / "report.json").read_text())["files"][0]["output"] == str(tmp_path / "b.mp4")
     assert main(["batch", *words, "-t", "~/a.mp4", "-o", "~/out", "--work-dir=~/work"]) == SUCCESS
     assert main(["status", "~/out"]) == SUCCESS
-    assert main(["stop", "~/out"]) == FAILURE  # it has ended
+    assert main(["stop", "~/out"]) == FAILURE  # it has already ended
     others = ["demo ~/x", "convert ~/x", "preload --models-dir ~/x", "preload --shared-cache=~/x",
               "doctor --models-dir=~/x"]  # fmt: skip
     for line in others:
@@ -176,7 +176,7 @@ def test_a_home_is_found_by_every_verb(
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"),
+    ("words", "suggestion"),
     [
         ("batch --sorce me.jpg -t in -o out", "--source"),
         ("batch -s me.jpg -t in -o out --consnt self", "--consent"),
@@ -186,18 +186,18 @@ def test_a_home_is_found_by_every_verb(
         ("preload --accept-licences --ofline", "--offline"),
     ],
 )
-def test_a_misspelt_option_suggests_the_nearest(
-    words: str, meant: str, capsys: pytest.CaptureFixture[str]
+def test_misspelt_option_suggests_nearest(
+    words: str, suggestion: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words.split())
     assert caught.value.code == WRONG_USAGE
-    assert f"(did you mean {meant}?)" in capsys.readouterr().err
+    assert f"(did you mean {suggestion}?)" in capsys.readouterr().err
 
 
 @pytest.fixture
 def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
-    """A Colab VM whose ``/content`` is here; returns what is mounted, nothing at first."""
+    """A Colab VM with ``/content`` as working folder; returns its mounts, at first none."""
     mounts: dict[Path, str] = {}
     content = tmp_path / "content"
     content.mkdir()
@@ -226,7 +226,7 @@ def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
         "doctor --models-dir drive/MyDrive/models",
     ],
 )
-def test_a_drive_that_is_not_there_is_refused_and_nothing_is_made_on_it(
+def test_paths_on_unmounted_drive_are_refused(
     words: str,
     common: list[str],
     colab: dict[Path, str],
@@ -239,36 +239,36 @@ def test_a_drive_that_is_not_there_is_refused_and_nothing_is_made_on_it(
     verb, *rest = words.split()
     line = [verb, *(common if verb in ("batch", "swap") else []), *rest]
 
-    def refused() -> str:
+    def error() -> str:
         assert main(line) == WRONG_USAGE
         return capsys.readouterr().err
 
-    assert "Google Drive is not mounted at" in refused()
-    # By a run of an earlier version, on the VM's own disk.
+    assert "Google Drive is not mounted at" in error()
+    # Folders of these names on the VM's own disk.
     for place in machine.DRIVES:
         (place / "MyDrive").mkdir(parents=True)
-    assert "drive.mount(" in refused()
-    # What is mounted at one place is not looked for at the other.
-    there, other = ("gdrive", "drive") if " gdrive" in words else ("drive", "gdrive")
+    assert "drive.mount(" in error()
+    # Drive is mounted at the other mount point.
+    named, other = ("gdrive", "drive") if " gdrive" in words else ("drive", "gdrive")
     colab[content / other] = "fuse.drive"
-    assert "use that path instead" in refused()
-    # A mount that no longer answers.
-    colab[content / there] = "fuse.drive"
+    assert "use that path instead" in error()
+    # A mount that no longer responds.
+    colab[content / named] = "fuse.drive"
     stat = Path.stat
 
-    def gone(path: Path, **options: bool) -> os.stat_result:
-        if path.absolute().is_relative_to(content / there):
+    def fail(path: Path, **options: bool) -> os.stat_result:
+        if path.absolute().is_relative_to(content / named):
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
         return stat(path, **options)
 
-    monkeypatch.setattr(Path, "stat", gone)
+    monkeypatch.setattr(Path, "stat", fail)
     if "link" not in words:
-        assert "the drive or disk no longer responds (Transport endpoint" in refused()
+        assert "the drive or disk no longer responds (Transport endpoint" in error()
     monkeypatch.undo()
     assert [path for place in machine.DRIVES for path in place.glob("MyDrive/*")] == []
 
 
-def test_preload_shows_licences_and_fetches_nothing_until_they_are_accepted(
+def test_preload_fetches_nothing_without_accepted_licences(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["preload", "--models-dir", str(tmp_path)]) == WRONG_USAGE
@@ -282,15 +282,15 @@ def test_preload_shows_licences_and_fetches_nothing_until_they_are_accepted(
     assert list(tmp_path.rglob("*.onnx")) == []
 
 
-def test_nobody_who_reads_and_a_full_disk_are_no_success() -> None:
+def test_exit_codes_of_closed_and_full_stdout() -> None:
     command = [sys.executable, "-m", "colab_helpers", "prompt", "a sunset"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        assert process.stderr.read() == ""  # no traceback behind ``| head``
+        assert process.stderr.read() == ""  # no traceback with ``| head``
     closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False)
     end = "from colab_helpers.startup import end_process; print(1); end_process(0)"
     with Path("/dev/full").open("w") as full:
-        lost = subprocess.run([sys.executable, "-c", end], stdout=full, check=False).returncode
-    assert (process.returncode, closed.returncode, closed.stderr, lost) == (FAILURE, SUCCESS, b"", FAILURE)
+        failed = subprocess.run([sys.executable, "-c", end], stdout=full, check=False).returncode
+    assert (process.returncode, closed.returncode, closed.stderr, failed) == (FAILURE, SUCCESS, b"", FAILURE)

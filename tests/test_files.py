@@ -7,7 +7,7 @@ import pytest
 from colab_helpers.files import absolute, natural_key, numbered, same_file, write_atomically
 
 
-def test_all_of_it_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_atomic_write_keeps_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "small.json"
     write_atomically(path, b"old")
     write_atomically(path, b"new")
@@ -28,16 +28,16 @@ def test_all_of_it_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         (["clip10", "clip2", "Clip1"], ["Clip1", "clip2", "clip10"]),
         (["b", "10", "9", "a"], ["a", "b", "9", "10"]),
-        # Characters that are digits to str.isdigit and no numbers to int, or numbers of other scripts.
+        # Digits for str.isdigit but not for int, or of other scripts.
         (["1²3", "1²2", "10①2", "٣"], ["٣", "1²2", "1²3", "10①2"]),
         (["caf\udce9", "caf"], ["caf", "caf\udce9"]),
     ],
 )
-def test_names_are_ordered_by_their_numbers(names: list[str], ordered: list[str]) -> None:
+def test_natural_order_of_names(names: list[str], ordered: list[str]) -> None:
     assert sorted(names, key=natural_key) == ordered
 
 
-def test_a_path_is_absolute_and_of_its_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absolute_expands_home_and_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert absolute("~/clips") == tmp_path / "clips"
@@ -45,7 +45,7 @@ def test_a_path_is_absolute_and_of_its_user(tmp_path: Path, monkeypatch: pytest.
     assert absolute("~nobody-of-that-name/x") == tmp_path / "~nobody-of-that-name" / "x"
 
 
-def test_a_file_is_the_same_however_it_is_named(tmp_path: Path) -> None:
+def test_same_file_and_numbered(tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
     clip = tmp_path / "clip.mp4"
     clip.touch()

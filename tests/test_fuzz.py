@@ -1,4 +1,4 @@
-"""Damaged and hostile files: a short set of `benchmarks.fuzz`, and what it has found."""
+"""Damaged and hostile files: a short run of `benchmarks.fuzz`, and regressions that it found."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from tests.media.make import Spec, make
 DEEP = "[" * 5_000
 
 
-def test_a_short_set_finds_nothing() -> None:
-    """In a process of its own: a child of one that runs threads may wait for ever for what they hold."""
+def test_short_fuzz_run_finds_nothing() -> None:
+    """In a separate process: a fork of a process with threads may deadlock."""
     command = [sys.executable, "-m", "benchmarks.fuzz", "--count", "250", "--seed", "7"]
     ended = subprocess.run(
         command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
@@ -49,11 +49,11 @@ def test_a_short_set_finds_nothing() -> None:
     assert ended.stdout.endswith(", 0 found\n")
 
 
-def test_what_should_be_found_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fuzzer_finds_each_kind_of_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(path: Path) -> None:
         match sum(path.read_bytes()) % 6:
             case 0:
-                raise KeyError("no error of ours")
+                raise KeyError("not an error of the package")
             case 1:
                 import os
 
@@ -66,7 +66,7 @@ def test_what_should_be_found_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 while True:
                     pass
             case _:
-                raise MediaError("ours", where="", remedy="")
+                raise MediaError("expected", where="", remedy="")
 
     monkeypatch.setattr(fuzz, "kinds", lambda _: {"any": Kind("any", [bytes(range(250))], read)})
     wanted = {"KeyError", "died of signal 6", "MemoryError: ", "open", "took more than 0.3 s"}
@@ -75,7 +75,7 @@ def test_what_should_be_found_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len({find.index for find in found}) == len(found) < 30
 
 
-def test_presets_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_undecodable_or_deeply_nested_presets_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "presets.yaml"
     path.write_bytes(b"version: 1 # caf\xe9")
     with pytest.raises(SettingsError, match="not valid YAML"):
@@ -85,9 +85,9 @@ def test_presets_that_are_no_text_are_refused(tmp_path: Path) -> None:
         load_presets(path)
 
 
-def test_what_is_nested_too_deeply_is_refused_as_what_it_is_not(tmp_path: Path) -> None:
+def test_too_deeply_nested_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(f'{{"tasks": {DEEP}')
-    with pytest.raises(UsageError, match="no job"):
+    with pytest.raises(UsageError, match="not a job file"):
         Job.load(tmp_path / "job.json")
     for text in (
         f"people: {DEEP}",
@@ -108,7 +108,7 @@ def test_what_is_nested_too_deeply_is_refused_as_what_it_is_not(tmp_path: Path) 
     assert (len(history.entries), history.damaged) == (1, 1)
 
 
-def test_a_tag_in_an_unknown_encoding_keeps_nothing_from_being_estimated_or_shown(tmp_path: Path) -> None:
+def test_tag_in_unknown_encoding_is_harmless(tmp_path: Path) -> None:
     path = make(tmp_path / "a.mkv", Spec(frames=5, metadata={"comment": "cafXX"}))
     path.write_bytes(path.read_bytes().replace(b"cafXX", b"caf\xe9 "))
     assert workload_of(path) == (5, 96 * 64)
@@ -116,7 +116,7 @@ def test_a_tag_in_an_unknown_encoding_keeps_nothing_from_being_estimated_or_show
     assert clip_of(path)
 
 
-def test_a_damaged_chunk_of_a_face_index_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_damaged_face_index_chunk_is_consistent(tmp_path: Path) -> None:
     filled(tmp_path, 30)
     chunk = sorted(tmp_path.iterdir())[1]
     data = chunk.read_bytes()
@@ -126,7 +126,7 @@ def test_a_damaged_chunk_of_a_face_index_is_read_whole_or_not_at_all(tmp_path: P
         assert len(list(index)) == len(index)
 
 
-def test_a_stream_that_begins_late_is_passed_over() -> None:
+def test_index_error_of_demuxer_ends_packets() -> None:
     class Container:
         def demux(self, *streams: object) -> object:
             yield "packet"
@@ -135,9 +135,7 @@ def test_a_stream_that_begins_late_is_passed_over() -> None:
     assert list(demux_packets(Container())) == ["packet"]  # type: ignore[arg-type]
 
 
-def test_pictures_too_large_are_refused_by_their_headers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_large_pictures_are_refused_by_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = tmp_path / "small.png"
     Image.new("L", (8, 8)).save(small)
     data = bytearray(small.read_bytes())
@@ -157,7 +155,7 @@ def test_pictures_too_large_are_refused_by_their_headers(
         probe(clip)
 
 
-def test_forms_and_reports_of_nonsense_are_read_as_far_as_they_go(tmp_path: Path) -> None:
+def test_partly_invalid_forms_and_reports_are_read(tmp_path: Path) -> None:
     path = tmp_path / "form.ipynb"
     sources = ("a = '\ud800'", "b\0", "(" * 300, "BatchRequest.of(globals())")
     path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": [text]} for text in sources]}))
@@ -167,7 +165,7 @@ def test_forms_and_reports_of_nonsense_are_read_as_far_as_they_go(tmp_path: Path
     (tmp_path / REPORT_NAME).write_text(json.dumps(report))
     assert write_page(tmp_path).exists()
     (tmp_path / "job.json").write_text('{"request": [], "tasks": []}')
-    with pytest.raises(UsageError, match="no job"):
+    with pytest.raises(UsageError, match="not a job file"):
         Job.load(tmp_path / "job.json")
 
 
@@ -176,7 +174,7 @@ def test_forms_and_reports_of_nonsense_are_read_as_far_as_they_go(tmp_path: Path
     ["#EXTM3U\n#EXTINF:1,\n{clip}\n", "ffconcat version 1.0\nfile '{clip}'\n", "concat:{clip}|{clip}",
      "[playlist]\nFile1={clip}\n", "subfile,,start,0,end,0,,:{clip}"],
 )  # fmt: skip
-def test_what_names_other_files_is_not_followed(text: str, tmp_path: Path) -> None:
+def test_references_to_other_files_are_not_followed(text: str, tmp_path: Path) -> None:
     clip = make(tmp_path / "clip.mp4", Spec(frames=2))
     path = tmp_path / "list.mp4"
     path.write_text(text.format(clip=clip))
@@ -189,7 +187,7 @@ def test_what_names_other_files_is_not_followed(text: str, tmp_path: Path) -> No
             probe(named)
 
 
-def test_a_report_leads_to_nothing_outside_its_folder(tmp_path: Path) -> None:
+def test_report_page_does_not_read_outside_its_folder(tmp_path: Path) -> None:
     outside, folder = tmp_path / "private.png", tmp_path / "out"
     folder.mkdir()
     Image.new("RGB", (96, 64), (250, 0, 0)).save(outside)

@@ -1,4 +1,4 @@
-"""RAM running short between files: a warning, and a wait with an end."""
+"""Low memory between files: a warning and a limited wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from colab_helpers.resources.sampler import process_memory
 
 
 class Machine:
-    """Plays RAM in use over time."""
+    """Simulates RAM use over time."""
 
     def __init__(self, *percents: float) -> None:
         self.percents, self.time = list(percents), 0.0
@@ -29,21 +29,21 @@ class Machine:
 
 
 @pytest.mark.parametrize("percent", [0.0, 49.0, 85.0])
-def test_enough_ram_is_no_event(percent) -> None:
+def test_no_warning_below_threshold(percent) -> None:
     machine = Machine(percent)
     guard = machine.guard()
     assert guard.check(wait=True) is None
     assert (guard.warnings, machine.time) == (0, 0.0)
 
 
-def test_waits_until_half_is_free() -> None:
+def test_check_waits_until_half_is_free() -> None:
     machine = Machine(91.0, 90.0, 80.0, 60.0, RESUME_PERCENT)
     guard = machine.guard()
     assert guard.check(wait=True) == "RAM in use was 91 %, and 50 % after 3 s of freeing and waiting"
     assert guard.warnings == 1
 
 
-def test_goes_on_after_two_minutes() -> None:
+def test_check_gives_up_after_two_minutes() -> None:
     machine = Machine(95.0)
     guard = machine.guard()
     assert "and 95 % after 120 s" in guard.check(wait=True)
@@ -53,12 +53,12 @@ def test_goes_on_after_two_minutes() -> None:
     assert guard.check(wait=True) is None
     assert not guard.short
     machine.percents = [86.0]
-    assert guard.check(wait=False)  # counted, but nothing is waited for at the end
+    assert guard.check(wait=False)  # counted, but without waiting
     assert (guard.warnings, machine.time) == (2, MAX_WAIT_SECONDS)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library cannot trim")
-def test_freed_memory_goes_back_to_the_system() -> None:
+def test_freed_memory_is_returned_to_system() -> None:
     allocator.tune_allocator()
     pieces = [np.ones(4 << 20, np.uint8) for _ in range(24)]
     del pieces

@@ -1,4 +1,4 @@
-"""How the package is built: no circles and no imports upwards, and errors of one kind."""
+"""Package structure: no import cycles, layered imports, one error hierarchy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imported(module: str) -> Iterator[str]:
-    """Every module of the package that one imports, wherever: in functions and for type checkers, too."""
+    """Modules of the package imported by one, also in functions and for type checkers."""
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -38,45 +38,45 @@ def imported(module: str) -> Iterator[str]:
 
 
 def reaches(start: str, imports: dict[str, set[str]]) -> set[str]:
-    """Everything a module imports, also by way of others."""
+    """All modules imported by a module, also indirectly."""
     found: set[str] = set()
-    left = [start]
-    while left:
-        new = imports[left.pop()] - found
+    pending = [start]
+    while pending:
+        new = imports[pending.pop()] - found
         found |= new
-        left += new
+        pending += new
     return found
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
-    """Also not inside functions, nor for type checkers alone."""
+def test_no_import_cycles() -> None:
+    """Neither in functions nor for type checkers."""
     imports = {
         module: {name for name in imported(module) if name in MODULES and name != "colab_helpers"}
         for module in MODULES
     }
-    imports["colab_helpers"] = set()  # the public face names what is behind it, and loads it when it is used
-    circles = {module for module in MODULES if module in reaches(module, imports)}
-    assert circles == set()
+    imports["colab_helpers"] = set()  # loads its public names on first use
+    cycles = {module for module in MODULES if module in reaches(module, imports)}
+    assert cycles == set()
 
 
-def test_the_floors_count_imports_for_type_checkers_too() -> None:
-    """import-linter holds the floors, see pyproject.toml; it can be told to look away."""
+def test_layers_include_type_checking_imports_and_all_modules() -> None:
+    """import-linter enforces the layers in pyproject.toml; no exceptions may be configured."""
     linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     assert not linter.get("exclude_type_checking_imports")
     assert all("ignore_imports" not in contract for contract in linter["contracts"])
-    floors = next(contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers")
-    placed = {name.strip() for floor in floors for name in floor.split("|")}
-    rooms = {name for name in MODULES if name.count(".") == 1} - {"colab_helpers.demo"}
-    assert rooms == placed
+    layers = next(contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers")
+    placed = {name.strip() for layer in layers for name in layer.split("|")}
+    modules = {name for name in MODULES if name.count(".") == 1} - {"colab_helpers.demo"}
+    assert modules == placed
 
 
-def test_the_package_and_its_installer_tell_one_version() -> None:
+def test_version_matches_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == VERSION
 
 
 @pytest.mark.parametrize("name", [name for name in vars(errors) if name.endswith("Error")])
-def test_a_refusal_is_no_failure_of_the_system(name: str) -> None:
+def test_errors_are_package_errors_but_not_os_errors(name: str) -> None:
     kind = getattr(errors, name)
     assert issubclass(kind, errors.ColabHelpersError)
     assert not issubclass(kind, OSError)

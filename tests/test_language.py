@@ -1,4 +1,4 @@
-"""Texts for people go through ``tr``: found in the code itself, and heard from every verb."""
+"""User-visible texts go through ``tr``: checked in the source code and for every command."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from colab_helpers.stages import map_ordered, run_ahead
 from tests.media.make import Spec, make
 
 ROOT = Path(language.__file__).parent
-# They run before there is anything to translate with.
-PLAIN = {"install.py", "requirements.py", "language.py"}
+# They run before translations can be loaded.
+UNTRANSLATED = {"install.py", "requirements.py", "language.py"}
 
 
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
-    """Every call in the package: where it is, the last name of what is called, and the call."""
-    for path in sorted(path for path in ROOT.rglob("*.py") if path.name not in PLAIN):
+    """Every call in the package: location, last name of the function, and node."""
+    for path in sorted(path for path in ROOT.rglob("*.py") if path.name not in UNTRANSLATED):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
@@ -35,45 +35,45 @@ def calls() -> Iterator[tuple[str, str, ast.Call]]:
 
 
 def is_plain(text: ast.expr | None) -> bool:
-    """Whether an expression puts words together that nobody translates."""
+    """Whether an expression is an untranslated text."""
     if isinstance(text, ast.IfExp):
         return is_plain(text.body) or is_plain(text.orelse)
     is_text = isinstance(text, ast.Constant) and bool(text.value)
     return is_text or isinstance(text, ast.JoinedStr | ast.BinOp)
 
 
-def shown(name: str, call: ast.Call) -> list[ast.expr]:
-    """The texts of a call that people will read: of our errors, and of notes."""
+def user_texts(name: str, call: ast.Call) -> list[ast.expr]:
+    """The user-visible texts of a call: of errors and notes."""
     if name.endswith("Error") and any(keyword.arg in ("where", "remedy") for keyword in call.keywords):
         return [*call.args[:1], *(each.value for each in call.keywords if each.arg == "remedy")]
     owner = getattr(call.func, "value", None)
-    listed = getattr(owner, "attr", getattr(owner, "id", "")) in ("notes", "fallbacks", "hints")
-    return call.args[:1] if name in ("note", "_note") or (name == "append" and listed) else []
+    is_list = getattr(owner, "attr", getattr(owner, "id", "")) in ("notes", "fallbacks", "hints")
+    return call.args[:1] if name in ("note", "_note") or (name == "append" and is_list) else []
 
 
-def translated(name: str, call: ast.Call) -> str:
-    """What is wrong with a call of ``tr`` or ``mark``: its text must stand there, with its values."""
+def translation_fault(name: str, call: ast.Call) -> str:
+    """The fault of a call of ``tr`` or ``mark``, which need a literal text and its values."""
     text = call.args[0] if len(call.args) == 1 else None
     if not isinstance(text, ast.Constant):
         return "not a text" if name == "mark" or text is None or is_plain(text) else ""
-    given = {keyword.arg for keyword in call.keywords}
-    wanted = {field for _, field, _, _ in Formatter().parse(str(text.value)) if field}
-    # Without values braces mean themselves, as in a line of code.
-    return "other values" if name == "tr" and given and None not in given and wanted != given else ""
+    values = {keyword.arg for keyword in call.keywords}
+    fields = {field for _, field, _, _ in Formatter().parse(str(text.value)) if field}
+    # Without values braces are literal.
+    return "other values" if name == "tr" and values and None not in values and fields != values else ""
 
 
-def test_what_people_read_is_written_out_where_it_is_translated() -> None:
+def test_user_texts_are_translated_literals() -> None:
     found = list(calls())
-    texts = [(place, text) for place, name, call in found for text in shown(name, call)]
+    texts = [(place, text) for place, name, call in found for text in user_texts(name, call)]
     assert len(texts) > 200
     assert [place for place, text in texts if is_plain(text)] == []
-    made = [(place, translated(name, call)) for place, name, call in found if name in ("tr", "mark")]
-    assert len(made) > 500
-    assert [(place, fault) for place, fault in made if fault] == []
+    faults = [(place, translation_fault(name, call)) for place, name, call in found if name in ("tr", "mark")]
+    assert len(faults) > 500
+    assert [(place, fault) for place, fault in faults if fault] == []
 
 
 class Pseudo:
-    """A language that cannot be mistaken for English."""
+    """A translation that puts texts in guillemets."""
 
     def gettext(self, text: str) -> str:
         return f"«{text}»"
@@ -81,16 +81,14 @@ class Pseudo:
 
 @pytest.fixture(autouse=True)
 def pseudo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Spanish in this process is English in guillemets: what is not translated shows."""
+    """Replace Spanish by English in guillemets, which shows untranslated texts."""
     real = language._translations
-    monkeypatch.setattr(
-        language, "_translations", lambda chosen: Pseudo() if chosen == "es" else real(chosen)
-    )
+    monkeypatch.setattr(language, "_translations", lambda code: Pseudo() if code == "es" else real(code))
     yield
     set_language("auto")
 
 
-def test_the_language_is_set_for_a_while_for_good_or_by_the_environment(monkeypatch) -> None:
+def test_language_set_by_context_call_or_environment(monkeypatch) -> None:
     assert mark("{x}") == tr("{x}") == "{x}"
     with use_language("es"):
         assert (tr(""), tr("{count} frames", count=3)) == ("", "«3 frames»")
@@ -101,25 +99,25 @@ def test_the_language_is_set_for_a_while_for_good_or_by_the_environment(monkeypa
         error = UsageError(tr("there is no target"), remedy=tr("name a file"))
         assert str(error) == "«there is no target». «What to do: «name a file»»."
     monkeypatch.setenv(language.LANGUAGE_ENV, "es")
-    for chosen, expected in (("auto", "es"), ("en", "en"), ("auto", "es")):
-        set_language(chosen)
+    for code, expected in (("auto", "es"), ("en", "en"), ("auto", "es")):
+        set_language(code)
         assert language.language() == expected
     monkeypatch.setenv(language.LANGUAGE_ENV, "tlh")
     with pytest.warns(UserWarning, match="not one of en, es"):
         assert language.language() == "en"
 
 
-def test_what_one_thread_speaks_no_other_does_unless_it_was_started_there() -> None:
+def test_language_is_per_thread_and_inherited_by_stages() -> None:
     found: dict[str, str] = {}
-    together = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=60)
 
-    def say(chosen: str) -> None:
-        with use_language(chosen):
-            together.wait()
-            found[chosen] = tr("frames")
-            together.wait()
+    def translate(code: str) -> None:
+        with use_language(code):
+            barrier.wait()
+            found[code] = tr("frames")
+            barrier.wait()
 
-    threads = [threading.Thread(target=say, args=(chosen,)) for chosen in ("en", "es")]
+    threads = [threading.Thread(target=translate, args=(code,)) for code in ("en", "es")]
     with use_language("es"):
         for thread in threads:
             thread.start()
@@ -132,36 +130,34 @@ def test_what_one_thread_speaks_no_other_does_unless_it_was_started_there() -> N
 
 
 @pytest.mark.parametrize("verb", [swap_image, swap_video, swap_file, run_batch])
-def test_the_verbs_speak_the_language_of_their_settings(
-    verb: Callable[..., Any], photo: Path, tmp_path: Path
-) -> None:
+def test_api_errors_use_language_of_settings(verb: Callable[..., Any], photo: Path, tmp_path: Path) -> None:
     places = {swap_image: [photo, photo], run_batch: [[photo], [photo], tmp_path / "out"]}
-    given = places.get(verb, [[photo], photo, tmp_path / "out.png"])
-    for chosen, told in (("es", "^«no statement of consent"), ("en", "^no statement of consent")):
-        with pytest.raises(ConsentError, match=told):
-            verb(*given, consent="", settings=load_settings(language=chosen))
+    arguments = places.get(verb, [[photo], photo, tmp_path / "out.png"])
+    for code, message in (("es", "^«no statement of consent"), ("en", "^no statement of consent")):
+        with pytest.raises(ConsentError, match=message):
+            verb(*arguments, consent="", settings=load_settings(language=code))
 
 
-def test_a_batch_speaks_and_its_language_makes_it_no_other_batch(
+def test_batch_language_does_not_invalidate_results(
     constant_models: Path, photo: Path, consent: str, tmp_path: Path
 ) -> None:
     target, out = make(tmp_path / "a.mp4", Spec(frames=5)), tmp_path / "out"
-    made = []
-    for chosen in ("es", "en"):
-        asked = {"execution_provider": "cpu", "output_video_encoder": "libx264", "language": chosen}
-        settings = load_settings(**asked, visible_label_text="made with AI")
+    times = []
+    for code in ("es", "en"):
+        values = {"execution_provider": "cpu", "output_video_encoder": "libx264", "language": code}
+        settings = load_settings(**values, visible_label_text="made with AI")
         options = {"consent": consent, "settings": settings, "models_dir": constant_models}
         report = run_batch([photo], [target], out, **options)
         assert report.ok
         assert report.notes
-        assert any("file(s)" in note for note in report.notes) == (chosen == "en")
-        assert f'<html lang="{chosen}">' in (out / "report.html").read_text(encoding="utf-8")
-        made.append((out / "a.mp4").stat().st_mtime_ns)
-    assert made[0] == made[1]
+        assert any("file(s)" in note for note in report.notes) == (code == "en")
+        assert f'<html lang="{code}">' in (out / "report.html").read_text(encoding="utf-8")
+        times.append((out / "a.mp4").stat().st_mtime_ns)
+    assert times[0] == times[1]
 
 
 @pytest.mark.parametrize("verb", list(VERBS))
-def test_the_help_of_each_verb_speaks_a_language(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_each_command_is_translated(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     for words, marked in (["--language=es"], True), ([], False):
         with pytest.raises(SystemExit):
             main([verb, *words, "--help"])
@@ -169,7 +165,7 @@ def test_the_help_of_each_verb_speaks_a_language(verb: str, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("words", [["--set", "language=es"], ["--language", "es"], []])
-def test_an_option_a_setting_or_the_environment_counts_for_the_command_line(
+def test_command_line_language_by_option_setting_or_environment(
     monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     if not words:

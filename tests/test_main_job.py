@@ -1,4 +1,4 @@
-"""The whole job on rendered people, end to end, against the exact truth."""
+"""End-to-end runs on rendered people, compared with the ground truth."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SEED = 4711
 
 
 @pytest.mark.xdist_group("main_job")
-def test_faces_become_the_source_and_all_else_stays_the_targets(tmp_path: Path) -> None:
-    """One seed, so that a run can be repeated; ``benchmarks.main_job`` draws others at random."""
+def test_faces_match_source_and_everything_else_target(tmp_path: Path) -> None:
+    """With a fixed seed; ``benchmarks.main_job`` uses random ones."""
     outcomes = measure_seed(tmp_path, SEED, seconds=1.6, size=(800, 450), every=8)
     print(*(describe(outcome) for outcome in outcomes), sep="\n")
 
@@ -40,10 +40,10 @@ def test_faces_become_the_source_and_all_else_stays_the_targets(tmp_path: Path) 
 
     assert mean("to_source") >= MIN_TO_SOURCE
     assert mean("to_original") <= MAX_TO_ORIGINAL
-    assert mean("inside") >= MIN_PSNR  # of the true swap
+    assert mean("inside") >= MIN_PSNR  # against the rendered swap
     assert mean("gain") >= MIN_GAIN
     for outcome in outcomes:
-        assert abs(outcome.outside - outcome.outside_plain) <= MAX_OUTSIDE  # a plain re-encode
+        assert abs(outcome.outside - outcome.outside_plain) <= MAX_OUTSIDE  # against a plain re-encode
         assert outcome.frames_in == outcome.frames_out == 40
         assert outcome.same_times
         assert outcome.same_sound
@@ -59,7 +59,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.xdist_group("main_job")
-def test_command_line_and_python_give_the_same_video(demo: Path, tmp_path: Path, capsys) -> None:
+def test_command_line_and_python_give_same_video(demo: Path, tmp_path: Path, capsys) -> None:
     source, target = demo / "source" / "bruno.png", demo / "targets" / "clip1.mp4"
     common = ["-s", str(source), "--models-dir", str(demo / "models"), "--consent", DEMO_CONSENT]
     swap = ["swap", *common, "-t", str(target), "-o", str(tmp_path / "swap.mp4")]
@@ -77,17 +77,13 @@ def test_command_line_and_python_give_the_same_video(demo: Path, tmp_path: Path,
 
 
 @pytest.mark.xdist_group("main_job")
-def test_the_reference_person_alone_is_changed(demo: Path, tmp_path: Path) -> None:
-    """Two people in the picture; only the left one of the first frame is followed."""
+def test_only_reference_person_is_swapped(demo: Path, tmp_path: Path) -> None:
+    """Of two people only the left one of the first frame is tracked."""
     target = demo / "targets" / "clip1.mp4"
     settings = load_settings(
-        many_faces=False,
-        face_selector="reference",
-        face_order="left-right",
-        output_video_quality=0,
-        visible_label="off",
-        disclosure="test",
-    )
+        many_faces=False, face_selector="reference", face_order="left-right", output_video_quality=0,
+        visible_label="off", disclosure="test",
+    )  # fmt: skip
     report = swap_video(
         demo / "source" / "bruno.png", target, tmp_path / "one.mp4",
         consent=DEMO_CONSENT, models_dir=demo / "models", settings=settings,

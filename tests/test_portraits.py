@@ -1,4 +1,4 @@
-"""Portraits: who is kept in the library and how, which pictures are given up; SDXL's pipeline in small."""
+"""Portraits: saving to the library, rejected images, and SDXL's pipeline with tiny networks."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ needs_torch = pytest.mark.skipif(
 
 
 class Painter:
-    """Paints the demo's portrait for every fifth seed, from 3 on, and what is no source for others."""
+    """Returns the demo's portrait for every fifth seed, from 3 on, and unusable images for others."""
 
     def __init__(self, source: Path) -> None:
         self.face = cv2.imread(str(source))
-        self.asked: list[tuple[str, int, int]] = []
+        self.calls: list[tuple[str, int, int]] = []
         self.closed = False
 
     @contextmanager
@@ -45,7 +45,7 @@ class Painter:
         self.closed = True
 
     def paint(self, prompt: str, seed: int, size: int) -> np.ndarray:
-        self.asked.append((prompt, seed, size))
+        self.calls.append((prompt, seed, size))
         image = np.full((size, size, 3), 90, np.uint8)
         edge = {1: size // 2, 2: 110, 3: size}.get(seed % 5, 0)
         if edge:
@@ -65,98 +65,96 @@ def paint(shipped: Demo) -> Painter:
     return Painter(shipped.source)
 
 
-def test_somebody_new_is_kept_with_a_mark_and_on_what_ground(
-    paint: Painter, shipped: Demo, tmp_path: Path
-) -> None:
+def test_portrait_is_saved_with_mark_and_consent(paint: Painter, shipped: Demo, tmp_path: Path) -> None:
     library = tmp_path / "people"
-    given: dict[str, Any] = {"size": 512, "models_dir": shipped.models, "painter": paint}
-    (made,) = make_portraits("Ana Ruiz", library, "una mujer", **given)
-    assert [seed for _, seed, _ in paint.asked] == [0, 1, 2, 3]
-    assert paint.asked[0][0] == made.prompt == portraits.improve_prompt("una mujer", "portrait")
-    assert [note.partition(": ")[2].split()[0] for note in made.notes] == ["no", "it", "the"]
-    assert "it shows 2 faces" in made.notes[1]
-    assert "pixels wide" in made.notes[2]
+    options: dict[str, Any] = {"size": 512, "models_dir": shipped.models, "painter": paint}
+    (portrait,) = make_portraits("Ana Ruiz", library, "una mujer", **options)
+    assert [seed for _, seed, _ in paint.calls] == [0, 1, 2, 3]
+    assert paint.calls[0][0] == portrait.prompt == portraits.improve_prompt("una mujer", "portrait")
+    assert [note.partition(": ")[2].split()[0] for note in portrait.notes] == ["no", "it", "the"]
+    assert "it shows 2 faces" in portrait.notes[1]
+    assert "pixels wide" in portrait.notes[2]
     assert paint.closed
-    assert (made.seed, library_names(library)) == (3, ["Ana Ruiz"])
-    assert find_photos(str(library / "Ana Ruiz")) == [str(made.photo)]
-    assert np.array_equal(read_still(made.photo).bgr, paint.paint("", 3, 512))
-    consent = require_consent(str(made.consent), [], ["Ana Ruiz"])
+    assert (portrait.seed, library_names(library)) == (3, ["Ana Ruiz"])
+    assert find_photos(str(library / "Ana Ruiz")) == [str(portrait.photo)]
+    assert np.array_equal(read_still(portrait.photo).bgr, paint.paint("", 3, 512))
+    consent = require_consent(str(portrait.consent), [], ["Ana Ruiz"])
     (named,) = consent.people
     assert named.ground == "synthetic"
-    assert named.document == f"sdxl_lightning_4step, seed 3: {made.prompt}"
-    state, store = read_mark(made.photo)
+    assert named.document == f"sdxl_lightning_4step, seed 3: {portrait.prompt}"
+    state, store = read_mark(portrait.photo)
     (created,) = actions(store)
     assert state == "Valid"
     assert (created["action"], created["digitalSourceType"].rpartition("/")[2]) == (
         "c2pa.created",
         "trainedAlgorithmicMedia",
     )
-    assert b"digitalsourcetype/trainedAlgorithmicMedia" in made.photo.read_bytes().partition(b"IDAT")[0]
-    kept = made.photo.read_bytes()
+    assert b"digitalsourcetype/trainedAlgorithmicMedia" in portrait.photo.read_bytes().partition(b"IDAT")[0]
+    kept = portrait.photo.read_bytes()
     for seeds in ([3, 8], [13]):
-        crowd = list(make_portraits("crowd", library, "a man", count=len(seeds), **given))
+        crowd = list(make_portraits("crowd", library, "a man", count=len(seeds), **options))
         assert [one.seed for one in crowd] == seeds
     assert (
         synthetic_people(library) == library_names(library) == ["Ana Ruiz", "crowd-1", "crowd-2", "crowd-3"]
     )
-    assert made.photo.read_bytes() == kept
+    assert portrait.photo.read_bytes() == kept
     for real in (library / "crowd-2" / "2.png", library / "crowd-3" / "portrait.png"):
-        shutil.copy(shipped.source, real)  # beside the one who does not exist, or in their place
+        shutil.copy(shipped.source, real)  # beside the generated portrait, or replacing it
     (library / "crowd-1" / "portrait.png").unlink()
     assert synthetic_people(library) == ["Ana Ruiz"]
     before = {path: path.read_bytes() for path in library.rglob("*") if path.is_file()}
     for name in ("Ana Ruiz", "a/b", ".x", "", ".."):
         with pytest.raises(ValueError, match="already in the library"):
-            list(make_portraits(name, library, "a woman", **given))
+            list(make_portraits(name, library, "a woman", **options))
     assert {path: path.read_bytes() for path in library.rglob("*") if path.is_file()} == before
 
 
-def test_what_cannot_be_signed_leaves_the_name_free(
+def test_failed_signing_leaves_no_files(
     paint: Painter, shipped: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(portraits, "seal_generated", full)
-    given: dict[str, Any] = {"models_dir": shipped.models, "painter": paint, "size": 512}
+    options: dict[str, Any] = {"models_dir": shipped.models, "painter": paint, "size": 512}
     with pytest.raises(OutputError, match="No space left"):
-        list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **given))
+        list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **options))
     assert list((tmp_path / "people").iterdir()) == []
 
 
-def test_after_some_seeds_it_is_given_up_and_nothing_is_left(
+def test_limited_tries_fail_without_leaving_files(
     paint: Painter, shipped: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert portraits.TRIES == 5
     monkeypatch.setattr(portraits, "TRIES", 2)
-    given: dict[str, Any] = {"models_dir": shipped.models, "painter": paint, "size": 512}
+    options: dict[str, Any] = {"models_dir": shipped.models, "painter": paint, "size": 512}
     with pytest.raises(NoFaceError, match=r"seed 4: no face.*seed 5: no face"):
-        list(make_portraits("ana", tmp_path / "people", "a woman", seed=4, **given))
-    assert len(paint.asked) == 2
+        list(make_portraits("ana", tmp_path / "people", "a woman", seed=4, **options))
+    assert len(paint.calls) == 2
     monkeypatch.setattr(portraits, "sex_and_age", lambda *_: np.array([0, 19.0]))
     with pytest.raises(NoFaceError, match="seems to be 19 years old"):
-        list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **given))
+        list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **options))
     monkeypatch.setattr(portraits, "sex_and_age", lambda *_: np.array([0, np.nan]))
     with pytest.raises(NoFaceError, match="seems to be nan years old"):
-        list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **given))
+        list(make_portraits("ana", tmp_path / "people", "a woman", seed=3, **options))
     with pytest.raises(ValueError, match="adults only"):
-        list(make_portraits("ana", tmp_path / "people", "a girl", **given))
+        list(make_portraits("ana", tmp_path / "people", "a girl", **options))
     assert not (tmp_path / "people").exists()
 
 
-def test_without_the_extra_the_one_command_is_said(
+def test_missing_extra_names_install_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "diffusers" else name)
     verb = ["portraits", "ana", "a woman", "--library", str(tmp_path)]
     assert main(verb) == WRONG_USAGE
-    said = capsys.readouterr().err
-    assert "not installed: diffusers" in said
-    assert "run 'bash setup.sh install portraits'" in said
+    printed = capsys.readouterr().err
+    assert "not installed: diffusers" in printed
+    assert "run 'bash setup.sh install portraits'" in printed
     assert main([*verb[:2], "a boy", *verb[3:]]) == WRONG_USAGE
 
 
-def test_the_verb_says_what_it_made(
+def test_command_prints_what_it_made(
     paint: Painter,
     shipped: Demo,
     tmp_path: Path,
@@ -167,17 +165,17 @@ def test_the_verb_says_what_it_made(
     monkeypatch.setattr(ui_portraits, "open_sdxl_lightning", lambda root, **_: paint(root))
     verb = ["portraits", "ana", "a woman", "--library", str(tmp_path), "--seed", "2", "--size", "512"]
     assert main([*verb, "--models-dir", str(shipped.models)]) == SUCCESS
-    said = capsys.readouterr().out
-    assert "OpenRAIL++" in said or "Open RAIL++" in said
-    assert "note: seed 2" in said
-    assert str(tmp_path / "ana" / "portrait.png") in said
+    printed = capsys.readouterr().out
+    assert "OpenRAIL++" in printed or "Open RAIL++" in printed
+    assert "note: seed 2" in printed
+    assert str(tmp_path / "ana" / "portrait.png") in printed
     assert main([*verb, "--count", "2", "--models-dir", str(shipped.models)]) == SUCCESS
     assert {"ana-1", "ana-2"} < {*library_names(tmp_path)}
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Any:
-    """SDXL's parts with random weights, a few thousand of them, built from configurations."""
+    """SDXL's parts with a few thousand random weights."""
     torch = pytest.importorskip("torch")
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -211,7 +209,7 @@ def tiny() -> Any:
 
 
 def tokenizer_in(folder: Path, kind: Any) -> Any:
-    """A tokenizer whose words are letters."""
+    """Write and load a tokenizer whose words are letters."""
     letters = [chr(code) for code in range(33, 127)]
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -222,27 +220,27 @@ def tokenizer_in(folder: Path, kind: Any) -> Any:
 
 @pytest.fixture
 def opened(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What SDXL's pipeline was opened with; the small parts stand for those of the file."""
+    """Arguments with which SDXL's pipeline was opened; tiny parts replace those of the file."""
     kind, parts = tiny
-    asked: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
 
     def from_single_file(path: str, **options: Any) -> Any:
-        asked.update(path=path, **options)
+        arguments.update(path=path, **options)
         words = tokenizer_in(tmp_path / "words", parts["tokenizer"])
-        asked["pipeline"] = kind(**{**parts, "tokenizer": words, "tokenizer_2": words})
-        return asked["pipeline"]
+        arguments["pipeline"] = kind(**{**parts, "tokenizer": words, "tokenizer_2": words})
+        return arguments["pipeline"]
 
     monkeypatch.setattr(kind, "from_single_file", from_single_file)
-    monkeypatch.setattr(portraits, "fetch", lambda root, entries, options, **_: asked.update(fetched=entries))
+    monkeypatch.setattr(portraits, "fetch", lambda root, entries, *_, **__: arguments.update(fetched=entries))
     for name in CONFIG_FILES:
         path = tmp_path / CONFIG / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    return asked
+    return arguments
 
 
 @needs_torch
-def test_sdxl_is_run_as_its_card_says(opened: dict[str, Any], tmp_path: Path) -> None:
+def test_sdxl_is_run_as_in_model_card(opened: dict[str, Any], tmp_path: Path) -> None:
     import torch
 
     with open_sdxl_lightning(tmp_path, offline=True) as paint:
@@ -268,7 +266,7 @@ def test_sdxl_is_run_as_its_card_says(opened: dict[str, Any], tmp_path: Path) ->
 
 
 @needs_torch
-def test_no_word_of_cuda_reaches_whoever_asks(opened: dict[str, Any], tmp_path: Path) -> None:
+def test_cuda_out_of_memory_is_translated(opened: dict[str, Any], tmp_path: Path) -> None:
     with open_sdxl_lightning(tmp_path) as paint:
 
         def fail(*_: Any, **__: Any) -> Any:
@@ -283,7 +281,7 @@ def test_no_word_of_cuda_reaches_whoever_asks(opened: dict[str, Any], tmp_path: 
 
 
 @needs_torch
-def test_what_is_missing_offline_is_said(tmp_path: Path) -> None:
+def test_missing_files_offline_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="sdxl_lightning_4step"), open_sdxl_lightning(tmp_path, offline=True):
         pass
     with pytest.raises(ModelError, match="configuration files cannot be fetched"):

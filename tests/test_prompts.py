@@ -1,4 +1,4 @@
-"""Prompts: what is added, what is not added twice, and whom nobody makes up."""
+"""Prompts: improvements, which are idempotent, and the refusal of minors."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ PROMPTS = {
 }
 
 
-@pytest.mark.parametrize(("prompt", "better"), PROMPTS.items())
-def test_what_a_prompt_lacks_is_added_once(prompt: str, better: str) -> None:
-    assert improve_prompt(prompt) == better
-    assert improve_prompt(better) == better
+@pytest.mark.parametrize(("prompt", "improved"), PROMPTS.items())
+def test_prompt_is_improved_once(prompt: str, improved: str) -> None:
+    assert improve_prompt(prompt) == improved
+    assert improve_prompt(improved) == improved
 
 
-def test_whatever_is_added_counts_as_said() -> None:
+def test_additions_satisfy_their_own_rules() -> None:
     for rule in _RULES:
         for adds in (*rule.portrait, *rule.general):
             assert _has(_folded(adds), rule.unless), adds
     for kind, prompt in product(("portrait", "general"), ("a castle", "un castillo", "delight, flight")):
-        better = improve_prompt(prompt, kind)
-        assert improve_prompt(better, kind) == better
-        assert ("camera" in better or "cámara" in better) == (kind == "portrait")
-        assert "light" in better.replace(prompt, "") or "luz" in better
+        improved = improve_prompt(prompt, kind)
+        assert improve_prompt(improved, kind) == improved
+        assert ("camera" in improved or "cámara" in improved) == (kind == "portrait")
+        assert "light" in improved.replace(prompt, "") or "luz" in improved
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_whatever_is_added_counts_as_said() -> None:
     ["a girl", "two Children", "una NIÑA", "un niño", "a 17 year old", "schoolboy", "teenager", "un bebé",
      "mujer de 16 años", "a 9-year-old", "una nin\u0303a", "a woman aged 15", "mujer, edad de 12"],
 )  # fmt: skip
-def test_nobody_under_age_is_made_up(prompt: str) -> None:
+def test_minors_are_refused(prompt: str) -> None:
     with pytest.raises(ValueError, match="adults only"):
         require_adult(prompt)
 
@@ -62,11 +62,11 @@ def test_nobody_under_age_is_made_up(prompt: str) -> None:
 @pytest.mark.parametrize(
     "prompt", ["a woman", "una mujer de 38 años", "an old man", "a 117 year old", "Nina", "aged 50"]
 )
-def test_adults_are(prompt: str) -> None:
+def test_adults_are_accepted(prompt: str) -> None:
     require_adult(prompt)
 
 
-def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompt_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prompt", "a sunset"]) == SUCCESS
     assert capsys.readouterr().out == PROMPTS["a sunset"] + "\n"
     assert main(["prompt", "un castillo", "--kind", "portrait"]) == SUCCESS

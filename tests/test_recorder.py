@@ -1,4 +1,4 @@
-"""The recorder: what it notes, that it never disturbs the work, and how its file is read back."""
+"""The resource recorder: samples, robustness, reading its file, and bottlenecks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from colab_helpers.machine import GIB, this_machine
 from colab_helpers.resources import recorder, sampler
-from colab_helpers.resources import samples as samples_room
+from colab_helpers.resources import samples as samples_module
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import GpuSample, Sample, iter_samples, read_samples, recent_samples
@@ -29,46 +29,46 @@ from tests.helpers.nvml import fake_nvml
 from tests.helpers.reports import a_progress
 
 
-class Steps:
-    """A wait that ends when the test says so: every sample is asked for."""
+class SteppedSleep:
+    """A sleep that ends when the test says so, for each sample."""
 
     def __init__(self) -> None:
         self.waiting = threading.Semaphore(0)
-        self.go_on = threading.Semaphore(0)
-        self.asked: list[float] = []
+        self.proceed = threading.Semaphore(0)
+        self.intervals: list[float] = []
 
     def sleep(self, seconds: float) -> None:
-        self.asked.append(seconds)
+        self.intervals.append(seconds)
         self.waiting.release()
-        assert self.go_on.acquire(timeout=TIMEOUT)
+        assert self.proceed.acquire(timeout=TIMEOUT)
 
     def after(self, samples: int) -> None:
-        """Let it go until so many more samples are taken."""
+        """Wait until some more samples have been taken."""
         for _ in range(samples):
-            self.go_on.release()
+            self.proceed.release()
             assert self.waiting.acquire(timeout=TIMEOUT)
 
 
 @pytest.fixture
-def steps() -> Steps:
-    return Steps()
+def steps() -> SteppedSleep:
+    return SteppedSleep()
 
 
 @dataclass
 class Running:
     recorder: Recorder
-    steps: Steps
+    steps: SteppedSleep
     path: Path
 
     def end(self) -> list[Sample]:
-        self.steps.go_on.release()
+        self.steps.proceed.release()
         self.recorder.close()
         return read_samples(self.path)
 
 
 @pytest.fixture
-def start(tmp_path: Path, steps: Steps) -> Iterator[Callable[..., Running]]:
-    """Starts a recorder that has taken its first sample."""
+def start(tmp_path: Path, steps: SteppedSleep) -> Iterator[Callable[..., Running]]:
+    """Starts a recorder and waits for its first sample."""
     started: list[Recorder] = []
 
     def begin(path: Path | None = None, **options: Any) -> Running:
@@ -79,7 +79,7 @@ def start(tmp_path: Path, steps: Steps) -> Iterator[Callable[..., Running]]:
 
     yield begin
     for each in started:
-        steps.go_on.release()
+        steps.proceed.release()
         each.close()
 
 
@@ -87,7 +87,7 @@ def a_sample(**values: Any) -> Sample:
     return Sample(**{"time": 1000.0, "ram_used": 2 * GIB, "ram_total": 8 * GIB, **values})
 
 
-def test_first_sample_at_once_last_at_the_end_and_what_it_says(start, tmp_path) -> None:
+def test_first_sample_at_start_last_at_end_with_values(start, tmp_path) -> None:
     clock = iter([100.0, 102.5, 104.0])
     state = a_progress(12, file="clip.mp4", fps=24.125, waiting={"decode": 3, "find faces": 1})
     running = start(clock=lambda: next(clock), run_state=lambda: state, interval=2.5)
@@ -97,7 +97,7 @@ def test_first_sample_at_once_last_at_the_end_and_what_it_says(start, tmp_path) 
     samples = running.end()
     assert [sample.time for sample in samples] == [100.0, 102.5, 104.0]
     assert running.recorder.latest == samples[-1]
-    assert running.steps.asked == [2.5, 2.5]
+    assert running.steps.intervals == [2.5, 2.5]
     assert first.cpu_percent is None
     assert 0 <= samples[1].cpu_percent <= 100
     assert first.ram_total == this_machine().memory_total
@@ -109,7 +109,7 @@ def test_first_sample_at_once_last_at_the_end_and_what_it_says(start, tmp_path) 
     assert all(line.count(b"{") >= 1 for line in running.path.read_bytes().splitlines())
 
 
-def test_the_figures_are_those_of_the_process_and_its_children(start) -> None:
+def test_memory_includes_child_processes(start) -> None:
     code = (
         "import subprocess, sys\n"
         "child = 'import sys; held = bytearray(120 << 20); print(flush=True); sys.stdin.read()'\n"
@@ -135,7 +135,7 @@ def test_the_figures_are_those_of_the_process_and_its_children(start) -> None:
     assert running.recorder.latest.process_memory > 10 << 20
 
 
-def test_a_file_that_cannot_be_written_is_remembered_and_sampling_goes_on(start, tmp_path) -> None:
+def test_sampling_continues_if_file_cannot_be_written(start, tmp_path) -> None:
     folder, seen = tmp_path / "drive", []
     running = start(folder / "samples.jsonl", on_sample=seen.append)
     running.steps.after(1)
@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_written_is_remembered_and_sampling_goes_on(start,
     assert seen[-1] == running.recorder.latest
 
 
-def test_errors_of_the_run_of_a_display_and_of_a_driver_end_nothing(start, monkeypatch) -> None:
+def test_errors_of_callbacks_and_driver_are_ignored(start, monkeypatch) -> None:
     def fail(*_: object) -> str:
         raise RuntimeError("bad state")
 
@@ -166,16 +166,13 @@ def test_errors_of_the_run_of_a_display_and_of_a_driver_end_nothing(start, monke
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"time": 5, "ram_us'])
-def test_a_resumed_run_goes_on_in_the_same_file(start, tmp_path, torn) -> None:
+def test_resumed_run_appends_to_same_file(start, tmp_path, torn) -> None:
     path = tmp_path / "samples.jsonl"
     earlier = a_sample(time=5.0)
     path.write_bytes(earlier.model_dump_json().encode() + b"\n" + torn)
     samples = start(path).end()
     assert samples[0] == earlier
     assert len(samples) == 3
-
-
-# --- the GPU
 
 
 @pytest.fixture
@@ -192,45 +189,39 @@ def install_nvml(monkeypatch) -> Iterator[Callable[[types.ModuleType], None]]:
 
 
 ALL = GpuSample(
-    utilisation=87,
-    memory_used=3 * GIB,
-    memory_total=16 * GIB,
-    process_memory=2 * GIB,
-    encoder=31,
-    decoder=0,
-    temperature=64,
-    power=71.25,
-)
+    utilisation=87, memory_used=3 * GIB, memory_total=16 * GIB, process_memory=2 * GIB, encoder=31, decoder=0,
+    temperature=64, power=71.25,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("missing", "pids", "told"),
+    ("missing", "pids", "expected"),
     [
         ([], {os.getpid()}, ALL),
-        ([], {999_999_999}, ALL.model_copy(update={"process_memory": None})),  # known by other numbers
+        ([], {999_999_999}, ALL.model_copy(update={"process_memory": None})),  # in another PID namespace
         (["EncoderUtilization"], {os.getpid()}, ALL.model_copy(update={"encoder": None})),
         (["PowerUsage"], {os.getpid()}, ALL.model_copy(update={"power": None})),
         (["ComputeRunningProcesses"], {os.getpid()}, ALL.model_copy(update={"process_memory": None})),
     ],
 )
-def test_what_the_card_does_not_tell_is_none_and_the_rest_is_there(install_nvml, missing, pids, told) -> None:
+def test_unsupported_gpu_values_are_none(install_nvml, missing, pids, expected) -> None:
     install_nvml(fake_nvml(missing=tuple(f"nvmlDeviceGet{name}" for name in missing)))
-    assert sampler.gpu_sample(pids) == told
+    assert sampler.gpu_sample(pids) == expected
 
 
-def test_a_card_that_fell_off_the_bus_tells_nothing_and_breaks_nothing(install_nvml) -> None:
+def test_failing_gpu_gives_empty_sample(install_nvml) -> None:
     module = fake_nvml()
     install_nvml(module)
     assert sampler.gpu_sample(()).memory_used == 3 * GIB
     names = [name for name in vars(module) if name.startswith("nvmlDeviceGet")]
     vars(module).update(vars(fake_nvml(missing=tuple(names))))
     assert sampler.gpu_sample(()) == GpuSample()
-    assert (sampler.gpu_memory_percent(), sampler.gpu_load()) == (None, None), "the work goes on"
+    assert (sampler.gpu_memory_percent(), sampler.gpu_load()) == (None, None)
     install_nvml(fake_nvml(missing=("nvmlInit",)))
     assert sampler.gpu_sample(()) is None  # no driver, no GPU
 
 
-def test_load_and_vram_of_every_gpu_are_read_and_a_worker_knows_its_own(install_nvml, monkeypatch) -> None:
+def test_all_gpus_are_sampled_and_worker_finds_its_own(install_nvml, monkeypatch) -> None:
     install_nvml(fake_nvml(cards=3))
     assert sampler.other_gpus() == 2 * [GpuSample(utilisation=87, memory_used=3 * GIB, memory_total=16 * GIB)]
     assert (sampler.gpu_name(), sampler.gpu_load()) == ("GPU 0", 87.0)
@@ -241,45 +232,42 @@ def test_load_and_vram_of_every_gpu_are_read_and_a_worker_knows_its_own(install_
     assert (sampler.gpu_name(), sampler.gpu_load(), sampler.other_gpus()) == ("", None, [])
 
 
-# --- reading back
-
-
 def write(path: Path, samples: list[Sample]) -> Path:
     path.write_text("".join(f"{sample.model_dump_json()}\n" for sample in samples))
     return path
 
 
-def test_damaged_and_foreign_lines_are_passed_over(tmp_path) -> None:
-    whole = [a_sample(time=float(i), gpu=GpuSample(encoder=1.5)) for i in range(3)]
-    lines = [sample.model_dump_json().encode() for sample in whole]
+def test_damaged_and_foreign_lines_are_skipped(tmp_path) -> None:
+    valid = [a_sample(time=float(i), gpu=GpuSample(encoder=1.5)) for i in range(3)]
+    lines = [sample.model_dump_json().encode() for sample in valid]
     foreign = [b"", b"\xff\xfe\x00", b"[]", b'{"time": 1}', lines[0][:-1] + b', "new": 1}', b"x" * 200_000]
     path = tmp_path / "s.jsonl"
     path.write_bytes(b"\n".join([foreign[1], lines[0], *foreign, lines[1], lines[2], lines[0][:40]]))
-    assert read_samples(path) == whole
+    assert read_samples(path) == valid
     assert read_samples(tmp_path / "none.jsonl") == []
 
 
-def test_the_recent_ones_of_a_run_are_read_at_any_moment(tmp_path, monkeypatch) -> None:
+def test_recent_samples_of_run(tmp_path, monkeypatch) -> None:
     path, samples = tmp_path / "s.jsonl", [a_sample(time=float(i)) for i in range(50)]
     length = len(samples[0].model_dump_json()) + 1
-    monkeypatch.setattr(samples_room, "_RECENT_BYTES", 12 * length)
+    monkeypatch.setattr(samples_module, "_RECENT_BYTES", 12 * length)
     assert recent_samples(path) == []
     write(path, samples)
     found = recent_samples(path)
     assert found == samples[-len(found) :]
     assert 10 <= len(found) <= 12
-    assert recent_samples(path, since=45.0) == samples[45:]  # those before are another run's
+    assert recent_samples(path, since=45.0) == samples[45:]  # earlier ones belong to another run
     newest = a_sample(time=50.0).model_dump_json().encode()
-    for part in (newest[:20], newest[20:] + b"\n"):  # a line that is not whole yet waits
+    for part in (newest[:20], newest[20:] + b"\n"):  # an incomplete line is not read yet
         with path.open("ab") as file:
             file.write(part)
         assert len(recent_samples(path, since=49.0)) == (2 if b"\n" in part else 1)
-    write(path, samples[:3])  # a file that was replaced is read as it is now
+    write(path, samples[:3])  # a replaced file is read anew
     assert recent_samples(path) == samples[:3]
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 57, 1000])
-def test_thinning_is_even_and_keeps_both_ends(tmp_path, count) -> None:
+def test_thinning_is_even_and_keeps_first_and_last(tmp_path, count) -> None:
     path = write(tmp_path / "s.jsonl", [a_sample(time=float(i)) for i in range(count)])
     times = [sample.time for sample in read_samples(path, most=10)]
     assert len(times) == min(count, 10)
@@ -289,8 +277,8 @@ def test_thinning_is_even_and_keeps_both_ends(tmp_path, count) -> None:
     assert all(0 < distance <= max(1.0, 2.5 * count / 10) for distance in distances)
 
 
-def test_a_long_file_is_not_held_in_memory_at_once(tmp_path, monkeypatch) -> None:
-    """Counted in samples that live at the same time, as a weak set would."""
+def test_reading_long_file_uses_little_memory(tmp_path, monkeypatch) -> None:
+    """Measured by the number of samples alive at the same time."""
     path = write(tmp_path / "s.jsonl", [a_sample(time=float(i)) for i in range(5000)])
     alive, most = [0], [0]
 
@@ -311,9 +299,6 @@ def test_a_long_file_is_not_held_in_memory_at_once(tmp_path, monkeypatch) -> Non
     monkeypatch.setattr("colab_helpers.resources.samples.Sample", Counted)
     assert len(read_samples(path, most=50)) == 50
     assert most[0] <= 2 * 50 + 2
-
-
-# --- the bottleneck
 
 
 def run_of(count: int = 10, *, moving: bool = True, **values: Any) -> list[Sample]:
@@ -352,13 +337,13 @@ BETWEEN = [*run_of(6), a_sample(time=1021.0, cpu_percent=50.0)]
         (run_of(gpu=GpuSample(utilisation=20, decoder=95)), "Decode-bound", "GPU 20 %"),
         (run_of(cpu_percent=99.0), "CPU-bound", "CPU 99 %"),
         (run_of(1), "No clear bottleneck", "RAM 25 %"),
-        # Only the newest count, and of those the ones at work; a queue that is empty now and then waits.
+        # Only the newest samples at work count; a queue that is sometimes empty is not full.
         ([*OLD, *run_of(queues=EMPTY)], "Decode-bound", ""),
         ([*run_of(4, queues=queues(8, 8, 2)), *BETWEEN], "Encode-bound", "change faces 2.0"),
         ([run_of(12, queues=queues(5, 5, i % 3))[i] for i in range(12)], "Encode-bound", ""),
     ],
 )
-def test_why_it_is_not_faster(samples, beginning, evidence) -> None:
+def test_bottleneck_description(samples, beginning, evidence) -> None:
     sentence = bottleneck(samples)
     assert sentence.startswith(beginning)
     assert evidence in sentence
@@ -366,7 +351,7 @@ def test_why_it_is_not_faster(samples, beginning, evidence) -> None:
     assert "\n" not in sentence
 
 
-def test_of_several_gpus_those_in_use_are_read(install_nvml, tmp_path) -> None:
+def test_only_gpus_in_use_are_sampled(install_nvml, tmp_path) -> None:
     module = fake_nvml(cards=4)
     vars(module)["nvmlDeviceGetUtilizationRates"] = lambda handle: types.SimpleNamespace(gpu=10 * handle)
     install_nvml(module)
@@ -381,15 +366,10 @@ def test_of_several_gpus_those_in_use_are_read(install_nvml, tmp_path) -> None:
     assert loads("", "") == loads() == [0, 10, 20, 30]
 
 
-def test_lines_that_say_what_no_machine_has_are_passed_over(tmp_path) -> None:
+def test_lines_with_impossible_values_are_skipped(tmp_path) -> None:
     path = tmp_path / "samples.jsonl"
     good = {"time": 5.0, "ram_used": 1, "ram_total": 2}
-    bad = [
-        {"time": math.nan},
-        {"time": 1e300},
-        {"time": -1.0},
-        {"ram_used": 10**400},
-        {"queues": {"a": 10**400}},
-    ]
+    times = [{"time": time} for time in (math.nan, 1e300, -1.0)]
+    bad = [*times, {"ram_used": 10**400}, {"queues": {"a": 10**400}}]
     path.write_text("\n".join(json.dumps(good | one) for one in (*bad, {})))
     assert [sample.time for sample in iter_samples(path)] == [5.0]

@@ -1,4 +1,4 @@
-"""Every way in, and what it refuses: without consent, with refused content, and without what looks at it."""
+"""Every entry point refuses runs without consent, without the content network, or with refused content."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REFUSED = r"sexual content in 1 of 1 checked frames: 0:00\.0 .*nsfw_2 2\.\d+/0\.
 
 
 def film(path: Path, shares: list[float], *, cut: int = 1000) -> Path:
-    """A clip of pictures, each of a share of what the stand-in takes for content, for a tenth of a second."""
+    """Write a clip whose frames have shares of the colour that the content stand-in refuses."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "crf": "4"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
@@ -59,8 +59,8 @@ def film(path: Path, shares: list[float], *, cut: int = 1000) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, constant_models: Path) -> Path:
-    """A folder with a photo, models, and targets that are refused: a clip, a picture, and a moving one."""
+def folder(tmp_path: Path, constant_models: Path) -> Path:
+    """A folder with a photo, models, and two refused targets: a clip and a picture."""
     cv2.imwrite(str(tmp_path / "photo.png"), np.full((256, 256, 3), 120, np.uint8))
     shutil.copytree(constant_models, tmp_path / "models")
     (tmp_path / "in").mkdir()
@@ -69,45 +69,45 @@ def place(tmp_path: Path, constant_models: Path) -> Path:
     return tmp_path
 
 
-Way = Callable[[Path, str], str]
-"""Does it in a folder with a statement of consent; returns what is said, raises, or says the exit code."""
+EntryPoint = Callable[[Path, str], str]
+"""Runs in a folder with a statement of consent; raises or returns the error text or the exit code."""
 
 
-def by_swap_video(place: Path, consent: str) -> str:
-    options: dict[str, Any] = {"settings": SECONDS, "models_dir": place / "models", "consent": consent}
-    swap_video(place / "photo.png", place / "in" / "clip.mp4", place / "out.mp4", **options)
+def by_swap_video(folder: Path, consent: str) -> str:
+    options: dict[str, Any] = {"settings": SECONDS, "models_dir": folder / "models", "consent": consent}
+    swap_video(folder / "photo.png", folder / "in" / "clip.mp4", folder / "out.mp4", **options)
     return ""
 
 
-def by_swap_file(place: Path, consent: str) -> str:
-    options: dict[str, Any] = {"settings": SECONDS, "models_dir": place / "models", "consent": consent}
-    report = swap_file([place / "photo.png"], place / "in" / "still.png", place / "out.png", **options)
+def by_swap_file(folder: Path, consent: str) -> str:
+    options: dict[str, Any] = {"settings": SECONDS, "models_dir": folder / "models", "consent": consent}
+    report = swap_file([folder / "photo.png"], folder / "in" / "still.png", folder / "out.png", **options)
     assert not report.ok
     return str(report.files[0].error)
 
 
-def by_swap_image(place: Path, consent: str) -> str:
-    options: dict[str, Any] = {"settings": SECONDS, "models_dir": place / "models", "consent": consent}
-    swap_image(place / "photo.png", cv2.imread(str(place / "in" / "still.png")), **options)
+def by_swap_image(folder: Path, consent: str) -> str:
+    options: dict[str, Any] = {"settings": SECONDS, "models_dir": folder / "models", "consent": consent}
+    swap_image(folder / "photo.png", cv2.imread(str(folder / "in" / "still.png")), **options)
     return ""
 
 
-def batch(place: Path, consent: str, **options: Any) -> BatchReport:
-    given = {"settings": SECONDS, "models_dir": place / "models", "consent": consent, "in_process": True}
-    return run_batch([place / "photo.png"], [place / "in"], place / "out", **(given | options))
+def batch(folder: Path, consent: str, **options: Any) -> BatchReport:
+    defaults = {"settings": SECONDS, "models_dir": folder / "models", "consent": consent, "in_process": True}
+    return run_batch([folder / "photo.png"], [folder / "in"], folder / "out", **(defaults | options))
 
 
-def by_batch(place: Path, consent: str) -> str:
-    report = batch(place, consent)
+def by_batch(folder: Path, consent: str) -> str:
+    report = batch(folder, consent)
     assert [file.status for file in report.files] == ["failed", "failed"]
     assert re.search(REFUSED, str(report.files[1].error))
     return str(report.files[0].error)
 
 
-def by_form(place: Path, consent: str) -> str:
+def by_form(folder: Path, consent: str) -> str:
     request = BatchRequest(
-        sources=[place / "photo.png"], targets=[place / "in" / "clip.mp4"], output_dir=place / "out",
-        models_dir=place / "models", consent=consent, headless=True, overrides=SECONDS.model_dump(),
+        sources=[folder / "photo.png"], targets=[folder / "in" / "clip.mp4"], output_dir=folder / "out",
+        models_dir=folder / "models", consent=consent, headless=True, overrides=SECONDS.model_dump(),
     )  # fmt: skip
     run = run_batch_swap(request)
     with pytest.raises(ColabHelpersError) as caught:
@@ -115,21 +115,21 @@ def by_form(place: Path, consent: str) -> str:
     return str(caught.value)
 
 
-def by_preview(place: Path, consent: str) -> str:
+def by_preview(folder: Path, consent: str) -> str:
     request = BatchRequest(
-        sources=[place / "photo.png"], targets=[place / "in"], models_dir=place / "models", consent=consent,
-        overrides=SECONDS.model_dump(),
+        sources=[folder / "photo.png"], targets=[folder / "in"], models_dir=folder / "models",
+        consent=consent, overrides=SECONDS.model_dump(),
     )  # fmt: skip
-    PreviewNetworks().preview(request, place / "out", place / "in" / "clip.mp4", 2)
+    PreviewNetworks().preview(request, folder / "out", folder / "in" / "clip.mp4", 2)
     return ""
 
 
-def shell(verb: str, target: str, out: str) -> Way:
-    def run(place: Path, consent: str) -> str:
+def shell(verb: str, target: str, out: str) -> EntryPoint:
+    def run(folder: Path, consent: str) -> str:
         settings = ["--visible-label", "off", "--disclosure", "test", "--output-video-encoder", "libx264"]
         code = main(
-            [*verb.split(), "-s", str(place / "photo.png"), "-t", str(place / "in" / target),
-             "-o", str(place / out), "--models-dir", str(place / "models"), "--consent", consent,
+            [*verb.split(), "-s", str(folder / "photo.png"), "-t", str(folder / "in" / target),
+             "-o", str(folder / out), "--models-dir", str(folder / "models"), "--consent", consent,
              "--execution-provider", "cpu", *settings]
         )  # fmt: skip
         return f"code {code}"
@@ -137,7 +137,7 @@ def shell(verb: str, target: str, out: str) -> Way:
     return run
 
 
-WAYS: dict[str, Way] = {
+ENTRY_POINTS: dict[str, EntryPoint] = {
     "swap_video": by_swap_video,
     "swap_file": by_swap_file,
     "swap_image": by_swap_image,
@@ -155,77 +155,78 @@ CASES: dict[str, tuple[type[ColabHelpersError], str, int]] = {
 }
 
 
-def left(place: Path) -> set[str]:
-    """Files and folders of a place, but for records that say what happened and where faces are."""
+def files_in(folder: Path) -> set[str]:
+    """Files of a folder except run records and face indexes."""
     records = {"report.json", "report.html", "status.json", "journal.jsonl", "samples.jsonl", "job.json",
                "STOP", "about.json", "content.json", "worker.log"}  # fmt: skip
     return {
-        str(path.relative_to(place))
-        for path in place.rglob("*")
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
         if path.is_file() and path.name not in records and path.suffix not in (".npz", ".lock")
     }
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_in_refuses_and_leaves_nothing(
-    place: Path, way: str, case: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("way", ENTRY_POINTS)
+def test_every_entry_point_refuses_without_leaving_files(
+    folder: Path, way: str, case: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kind, told, code = CASES[case]
+    kind, message, code = CASES[case]
     if case == "no network":
-        (place / "models" / CONTENT_FILE).unlink()
-    before = left(place)
+        (folder / "models" / CONTENT_FILE).unlink()
+    before = files_in(folder)
     raised: ColabHelpersError | None = None
     try:
-        said = WAYS[way](place, "" if case == "no consent" else CONSENT)
+        text = ENTRY_POINTS[way](folder, "" if case == "no consent" else CONSENT)
     except ColabHelpersError as error:
-        raised, said = error, str(error)
+        raised, text = error, str(error)
     assert raised is None or type(raised) is kind
     if raised is None and way in ("swap", "batch", "roop"):
-        assert said == f"code {code}"
+        assert text == f"code {code}"
         printed = capsys.readouterr()
-        said = " ".join((printed.err + printed.out).split())
-    assert re.search(told, said), said
-    assert left(place) == before
+        text = " ".join((printed.err + printed.out).split())
+    assert re.search(message, text), text
+    assert files_in(folder) == before
     if case != "refused content":
-        assert not (place / "out").exists() or not list((place / "out").rglob("*.npz"))
+        assert not (folder / "out").exists() or not list((folder / "out").rglob("*.npz"))
 
 
-def test_a_notebook_ends_with_its_code_and_says_it_in_spanish(
-    place: Path, capfd: pytest.CaptureFixture[str]
+def test_notebook_refusal_has_exit_code_and_spanish_text(
+    folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    values = {"sources": place / "photo.png", "targets": place / "in", "models_dir": place / "models"}
+    values = {"sources": folder / "photo.png", "targets": folder / "in", "models_dir": folder / "models"}
     words = [f"{name}={value}" for name, value in values.items()]
-    words += [f"consent={CONSENT}", f"output_dir={place / 'out'}", f"overrides={json.dumps(UNLABELLED)}"]
-    before = left(place)
-    assert headless.main([str(NOTEBOOK), str(place / "out" / "done.ipynb"), *words]) == headless.EXIT_FAILED
-    assert left(place) - before == {"out/done.ipynb"}
-    report = json.loads((place / "out" / "report.json").read_text())
+    words += [f"consent={CONSENT}", f"output_dir={folder / 'out'}", f"overrides={json.dumps(UNLABELLED)}"]
+    before = files_in(folder)
+    assert headless.main([str(NOTEBOOK), str(folder / "out" / "done.ipynb"), *words]) == headless.EXIT_FAILED
+    assert files_in(folder) - before == {"out/done.ipynb"}
+    report = json.loads((folder / "out" / "report.json").read_text())
     assert [file["content"]["state"] for file in report["files"]] == ["refused", "refused"]
     assert all("contenido sexual en 1 de 1" in file["error"] for file in report["files"])
-    assert json.loads((place / "out" / "status.json").read_text())["picture"] is None
+    assert json.loads((folder / "out" / "status.json").read_text())["picture"] is None
 
 
-def test_the_others_are_done_and_page_and_manifest_say_what_was_seen(place: Path) -> None:
-    make(place / "in" / "fine.mp4", Spec(frames=30, size=SIZE, rate=RATE))
-    report, engine = batch(place, CONSENT), Engine.open(SECONDS, models_dir=place / "models")
+def test_allowed_file_is_done_and_check_is_documented(folder: Path) -> None:
+    make(folder / "in" / "fine.mp4", Spec(frames=30, size=SIZE, rate=RATE))
+    report, engine = batch(folder, CONSENT), Engine.open(SECONDS, models_dir=folder / "models")
     states = {Path(file.target).name: file for file in report.files}
     assert {name: file.status for name, file in states.items()} == {
         "clip.mp4": "failed", "fine.mp4": "done", "still.png": "failed",
     }  # fmt: skip
-    seen = states["fine.mp4"].content
-    assert (seen.state, seen.samples, seen.hits, list(seen.networks)) == (
+    check = states["fine.mp4"].content
+    assert (check.state, check.samples, check.hits, list(check.networks)) == (
         "allowed", 3, 0, ["nsfw_2", "buffalo_l/genderage"],
     )  # fmt: skip
-    _, store = read_mark(place / "out" / "fine.mp4")
-    stated = {one["label"]: one["data"] for one in store["manifests"][store["active_manifest"]]["assertions"]}
-    assert stated["colab_helpers.consent"] == {
-        "statement": CONSENT, "sources": [sha256_of(place / "photo.png")],
+    _, store = read_mark(folder / "out" / "fine.mp4")
+    listed = store["manifests"][store["active_manifest"]]["assertions"]
+    assertions = {one["label"]: one["data"] for one in listed}
+    assert assertions["colab_helpers.consent"] == {
+        "statement": CONSENT, "sources": [sha256_of(folder / "photo.png")],
     }  # fmt: skip
-    assert stated["colab_helpers.content"] == seen.model_dump(mode="json", exclude_defaults=True)
+    assert assertions["colab_helpers.content"] == check.model_dump(mode="json", exclude_defaults=True)
     with pytest.raises(RuntimeError, match="checked and allowed"):
-        marks(place / "in" / "fine.mp4", content=ContentCheck(engine, "x")).seal(
-            place / "photo.png", place / "other.png", ["swap"]
+        marks(folder / "in" / "fine.mp4", content=ContentCheck(engine, "x")).seal(
+            folder / "photo.png", folder / "other.png", ["swap"]
         )
     page = report_html(report, [])
     assert "nsfw_2 checked 3 frame(s) and found nothing to refuse" in page
@@ -234,162 +235,160 @@ def test_the_others_are_done_and_page_and_manifest_say_what_was_seen(place: Path
 
 
 @pytest.fixture
-def looked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that are looked at from now on."""
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Timestamps of the frames checked from now on."""
     seen: list[float] = []
-    look = ContentCheck._look
+    original = ContentCheck._look
 
-    def watched(self: ContentCheck, picture: object, seconds: float) -> None:
+    def record(self: ContentCheck, picture: object, seconds: float) -> None:
         seen.append(seconds)
-        look(self, picture, seconds)  # type: ignore[arg-type]
+        original(self, picture, seconds)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ContentCheck, "_look", watched)
+    monkeypatch.setattr(ContentCheck, "_look", record)
     return seen
 
 
-def test_a_run_that_is_taken_up_asks_about_each_frame_once(place: Path, looked: list[float]) -> None:
-    shutil.rmtree(place / "in")
-    (place / "in").mkdir()
-    film(place / "in" / "clip.mp4", [0.0] * 65, cut=35)
-    whole = batch(place, CONSENT, report_path=place / "whole.json").files[0].content
-    seconds, out = list(looked), place / "out"
-    assert seconds == [0.0, 1.0, 2.0, 3.0, 3.5, 4.5, 5.5]  # one more where the shot changes
+def test_resumed_run_checks_each_frame_once(folder: Path, checked: list[float]) -> None:
+    shutil.rmtree(folder / "in")
+    (folder / "in").mkdir()
+    film(folder / "in" / "clip.mp4", [0.0] * 65, cut=35)
+    whole = batch(folder, CONSENT, report_path=folder / "whole.json").files[0].content
+    seconds, out = list(checked), folder / "out"
+    assert seconds == [0.0, 1.0, 2.0, 3.0, 3.5, 4.5, 5.5]  # one more at the cut
     shutil.rmtree(out)
-    looked.clear()
-    assert batch(place, CONSENT, on_progress=stop_at(25)).stopped
-    before = list(looked)
-    looked.clear()
-    again = batch(place, CONSENT).files[0]
+    checked.clear()
+    assert batch(folder, CONSENT, on_progress=stop_at(25)).stopped
+    before = list(checked)
+    checked.clear()
+    again = batch(folder, CONSENT).files[0]
     assert (again.status, again.segments_kept > 0, again.content) == ("done", True, whole)
-    assert 0.0 not in looked
-    assert sorted({*before, *looked}) == seconds
-    cv2.imwrite(str(place / "photo.png"), np.full((200, 200, 3), 90, np.uint8))
-    looked.clear()
-    assert batch(place, CONSENT).files[0].content == whole  # another face is put in: made anew
-    assert looked == []
+    assert 0.0 not in checked
+    assert sorted({*before, *checked}) == seconds
+    cv2.imwrite(str(folder / "photo.png"), np.full((200, 200, 3), 90, np.uint8))
+    checked.clear()
+    assert batch(folder, CONSENT).files[0].content == whole  # another source: processed again
+    assert checked == []
 
 
 @pytest.mark.parametrize("keep_fps", [True, False])
-def test_a_check_that_is_behind_is_brought_up_and_the_work_stays(
-    place: Path, looked: list[float], keep_fps: bool
+def test_missing_check_is_repeated_and_segments_kept(
+    folder: Path, checked: list[float], keep_fps: bool
 ) -> None:
     settings = SECONDS.model_copy(update={"keep_fps": keep_fps})
-    shutil.rmtree(place / "in")
-    (place / "in").mkdir()
-    film(place / "in" / "clip.mp4", [0.0] * 65, cut=35)
-    assert batch(place, CONSENT, settings=settings, on_progress=stop_at(25 if keep_fps else 75)).stopped
-    chunks = {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*.npz")}
-    next((place / "out").rglob("content.json")).unlink()
-    looked.clear()
-    again = batch(place, CONSENT, settings=settings).files[0]
+    shutil.rmtree(folder / "in")
+    (folder / "in").mkdir()
+    film(folder / "in" / "clip.mp4", [0.0] * 65, cut=35)
+    assert batch(folder, CONSENT, settings=settings, on_progress=stop_at(25 if keep_fps else 75)).stopped
+    chunks = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.npz")}
+    next((folder / "out").rglob("content.json")).unlink()
+    checked.clear()
+    again = batch(folder, CONSENT, settings=settings).files[0]
     assert (again.status, again.segments_kept > 0, again.content.samples) == ("done", True, 7)
-    assert [round(one, 1) for one in looked] == [0.0, 1.0, 2.0, 3.0, 3.5, 4.5, 5.5]
+    assert [round(one, 1) for one in checked] == [0.0, 1.0, 2.0, 3.0, 3.5, 4.5, 5.5]
     assert chunks
-    assert all(path.stat().st_mtime_ns == made for path, made in chunks.items())
+    assert all(path.stat().st_mtime_ns == mtime for path, mtime in chunks.items())
 
 
-def test_another_network_is_asked_anew_and_nothing_else_changes(place: Path, looked: list[float]) -> None:
-    shutil.rmtree(place / "in")
-    (place / "in").mkdir()
-    film(place / "in" / "clip.mp4", [0.0] * 20)
-    first = batch(place, CONSENT).files[0]
-    result = (place / "out" / "clip.mp4").read_bytes()
-    (place / "out" / "clip.mp4").unlink()
-    network = place / "models" / CONTENT_FILE
-    network.write_bytes(network.read_bytes() + b"\x12\x01x")  # another producer's name
-    looked.clear()
-    again = batch(place, CONSENT).files[0]
-    assert looked == [0.0, 1.0]
+def test_changed_network_repeats_check_but_not_result(folder: Path, checked: list[float]) -> None:
+    shutil.rmtree(folder / "in")
+    (folder / "in").mkdir()
+    film(folder / "in" / "clip.mp4", [0.0] * 20)
+    first = batch(folder, CONSENT).files[0]
+    result = (folder / "out" / "clip.mp4").read_bytes()
+    (folder / "out" / "clip.mp4").unlink()
+    network = folder / "models" / CONTENT_FILE
+    network.write_bytes(network.read_bytes() + b"\x12\x01x")  # another producer name
+    checked.clear()
+    again = batch(folder, CONSENT).files[0]
+    assert checked == [0.0, 1.0]
     assert again.content.networks != first.content.networks
-    assert len((place / "out" / "clip.mp4").read_bytes()) == pytest.approx(len(result), abs=200)
+    assert len((folder / "out" / "clip.mp4").read_bytes()) == pytest.approx(len(result), abs=200)
 
 
-def test_who_is_found_first_is_looked_at_in_the_same_pass(place: Path, looked: list[float]) -> None:
-    (place / "in" / "still.png").unlink()
-    film(place / "in" / "fine.mp4", [0.0] * 20)
-    report = batch(place, CONSENT, people="find")
+def test_finding_people_also_checks_content(folder: Path, checked: list[float]) -> None:
+    (folder / "in" / "still.png").unlink()
+    film(folder / "in" / "fine.mp4", [0.0] * 20)
+    report = batch(folder, CONSENT, people="find")
     assert {Path(file.target).name: file.status for file in report.files} == {
         "clip.mp4": "failed", "fine.mp4": "done",
     }  # fmt: skip
-    assert sorted(looked) == [0.0, 0.0, 1.0]
-    found = json.loads((place / "out" / "people" / "people.json").read_text())
+    assert sorted(checked) == [0.0, 0.0, 1.0]
+    found = json.loads((folder / "out" / "people" / "people.json").read_text())
     assert [video["target"] for video in found["videos"].values()] == ["fine.mp4"]
 
 
 def write_age(models: Path, years: float) -> None:
-    told = np.array([[1, 0, years / 100]], np.float32)
-    graph = constant_graph({"data": ["None", 3, 96, 96]}, {"fc1": told})
+    output = np.array([[1, 0, years / 100]], np.float32)
+    graph = constant_graph({"data": ["None", 3, 96, 96]}, {"fc1": output})
     write_networks(models, {"buffalo_l/genderage": graph})
 
 
-def test_a_child_in_doubtful_content_is_refused_and_in_any_other_not(place: Path) -> None:
-    write_age(place / "models", 12.0)
-    cv2.imwrite(str(place / "in" / "still.png"), magenta(0.22, SIZE))
-    film(place / "in" / "clip.mp4", [0.15] * 5)
-    states = {Path(file.target).name: file for file in batch(place, CONSENT).files}
+def test_child_is_refused_only_in_doubtful_content(folder: Path) -> None:
+    write_age(folder / "models", 12.0)
+    cv2.imwrite(str(folder / "in" / "still.png"), magenta(0.22, SIZE))
+    film(folder / "in" / "clip.mp4", [0.15] * 5)
+    states = {Path(file.target).name: file for file in batch(folder, CONSENT).files}
     assert states["clip.mp4"].status == "done"
     assert states["still.png"].status == "failed"
     assert (
         "a face that seems 12 years old (below 25) and doubtful content: 0:00.0" in states["still.png"].error
     )
-    write_age(place / "models", 31.0)
-    assert [file.status for file in batch(place, CONSENT).files] == ["done", "done"]
+    write_age(folder / "models", 31.0)
+    assert [file.status for file in batch(folder, CONSENT).files] == ["done", "done"]
 
 
 HIDDEN = "default: blur\npeople:\n  Bob: {photos: [bob.png], source: leave}\n"
 
 
-def test_who_is_only_made_unrecognisable_needs_no_consent(place: Path) -> None:
-    cv2.imwrite(str(place / "in" / "still.png"), magenta(0.0, SIZE))
-    (place / "in" / "clip.mp4").unlink()
-    (place / "out").mkdir()
-    shutil.copy(place / "photo.png", place / "out" / "bob.png")
-    (place / "out" / "people.yaml").write_text(HIDDEN.replace("leave", "pixelate"))
-    report = batch(place, "")
+def test_blurring_needs_no_consent(folder: Path) -> None:
+    cv2.imwrite(str(folder / "in" / "still.png"), magenta(0.0, SIZE))
+    (folder / "in" / "clip.mp4").unlink()
+    (folder / "out").mkdir()
+    shutil.copy(folder / "photo.png", folder / "out" / "bob.png")
+    (folder / "out" / "people.yaml").write_text(HIDDEN.replace("leave", "pixelate"))
+    report = batch(folder, "")
     assert [file.status for file in report.files] == ["done"]
     assert (report.consent.record(), report.files[0].content.state) == ({}, "allowed")
     assert "not needed: no source face was used" in report_html(report, [])
     for source in ("photos", "bob.png"):
-        (place / "out" / "people.yaml").write_text(HIDDEN.replace("leave", source))
+        (folder / "out" / "people.yaml").write_text(HIDDEN.replace("leave", source))
         with pytest.raises(ConsentError, match=NO_CONSENT):
-            batch(place, "")
-    (place / "out" / "people.yaml").write_text(HIDDEN.replace("blur", "photos"))
+            batch(folder, "")
+    (folder / "out" / "people.yaml").write_text(HIDDEN.replace("blur", "photos"))
     with pytest.raises(ConsentError, match=NO_CONSENT):
-        batch(place, "")
+        batch(folder, "")
 
 
-def test_a_map_that_swaps_after_all_is_refused_for_want_of_consent(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cv2.imwrite(str(place / "in" / "still.png"), magenta(0.0, SIZE))
-    (place / "in" / "clip.mp4").unlink()
-    (place / "out").mkdir()
-    shutil.copy(place / "photo.png", place / "out" / "bob.png")
-    (place / "out" / "people.yaml").write_text(HIDDEN)
-    opened = Engine.open
+def test_map_edited_to_swap_during_run_needs_consent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2.imwrite(str(folder / "in" / "still.png"), magenta(0.0, SIZE))
+    (folder / "in" / "clip.mp4").unlink()
+    (folder / "out").mkdir()
+    shutil.copy(folder / "photo.png", folder / "out" / "bob.png")
+    (folder / "out" / "people.yaml").write_text(HIDDEN)
+    original = Engine.open
 
-    def edited(*given: Any, **options: Any) -> Engine:
-        (place / "out" / "people.yaml").write_text(HIDDEN.replace("leave", "photos"))
-        return opened(*given, **options)
+    def edit_and_open(*arguments: Any, **options: Any) -> Engine:
+        (folder / "out" / "people.yaml").write_text(HIDDEN.replace("leave", "photos"))
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(Engine, "open", edited)
+    monkeypatch.setattr(Engine, "open", edit_and_open)
     with pytest.raises(ConsentError, match=NO_CONSENT):
-        batch(place, "")
-    assert not (place / "out" / "still.png").exists()
+        batch(folder, "")
+    assert not (folder / "out" / "still.png").exists()
 
 
-def test_whom_a_map_or_pixels_put_in_is_covered_or_refused(place: Path) -> None:
-    demo, out, library = place / "demo", place / "out", place / "library"
+def test_consent_must_cover_sources_of_map_and_pixels(folder: Path) -> None:
+    demo, out, library = folder / "demo", folder / "out", folder / "library"
     photo, target = demo / "sources" / "a.png", demo / "targets" / "b.png"
     for path in (photo, target, library / "Jon Lee" / "1.png", out / "mine.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(path.name.encode())
     files = {path.relative_to(demo).as_posix(): sha256_of(path) for path in (photo, target)}
     (demo / "demo.json").write_text(json.dumps({"files": files}))
-    (place / "consent.yaml").write_text("people:\n  Ana: self\n")
-    named, url = str(place / "consent.yaml"), "data:image/png;base64,eA=="
+    (folder / "consent.yaml").write_text("people:\n  Ana: self\n")
+    statement, url = str(folder / "consent.yaml"), "data:image/png;base64,eA=="
 
-    def checked(consent: str, word: str, *sources: str) -> str:
+    def accepted(consent: str, word: str, *sources: str) -> str:
         (out / "people.yaml").write_text(
             f"default: leave\npeople:\n  x: {{photos: [x.png], source: '{word}'}}"
         )
@@ -398,46 +397,46 @@ def test_whom_a_map_or_pixels_put_in_is_covered_or_refused(place: Path) -> None:
         )
         return consent_for(request, [*request.photo_paths, target]).text
 
-    assert checked(DEMO_CONSENT, "blur") == ""
-    assert checked(DEMO_CONSENT, "../demo/sources/a.png") == checked(DEMO_CONSENT, "photos") == DEMO_CONSENT
+    assert accepted(DEMO_CONSENT, "blur") == ""
+    assert accepted(DEMO_CONSENT, "../demo/sources/a.png") == accepted(DEMO_CONSENT, "photos") == DEMO_CONSENT
     for word in ("mine.png", str(out / "mine.png"), "Jon Lee", url, url * 500):
         with pytest.raises(ConsentError, match="rendered people only"):
-            checked(DEMO_CONSENT, word)
+            accepted(DEMO_CONSENT, word)
     with pytest.raises(ConsentError, match="rendered people only"):
-        checked(DEMO_CONSENT, "photos", url)
-    assert checked(named, "mine.png") == checked(named, "leave")
+        accepted(DEMO_CONSENT, "photos", url)
+    assert accepted(statement, "mine.png") == accepted(statement, "leave")
     for word in ("Jon Lee", "../library/Jon Lee/1.png", str(library / "Jon Lee" / "1.png")):
         with pytest.raises(ConsentError, match="no ground of consent is given for Jon Lee"):
-            checked(named, word)
+            accepted(statement, word)
     pixels = np.zeros((9, 9, 3), np.uint8)
-    for given in ((photo, pixels), (pixels, target)):
+    for pair in ((photo, pixels), (pixels, target)):
         with pytest.raises(ConsentError, match="rendered people only"):
-            swap_image(*given, consent=DEMO_CONSENT)
+            swap_image(*pair, consent=DEMO_CONSENT)
     with pytest.raises(ConsentError, match="rendered people only"):
-        swap_video(pixels, target, place / "x.png", consent=DEMO_CONSENT)
+        swap_video(pixels, target, folder / "x.png", consent=DEMO_CONSENT)
 
 
-def test_a_file_of_consent_names_whom_the_library_puts_in(place: Path) -> None:
-    cv2.imwrite(str(place / "in" / "still.png"), magenta(0.0, SIZE))
-    (place / "in" / "clip.mp4").unlink()
-    (place / "library" / "ana").mkdir(parents=True)
-    shutil.copy(place / "photo.png", place / "library" / "ana" / "1.png")
-    path = place / "consent.yaml"
+def test_consent_file_must_name_library_people(folder: Path) -> None:
+    cv2.imwrite(str(folder / "in" / "still.png"), magenta(0.0, SIZE))
+    (folder / "in" / "clip.mp4").unlink()
+    (folder / "library" / "ana").mkdir(parents=True)
+    shutil.copy(folder / "photo.png", folder / "library" / "ana" / "1.png")
+    path = folder / "consent.yaml"
     path.write_text("people:\n  Bob: self\n")
-    given: dict[str, Any] = {
-        "library": place / "library",
+    options: dict[str, Any] = {
+        "library": folder / "library",
         "settings": SECONDS,
-        "models_dir": place / "models",
+        "models_dir": folder / "models",
     }
-    target, out = place / "in" / "still.png", place / "out"
+    target, out = folder / "in" / "still.png", folder / "out"
     for run in (
-        lambda: run_batch(["ana"], [target], out, consent=str(path), in_process=True, **given),
-        lambda: swap_file(["ana"], target, place / "one.png", consent=str(path), **given),
+        lambda: run_batch(["ana"], [target], out, consent=str(path), in_process=True, **options),
+        lambda: swap_file(["ana"], target, folder / "one.png", consent=str(path), **options),
     ):
         path.write_text("people:\n  Bob: self\n")
         with pytest.raises(ConsentError, match="no ground of consent is given for ana"):
             run()
-        assert not out.exists() or left(out) == set()
+        assert not out.exists() or files_in(out) == set()
         path.write_text("people:\n  Ána: self\n  Bob: {ground: licensed, given_by: Studio}\n")
         report = run()
         assert report.ok
@@ -448,8 +447,8 @@ def test_a_file_of_consent_names_whom_the_library_puts_in(place: Path) -> None:
                 {"name": "Bob", "ground": "licensed", "given_by": "Studio"},
             ],
         }
-        assert report.files[0].source_sha256 == [sha256_of(place / "photo.png")]
+        assert report.files[0].source_sha256 == [sha256_of(folder / "photo.png")]
         page = report_html(report, [])
         assert page.count("Bob: licensed (Studio)") == 2
-        assert sha256_of(place / "photo.png") in page
+        assert sha256_of(folder / "photo.png") in page
         shutil.rmtree(out, ignore_errors=True)

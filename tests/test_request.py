@@ -1,4 +1,4 @@
-"""What a notebook verb can be asked for, whatever door the values come in by."""
+"""Requests: parsing, validation and defaults of values from any source."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from colab_helpers.request import (
 HERE = Path.cwd()
 
 
-def test_a_word_instead_of_the_label_switches_it_off_unless_settings_say_otherwise() -> None:
-    asked = [BatchRequest(), BatchRequest(instead_of_label=" in the credits ")]
-    asked.append(asked[1].with_values(overrides={"visible_label": "start"}))
-    shown = [(one.settings.visible_label, one.settings.disclosure) for one in asked]
+def test_instead_of_label_turns_label_off_unless_overridden() -> None:
+    requests = [BatchRequest(), BatchRequest(instead_of_label=" in the credits ")]
+    requests.append(requests[1].with_values(overrides={"visible_label": "start"}))
+    shown = [(one.settings.visible_label, one.settings.disclosure) for one in requests]
     assert shown == [("always", ""), ("off", "in the credits"), ("start", "in the credits")]
 
 
-def test_which_gpus_are_asked_for_wins_over_presets_and_not_over_overrides() -> None:
+def test_gpus_overrides_preset_but_not_overrides() -> None:
     cases: list[tuple[Any, dict[str, str], str]] = [("all", {}, "all"), ("", {}, ""), (0, {}, "0")]
-    for given, overrides, gpus in (*cases, ("0,1", {"gpus": "2"}, "2")):
-        assert BatchRequest(gpus=given, overrides=overrides).settings.gpus == gpus
-    for given in ("/a=/b\n\n /c=/d ", '["/a=/b", "/c=/d"]', ["/a=/b", "/c=/d"]):
-        assert BatchRequest(map_paths=given).map_paths == ("/a=/b", "/c=/d")
+    for raw, overrides, gpus in (*cases, ("0,1", {"gpus": "2"}, "2")):
+        assert BatchRequest(gpus=raw, overrides=overrides).settings.gpus == gpus
+    for raw in ("/a=/b\n\n /c=/d ", '["/a=/b", "/c=/d"]', ["/a=/b", "/c=/d"]):
+        assert BatchRequest(map_paths=raw).map_paths == ("/a=/b", "/c=/d")
 
 
-def test_a_path_with_a_null_character_is_refused_at_the_door() -> None:
+def test_path_with_null_character_is_refused() -> None:
     for name in ("sources", "targets", "output_dir", "library", "models_dir", "work_dir"):
         with pytest.raises(UsageError, match=rf"{name} = 'a\\x00b' is not allowed"):
             BatchRequest(**{name: "a\0b"})
 
 
 @pytest.mark.parametrize(
-    ("model", "name", "given", "value"),
+    ("model", "name", "raw", "value"),
     [
         *(
             (PreloadRequest, "accept_licences", text, False)
@@ -80,16 +80,14 @@ def test_a_path_with_a_null_character_is_refused_at_the_door() -> None:
         (BatchRequest, "overrides", None, {}),
     ],
 )
-def test_values_are_read_as_what_they_stand_for(
-    model: type[Request], name: str, given: Any, value: Any
-) -> None:
-    found = getattr(model(**{name: given}), name)
+def test_values_are_converted_to_field_type(model: type[Request], name: str, raw: Any, value: Any) -> None:
+    found = getattr(model(**{name: raw}), name)
     assert found == value
     assert type(found) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("model", "name", "given", "allowed"),
+    ("model", "name", "raw", "allowed"),
     [
         (PreloadRequest, "accept_licences", "perhaps", "true, false"),
         (PreloadRequest, "accept_licences", 2, "true, false"),
@@ -111,11 +109,11 @@ def test_values_are_read_as_what_they_stand_for(
         (BatchRequest, "language", "fr", "auto, en, es"),
     ],
 )
-def test_anything_else_is_refused_by_name_value_and_what_is_allowed(
-    model: type[Request], name: str, given: Any, allowed: str
+def test_invalid_value_error_names_field_value_and_allowed(
+    model: type[Request], name: str, raw: Any, allowed: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        model(**{name: given})
+        model(**{name: raw})
     assert caught.value.what.startswith(f"{name} = ")
     assert caught.value.what.endswith(f" is not allowed; allowed: {allowed}")
     assert len(caught.value.what) < 250
@@ -135,15 +133,13 @@ def test_anything_else_is_refused_by_name_value_and_what_is_allowed(
         ({"targets": "a.mp4"}, "sources is empty"),
     ],
 )
-def test_what_does_not_go_together_is_refused_before_any_file_is_looked_at(
-    values: dict[str, Any], complaint: str
-) -> None:
+def test_inconsistent_request_is_refused(values: dict[str, Any], complaint: str) -> None:
     with pytest.raises((SettingsError, UsageError), match=complaint):
         BatchRequest(**values).check()
     BatchRequest(targets="a.mp4", overrides={"frame_processors": "face_enhancer"}).check()
 
 
-def test_a_pattern_stands_for_its_files_in_natural_order(tmp_path: Path) -> None:
+def test_pattern_expands_in_natural_order(tmp_path: Path) -> None:
     for name in ("clip10.mp4", "clip2.mp4", "[1].mp4", "notes.txt"):
         (tmp_path / name).touch()
     found = BatchRequest(targets=[str(tmp_path / "clip*.mp4"), str(tmp_path / "[1].mp4")]).target_paths
@@ -152,22 +148,17 @@ def test_a_pattern_stands_for_its_files_in_natural_order(tmp_path: Path) -> None
         _ = BatchRequest(targets=str(tmp_path / "*.mov")).target_paths
 
 
-def test_a_run_is_named_by_its_sources_and_targets_only() -> None:
-    asked = BatchRequest(sources=["/in/Ana Ruíz.jpg", "/in/b.jpg"], targets=["/clips/one.mp4"])
-    assert asked.run_name.startswith("ana_ru_z-one-")
-    again = asked.with_values(
-        sources=["/in/b.jpg", "/in/Ana Ruíz.jpg"][::-1],
-        preset="stable",
-        session_minutes=9,
-        consent="self",
-        video_range="1",
-    )
-    assert again.run_name == asked.run_name
-    assert asked.with_values(targets=["/clips/two.mp4"]).run_name != asked.run_name
-    assert asked.with_values(targets=["/other/one.mp4"]).run_name != asked.run_name
+def test_run_name_depends_on_sources_and_targets_only() -> None:
+    request = BatchRequest(sources=["/in/Ana Ruíz.jpg", "/in/b.jpg"], targets=["/clips/one.mp4"])
+    assert request.run_name.startswith("ana_ru_z-one-")
+    others = {"preset": "stable", "session_minutes": 9, "consent": "self", "video_range": "1"}
+    again = request.with_values(sources=["/in/Ana Ruíz.jpg", "/in/b.jpg"], **others)
+    assert again.run_name == request.run_name
+    assert request.with_values(targets=["/clips/two.mp4"]).run_name != request.run_name
+    assert request.with_values(targets=["/other/one.mp4"]).run_name != request.run_name
 
 
-def test_a_session_without_its_form_is_told_what_to_do() -> None:
+def test_missing_form_variables_are_explained() -> None:
     for model in REQUESTS.values():
         session = {name: model.model_fields[name].default for name in model.form()}
         assert model.of({**session, "something": "else"}) == model()

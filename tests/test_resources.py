@@ -15,7 +15,7 @@ from tests.helpers.nvml import fake_nvml
 @pytest.mark.parametrize(
     ("content", "expected"), [(str(4 * GIB), 4 * GIB), ("max", None), ("", None), ("9" * 25, None)]
 )
-def test_the_containers_limit_counts_as_the_memory(content, expected, tmp_path, monkeypatch) -> None:
+def test_memory_total_respects_container_limit(content, expected, tmp_path, monkeypatch) -> None:
     (tmp_path / "memory.max").write_text(content)
     monkeypatch.setattr(machine, "_CGROUP_MEMORY_LIMITS", (tmp_path / "memory.max", tmp_path / "missing"))
     physical = psutil.virtual_memory().total
@@ -25,14 +25,14 @@ def test_the_containers_limit_counts_as_the_memory(content, expected, tmp_path, 
 @pytest.mark.parametrize(
     ("content", "expected"), [("150000 100000", 1), ("max 100000", None), ("nonsense", None)]
 )
-def test_the_containers_cpu_quota_counts(content, expected, tmp_path, monkeypatch) -> None:
+def test_cpu_count_respects_container_quota(content, expected, tmp_path, monkeypatch) -> None:
     (tmp_path / "cpu.max").write_text(content)
     monkeypatch.setattr(machine, "_CGROUP_CPU_MAX", tmp_path / "cpu.max")
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert machine.cpu_count() == (expected or 8)
 
 
-def test_file_cache_is_not_taken_for_used_memory(tmp_path, monkeypatch) -> None:
+def test_file_cache_does_not_count_as_used(tmp_path, monkeypatch) -> None:
     (tmp_path / "current").write_text(str(3 * GIB))
     (tmp_path / "stat").write_text(f"anon 1\ninactive_file {2 * GIB}\n")
     monkeypatch.setattr(sampler, "_CGROUP_CURRENT", tmp_path / "current")
@@ -44,7 +44,7 @@ def test_file_cache_is_not_taken_for_used_memory(tmp_path, monkeypatch) -> None:
         assert sampler.ram_percent() == 25
 
 
-def test_errors_say_what_where_and_what_to_do_and_cross_processes() -> None:
+def test_error_text_has_location_and_remedy_and_pickles() -> None:
     error = errors.MissingFileError("there is no such file", where="a.mp4", remedy="check the path.")
     assert str(error) == "a.mp4: there is no such file. What to do: check the path."
     copy = pickle.loads(pickle.dumps(error))
@@ -53,7 +53,7 @@ def test_errors_say_what_where_and_what_to_do_and_cross_processes() -> None:
     assert isinstance(error, errors.MediaError)
 
 
-# Cards in the order of the bus; the second is the faster one where they differ.
+# Cards in PCI bus order; the second is faster if they differ.
 @pytest.mark.parametrize(
     ("visible", "order", "alike", "card"),
     [
@@ -71,7 +71,7 @@ def test_errors_say_what_where_and_what_to_do_and_cross_processes() -> None:
         ("1", "PCI_BUS_ID", False, 1),
     ],
 )
-def test_the_card_measured_is_the_card_used(visible, order, alike, card, monkeypatch) -> None:
+def test_measured_card_is_the_one_used(visible, order, alike, card, monkeypatch) -> None:
     for name, value in (("CUDA_VISIBLE_DEVICES", visible), ("CUDA_DEVICE_ORDER", order)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:

@@ -1,4 +1,4 @@
-"""The command lines of roop's documents, as they stand there, and what each is here."""
+"""Command lines from roop's documentation, and their native equivalents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE = "many_faces=false face_selector=reference face_order=best"
 PLAIN = (
     f"{ONE} frame_processors=face_swapper keep_fps=false output_video_encoder=libx264 output_video_quality=18"
 )
-"""What roop does where nothing is said."""
+"""roop's defaults."""
 BOTH = "frame_processors=face_swapper,face_enhancer "
 MANY = "many_faces=true face_selector=one face_order=largest "
 T4 = f"{PLAIN} {MANY} {BOTH} keep_fps=true max_memory=10 execution_threads=8 output_video_encoder=auto "
@@ -31,12 +31,8 @@ NVENC = "--execution-provider cuda --execution-threads 8 --output-video-encoder 
 ON_T4 = f"{FILES} {ENHANCED} --keep-fps --many-faces --max-memory 10 {NVENC}"
 OWN = {"--source", "--target", "--output", "--overwrite", "--segment-seconds"}
 ROOP_DEFAULTS = {
-    "--frame-processor",
-    "--keep-fps",
-    "--many-faces",
-    "--output-video-encoder",
-    "--output-video-quality",
-}
+    "--frame-processor", "--keep-fps", "--many-faces", "--output-video-encoder", "--output-video-quality",
+}  # fmt: skip
 MEMORY = f"python run.py {FILES} --memory-optimization"
 
 LINES = {
@@ -47,7 +43,7 @@ LINES = {
     "gpu_memory_wait=15",
     f"python run_roop_with_memory_management.py {GPU}": f"{PLAIN} {BOTH} keep_fps=true "
     "gpu_memory_wait=30 max_memory=12 execution_threads=8",
-    # The analysis for a T4: balanced, speed, quality, the last as on a CPU; and its smaller advice.
+    # Recommendations for a T4: balanced, speed, quality (for a CPU), and minor ones.
     f"run.py {ON_T4} --output-video-quality 25": f"{T4} output_video_quality=13",
     f"run.py {ON_T4} --output-video-quality 28 --temp-frame-format jpg --temp-frame-quality 85": f"{T4} "
     "output_video_quality=14",
@@ -63,7 +59,7 @@ LINES = {
         f"batch_size={size} execution_threads={threads} max_memory={memory}"
         for size, threads, memory in ((2, 10, 6), (1, 8, 6), (3, 15, 12), (5, 25, 24))
     },
-    # The batch script: all, a range, stable, light.
+    # The batch script: all videos, a range, stable, light.
     "python runbatch.py": "",
     "!python runbatch.py 31-60": "",
     "runbatch.py --max-memory 4 --execution-threads 2 --similar-face-distance 0.95": "max_memory=4 "
@@ -71,7 +67,7 @@ LINES = {
     "runbatch.py 1-30 --temp-frame-format jpg --temp-frame-quality 75 --output-video-encoder libx264 "
     "--output-video-quality 25 --frame-processor face_swapper": "output_video_encoder=libx264 "
     "output_video_quality=13 frame_processors=face_swapper",
-    # What else roop takes, and what it has none of.
+    # Other options of roop, and invalid values.
     f"{FILES} --keep-frames --skip-audio --temp-frame-format jpg --temp-frame-quality 90 --max-memory 0 "
     "--output-video-encoder libvpx-vp9 --output-video-quality 100 --execution-provider cuda cpu": f"{PLAIN} "
     "keep_frames=true skip_audio=true temp_frame_format=jpg temp_frame_quality=90 max_memory=auto "
@@ -83,13 +79,13 @@ LINES = {
 }
 
 
-def asked(line: str) -> tuple[Namespace, list[str]]:
+def translate(line: str) -> tuple[Namespace, list[str]]:
     return translate_command(build_parser(VERBS).parse_args(["roop", *line.split()]))
 
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Those of the batch script, with a photo and nothing else."""
+    """The batch script's folders, with one photo."""
     monkeypatch.chdir(tmp_path)
     for name in ("source", "inputVideos", "outputVideos"):
         (tmp_path / name).mkdir()
@@ -99,36 +95,36 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("folders")
 @pytest.mark.parametrize(("line", "expected"), LINES.items())
-def test_a_line_asks_for_the_same_here_and_every_option_is_told_once(line: str, expected: str) -> None:
-    native, lines = asked(line)
+def test_line_is_translated_and_each_option_explained_once(line: str, expected: str) -> None:
+    native, lines = translate(line)
     pairs = (pair.split("=") for pair in expected.split())
     settings = load_settings("balanced", **{name: parse_value(value) for name, value in pairs})
     assert settings_of(native) == settings
-    # The command that is told does the same.
+    # The printed native command is equivalent.
     words = shlex.split(lines[-1].partition("command: ")[2])[3:]
     assert words[0] == native.verb == ("batch" if "runbatch.py" in line else "swap")
     assert settings_of(build_parser(VERBS).parse_args(words)) == settings
     flags = {word.replace("processors", "processor") for word in line.split() if word[:2] == "--"}
-    said = [told.split()[0] for told in lines]
-    assert all(said.count(flag) == (flag not in OWN) for flag in flags)
-    absent = {told.split()[1] for told in lines if told.startswith("without ")}
+    explained = [line.split()[0] for line in lines]
+    assert all(explained.count(flag) == (flag not in OWN) for flag in flags)
+    absent = {text.split()[1] for text in lines if text.startswith("without ")}
     assert absent & ROOP_DEFAULTS == (ROOP_DEFAULTS - flags if native.verb == "swap" else set())
 
 
 @pytest.mark.parametrize(("quality", "crf"), [(0, 0), (17, 9), (23, 12), (35, 18), (90, 46), (99, 51)])
-def test_quality_is_the_crf_that_roop_makes_of_it(quality: int, crf: int) -> None:
-    assert settings_of(asked(f"{FILES} --output-video-quality {quality}")[0]).output_video_quality == crf
+def test_quality_is_converted_to_crf_as_in_roop(quality: int, crf: int) -> None:
+    assert settings_of(translate(f"{FILES} --output-video-quality {quality}")[0]).output_video_quality == crf
 
 
 @pytest.mark.parametrize(("numbers", "order"), [([1, 2, 3], None), ([1, 2, 10], [1, 10, 2]), ([], None)])
-def test_the_batch_script_counts_videos_in_its_own_order(
+def test_batch_script_order_of_videos_is_kept(
     numbers: list[int], order: list[int] | None, folders: Path
 ) -> None:
     for number in numbers:
         (folders / "inputVideos" / f"{number}.mp4").touch()
     for name in ("b.jpg", "a.JPG", "a.bmp", ".a.jpg"):
         (folders / "source" / name).touch()
-    native, lines = asked("runbatch.py 1-30")
+    native, lines = translate("runbatch.py 1-30")
     targets = [f"inputVideos/{number}.mp4" for number in order] if order else ["inputVideos"]
     assert (native.verb, native.sources, native.targets) == ("batch", ["source/a.JPG"], targets)
     assert (native.output_dir, native.video_range) == ("outputVideos", "1-30")
@@ -136,14 +132,14 @@ def test_the_batch_script_counts_videos_in_its_own_order(
 
 
 @pytest.mark.usefixtures("folders")
-def test_a_result_in_a_folder_gets_the_name_that_roop_gives() -> None:
-    native, lines = asked("-s a/me.jpg -t b/clip.mov -o source")
+def test_result_in_folder_is_named_as_in_roop() -> None:
+    native, lines = translate("-s a/me.jpg -t b/clip.mov -o source")
     assert lines[0].startswith(f"-o source -> -o {native.output}: ")
     assert native.output == "source/me-clip.mov"
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "error"),
     [
         (f"{FILES} --output-video-quality 101", "quality = '101' is not allowed; allowed: 0 to 100"),
         (f"{FILES} --output-video-quality best", "output_video_quality = 'best' is not allowed"),
@@ -155,28 +151,28 @@ def test_a_result_in_a_folder_gets_the_name_that_roop_gives() -> None:
         (f"python run.py {FILES}", "no statement of consent was given"),
     ],
 )
-def test_what_is_refused(line: str, told: str, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_lines(line: str, error: str, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folders / "source" / "me.png").unlink()
     assert main(["roop", *line.split()]) == WRONG_USAGE
-    assert told in capsys.readouterr().err
+    assert error in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("wrong", "meant"), [("memory-optimisation", "memory-optimization"), ("keep-frame-s", "keep-frames")]
+    ("wrong", "suggestion"), [("memory-optimisation", "memory-optimization"), ("keep-frame-s", "keep-frames")]
 )
-def test_an_option_that_nobody_has_suggests_the_nearest(
-    wrong: str, meant: str, capsys: pytest.CaptureFixture[str]
+def test_unknown_option_suggests_nearest(
+    wrong: str, suggestion: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["roop", *FILES.split(), f"--{wrong}"])
     assert caught.value.code == WRONG_USAGE
-    assert f"(did you mean --{meant}?)" in capsys.readouterr().err
+    assert f"(did you mean --{suggestion}?)" in capsys.readouterr().err
 
 
-def test_the_frames_are_those_of_the_native_request(
+def test_frames_equal_those_of_native_command(
     folders: Path, photo: Path, constant_models: Path, consent: str
 ) -> None:
-    """Of a swap at 30 frames a second, as nothing is said; and of a batch of the first two of three."""
+    """For a swap at 30 frames per second, the default, and a batch of two of three videos."""
     own = ["--models-dir", str(constant_models), "--consent", consent]
     for number in (1, 2, 3):
         make(folders / "inputVideos" / f"{number}.mp4", Spec(frames=5 + number))
@@ -190,7 +186,7 @@ def test_the_frames_are_those_of_the_native_request(
     )
     assert main([*native.split(), *own]) == SUCCESS
     assert content(folders / "roop.mp4") == content(folders / "native.mp4")
-    assert len(content(folders / "roop.mp4")[0]) > 6  # 30 in place of 25 a second
+    assert len(content(folders / "roop.mp4")[0]) > 6  # 30 instead of 25 per second
     (folders / "source" / "me.png").write_bytes(photo.read_bytes())
     assert main(["roop", "python", "runbatch.py", "1-2", "--output-video-quality", "60", *own]) == SUCCESS
     native = "batch -s source/me.png -t inputVideos -o native --range 1-2 --output-video-quality 31"

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: a real client against a real server, which is killed in between."""
+"""Jobs over HTTP: a client and a server process, which is also killed and restarted."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SETTINGS = {name: getattr(SECONDS, name) for name in SECONDS.model_fields_set}
 
 
 class Service:
-    """A server in a process of its own, which may be killed and started again, and a client."""
+    """A server process, which may be killed and restarted, and a client."""
 
     def __init__(self, folder: Path, models: Path) -> None:
         self.jobs, self.inputs = folder / "jobs", folder / "inputs"
@@ -94,10 +94,10 @@ class Service:
 
 def serving(folder: Path, models: Path, patched: pytest.MonkeyPatch) -> Iterator[Service]:
     run_at_worker_start(patched, folder, "")
-    made = Service(folder, models)
-    draw_photo(made.inputs)
-    yield made
-    for process in [*filter(None, [made.process]), *made.workers()]:
+    service = Service(folder, models)
+    draw_photo(service.inputs)
+    yield service
+    for process in [*filter(None, [service.process]), *service.workers()]:
         process.kill()
 
 
@@ -111,7 +111,7 @@ def common(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> I
 
 @pytest.fixture
 def service(tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    # By the test's own patches: those that end in another order than they began would leave some behind.
+    # With the test's monkeypatch: overlapping ones would not be undone completely.
     yield from serving(tmp_path, constant_models, monkeypatch)
 
 
@@ -120,7 +120,7 @@ def data_url(path: Path) -> str:
 
 
 @pytest.mark.xdist_group("serve")
-def test_every_address_but_those_of_jobs(common: Service, tmp_path: Path) -> None:
+def test_all_routes_except_jobs(common: Service, tmp_path: Path) -> None:
     client, photo = common.client, data_url(common.inputs / "photo.png")
     assert (home() / "serve-token").stat().st_mode & 0o777 == 0o600
     connections = psutil.Process(common.process.pid).net_connections("inet")  # type: ignore[union-attr]
@@ -139,11 +139,11 @@ def test_every_address_but_those_of_jobs(common: Service, tmp_path: Path) -> Non
     assert "<script" not in page
     assert client.get("/gpu-status").json()["loaded_models"] == []
 
-    made = client.post("/magic-prompt", json={"prompt": "a sunset", "kind": "general"}).json()["prompt"]
-    assert made == improve_prompt("a sunset", "general") != "a sunset"
+    prompt = client.post("/magic-prompt", json={"prompt": "a sunset", "kind": "general"}).json()["prompt"]
+    assert prompt == improve_prompt("a sunset", "general") != "a sunset"
     assert client.post("/magic-prompt", json={"prompt": " "}).status_code == 422
     half = client.post("/magic-prompt", content=rb'{"prompt": "a \ud800 sunset"}', headers=JSON)
-    assert half.json()["prompt"].startswith("a \ud800 sunset, ")  # as names of files may have it
+    assert half.json()["prompt"].startswith("a \ud800 sunset, ")  # as in undecodable file names
     odd = client.post("/face-swap", json={"source": photo, "target": 5})
     assert (odd.status_code, photo in odd.text) == (422, False)
     assert client.get("/avatars").json() == []
@@ -152,16 +152,12 @@ def test_every_address_but_those_of_jobs(common: Service, tmp_path: Path) -> Non
     assert [path.name for path in kept] == ["photo-1.png", "photo-2.png"]
     assert kept[1].read_bytes() == (common.inputs / "photo.png").read_bytes()
     for bad in ({"name": "../x"}, {"name": ".x"}, {"photos": ["/etc/passwd"]}, {"photos": ["data:,x"]}):
-        given = {"name": "otto", "photos": [photo], **bad}
-        assert client.post("/avatars", json=given).status_code == 422
+        avatar = {"name": "otto", "photos": [photo], **bad}
+        assert client.post("/avatars", json=avatar).status_code == 422
     assert client.get("/avatars").json() == ["hanna"]
 
-    swap = {
-        "source": "hanna",
-        "target": photo,
-        "consent": CONSENT,
-        "overrides": {"execution_provider": "cpu"},
-    }
+    overrides = {"execution_provider": "cpu"}
+    swap = {"source": "hanna", "target": photo, "consent": CONSENT, "overrides": overrides}
     assert client.post("/face-swap", json={**swap, "consent": ""}).json()["detail"].startswith("no statement")
     assert client.post("/face-swap", json={**swap, "source": "/etc/passwd"}).status_code == 422
     done = client.post("/face-swap", json=swap).json()
@@ -172,14 +168,14 @@ def test_every_address_but_those_of_jobs(common: Service, tmp_path: Path) -> Non
 
 
 @pytest.mark.xdist_group("serve")
-def test_a_body_that_is_too_large_is_refused_before_it_is_read(common: Service) -> None:
+def test_too_large_body_is_refused_before_reading(common: Service) -> None:
     client = common.client
     token, large = common.token["Authorization"], 100_000_000
     with socket.create_connection((client.base_url.host, client.base_url.port or 0), TIMEOUT) as raw:
         head = (
             f"POST /api/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\nContent-Length: {large}\r\n\r\n"
         )
-        raw.sendall(head.encode())  # and nothing of the body
+        raw.sendall(head.encode())  # without the body
         assert raw.recv(100).startswith(b"HTTP/1.1 413")
     assert client.post("/api/jobs", content=bytes(large)).status_code == 413
     assert client.post("/api/jobs", content=(bytes(1 << 20) for _ in range(100))).status_code == 413
@@ -187,7 +183,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(common: Service) 
     assert client.get("/api/jobs").json() == []
 
 
-def test_jobs_wait_for_each_other_and_outlive_the_server(
+def test_jobs_run_one_at_a_time_and_survive_server(
     service: Service, tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, frames in (("clip1.mp4", 120), ("clip2.mp4", 10)):
@@ -206,10 +202,10 @@ def test_jobs_wait_for_each_other_and_outlive_the_server(
     assert client.post("/api/jobs", json=service.job("three", "clip2.mp4")).json()["status"] is None
     assert client.post("/api/jobs", json=one).status_code == 409
     with ThreadPoolExecutor(50) as threads:
-        told = list(threads.map(lambda _: client.get("/api/jobs/one"), range(50)))
-    assert {(each.status_code, each.json()["state"]) for each in told} == {(200, "running")}
-    assert told[0].json()["status"] == json.loads((service.jobs / "one" / STATUS_NAME).read_text()) | {
-        "files": told[0].json()["status"]["files"]  # there they go without what is measured
+        answers = list(threads.map(lambda _: client.get("/api/jobs/one"), range(50)))
+    assert {(each.status_code, each.json()["state"]) for each in answers} == {(200, "running")}
+    assert answers[0].json()["status"] == json.loads((service.jobs / "one" / STATUS_NAME).read_text()) | {
+        "files": answers[0].json()["status"]["files"]  # without measurements in the response
     }
     assert client.get("/gpu-status").json()["loaded_models"][2] == "inswapper_128"
     assert client.post("/api/jobs/three/stop").json()["state"] == "cancelled"
@@ -226,7 +222,7 @@ def test_jobs_wait_for_each_other_and_outlive_the_server(
     assert [each.pid for each in service.workers()] == [first.pid]
     assert client.post("/api/jobs/one/stop").json()["state"] == "running"
     first.resume()
-    until(lambda: state("one") == "cancelled", told=lambda: client.get("/api/jobs/one").text)
+    until(lambda: state("one") == "cancelled", describe=lambda: client.get("/api/jobs/one").text)
     assert client.post("/api/jobs", json=one).json()["state"] == "queued"
     until(lambda: {each["state"] for each in client.get("/api/jobs").json()} == {"done", "cancelled"})
     assert not list(service.jobs.rglob(QUEUED_NAME))
@@ -266,7 +262,7 @@ ESCAPES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "results": lambda _: {"output_dir": "../out"},
     "models": lambda _: {"models_dir": "/etc"},
     "report": lambda _: {"report_path": "/etc/report.json"},
-    "unfinished work": lambda _: {"work_dir": "/tmp"},
+    "work_dir": lambda _: {"work_dir": "/tmp"},
     "in the server": lambda _: {"in_process": True},
     "library": lambda _: {"library": "/home"},
     "cluster": lambda _: {"cluster": "10.0.0.1:6379"},
@@ -276,85 +272,80 @@ ESCAPES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("way", ESCAPES)
-def test_requests_lead_nowhere_else(way: str, server: Server, tmp_path: Path) -> None:
+def test_requests_cannot_leave_allowed_folders(way: str, server: Server, tmp_path: Path) -> None:
     place = tmp_path / "inputs"
     draw_photo(tmp_path).rename(tmp_path / "outside.png")
     if "link" in way:
         (place / "link.png").symlink_to(tmp_path / "outside.png")
-    asked = {"sources": [str(place / "photo.png")], "targets": [str(place / "photo.png")], "consent": CONSENT}
+    photo = [str(place / "photo.png")]
+    request = {"sources": photo, "targets": photo, "consent": CONSENT}
     with pytest.raises(UsageError, match=r"over HTTP|not in any folder|not a valid folder name"):
-        server.add_job({**asked, **ESCAPES[way](place)})
+        server.add_job({**request, **ESCAPES[way](place)})
     assert not (tmp_path / "jobs").exists()
 
 
-def test_photos_that_come_at_once_are_all_kept(server: Server, tmp_path: Path) -> None:
+def test_concurrent_uploads_are_all_kept(server: Server, tmp_path: Path) -> None:
     server.library = tmp_path / "people"
-    asked = serve.Avatar(name="hanna", photos=[data_url(tmp_path / "inputs" / "photo.png")])
+    request = serve.Avatar(name="hanna", photos=[data_url(tmp_path / "inputs" / "photo.png")])
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda _: server.add_avatar(asked), range(16)))
+        list(threads.map(lambda _: server.add_avatar(request), range(16)))
     assert len(list((tmp_path / "people" / "hanna").iterdir())) == 16
 
 
-def test_the_queue_outlives_a_folder_that_goes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_queue_survives_missing_folder(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
 
-    def gone() -> None:
-        asked.append(1)
-        raise FileNotFoundError if len(asked) == 1 else KeyboardInterrupt
+    def fail() -> None:
+        calls.append(1)
+        raise FileNotFoundError if len(calls) == 1 else KeyboardInterrupt
 
     monkeypatch.setattr(queue, "_POLL_INTERVAL", 0)
-    monkeypatch.setattr(server.queue, "_next", gone)
+    monkeypatch.setattr(server.queue, "_next", fail)
     with pytest.raises(KeyboardInterrupt):
         server.queue.work()
 
 
-def test_what_cannot_begin_has_failed_and_says_why(server: Server, tmp_path: Path) -> None:
+def test_job_that_cannot_start_is_failed_with_reason(server: Server, tmp_path: Path) -> None:
     photo = str(tmp_path / "inputs" / "photo.png")
-    asked = {
-        "sources": [photo],
-        "targets": [photo],
-        "consent": CONSENT,
-        "overrides": {"swapper_model": "other"},
-    }
-    name = server.add_job({**asked, "output_dir": "odd"})["id"]
+    overrides = {"swapper_model": "other"}
+    request = {"sources": [photo], "targets": [photo], "consent": CONSENT, "overrides": overrides}
+    name = server.add_job({**request, "output_dir": "odd"})["id"]
     job = server.queue._next()
     assert job is not None
     server.queue._run(job)
-    told = server.job(name)
-    assert told["state"] == "failed"
-    assert "other" in told["status"]["notes"][-1]
+    found = server.job(name)
+    assert found["state"] == "failed"
+    assert "other" in found["status"]["notes"][-1]
     (tmp_path / "jobs" / "mine").mkdir()
-    (tmp_path / "jobs" / "mine" / STATUS_NAME).write_text("of somebody else")
+    (tmp_path / "jobs" / "mine" / STATUS_NAME).write_text("from another program")
     with pytest.raises(UsageError, match="already"):
-        server.add_job({**asked, "output_dir": "mine"})
+        server.add_job({**request, "output_dir": "mine"})
 
 
-def test_a_picture_waits_for_its_turn_but_not_for_ever(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_face_swap_waits_for_limited_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "_SLOT_WAIT_SECONDS", 0.2)
-    asked = serve.Swap(source="hanna", target="data:,x", consent=CONSENT)
+    request = serve.Swap(source="hanna", target="data:,x", consent=CONSENT)
     with server.queue.turn_lock, pytest.raises(HTTPException) as caught:
-        asyncio.run(server.face_swap(asked))
+        asyncio.run(server.face_swap(request))
     assert caught.value.status_code == 503
-    with pytest.raises(MediaError, match="only data URLs"):  # and then its turn has come
-        asyncio.run(server.face_swap(asked))
+    with pytest.raises(MediaError, match="only data URLs"):  # the lock is free again
+        asyncio.run(server.face_swap(request))
     assert not server.queue.turn_lock.locked()
 
 
-def test_the_gpu_as_its_driver_tells_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_status_reports_nvml_values(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = fake_nvml()
     nvml.__dict__["nvmlSystemGetCudaDriverVersion_v2"] = lambda: 12080
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(sampler, "open_gpu", lambda: 0)
-    machine = SimpleNamespace(gpu=None)  # the real one is remembered, and others would hear of the card
+    machine = SimpleNamespace(gpu=None)  # not the cached one, which other tests use
     monkeypatch.setattr(serve, "this_machine", lambda: machine)
-    told = server.gpu_status()
-    assert (told["cuda"], told["vram_total"], told["vram_reserved"]) == ("12.8", 16 * GIB, 3 * GIB)
-    assert (told["vram_free"], told["vram_percent"]) == (13 * GIB, 18.75)
+    status = server.gpu_status()
+    assert (status["cuda"], status["vram_total"], status["vram_reserved"]) == ("12.8", 16 * GIB, 3 * GIB)
+    assert (status["vram_free"], status["vram_percent"]) == (13 * GIB, 18.75)
 
 
-def test_it_is_refused_where_it_cannot_be(
+def test_serve_is_refused_with_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "token").write_text("x" * 40)

@@ -13,10 +13,8 @@ from colab_helpers.machine import GIB, Gpu, Machine
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings, load_settings
 
-MACHINE = Machine(
-    cpus=2, memory_total=int(12.7 * GIB), gpu=None, python="3.13", system="test", on_colab=False
-)
-# The names that the requirements fix (row A6).
+MACHINE = Machine(2, int(12.7 * GIB), None, python="3.13", system="test", on_colab=False)
+# Names fixed by the requirements.
 REQUIRED = {
     "similar_face_distance", "reference_face_position", "reference_frame_number", "many_faces",
     "temp_frame_format", "temp_frame_quality", "output_video_encoder", "output_video_quality", "keep_fps",
@@ -24,7 +22,7 @@ REQUIRED = {
 }  # fmt: skip
 
 
-def test_every_preset_and_profile_loads() -> None:
+def test_presets_and_profiles_load() -> None:
     presets = load_presets()
     assert {"balanced", "speed", "quality", "stable", "light", "long_video"} <= set(presets.presets)
     assert {"ram_8", "ram_16", "ram_32", "t4", "cpu"} <= set(presets.profiles)
@@ -44,7 +42,7 @@ def test_every_preset_and_profile_loads() -> None:
         ("quality+ram_8", {"output_video_quality": 18, "max_memory": 6, "batch_size": 1}),
     ],
 )  # fmt: skip
-def test_presets_say_what_the_requirements_ask(preset: str, expected: dict[str, object]) -> None:
+def test_presets_have_required_values(preset: str, expected: dict[str, object]) -> None:
     settings = load_settings(preset)
     assert {name: getattr(settings, name) for name in expected} == expected
 
@@ -67,7 +65,7 @@ def test_presets_say_what_the_requirements_ask(preset: str, expected: dict[str, 
         ("balanced", {"face_selector": "reference"}, ["many_faces"]),
     ],
 )  # fmt: skip
-def test_errors_name_key_value_and_what_is_allowed(
+def test_errors_name_key_value_and_allowed_values(
     preset: str, overrides: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -76,7 +74,7 @@ def test_errors_name_key_value_and_what_is_allowed(
         assert word in str(caught.value)
 
 
-def test_one_level_of_extends(tmp_path: Path) -> None:
+def test_extends_is_limited_to_one_level(tmp_path: Path) -> None:
     path = tmp_path / "presets.yaml"
     path.write_text(
         "version: 1\npresets:\n  a: {description: a}\n  b: {description: b, extends: a}\n"
@@ -88,14 +86,14 @@ def test_one_level_of_extends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["version: 2\npresets: {}", "presets: [", "version: 1\npresets: {}\nx: 1"])
-def test_bad_preset_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_invalid_preset_file_error_names_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "presets.yaml"
     path.write_text(text)
     with pytest.raises(SettingsError, match=r"presets\.yaml"):
         load_settings(presets_file=path)
 
 
-def test_auto_values_follow_the_machine_and_chosen_ones_stay() -> None:
+def test_auto_values_depend_on_machine_and_explicit_ones_stay() -> None:
     settings = Settings()
     cpu, notes = resolve(settings, MACHINE, cuda=False)
     assert (cpu.execution_threads, cpu.max_memory, notes) == (1, 10.7, ())
@@ -106,7 +104,7 @@ def test_auto_values_follow_the_machine_and_chosen_ones_stay() -> None:
     lowered, notes = resolve(load_settings(max_memory=64), MACHINE, cuda=False)
     assert lowered.max_memory == 10.7
     assert notes[0].startswith("max_memory lowered from 64 to 10.7 GB")
-    assert MACHINE.safe_capacity == int((12.7 - 2) / 2.5)  # as the documents reckon
+    assert MACHINE.safe_capacity == int((12.7 - 2) / 2.5)  # formula from the documentation
     assert [one.capacity for one in (MACHINE, gpu_machine)] == [(4, "RAM"), (3, "VRAM")]
 
 
@@ -114,10 +112,10 @@ def _parse(*arguments: str) -> Settings:
     return settings_of(build_parser(VERBS).parse_args(["doctor", *arguments]))
 
 
-def test_every_field_is_a_command_line_option_with_the_same_default_and_validation() -> None:
+def test_each_setting_is_an_option_with_same_default_and_validation() -> None:
     assert set(Settings.model_fields) >= REQUIRED
     assert _parse() == load_settings("balanced")
-    assert _parse("--keep-frames").keep_frames  # a switch may stand alone, as in roop
+    assert _parse("--keep-frames").keep_frames  # a switch without a value, as in roop
     assert not _parse("--many-faces", "false").many_faces
     assert _parse("--set", "output_video_quality=1", "--output-video-quality", "2").output_video_quality == 2
     for name in Settings.model_fields:
@@ -129,7 +127,7 @@ def test_every_field_is_a_command_line_option_with_the_same_default_and_validati
             _parse(option_name(name), "[[]]")
 
 
-def test_several_words_may_follow_each_other_as_in_roop() -> None:
+def test_list_options_accept_several_words() -> None:
     for name in ("--frame-processors", "--frame-processor"):
         both = _parse(name, "face_swapper", "face_enhancer").frame_processors
         assert both == ("face_swapper", "face_enhancer")

@@ -16,13 +16,13 @@ class BoomError(Exception):
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
+def _no_threads_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     until(lambda: set(threading.enumerate()) <= before)
 
 
-def test_it_runs_ahead_by_depth_and_no_more() -> None:
+def test_run_ahead_is_limited_by_depth() -> None:
     produced: list[int] = []
 
     def source() -> Iterator[int]:
@@ -33,23 +33,23 @@ def test_it_runs_ahead_by_depth_and_no_more() -> None:
     stage = run_ahead(source(), 3, name="t")
     assert next(stage) == 0
     time.sleep(0.2)
-    # One handed out, three waiting, one in the producer's hand.
+    # One consumed, three queued, one waiting in the producer.
     assert len(produced) <= 5
     stage.close()
 
 
-def test_groups() -> None:
+def test_in_groups() -> None:
     assert list(in_groups(run_ahead(range(7), 2, name="t"), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(in_groups([], 3)) == []
 
 
-def test_workers_really_work_at_the_same_time() -> None:
+def test_map_ordered_runs_workers_concurrently() -> None:
     barrier = threading.Barrier(4, timeout=TIMEOUT)
     assert list(map_ordered(lambda _: barrier.wait() >= 0, range(8), workers=4)) == [True] * 8
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_an_error_in_the_middle_stops_the_endless_source(workers: int) -> None:
+def test_error_stops_endless_source(workers: int) -> None:
     def endless() -> Iterator[int]:
         number = 0
         while True:
@@ -67,7 +67,7 @@ def test_an_error_in_the_middle_stops_the_endless_source(workers: int) -> None:
             pass
 
 
-def test_leaving_early_closes_the_source_in_its_own_thread() -> None:
+def test_early_close_closes_source_in_its_thread() -> None:
     closed_in: list[str] = []
 
     def source() -> Iterator[int]:
@@ -82,7 +82,7 @@ def test_leaving_early_closes_the_source_in_its_own_thread() -> None:
     assert closed_in == ["feeder"]
 
 
-def test_a_stage_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_stage_does_not_block_close(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "_MAX_WAIT", 0.2)
     release = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Subtitles of what is said: what hears is a network of random numbers, or a function that knows."""
+"""Subtitles, with a tiny Whisper model of random weights or a fake transcriber."""
 
 from __future__ import annotations
 
@@ -31,24 +31,19 @@ from tests.helpers.marks import published, read_mark
 from tests.media.make import Sound, Spec, Subtitle, make, packets_of
 
 DEFAULT, COMMENT = int(Disposition.default), int(Disposition.comment)
-SAID = [Line(0.2, 0.5, "hello"), Line(0.7, 1.4, "¿qué tal?")]
+LINES = [Line(0.2, 0.5, "hello"), Line(0.7, 1.4, "¿qué tal?")]
 
 
-def knows(_samples: AudioSamples, _language: str | None) -> Transcript:
-    return Transcript(SAID, "es", 0.9)
+def fake_transcriber(_samples: AudioSamples, _language: str | None) -> Transcript:
+    return Transcript(LINES, "es", 0.9)
 
 
-def film(path: Path, **given: Any) -> Path:
-    usual = {
-        "frames": 50,
-        "sounds": (Sound(),),
-        "metadata": {"comment": "shot in Lima"},
-        "options": {"bf": "2"},
-    }
-    return make(path, Spec(**(usual | given)))
+def film(path: Path, **options: Any) -> Path:
+    defaults = {"frames": 50, "sounds": (Sound(),), "options": {"bf": "2"}}
+    return make(path, Spec(**({**defaults, "metadata": {"comment": "shot in Lima"}} | options)))
 
 
-def test_what_players_play_is_heard_not_what_comes_first(tmp_path: Path) -> None:
+def test_default_audio_stream_is_transcribed(tmp_path: Path) -> None:
     sounds = (Sound(seconds=0.5, disposition=COMMENT), Sound(seconds=1.5, disposition=DEFAULT))
     (start, samples), *_ = audio_chunks(film(tmp_path / "clip.mkv", sounds=sounds))
     assert (start, len(samples) / RATE) == pytest.approx((0, 1.5), abs=0.1)
@@ -56,15 +51,13 @@ def test_what_players_play_is_heard_not_what_comes_first(tmp_path: Path) -> None
     assert len(samples) / RATE == pytest.approx(0.5, abs=0.1)
 
 
-def test_lines_as_subrip_has_them() -> None:
+def test_srt_format() -> None:
     lines = [Line(0.0, 1.2345, "one"), Line(3661.5, 3662.0, "two")]
     first, second = "1\n00:00:00,000 --> 00:00:01,234\none\n", "2\n01:01:01,500 --> 01:01:02,000\ntwo\n"
     assert srt(lines) == f"{first}\n{second}"
 
 
-def test_sound_comes_in_pieces_that_end_where_it_is_quiet(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_audio_is_split_at_quiet_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "clip.mkv"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("pcm_s16le", rate=RATE)
@@ -79,29 +72,27 @@ def test_sound_comes_in_pieces_that_end_where_it_is_quiet(
     monkeypatch.setattr(transcribe, "_WINDOW", 2 * RATE)
     found = list(audio_chunks(path))
     assert len(found) >= 3
-    assert 4.2 <= found[1][0] <= 4.4  # a second late, and quiet there
+    assert 4.2 <= found[1][0] <= 4.4  # silence, and an offset of one second
     for (start, samples), (after, _) in pairwise(found):
         assert after == pytest.approx(start + len(samples) / RATE, abs=0.002)
         assert len(samples) <= 4.1 * RATE
     np.testing.assert_allclose(np.concatenate([each for _, each in found]), wave / 32768, atol=1e-4)
-    asked = []
+    languages = []
 
-    def hears(samples: AudioSamples, language: str | None) -> Transcript:
-        asked.append(language)
-        said = [] if len(asked) == 1 else [Line(0.5, 99.0, str(len(asked)))]
-        return Transcript(said, f"l{len(asked)}", 0.5)
+    def transcriber(samples: AudioSamples, language: str | None) -> Transcript:
+        languages.append(language)
+        lines = [] if len(languages) == 1 else [Line(0.5, 99.0, str(len(languages)))]
+        return Transcript(lines, f"l{len(languages)}", 0.5)
 
-    transcript = transcribe_audio(path, hears)
-    assert asked[:3] == [None, None, "l2"]  # nothing was said in the first
+    transcript = transcribe_audio(path, transcriber)
+    assert languages[:3] == [None, None, "l2"]  # the first chunk has no lines
     assert (transcript.language, [line.text for line in transcript.lines][:2]) == ("l2", ["2", "3"])
     assert transcript.lines[0].start == pytest.approx(found[1][0] + 0.5)
     assert transcript.lines[0].end == pytest.approx(found[2][0], abs=0.002)
 
 
 @pytest.mark.parametrize(("pause", "begins"), [(2, [0.0]), (50, [0.0, 52.0])])
-def test_where_the_file_holds_no_sound_for_a_while_times_stay(
-    tmp_path: Path, pause: int, begins: list[float]
-) -> None:
+def test_timestamps_are_kept_across_audio_gap(tmp_path: Path, pause: int, begins: list[float]) -> None:
     path = tmp_path / "clip.mkv"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("pcm_s16le", rate=RATE)
@@ -115,72 +106,67 @@ def test_where_the_file_holds_no_sound_for_a_while_times_stay(
 
 
 @pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "mov_text"), ("clip.mkv", "srt")])
-def test_a_copy_with_a_track_is_the_rest_packet_by_packet(tmp_path: Path, name: str, codec: str) -> None:
+def test_copy_with_subtitle_track_keeps_all_packets(tmp_path: Path, name: str, codec: str) -> None:
     own = (Subtitle(lines=((100, 200, "own"), (900, 300, "words"))),) if codec == "mov_text" else ()
     target = published(film(tmp_path / f"shot{name}", subtitles=own), tmp_path / name)
     before = target.read_bytes()
-    transcript, made = transcribe.transcribe(target, knows, track=True)
+    transcript, written = transcribe.transcribe(target, fake_transcriber, track=True)
     assert transcript.language == "es"
-    assert [path.name for path in made] == ["clip.srt", f"clip.subtitled{target.suffix}"]
-    assert made[0].read_text(encoding="utf-8") == srt(SAID)
+    assert [path.name for path in written] == ["clip.srt", f"clip.subtitled{target.suffix}"]
+    assert written[0].read_text(encoding="utf-8") == srt(LINES)
     assert target.read_bytes() == before
     for kind in ("video", "audio", *(["subtitle"] if own else [])):
-        assert packets_of(made[1], kind) == packets_of(target, kind)
-    with av.open(str(made[1])) as container:
+        assert packets_of(written[1], kind) == packets_of(target, kind)
+    with av.open(str(written[1])) as container:
         stream = container.streams.subtitles[-1]
         assert stream.codec_context.name == codec
         assert "es" in (stream.metadata.get("title"), stream.metadata.get("handler_name"))
         assert container.metadata.get("comment", container.metadata.get("COMMENT")) == "shot in Lima"
         texts = [packet for packet in container.demux(stream) if packet.size > 2]
         cut = 2 if codec == "mov_text" else 0
-        assert [bytes(packet)[cut:].decode() for packet in texts] == [line.text for line in SAID]
+        assert [bytes(packet)[cut:].decode() for packet in texts] == [line.text for line in LINES]
         times = [(float(one.pts * one.time_base), float(one.duration * one.time_base)) for one in texts]  # type: ignore[operator]
         np.testing.assert_allclose(times, [(0.2, 0.3), (0.7, 0.7)])
-    beside = made[1].with_name(f"{made[1].name}.c2pa") if name == "clip.mkv" else None
-    state, store = read_mark(made[1], beside=beside)
+    sidecar = written[1].with_name(f"{written[1].name}.c2pa") if name == "clip.mkv" else None
+    state, store = read_mark(written[1], beside=sidecar)
     assert state == "Valid"
     (target_of,) = store["manifests"][store["active_manifest"]]["ingredients"]
     assert target_of["relationship"] == "parentOf"
-    assert target_of["active_manifest"] in store["manifests"]  # the mark it had is kept within
+    assert target_of["active_manifest"] in store["manifests"]  # the target's mark is kept
     with pytest.raises(UsageError, match="already"):
-        transcribe.transcribe(target, knows, track=False)
+        transcribe.transcribe(target, fake_transcriber, track=False)
 
 
-def test_what_cannot_be_done_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_leave_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     silent, avi = make(tmp_path / "silent.mp4"), film(tmp_path / "clip.avi", codec="mpeg4", options={})
     with pytest.raises(MediaError, match="no audio"):
-        transcribe.transcribe(silent, knows, track=True)
+        transcribe.transcribe(silent, fake_transcriber, track=True)
     with pytest.raises(MediaError, match="track cannot be added"):
-        transcribe.transcribe(avi, knows, track=True)
+        transcribe.transcribe(avi, fake_transcriber, track=True)
     target, mine = film(tmp_path / "clip.mkv"), tmp_path / "clip.subtitled.mkv.c2pa"
     mine.write_text("mine")
     with pytest.raises(UsageError, match="already"):
-        transcribe.transcribe(target, knows, track=True)
+        transcribe.transcribe(target, fake_transcriber, track=True)
     assert mine.read_text() == "mine"
     mine.unlink()
     target = target.rename(tmp_path / "clip.mp4")
-    genuine = transcribe._content
-    monkeypatch.setattr(transcribe, "_content", lambda packet: (genuine(packet), id(packet)))
+    original = transcribe._content
+    monkeypatch.setattr(transcribe, "_content", lambda packet: (original(packet), id(packet)))
     with pytest.raises(OutputError, match="copy differs"):
-        transcribe.add_subtitle_track(target, tmp_path / "copy.mp4", Transcript(SAID), lambda _: None)
+        transcribe.add_subtitle_track(target, tmp_path / "copy.mp4", Transcript(LINES), lambda _: None)
     assert {path.name for path in tmp_path.iterdir()} == {"silent.mp4", "clip.avi", "clip.mp4"}
 
 
 def tiny_whisper(folder: Path) -> Path:
-    """A Whisper model of one layer, 16 wide, of random numbers, with a vocabulary like the real one's."""
+    """Write a Whisper model with one layer of width 16, random weights and a vocabulary of the real size."""
     from ctranslate2.specs import WhisperSpec
     from faster_whisper.tokenizer import _LANGUAGE_CODES
     from tokenizers import Tokenizer, decoders, models
 
     width, rng = 16, np.random.default_rng(3)
     tasks = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
-    names = (
-        "endoftext",
-        "startoftranscript",
-        *_LANGUAGE_CODES,
-        *tasks,
-        *(f"{n / 50:.2f}" for n in range(1501)),
-    )
+    times = (f"{number / 50:.2f}" for number in range(1501))
+    names = ("endoftext", "startoftranscript", *_LANGUAGE_CODES, *tasks, *times)
     special = [f"<|{name}|>" for name in names]
     words = ["", *(f"w{number}" for number in range(1, 51866 - len(special)))]
     numbers = {word: number for number, word in enumerate(words + special)}
@@ -218,20 +204,20 @@ def tiny_whisper(folder: Path) -> Path:
     return folder
 
 
-def test_a_network_hears_a_file(
+def test_transcribe_with_tiny_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its words mean nothing; loading, finding the language, times and the verb are the real ones."""
+    """Its words are random; loading, language detection, timestamps and command are real."""
     pytest.importorskip("faster_whisper", reason="the extra transcripts is not installed (160 MB)")
     pytest.importorskip("ctranslate2", reason="the extra transcripts is not installed (160 MB)")
     import faster_whisper.transcribe as library
 
     clip, model = film(tmp_path / "clip.mp4"), tiny_whisper(tmp_path / "model")
     command = ["transcribe", str(clip), str(tmp_path / "none.mp4"), "--model", str(model), "--words"]
-    assert main(command) == FAILURE  # of the two one is not there
-    said = capsys.readouterr()
-    assert "0 line(s)" in said.out  # a tone is no voice
-    assert "there is no such file" in said.err
+    assert main(command) == FAILURE  # one of the two is missing
+    printed = capsys.readouterr()
+    assert "0 line(s)" in printed.out  # a tone is not speech
+    assert "there is no such file" in printed.err
     assert (tmp_path / "clip.srt").read_text() == ""
     (tmp_path / "clip.srt").unlink()
     monkeypatch.setattr(
@@ -251,7 +237,7 @@ def test_a_network_hears_a_file(
         load_transcriber(model, named=True, words=False)
 
 
-def test_without_its_model_or_packages_it_says_what_to_do(
+def test_missing_model_or_packages_are_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Every text for people is in the catalogue and in Spanish; the Spanish notebooks follow the English ones."""
+"""Every user-visible text is in the catalogue and in Spanish; so are the notebooks."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def words() -> ModuleType:
     return module
 
 
-def test_the_catalogue_holds_what_the_sources_say():
+def test_catalogue_has_all_texts_of_the_sources():
     found = {text for text, _ in words().messages()}
     assert len(found) > 1000
     known = {message.id for message in words().read_catalog() if message.id}
     assert known == found, UPDATE
 
 
-def test_everything_is_translated_with_the_same_values():
+def test_translations_are_complete_with_same_values():
     assert words().faults(words().read_catalog()) == []
 
 
-def test_the_compiled_catalogue_is_the_one_that_is_edited():
+def test_compiled_catalogue_is_up_to_date():
     with words().MO.open("rb") as file:
         compiled = gettext.GNUTranslations(file)
     for message in words().read_catalog():
@@ -41,9 +41,9 @@ def test_the_compiled_catalogue_is_the_one_that_is_edited():
             assert compiled.gettext(message.id) == message.string, UPDATE
 
 
-def test_the_spanish_notebooks_follow_the_english_ones():
-    made = words().spanish_notebooks()
-    assert len(made) == 5
-    for path, text in made.items():
+def test_spanish_notebooks_are_up_to_date():
+    notebooks = words().spanish_notebooks()
+    assert len(notebooks) == 5
+    for path, text in notebooks.items():
         assert path.read_text(encoding="utf-8") == text, UPDATE
-    assert {path.name for path in (ROOT / "notebooks" / "es").iterdir()} == {path.name for path in made}
+    assert {path.name for path in (ROOT / "notebooks" / "es").iterdir()} == {path.name for path in notebooks}

@@ -1,4 +1,4 @@
-"""A real browser on a real front end. Skipped where one is missing, unless REQUIRE_BROWSER=1."""
+"""A real browser and real front ends; tests are skipped if one is missing, unless REQUIRE_BROWSER=1."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _OPTIONS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
-    # Videos are played by the tests, which nobody has clicked.
+    # The tests play videos without a click.
     "--autoplay-policy=no-user-gesture-required",
 ]  # fmt: skip
 
@@ -59,7 +59,7 @@ def browser() -> Iterator[Browser]:
 
 
 def fill(book: nbformat.NotebookNode, values: Mapping[str, object]) -> list[nbformat.NotebookNode]:
-    """Put other values into a notebook's form; returns the cells that hold some of them."""
+    """Replace values of a notebook's form; returns the changed cells."""
     changed = []
     for name, value in values.items():
         line = re.compile(rf"^({name}: \w+ = ).*?(  #@param)", re.MULTILINE)
@@ -67,19 +67,19 @@ def fill(book: nbformat.NotebookNode, values: Mapping[str, object]) -> list[nbfo
         cell.source = line.sub(lambda found, value=value: f"{found[1]}{value!r}{found[2]}", cell.source)
         changed += [cell] if cell not in changed else []
     for cell in book.cells:
-        cell.metadata.pop("jupyter", None)  # nothing is folded: hands reach every cell
+        cell.metadata.pop("jupyter", None)  # unfold: every cell must be reachable
     return changed
 
 
 @dataclass(frozen=True)
 class Site:
-    """The folders that all tests here share.
+    """The folders shared by all browser tests.
 
     Attributes:
-        notebooks: What the servers serve; tests put their copies there.
-        runs: Where runs without a folder of their own go; the demo lies there.
+        notebooks: The servers' root folder, to which tests copy notebooks.
+        runs: The default folder for runs; contains the demo.
         demo: Sources, targets and models.
-        variables: For servers and their kernels.
+        variables: Environment of servers and their kernels.
     """
 
     notebooks: Path
@@ -88,19 +88,19 @@ class Site:
     variables: dict[str, str]
 
     def copy(self, notebook: str, name: str, **values: object) -> str:
-        """A copy of a notebook with other values in its form."""
+        """Copy a notebook with other values in its form; returns the copy's name."""
         book = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
         fill(book, values)
         nbformat.write(book, self.notebooks / name)
         return name
 
     def form(self, notebook: str, values: Mapping[str, object]) -> list[str]:
-        """The texts of the cells of a notebook's form that hold other values."""
+        """The changed cells of a notebook's form with other values."""
         book = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
         return [cell.source for cell in fill(book, values)]
 
     def long_clip(self, path: Path, times: int) -> Path:
-        """A second of the demo, shown several times: a clip whose run can be stopped in the middle."""
+        """Write a second of the demo, repeated: a clip whose run takes long enough to be stopped."""
         with av.open(self.demo / "targets" / "crossing.mp4") as source:
             second = islice(source.decode(video=0), 25)
             frames = [frame.reformat(format="yuv420p") for frame in second]
@@ -117,12 +117,12 @@ class Site:
 @pytest.fixture(scope="session")
 def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("browser")
-    made = Site(folder / "notebooks", folder / "runs", folder / "runs" / "demo", environment(folder))
-    made.notebooks.mkdir()
-    copy_demo(made.demo)
+    created = Site(folder / "notebooks", folder / "runs", folder / "runs" / "demo", environment(folder))
+    created.notebooks.mkdir()
+    copy_demo(created.demo)
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        shutil.copy(path, made.notebooks)
-    return made
+        shutil.copy(path, created.notebooks)
+    return created
 
 
 @pytest.fixture(scope="session")
@@ -141,11 +141,11 @@ def voila_address(site: Site) -> Iterator[str]:
 def page(browser: Browser, request: pytest.FixtureRequest, shot: Shot) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
     context.set_default_timeout(SLOW)
-    made = context.new_page()
+    opened = context.new_page()
     failed = request.session.testsfailed
-    yield made
+    yield opened
     if request.session.testsfailed > failed:
-        shot(made, f"failed-{request.node.name}")
+        shot(opened, f"failed-{request.node.name}")
     context.close()
 
 
@@ -162,14 +162,14 @@ def voila(page: Page, voila_address: str) -> Voila:
 
 @pytest.fixture(params=["lab", "voila"])
 def front(request: pytest.FixtureRequest) -> Lab | Voila:
-    """Both front ends, one after the other."""
+    """Each of the two front ends."""
     found: Lab | Voila = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.fixture
 def shot() -> Shot:
-    """Takes a picture of a page or of a part of it, where SCREENSHOTS names a folder."""
+    """Saves a screenshot of a page or element in the folder named by SCREENSHOTS, if set."""
 
     def take(what: Any, name: str) -> None:
         folder = os.environ.get("SCREENSHOTS")

@@ -1,4 +1,4 @@
-"""The two front ends, as somebody sees them: opens a notebook, runs it, looks at what is there."""
+"""JupyterLab and Voila, driven as a user would: open a notebook, run it, look at it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 Shot = Callable[[Any, str], None]
-"""Takes a picture of a page, or of a part of it, under a name."""
+"""Takes a screenshot of a page or element under a name."""
 SLOW = TIMEOUT * 1000
-"""Milliseconds that a whole notebook may take on a busy machine."""
+"""Milliseconds allowed for a whole notebook on a busy machine."""
 
 _ERRORS = (
     '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"], '
@@ -24,15 +24,15 @@ _ERRORS = (
 )
 
 
-class _Any:
+class _FrontEnd:
     name = ""
 
     def __init__(self, page: Page, address: str) -> None:
         self.page, self.address = page, address
-        self.actions = 0  # what a person had to do so far
+        self.actions = 0  # user actions so far
 
     def errors(self) -> list[str]:
-        """The errors that the page shows."""
+        """The errors shown on the page."""
         return self.page.locator(_ERRORS).all_inner_texts()
 
     def act(self) -> None:
@@ -53,9 +53,9 @@ class _Any:
         self.page.get_by_text(text).locator("visible=true").first.wait_for(timeout=SLOW)
 
     def changes(self, what: Locator, before: str, *, attribute: str = "") -> str:
-        """Wait until a text, or an attribute, is another than before; returns it.
+        """Wait until a text or an attribute differs from ``before``; returns it.
 
-        All is asked for at once: what is painted anew all the time may be gone at the next question.
+        Uses one query for all elements, since refreshed ones may be gone at the next query.
         """
         script = "(all, name) => all.map(one => name ? one.getAttribute(name) : one.textContent)"
         end = time.monotonic() + SLOW / 1000
@@ -64,10 +64,10 @@ class _Any:
             if found and found[0] is not None and found[0] != before:
                 return str(found[0])
             self.page.wait_for_timeout(50)
-        raise AssertionError(f"nothing else than {before!r} was seen")
+        raise AssertionError(f"it remained {before!r}")
 
     def plays(self, video: Locator) -> None:
-        """Play a video: its pictures are there and its time goes on."""
+        """Play a video: it has pictures and its time advances."""
         video.scroll_into_view_if_needed()
         video.evaluate("one => one.play()")
         self.page.wait_for_function(
@@ -78,7 +78,7 @@ class _Any:
         return self.page.locator(f'.jupyter-widgets:visible:has(> label:text-is("{label}"))').last
 
 
-class Lab(_Any):
+class Lab(_FrontEnd):
     """JupyterLab."""
 
     name = "lab"
@@ -88,7 +88,7 @@ class Lab(_Any):
         self.act()
         self.page.goto(f"{self.address}/lab/workspaces/w{next(self._workspaces)}/tree/{notebook}")
         self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=SLOW)
-        # Before its kernel is there, running a cell would ask for one.
+        # Until the kernel has started, running a cell would ask for one.
         self.page.get_by_text(re.compile(r"\| Idle$")).first.wait_for(timeout=SLOW)
 
     def _menu(self, menu: str, item: str) -> None:
@@ -116,7 +116,7 @@ class Lab(_Any):
         self.page.keyboard.press("Control+Enter")
 
     def write(self, title: str, text: str) -> None:
-        """Replace the text of a cell, known by its title."""
+        """Replace the text of the cell with a title."""
         self.act()
         self.cell(title).locator(".jp-InputArea-editor").click()
         self.page.keyboard.press("Control+a")
@@ -127,7 +127,7 @@ class Lab(_Any):
         self.page.wait_for_function(
             """errors => {
                 const prompts = [...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")];
-                // A folded cell shows none.
+                // A folded cell has no visible prompt.
                 const shown = prompts.map(one => one.textContent).filter(text => text);
                 const ended = shown.length && shown.every(text => /\\[\\d+\\]:/.test(text));
                 return ended || document.querySelector(errors);
@@ -138,19 +138,19 @@ class Lab(_Any):
         assert self.errors() == []
 
 
-class Voila(_Any):
+class Voila(_FrontEnd):
     """Voila, which runs all cells before it shows the page."""
 
     name = "voila"
 
     def open(self, notebook: str) -> None:
-        """Open a notebook: it is run while the page is made."""
+        """Open a notebook, which runs it."""
         self.act()
         self.page.goto(f"{self.address}/voila/render/{notebook}", timeout=SLOW)
 
     def run_all(self) -> None:
-        """Nothing to do."""
+        """Do nothing: opening runs all cells."""
 
     def finish(self) -> None:
-        """Wait until the page is whole: the last text is there, and so are the widgets."""
+        """Wait until the page is complete, with its last heading."""
         self.page.get_by_role("heading", name="Troubleshooting").wait_for(timeout=SLOW)

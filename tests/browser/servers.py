@@ -1,4 +1,4 @@
-"""JupyterLab and Voila for a test run: on this machine only, with folders of their own, ended at the end."""
+"""JupyterLab and Voila servers for the tests: local only, with their own folders."""
 
 from __future__ import annotations
 
@@ -15,43 +15,38 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_PATIENCE = 60.0
+_START_TIMEOUT = 60.0
 
 LAB = ["jupyterlab", "--ServerApp.token=", "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True"]
 VOILA = ["voila", "--show_tracebacks=True"]
 
 _SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    # Cells out of sight stay in the page, so that tests find them.
+    # Cells outside the viewport stay in the DOM, so that tests find them.
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Variables for a server and its kernels: nothing of the user's is read or written."""
+    """Environment of a server and its kernels, which keeps them out of the user's folders."""
     for name, values in _SETTINGS.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
-    own = {
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_DATA_DIR": "data",
-        "JUPYTER_RUNTIME_DIR": "runtime",
-        "IPYTHONDIR": "ipython",
-        "COLAB_HELPERS_HOME": "home",
-        "COLAB_HELPERS_RUNS": "runs",
-    }
-    variables = {name: str(folder / place) for name, place in own.items()}
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("COLAB_HELPERS_")}
+    folders = {
+        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+        "IPYTHONDIR": "ipython", "COLAB_HELPERS_HOME": "home", "COLAB_HELPERS_RUNS": "runs",
+    }  # fmt: skip
+    variables = {name: str(folder / place) for name, place in folders.items()}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COLAB_HELPERS_")}
     fixed = {
         "PYTHONPATH": str(ROOT),
         "JUPYTER_PREFER_ENV_PATH": "1",
         "JUPYTER_PLATFORM_DIRS": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    return {**plain, **variables, **fixed}
+    return {**inherited, **variables, **fixed}
 
 
 def _free_port() -> int:
@@ -62,7 +57,7 @@ def _free_port() -> int:
 
 @contextmanager
 def served(words: list[str], folder: Path, variables: Mapping[str, str], log: Path) -> Iterator[str]:
-    """Serve the notebooks of a folder; gives the address."""
+    """Serve the notebooks of a folder; yields the address."""
     port = _free_port()
     place = [f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
     if words[0] == "voila":
@@ -85,7 +80,7 @@ def served(words: list[str], folder: Path, variables: Mapping[str, str], log: Pa
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _START_TIMEOUT
     while True:
         try:
             urllib.request.urlopen(address, timeout=5).close()
@@ -93,14 +88,14 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None
             return
         except OSError as error:
             if process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"the server did not come up:\n{log.read_text()}") from error
+                raise AssertionError(f"the server did not start:\n{log.read_text()}") from error
             time.sleep(0.2)
         else:
             return
 
 
 def end_kernels(address: str) -> None:
-    """End what a test has left running in JupyterLab."""
+    """End all kernel sessions of JupyterLab."""
     with urllib.request.urlopen(f"{address}/api/sessions", timeout=10) as answer:
         sessions = json.load(answer)
     for session in sessions:

@@ -1,4 +1,4 @@
-"""The panel of batch_swap under somebody's hands: choose, preview, start, stop, go on, look."""
+"""The panel of batch_swap in a browser: choose, preview, start, stop, resume, view results."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from colab_helpers.media.segments import SEGMENT_SUFFIX
 from tests.browser.fronts import SLOW, Lab, Shot, Voila
 
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
-DESCRIBED = re.compile("Swapper only|Best picture")
-"""What two of the presets are said to be."""
+DESCRIPTION = re.compile("Swapper only|Best picture")
+"""Matches the descriptions of two presets."""
 TIMES = 6
-"""How often the demo's clip is shown in a video whose run takes a while."""
+"""Repetitions of the demo's clip in a video whose run takes a while."""
 
 
 @dataclass(frozen=True)
-class Own:
-    """A photo and a video of one's own, and where the results go."""
+class UserFiles:
+    """The user's photo and video, and the output folder."""
 
     photo: Path
     clip: Path
@@ -30,31 +30,27 @@ class Own:
 
 
 @pytest.fixture
-def own(site, tmp_path) -> Own:
+def files(site, tmp_path) -> UserFiles:
     clip = site.long_clip(tmp_path / "holiday.mp4", 1)
     out = site.notebooks / f"results-{1 + len(list(site.notebooks.glob('results-*')))}"
     out.mkdir()
-    return Own(site.demo / "source" / "hanna.jpg", clip, out)
+    return UserFiles(site.demo / "source" / "hanna.jpg", clip, out)
 
 
-def filled(own: Own, site) -> dict[str, object]:
+def form_values(files: UserFiles, site) -> dict[str, object]:
     return {
-        "sources": [str(own.photo)],
-        "targets": [str(own.clip)],
-        "output_dir": own.out.name,  # beside the notebook
-        "consent": CONSENT,
-        "models_dir": str(site.demo / "models"),
-        "preset": "light",
-        "overrides": {"segment_seconds": 1},
-    }
+        "sources": [str(files.photo)], "targets": [str(files.clip)], "consent": CONSENT, "preset": "light",
+        "output_dir": files.out.name,  # relative to the notebook
+        "models_dir": str(site.demo / "models"), "overrides": {"segment_seconds": 1},
+    }  # fmt: skip
 
 
 def segments(out: Path) -> list[Path]:
-    return sorted(out.glob(f".work/*/[0-9]*{SEGMENT_SUFFIX}"))  # not the one that is being written
+    return sorted(out.glob(f".work/*/[0-9]*{SEGMENT_SUFFIX}"))  # not the partial one
 
 
 def drag(front: Lab | Voila, label: str, share: float) -> None:
-    """Move a slider's handle to a place on its track."""
+    """Move a slider's handle to a position on its track, from 0 to 1."""
     slider = front.field(label)
     handle = slider.locator(".noUi-handle, .ui-slider-handle").first
     handle.scroll_into_view_if_needed()
@@ -72,13 +68,13 @@ def choose(voila: Voila, shot: Shot) -> None:
     page.locator(".widget-tab").wait_for()
     shot(page, "panel-photos")
 
-    described = page.locator(".widget-html-content:visible").filter(has_text=DESCRIBED)
-    before = described.first.text_content()
+    description = page.locator(".widget-html-content:visible").filter(has_text=DESCRIPTION)
+    before = description.first.text_content()
     voila.field("Preset").locator("select").select_option("quality")
-    after = voila.changes(described, before)
+    after = voila.changes(description, before)
     assert "Best picture" in after
     voila.field("Preset").locator("select").select_option("light")
-    voila.changes(described, after)
+    voila.changes(description, after)
     overrides = voila.field("Overrides").locator("textarea")
     overrides.fill("segment_second: 1")
     overrides.blur()
@@ -121,29 +117,29 @@ def start(voila: Voila, shot: Shot) -> None:
     shot(page.locator(".widget-tab"), "panel-run")
 
 
-def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
-    site.long_clip(own.clip, TIMES)
-    voila.open(site.copy("batch_swap.ipynb", "own.ipynb", **filled(own, site)))
+def test_choose_preview_start_stop_and_resume(voila, site, files, shot):
+    site.long_clip(files.clip, TIMES)
+    voila.open(site.copy("batch_swap.ipynb", "user.ipynb", **form_values(files, site)))
     voila.finish()
     choose(voila, shot)
     preview(voila, shot)
     start(voila, shot)
     page = voila.page
     end = time.monotonic() + SLOW / 1000
-    while not segments(own.out):
+    while not segments(files.out):
         assert time.monotonic() < end
         page.wait_for_timeout(100)
     assert voila.button("Start").is_disabled()
     voila.press("Stop")
     voila.sees("Stopped: 0 of 1 files are done.")
     shot(page, "panel-run-stopped")
-    kept = len(segments(own.out))
+    kept = len(segments(files.out))
     assert kept >= 1
-    assert not (own.out / "holiday.mp4").exists()
+    assert not (files.out / "holiday.mp4").exists()
 
     voila.press("Start")
     voila.sees("1 of 1 files in")
-    (file,) = json.loads((own.out / "report.json").read_text())["files"]
+    (file,) = json.loads((files.out / "report.json").read_text())["files"]
     assert file["status"] == "done"
     assert file["segments_kept"] == kept
     assert file["frames_out"] == 25 * TIMES
@@ -152,10 +148,10 @@ def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
     assert voila.errors() == []
 
 
-def test_buttons_and_cells_in_jupyter(lab, site, own, shot):
-    """A batch begun by button is watched by the cell, and what the cell ends with is in the tab."""
-    site.long_clip(own.clip, TIMES)
-    lab.open(site.copy("batch_swap.ipynb", "both.ipynb", **filled(own, site)))
+def test_button_and_cells_share_run_in_jupyterlab(lab, site, files, shot):
+    """The cell follows a batch started by button; its results are also shown in the tab."""
+    site.long_clip(files.clip, TIMES)
+    lab.open(site.copy("batch_swap.ipynb", "both.ipynb", **form_values(files, site)))
     for title in ("1. What", "Several GPUs", "More options", "Get ready", "2. Choose"):
         lab.run_cell(title)
     panel = lab.cell("2. Choose")
@@ -171,13 +167,13 @@ def test_buttons_and_cells_in_jupyter(lab, site, own, shot):
     lab.cell("4. Results").locator("video").wait_for()
     assert lab.errors() == []
     lab.plays(panel.locator("video:visible"))
-    journal = (own.out / "journal.jsonl").read_text()
+    journal = (files.out / "journal.jsonl").read_text()
     assert len(re.findall('"event":"started"', journal)) == 1
 
 
-def test_a_video_of_ones_own_in_four_actions(lab, site, own):
+def test_user_video_needs_four_actions(lab, site, files):
     lab.open(site.copy("batch_swap.ipynb", "mine.ipynb"))
-    form = site.form("batch_swap.ipynb", filled(own, site))
+    form = site.form("batch_swap.ipynb", form_values(files, site))
     for title, text in zip(("1. What", "More options"), form, strict=True):
         lab.write(title, text)
     lab.run_all()
@@ -186,21 +182,21 @@ def test_a_video_of_ones_own_in_four_actions(lab, site, own):
     results = lab.cell("4. Results")
     assert results.get_by_text("1 of 1 files").is_visible()
     lab.plays(results.locator("video"))
-    assert (own.out / "holiday.mp4").is_file()
+    assert (files.out / "holiday.mp4").is_file()
 
 
-def test_a_refusal_is_shown_in_the_tab(voila, site, own):
-    voila.open(site.copy("batch_swap.ipynb", "refused.ipynb", **{**filled(own, site), "consent": ""}))
+def test_refusal_is_shown_in_run_tab(voila, site, files):
+    voila.open(site.copy("batch_swap.ipynb", "refused.ipynb", **{**form_values(files, site), "consent": ""}))
     voila.finish()
     voila.tab("Run")
     voila.press("Start")
     message = voila.page.locator(".widget-html-content:visible").filter(has_text="no statement of consent")
     message.first.wait_for()
-    assert not list(own.out.iterdir())
+    assert not list(files.out.iterdir())
 
 
-def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot):
-    voila.open(site.copy("batch_swap.ipynb", "people.ipynb", **filled(own, site)))
+def test_find_name_choose_preview_and_run_people(voila, site, files, shot):
+    voila.open(site.copy("batch_swap.ipynb", "people.ipynb", **form_values(files, site)))
     voila.finish()
     page = voila.page
     voila.tab("People")
@@ -208,7 +204,7 @@ def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot)
     voila.press("Find people")
     page.get_by_text("in holiday.mp4").nth(1).wait_for(timeout=SLOW)
     shot(page.locator(".widget-tab"), "panel-people")
-    assert not (own.out / "holiday.mp4").exists()
+    assert not (files.out / "holiday.mp4").exists()
     voila.tab("Preview")
     picture = page.locator('img[alt="after"]:visible')
     picture.wait_for()
@@ -229,7 +225,7 @@ def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot)
     )
     card.locator("select").first.select_option("left alone")
     end = time.monotonic() + SLOW / 1000
-    while "source: leave" not in (own.out / "people.yaml").read_text():
+    while "source: leave" not in (files.out / "people.yaml").read_text():
         assert time.monotonic() < end
         page.wait_for_timeout(100)
     shot(page.locator(".widget-tab"), "panel-people-chosen")
@@ -240,7 +236,7 @@ def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot)
     voila.tab("Run")
     voila.press("Start")
     voila.sees("1 of 1 files in")
-    (file,) = json.loads((own.out / "report.json").read_text())["files"]
+    (file,) = json.loads((files.out / "report.json").read_text())["files"]
     done = {person["name"]: person["action"] for person in file["quality"]["people"]}
     assert done == {"Ana <b>Ruiz</b>": "swap", "p2": None}
     voila.sees("does not name these people who were changed or put in: Ana <b>Ruiz</b>")

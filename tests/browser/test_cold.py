@@ -1,4 +1,4 @@
-"""Each notebook as it comes, opened and run by somebody who fills in nothing."""
+"""Each notebook run unchanged, with an empty form."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.browser.fronts import SLOW, Lab, Voila
 Front = Lab | Voila
 
 
-def run_cold(front: Front, name: str) -> None:
+def run_unchanged(front: Front, name: str) -> None:
     front.open(f"{name}.ipynb")
     front.run_all()
 
 
 @pytest.mark.parametrize("name", ["setup", "preload"])
-def test_a_table_at_the_end(front, shot, name):
-    run_cold(front, name)
+def test_setup_and_preload_show_table(front, shot, name):
+    run_unchanged(front, name)
     front.finish()
     assert front.errors() == []
     table = front.page.locator("table").filter(has_text="model det_10g").last
@@ -27,17 +27,17 @@ def test_a_table_at_the_end(front, shot, name):
     shot(front.page, f"{name}-{front.name}")
 
 
-@pytest.mark.skipif(find_spec("diffusers") is not None, reason="what paints is there: it would be fetched")
-def test_portraits_say_what_they_need(front, shot):
-    run_cold(front, "portraits")
+@pytest.mark.skipif(find_spec("diffusers") is not None, reason="diffusers would download its model")
+def test_portraits_name_missing_extra(front, shot):
+    run_unchanged(front, "portraits")
     front.finish()
     assert front.errors() == []
     front.sees("bash setup.sh install portraits")
     shot(front.page, f"portraits-{front.name}")
 
 
-def test_the_demo_in_two_actions(lab, site, shot):
-    run_cold(lab, "batch_swap")
+def test_demo_needs_two_actions(lab, site, shot):
+    run_unchanged(lab, "batch_swap")
     cell = lab.cell("3. Run")
     live = cell.locator('[role="progressbar"]').first
     lab.changes(live, "0", attribute="aria-valuenow")
@@ -61,8 +61,8 @@ def test_the_demo_in_two_actions(lab, site, shot):
     shot(lab.page, "batch_swap-results-tab")
 
 
-def test_the_demo_in_voila(voila, site, shot, tmp_path):
-    # A folder of its own: where the demo has been run before, there is hardly anything left to see at work.
+def test_demo_in_voila(voila, site, shot, tmp_path):
+    # A new output folder, so that no results are kept from another test's run.
     voila.open(site.copy("batch_swap.ipynb", "demo.ipynb", output_dir=str(tmp_path / "out")))
     voila.finish()
     assert voila.errors() == []
@@ -79,8 +79,8 @@ def test_the_demo_in_voila(voila, site, shot, tmp_path):
     shot(voila.page, "batch_swap-voila-results")
 
 
-def test_this_machine_watched(front, shot):
-    run_cold(front, "monitor")
+def test_machine_is_monitored(front, shot):
+    run_unchanged(front, "monitor")
     panel = front.page.locator(".widget-html-content").filter(has_text="RAM").first
     panel.locator("svg").first.wait_for(timeout=SLOW)
     if isinstance(front, Lab):

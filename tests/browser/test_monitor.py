@@ -1,4 +1,4 @@
-"""The monitor of a batch that is at work in another process."""
+"""monitor.ipynb on a running batch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.browser.fronts import SLOW, Lab
 
 
 @pytest.fixture
-def at_work(site, tmp_path):
-    """Folder of a batch that is being done."""
+def running_batch(site, tmp_path):
+    """Output folder of a running batch."""
     clip = site.long_clip(tmp_path / "holiday.mp4", 8)
     words = {
         "consent": "Rendered people of the demo, used in a test: synthetic.",
@@ -30,9 +30,9 @@ def at_work(site, tmp_path):
     thread.join()
 
 
-def test_a_batch_watched_by_its_folder(front, site, at_work, shot):
+def test_monitor_follows_batch_folder(front, site, running_batch, shot):
     name = f"watch-{front.name}.ipynb"
-    front.open(site.copy("monitor.ipynb", name, folder=str(at_work)))
+    front.open(site.copy("monitor.ipynb", name, folder=str(running_batch)))
     front.run_all()
     front.sees("holiday.mp4")
     panel = front.page.locator(".widget-html-content").filter(has_text="holiday.mp4").first

@@ -1,4 +1,4 @@
-"""A real cluster on this machine's loopback, with a home of its own, and workers that take no time."""
+"""A real cluster on the loopback interface, with its own home, and fake workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import TIMEOUT, until
 from tests.helpers.processes import run_at_worker_start
 
 NODE = "127.0.0.{}"
-"""Address of a node by its number; that of the first is 2."""
+"""Address of a node by its number, from 2."""
 FAKE = """
 import os
 if "colab_helpers.batch.pool_worker" in sys.orig_argv and os.path.exists(os.environ["FAKE"]):
@@ -52,11 +52,11 @@ if "colab_helpers.batch.pool_worker" in sys.orig_argv and os.path.exists(os.envi
             return report
     TaskRunner.open = classmethod(lambda cls, context, own, journal, announce=print: Fake(context, journal))
 """
-"""Workers whose work takes no time, as long as a file is there."""
+"""Replaces the workers' work by a fake while the file ``FAKE`` exists."""
 
 
 def cluster(*words: str, code: int = 0) -> str:
-    """What ``colab_helpers cluster`` says; it ends with that exit code."""
+    """Run ``colab_helpers cluster``, which must end with an exit code; returns its output."""
     done = subprocess.run(
         [sys.executable, "-m", "colab_helpers", "cluster", *words],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT, check=False,
@@ -67,9 +67,9 @@ def cluster(*words: str, code: int = 0) -> str:
 
 @contextmanager
 def first_node(code: str = "") -> Iterator[Path]:
-    """The first node of a cluster whose processes run some code as they begin; the folder it lives in.
+    """Start a cluster whose processes run code at their start; yields its folder.
 
-    The name is short, as those of sockets have to be.
+    The folder's name is short, since socket paths are limited.
     """
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as name, pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLAB_HELPERS_HOME", f"{name}/home")
@@ -87,18 +87,18 @@ def first_node(code: str = "") -> Iterator[Path]:
 
 
 def join(number: int) -> None:
-    """Have a node of a number join it."""
+    """Have another node join the cluster."""
     cluster("join", address(), "--host", NODE.format(number))
 
 
 def address() -> str:
-    """Where this machine's cluster is reached."""
+    """The address of this machine's cluster."""
     found = json.loads(Path(os.environ["COLAB_HELPERS_HOME"], "cluster.json").read_text())
     return str(found["address"])
 
 
 def processes(place: Path, *words: str) -> list[psutil.Process]:
-    """Those of this cluster, and no other's, in whose command line all of these stand."""
+    """Processes of this cluster whose command line contains all these words."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         line = " ".join(process.info["cmdline"] or [])
@@ -111,7 +111,7 @@ def processes(place: Path, *words: str) -> list[psutil.Process]:
 
 @contextmanager
 def watched_memory(place: Path) -> Iterator[list[int]]:
-    """Resident bytes of the coordinator, again and again."""
+    """Sample the coordinator's resident memory in bytes."""
     sizes, over = [0], threading.Event()
 
     def look() -> None:
@@ -128,7 +128,7 @@ def watched_memory(place: Path) -> Iterator[list[int]]:
 
 
 def thousand(place: Path) -> Path:
-    """A folder of as many targets, none of which is ever read."""
+    """Create a folder of a thousand targets, which are never read."""
     (targets := place / "thousand").mkdir()
     for number in range(1000):
         (targets / f"{number:04d}.mp4").write_bytes(b"never read" + b"." * number)

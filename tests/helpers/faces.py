@@ -1,4 +1,4 @@
-"""Faces made of numbers: where they are and who they show is known."""
+"""Synthetic faces with known positions and identities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A GPU that computes on the CPU, and remembers what ONNX Runtime was asked for."""
+"""A fake GPU that computes on the CPU and records the providers requested from ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _Session = onnxruntime.InferenceSession
 
 @dataclass
 class FakeGpu:
-    """What the pretended ONNX Runtime does.
+    """Replaces ``InferenceSession`` by one that claims to use CUDA.
 
     Attributes:
-        missing: Providers whose libraries cannot be loaded: it falls back to the next without a word.
-        asked: The providers each session was asked for, by file name; ``trial`` for those made in memory.
+        missing: Providers whose libraries cannot be loaded: it silently falls back to the next.
+        asked: Requested providers by file name, or ``trial`` for models in memory.
     """
 
     missing: set[str] = field(default_factory=set)
@@ -37,13 +37,13 @@ class FakeGpu:
         name = "trial" if isinstance(model, bytes) else Path(model).name
         self.asked.append((name, providers))
         names = [item if isinstance(item, str) else item[0] for item in providers]
-        assert not enable_fallback or names == [CPU]  # else ONNX Runtime would choose other options itself
+        assert not enable_fallback or names == [CPU]  # otherwise ONNX Runtime would change options itself
         return _OnTheCpu(
             _Session(model, options, providers=[CPU]), [name for name in names if name not in self.missing]
         )
 
     def options(self, name: str, provider: str) -> list[dict[str, str]]:
-        """Options of a provider for each session of a file that was asked to use it."""
+        """Options of a provider in each session of a file that requested it."""
         return [
             dict(item[1])
             for asked, providers in self.asked
@@ -65,15 +65,15 @@ class _OnTheCpu:
 
 
 def install_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    """Put a T4 into this machine."""
-    pretended = FakeGpu()
+    """Make this machine appear to have a T4."""
+    fake = FakeGpu()
     for module in (session, model_conversion, engine):
         monkeypatch.setattr(module, "this_machine", lambda: T4)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", pretended.create)
-    # Values bound to what a graph reads and writes lie where the networks really run.
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fake.create)
+    # Bound inputs and outputs are where the networks really run.
     monkeypatch.setattr(session, "GpuSession", partial(GpuSession, device="cpu"))
-    # On a processor it is not faster to have faces' pixels done in graphs.
+    # On a CPU graphs are not faster for the pixels of faces.
     monkeypatch.setattr(path_choice, "make_verdict", lambda *_: Verdict())
-    return pretended
+    return fake

@@ -1,4 +1,4 @@
-"""People of an output folder made up: who was found in which video, with pictures."""
+"""Synthetic people records of an output folder, with portraits."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from tests.people.actors import portrait
 RATE = 25.0
 
 
-def look(*places: int) -> np.ndarray:
-    """A unit embedding; two with a place in common are the more alike the fewer they have."""
+def unit_embedding(*indices: int) -> np.ndarray:
+    """A unit embedding with equal values at some indices; common indices make two similar."""
     vector = np.zeros(512, np.float32)
-    vector[list(places)] = 1
+    vector[list(indices)] = 1
     return vector / np.linalg.norm(vector)
 
 
 def write_people(
     folder: Path, videos: Mapping[str, Sequence[tuple[str, np.ndarray]]], *, seconds: float = 2.0
 ) -> KnownPeople:
-    """Leave what pass 1 leaves, of videos that show one after another somebody, each with a portrait.
+    """Write the record of pass 1 for videos that show several people in turn, each with a portrait.
 
     Args:
         folder: The output folder.
-        videos: By the name of the target who is seen, by the name of a rendered person, and their look.
-        seconds: How long each is on screen.
+        videos: For each target name the people shown: name of a rendered person and embedding.
+        seconds: Time on screen of each person.
     """
     (folder / PEOPLE_FOLDER_NAME).mkdir(parents=True, exist_ok=True)
     known = KnownPeople(recogniser="r")

@@ -1,4 +1,4 @@
-"""Marks in files, read by the library's own reader; and what a mark must leave alone."""
+"""Marks in files, read with the C2PA library, and the media data that marking must not change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOW = datetime.datetime.now(datetime.UTC)
 
 
 def media(path: Path) -> list[Any]:
-    """Every packet of a video, or every picture's pixels: what a mark must not touch."""
+    """Every packet of a video, or the pixels of every picture."""
     if not is_image(path) and path.suffix != ".gif":
         with av.open(str(path)) as container:
             return [(one.stream_index, one.pts, one.dts, bytes(one)) for one in container.demux() if one.size]
@@ -43,7 +43,7 @@ def media(path: Path) -> list[Any]:
 
 
 def made(path: Path) -> Path:
-    """A small file of the kind that its suffix names."""
+    """Write a small file of the type named by its suffix."""
     if path.suffix == ".webm":
         return make(path, Spec(frames=4, codec="libvpx-vp9", sounds=(Sound("libopus"),)))
     if path.suffix == ".avi":
@@ -56,15 +56,15 @@ def made(path: Path) -> Path:
     return path
 
 
-def marks(target: Path, **given: Any) -> Marks:
-    usual = {"signed_by": load_credentials(LOCAL), "networks": {"swap": ["one"], "enhance": ["two"]}}
-    return Marks(target=target, **(usual | given))
+def marks(target: Path, **options: Any) -> Marks:
+    defaults = {"signed_by": load_credentials(LOCAL), "networks": {"swap": ["one"], "enhance": ["two"]}}
+    return Marks(target=target, **(defaults | options))
 
 
 def published(
     target: Path, output: Path, *, actions: Sequence[str] = ("swap", "enhance"), by: Marks | None = None
 ) -> Path:
-    """A copy of the target, marked and published as results are."""
+    """Copy the target, marked and published like a result."""
     by = by or marks(target)
     with target.open("rb") as content:
         copy_atomically(output, content, lambda partial: by.seal(partial, output, actions))
@@ -72,11 +72,11 @@ def published(
 
 
 class KilledError(BaseException):
-    """Ends what runs, and whatever it would still do to files."""
+    """Simulates a kill."""
 
 
 class FaultInjector:
-    """Ends what runs in its block before so many calls that change files; after that nothing changes any."""
+    """Raises ``KilledError`` at the n-th call that changes files and at each later one."""
 
     def __init__(self) -> None:
         self._left = 0
@@ -90,7 +90,7 @@ class FaultInjector:
 
     @contextmanager
     def before(self, step: int) -> Iterator[None]:
-        """End the block before a step, counted from 1."""
+        """Fail in the block at a step, counted from 1."""
         self._left = step + 1
         try:
             yield
@@ -99,7 +99,7 @@ class FaultInjector:
 
 
 def read_mark(path: Path, *, anchor: bytes = b"", beside: Path | None = None) -> tuple[str, dict[str, Any]]:
-    """What the library says of a file, and the manifest; ``anchor`` vouches for signers."""
+    """Validation state and manifest store of a file; ``anchor`` is a trusted root certificate."""
     trust = {"trust": {"user_anchors": anchor.decode()}} if anchor else {}
     context = Context.from_dict({**trust, "verify": {"verify_trust": True}})
     manifest = beside.read_bytes() if beside else None
@@ -108,7 +108,7 @@ def read_mark(path: Path, *, anchor: bytes = b"", beside: Path | None = None) ->
 
 
 def actions(store: dict[str, Any]) -> list[dict[str, Any]]:
-    """The actions of a file's own manifest."""
+    """The actions of the active manifest."""
     found = store["manifests"][store["active_manifest"]]["assertions"]
     return [action for one in found if "actions" in one["label"] for action in one["data"]["actions"]]
 
@@ -121,7 +121,7 @@ def certificate(
     days: int = 30,
     name: str = "Ana Ruiz",
 ) -> bytes:
-    """Write a user's certificate, the one that vouches for it, and its key to a file; return the second."""
+    """Write a user's certificate, its root certificate and key to a file; returns the root."""
     root, own = ec.generate_private_key(ec.SECP256R1()), key or ec.generate_private_key(ec.SECP384R1())
     anchor = _issued("Root", root.public_key(), root, days=3650, purpose=None)
     leaf = _issued(name, own.public_key(), root, days=days, purpose=purpose)
@@ -146,7 +146,7 @@ def _issued(name: str, public: Any, issuer: Any, *, days: int, purpose: Any) -> 
     ]
     ends = NOW + datetime.timedelta(days=days)
     usage = x509.KeyUsage(purpose is not None, *[False] * 4, purpose is None, *[False] * 3)
-    made = (
+    builder = (
         x509.CertificateBuilder(*named, public, x509.random_serial_number())
         .not_valid_before(min(NOW, ends) - datetime.timedelta(days=1))
         .not_valid_after(ends)
@@ -158,5 +158,5 @@ def _issued(name: str, public: Any, issuer: Any, *, days: int, purpose: Any) -> 
         )
     )
     if purpose is not None:
-        made = made.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-    return made.sign(issuer, hashes.SHA256())
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    return builder.sign(issuer, hashes.SHA256())

@@ -1,4 +1,4 @@
-"""Small networks for the tests of conversion, one for each thing that can go wrong."""
+"""Small networks for tests, also ones whose conversion fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _inswapper(seed: int) -> bytes:
 
 
 def small_inswapper(seed: int = 0) -> onnx.ModelProto:
-    """inswapper's layers with few channels; its matrix takes a while to make, so it is made once."""
+    """inswapper's layers with few channels; cached, since computing its matrix is slow."""
     return onnx.load_from_string(_inswapper(seed))
 
 
@@ -34,7 +34,7 @@ def build(
     weights: dict[str, Any] | None = None,
     out: Sequence[int | str] | None = None,
 ) -> onnx.ModelProto:
-    """A model from ``input`` to ``output``."""
+    """Build a model from ``input`` to ``output``."""
     graph = helper.make_graph(
         list(nodes),
         "net",
@@ -48,7 +48,7 @@ def build(
 
 
 def node(kind: str, inputs: str, out: str, **attributes: Any) -> onnx.NodeProto:
-    """A node with inputs given as words; ``-`` leaves one out."""
+    """Make a node with space-separated input names; ``-`` omits one."""
     return helper.make_node(kind, [name.strip("-") for name in inputs.split()], [out], **attributes)
 
 
@@ -63,7 +63,7 @@ def net(kind: str) -> onnx.ModelProto:
 
     Args:
         kind: ``plain`` takes one picture; ``dynamic`` any number of them; ``constant`` ignores its input;
-            ``rank 3`` takes something else than pictures.
+            ``rank 3`` takes no pictures.
     """
     if kind == "rank 3":
         return build([node("Identity", "input", "output")], (1, SIZE, SIZE))
@@ -74,7 +74,7 @@ def net(kind: str) -> onnx.ModelProto:
 
 
 def half_graph(kind: str) -> onnx.ModelProto:
-    """An enhancer-like network whose conversion to half precision fails: its values reach a million."""
+    """An enhancer-like network whose values overflow in half precision."""
     assert kind == "overflowing"
     nodes = [
         node("Mul", "input large", "big"),
@@ -86,10 +86,10 @@ def half_graph(kind: str) -> onnx.ModelProto:
 
 
 def enlarger(scale: int, *, edge: int | None = None, reach: int = 34, mode: str = "cubic") -> onnx.ModelProto:
-    """Real-ESRGAN's contract: smooth, after a blur that looks as far around as realesr-general-x4v3 does."""
+    """A resize with Real-ESRGAN's contract, after a blur with realesr-general-x4v3's receptive field."""
     kernel = np.zeros((3, 1, 3, 3), np.float32)
     kernel[:, 0, 1, 1], kernel[:, 0, 0, 0], kernel[:, 0, 1, 2], kernel[:, 0, 2, 1] = 0.7, 0.2, 0.15, -0.05
-    # RealESRGAN_x2plus begins with blocks of 2 x 2, so that an odd edge is an error.
+    # RealESRGAN_x2plus starts with blocks of 2 x 2, so odd sizes are errors.
     nodes = [
         node("SpaceToDepth", "input", "blocks", blocksize=2),
         node("DepthToSpace", "blocks", "even", blocksize=2),

@@ -1,4 +1,4 @@
-"""NVML made up: what a driver tells of its cards."""
+"""A fake NVML."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from colab_helpers.machine import GIB
 
 
 class NVMLError(Exception):
-    """Every error of the driver."""
+    """The base error of NVML."""
 
 
 def fake_nvml(*, missing: tuple[str, ...] = (), cards: int = 1, alike: bool = True) -> ModuleType:
-    """NVML with cards of 16 GiB, or where they are not alike each faster than the one before it.
+    """NVML with cards of 16 GiB; if not ``alike``, each is faster than the one before it.
 
     Handles are numbers. Queries named in ``missing`` are not supported.
     """

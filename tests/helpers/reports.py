@@ -1,4 +1,4 @@
-"""Reports, statuses and samples made up, and pages read back as a browser would."""
+"""Synthetic reports, statuses and samples, and a parser for pages."""
 
 from __future__ import annotations
 
@@ -26,44 +26,31 @@ from colab_helpers.settings import Settings
 
 START = 1_790_000_000.0
 MACHINE = {
-    "cpus": 4,
-    "memory_total": 13 * GIB,
+    "cpus": 4, "memory_total": 13 * GIB, "python": "3.11.7", "system": "Linux", "on_colab": True,
     "gpu": {"name": "Test Card", "memory_total": 15 * GIB, "driver": "1.2"},
-    "python": "3.11.7",
-    "system": "Linux",
-    "on_colab": True,
-}
+}  # fmt: skip
 GPU: dict[str, Any] = {
-    "utilisation": 91.0,
-    "memory_used": 6 * GIB,
-    "memory_total": 15 * GIB,
-    "process_memory": 5 * GIB,
-    "encoder": 22.0,
-    "decoder": 7.0,
-    "temperature": 66.0,
-    "power": 61.5,
-}
+    "utilisation": 91.0, "memory_used": 6 * GIB, "memory_total": 15 * GIB, "process_memory": 5 * GIB,
+    "encoder": 22.0, "decoder": 7.0, "temperature": 66.0, "power": 61.5,
+}  # fmt: skip
 _VOID = {"meta", "img", "br"}
 
 
 def a_file(target: Path | str, output: Path | str | None = None, **values: Any) -> FileReport:
-    """A file that is done where it has an output."""
+    """A file report: done if it has an output, else failed."""
     status: FileStatus = "done" if output else "failed"
-    given = {"source": ["face.png"], "frames_in": 8, "frames_out": 8, "faces_swapped": 8, **values}
+    defaults = {"source": ["face.png"], "frames_in": 8, "frames_out": 8, "faces_swapped": 8, **values}
     return FileReport(
-        target=str(target), output=str(output) if output else None, **{"status": status, **given}
+        target=str(target), output=str(output) if output else None, **{"status": status, **defaults}
     )
 
 
 def a_full_file(target: Path | str, output: Path | str) -> FileReport:
-    """A file of which everything is known."""
+    """A file report with all values known."""
     quality = Quality(
-        similarity_mean=0.7123,
-        similarity_p5=0.641,
-        similarity_samples=11,
-        flicker=0.42,
+        similarity_mean=0.7123, similarity_p5=0.641, similarity_samples=11, flicker=0.42,
         missed_spans=[(0, 10), (225, 250)],
-    )
+    )  # fmt: skip
     return a_file(
         target, output, source=["face.png", "other.png"], frames_in=250, frames_out=250, faces_swapped=240,
         frames_without_face=35, seconds=10.42, fps=24.0,
@@ -76,66 +63,48 @@ def a_full_file(target: Path | str, output: Path | str) -> FileReport:
 
 
 def a_report(*files: FileReport, **values: Any) -> BatchReport:
-    """A run of some files."""
+    """A batch report of some files."""
     counts = {name: values.pop(name, 0) for name in ("memory_warnings", "restarts")}
     summary = summarize(list(files), seconds=754.2, **counts)
-    given = {
-        "consent": "The person shown has agreed.",
-        "settings": Settings().model_dump(mode="json"),
-        "machine": MACHINE,
-        "run": "run-7",
+    defaults = {
+        "consent": "The person shown has agreed.", "settings": Settings().model_dump(mode="json"),
+        "machine": MACHINE, "run": "run-7",
         "models": [ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=False)],
         **values,
-    }
-    return BatchReport(summary=summary, files=list(files), **given)
+    }  # fmt: skip
+    return BatchReport(summary=summary, files=list(files), **defaults)
 
 
 def sample(number: int = 0, *, gpu: dict[str, Any] | None = GPU, **values: Any) -> Sample:
-    """The machine at work, two seconds after the sample before."""
-    given = {
-        "time": START + 2 * number,
-        "cpu_percent": 35.0,
-        "ram_used": 5 * GIB,
-        "ram_total": 12 * GIB,
-        "process_memory": 3 * GIB,
-        "disk_free": 50_000_000_000,
-        "file": "a.mp4",
-        "frame": 48 * number,
-        "fps": 24.0,
-        "queues": {"decode": 8, "find faces": 6, "change faces": 0},
-        "stage": "frames",
-    }
-    return Sample(**{**given, **values}, gpu=GpuSample(**gpu) if gpu is not None else None)
+    """A sample of a busy machine, two seconds after that of the number before."""
+    defaults = {
+        "time": START + 2 * number, "cpu_percent": 35.0, "ram_used": 5 * GIB, "ram_total": 12 * GIB,
+        "process_memory": 3 * GIB, "disk_free": 50_000_000_000, "file": "a.mp4", "frame": 48 * number,
+        "fps": 24.0, "queues": {"decode": 8, "find faces": 6, "change faces": 0}, "stage": "frames",
+    }  # fmt: skip
+    return Sample(**{**defaults, **values}, gpu=GpuSample(**gpu) if gpu is not None else None)
 
 
 def a_progress(frame: int = 120, frames: int | None = 480, **values: Any) -> Progress:
-    """A file at work."""
-    given = {
-        "file": "a.mp4",
-        "file_index": 0,
-        "file_count": 2,
-        "fps": 24.04,
-        "eta": 75.0,
-        "ram_percent": 40.0,
-        "gpu_percent": None,
-        "provider": "cuda",
-        "threads": 8,
-        "batch_size": 4,
-    }
-    return Progress(frame=frame, frames=frames, **{**given, **values})
+    """The progress of a running file."""
+    defaults = {
+        "file": "a.mp4", "file_index": 0, "file_count": 2, "fps": 24.04, "eta": 75.0, "ram_percent": 40.0,
+        "gpu_percent": None, "provider": "cuda", "threads": 8, "batch_size": 4,
+    }  # fmt: skip
+    return Progress(frame=frame, frames=frames, **{**defaults, **values})
 
 
 def a_status(*files: FileReport, **values: Any) -> BatchStatus:
-    """A batch at work in this process."""
-    given = {"pid": os.getpid(), "host": socket.gethostname(), "started": START, "updated": START + 60}
-    return BatchStatus(**{**given, **values}, files=list(files))
+    """The status of a batch running in this process."""
+    defaults = {"pid": os.getpid(), "host": socket.gethostname(), "started": START, "updated": START + 60}
+    return BatchStatus(**{**defaults, **values}, files=list(files))
 
 
 class Page(HTMLParser):
-    """Text, tags with attributes, and rows of tables of a page; refuses what is not nested well.
+    """Text, tags with attributes, and table rows of a page; fails on wrong nesting.
 
     Attributes:
-        text: What a person reads.
+        text: The visible text.
         tags: Names and attributes.
         rows: Cells of all tables.
     """
@@ -174,22 +143,22 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
     def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
-        """Attributes of every such tag."""
+        """Attributes of every matching tag."""
         found = (attributes for name, attributes in self.tags if name == tag)
         return [each for each in found if all(each.get(k.rstrip("_")) == v for k, v in wanted.items())]
 
     def fact(self, name: str) -> str:
-        """The value beside a name; of several files the first."""
+        """The value beside a name in a table; for several files the first."""
         return next(row[1] for row in self.rows if len(row) == 2 and row[0] == name)
 
     def charts(self) -> dict[str, str]:
-        """The charts by what is read aloud, up to a colon."""
+        """Charts by their accessible label up to a colon."""
         found = re.findall(r'<svg[^>]*aria-label="([^":]*)[^>]*>.*?</svg>', self.source, re.DOTALL)
         parts = re.findall(r"<svg.*?</svg>", self.source, re.DOTALL)
         return dict(zip(found, parts, strict=True))
 
     def safe(self) -> None:
-        """Assert that nothing comes from elsewhere and nothing runs."""
+        """Assert that the page loads nothing external and runs no script."""
         assert not re.search(r"https?:|['(\s=]//|@import|url\(|<link|<script|\son\w+=", self.source)
         for tag, attributes in self.tags:
             assert (attributes.get("src") or "data:").startswith("data:"), tag
@@ -198,5 +167,5 @@ class Page(HTMLParser):
 
 def bare_sample(when: float, **values: Any) -> Sample:
     """A sample of a run on a machine without a GPU."""
-    given = {"ram_used": 40, "ram_total": 100, "file": "a.mp4", "fps": 25.0, "stage": "frames"}
-    return Sample(**{**given, **values}, time=when)
+    defaults = {"ram_used": 40, "ram_total": 100, "file": "a.mp4", "fps": 25.0, "stage": "frames"}
+    return Sample(**{**defaults, **values}, time=when)

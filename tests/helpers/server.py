@@ -1,4 +1,4 @@
-"""A local HTTP server that misbehaves on demand, and counts what it sends."""
+"""A local HTTP server with scripted faults, which counts the bytes it sends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Behaviour = Callable[["Handler", "Route"], None]
 
 @dataclass
 class Route:
-    """One path: its bytes, what it does for the first requests, and what was asked of it."""
+    """A path: its content, behaviours for the first requests, and the requests received."""
 
     body: bytes
     script: list[Behaviour]
@@ -29,7 +29,7 @@ class Route:
 
     @property
     def starts(self) -> list[int]:
-        """First byte of each request, 0 where no range was asked for."""
+        """First byte of each request, 0 without a range."""
         found = [re.match(r"bytes=(\d+)-", request.get("Range", "")) for request in self.requests]
         return [int(match[1]) if match else 0 for match in found]
 
@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FaultServer:
-    """Serves ``routes`` on a free port of this machine until closed."""
+    """Serves routes on a free local port until closed."""
 
     def __init__(self) -> None:
         self._server = Server()
@@ -131,7 +131,7 @@ def asked_from(handler: Handler, route: Route) -> int:
 
 
 def answer(handler: Handler, route: Route, count: int | None = None) -> bytes:
-    """Send so much of what was asked for, under a head that promises all of it; return the rest."""
+    """Send some bytes of the requested range, with headers for all of it; return the rest."""
     start = asked_from(handler, route)
     body = route.body[start:]
     ranged = {"Content-Range": f"bytes {start}-{len(route.body) - 1}/{len(route.body)}"} if start else {}
@@ -148,7 +148,7 @@ def normal(handler: Handler, route: Route) -> None:
 
 
 def drop(after: int) -> Behaviour:
-    """Break the connection that many bytes into the answer."""
+    """Break the connection after some bytes of the body."""
 
     def behave(handler: Handler, route: Route) -> None:
         answer(handler, route, after)
@@ -178,14 +178,14 @@ def redirect(target: str) -> Behaviour:
 
 
 def sends(change: Callable[[bytes], bytes], *, length: int | None = None, **headers: Any) -> Behaviour:
-    """Answer with other bytes than the route's; a length of -1 says nothing about it."""
+    """Answer with changed bytes; a length of -1 sends no Content-Length."""
     return lambda handler, route: reply(
         handler, 200, change(route.body), route=route, length=length, **headers
     )
 
 
 def says_length(difference: int) -> Behaviour:
-    """The whole file, with a Content-Length that is off."""
+    """Send the whole file, with a wrong Content-Length."""
     return lambda handler, route: reply(
         handler, 200, route.body, route=route, length=len(route.body) + difference
     )
@@ -200,8 +200,8 @@ def _chunk(body: bytes) -> bytes:
 
 
 CHUNKED = {"length": -1, "Transfer_Encoding": "chunked"}
-other_bytes = sends(lambda body: bytes(byte ^ 0xFF for byte in body))  # as many, but others
-short = sends(_half)  # with a header that agrees
+other_bytes = sends(lambda body: bytes(byte ^ 0xFF for byte in body))  # same length
+short = sends(_half)  # with a matching header
 short_unsized = sends(_half, length=-1)
 long_unsized = sends(lambda body: body + b"more", length=-1)
 chunked = sends(lambda body: _chunk(body[:1000]) + _chunk(body[1000:]) + _chunk(b""), **CHUNKED)
@@ -215,12 +215,12 @@ empty = sends(lambda _: b"")
 
 
 def silent(handler: Handler, route: Route) -> None:
-    """Take the request and never answer."""
+    """Accept the request but never answer."""
     handler.server.closing.wait()
 
 
 def stuck(handler: Handler, route: Route) -> None:
-    """Send half, then nothing more, with the connection open."""
+    """Send half, then keep the connection open without sending more."""
     reply(handler, 200, route.body[: len(route.body) // 2], length=len(route.body))
     handler.server.closing.wait()
 
@@ -230,7 +230,7 @@ def hang_up(handler: Handler, route: Route) -> None:
 
 
 def wrong_range(handler: Handler, route: Route) -> None:
-    """Answer a range with another one than was asked for."""
+    """Answer with another range than requested."""
     body = route.body
     last = len(body) - 1
     reply(handler, 206, body, route=route, Content_Range=f"bytes 0-{last}/{len(body)}")

@@ -1,4 +1,4 @@
-"""Notebooks run as papermill runs them."""
+"""Fixtures that run a notebook headless."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> Callable[..., int]:
-    """Run the notebook that the test's module is about as ``setup.sh run`` does; returns the exit code."""
+    """Run the test module's notebook as ``setup.sh run`` does; returns the exit code."""
     path = NOTEBOOKS / f"{request.module.NOTEBOOK}.ipynb"
 
-    def execute(place: Path, /, **values: object) -> int:
+    def execute(folder: Path, /, **values: object) -> int:
         texts = {n: str(v) if isinstance(v, (str, Path)) else json.dumps(v) for n, v in values.items()}
         words = [f"{name}={text}" for name, text in texts.items()]
-        return headless.main([str(path), str(place / path.name), *words])
+        return headless.main([str(path), str(folder / path.name), *words])
 
     return execute
 
 
 @pytest.fixture
 def papermill(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., CompletedProcess[str]]:
-    """Run it with papermill's own command line, which guesses the types of values."""
+    """Run it with papermill's own command line, which guesses the values' types."""
     path = NOTEBOOKS / f"{request.module.NOTEBOOK}.ipynb"
 
     def execute(**values: object) -> CompletedProcess[str]:

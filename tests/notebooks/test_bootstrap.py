@@ -1,4 +1,4 @@
-"""The first code cell of every notebook: what it fetches and installs, and where it must not."""
+"""The bootstrap cell of every notebook: what it clones and installs, and where it must not."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 
 BOOK = nbformat.read(Path(__file__).resolve().parents[2] / "notebooks" / "setup.ipynb", as_version=4)
 BOOTSTRAP = next(cell.source for cell in BOOK.cells if cell.id == "bootstrap")
-HERE = SimpleNamespace(origin="/somewhere/colab_helpers/__init__.py")
+SPEC = SimpleNamespace(origin="/somewhere/colab_helpers/__init__.py")
 
 
 class Session:
-    """Runs the cell and writes down what it does to the machine."""
+    """Runs the cell and records its commands, scripts and installs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch = monkeypatch
@@ -34,9 +34,9 @@ class Session:
         return {"ensure": lambda install: self.installs.append(install)}
 
     def run(self, *, found: list[object], colab: bool, checkout: bool = False) -> None:
-        """Run the cell; ``found`` is what looking for the package gives, look by look."""
-        looks = iter(found)
-        self.monkeypatch.setattr(importlib.util, "find_spec", lambda name: next(looks))
+        """Run the cell; ``found`` has the results of successive searches for the package."""
+        specs = iter(found)
+        self.monkeypatch.setattr(importlib.util, "find_spec", lambda name: next(specs))
         self.monkeypatch.setattr(Path, "exists", lambda path: checkout)
         if colab:
             self.monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
@@ -56,16 +56,14 @@ PULL = ["git", "-C", "/content/colab-helpers", "pull", "--ff-only"]
 @pytest.mark.parametrize(
     ("found", "colab", "checkout", "commands"),
     [
-        ([None, HERE], True, False, [CLONE]),
-        ([None, HERE], True, True, [PULL]),
-        ([HERE, HERE], True, False, []),
-        ([HERE], False, False, []),
+        ([None, SPEC], True, False, [CLONE]),
+        ([None, SPEC], True, True, [PULL]),
+        ([SPEC, SPEC], True, False, []),
+        ([SPEC], False, False, []),
     ],
-    ids=["fresh", "a checkout is there", "a second run", "elsewhere"],
+    ids=["fresh", "existing checkout", "second run", "elsewhere"],
 )
-def test_on_colab_it_gets_repository_and_packages_elsewhere_nothing(
-    session, found, colab, checkout, commands
-):
+def test_only_colab_clones_repository_and_installs_packages(session, found, colab, checkout, commands):
     session.run(found=found, colab=colab, checkout=checkout)
     assert session.commands == commands
     assert (sys.path[0] == "/content/colab-helpers") == bool(commands)
@@ -73,7 +71,7 @@ def test_on_colab_it_gets_repository_and_packages_elsewhere_nothing(
     assert session.installs == [colab]
 
 
-def test_elsewhere_a_missing_package_is_explained(session):
+def test_missing_package_outside_colab_is_explained(session):
     with pytest.raises(RuntimeError, match=r"bash setup\.sh install"):
         session.run(found=[None], colab=False)
     assert session.installs == []

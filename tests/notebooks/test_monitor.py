@@ -1,4 +1,4 @@
-"""monitor.ipynb run as papermill runs it, and what its cells call."""
+"""monitor.ipynb run with papermill, and the functions that its cells call."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.helpers.reports import bare_sample as sample
 NOTEBOOK = "monitor"
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 NO_PROCESS = 2**22 + 1
-"""Above the greatest process id that Linux gives out."""
+"""Above the greatest process id of Linux."""
 
 
 def append(folder: Path, *samples: Sample) -> None:
@@ -46,36 +46,36 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def writer(folder: Path) -> StatusWriter:
-    """A run of two files that this very process does, and that has begun."""
+    """The status of a run of two files, started by this process."""
     tasks = [Task(Path("/in") / name, folder / name) for name in ("a.mp4", "b.mp4")]
     return StatusWriter(folder / STATUS_NAME, tasks, run="r")
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks follow each other at once, and every one is printed."""
+    """Refreshes follow each other immediately, and each is printed."""
     monkeypatch.setattr(monitor, "FASTEST", 0.02)
     monkeypatch.setattr(monitor, "TEXT_INTERVAL", 0.0)
 
 
 def rewrite(folder: Path, **values: Any) -> BatchStatus:
-    """Change what the status says, as another machine would have written it."""
+    """Change values of the status file, as another machine would."""
     changed = read_status(folder).model_copy(update=values)
     (folder / STATUS_NAME).write_text(changed.model_dump_json(by_alias=True))
     return changed
 
 
-def look(folder: Path, **options: Any) -> monitor.MonitorResult:
+def monitor_headless(folder: Path, **options: Any) -> monitor.MonitorResult:
     return watch(
         MonitorRequest(folder=folder, refresh=0, headless=True, output_dir=folder.parent / "seen", **options)
     )
 
 
-def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
+def test_run_is_monitored_to_its_end(folder, writer, monkeypatch, capsys):
     numbers = iter(range(1, 12))
 
-    def work(_: float) -> None:
-        """Get on a little between two looks."""
+    def advance(_: float) -> None:
+        """Advance the run between two refreshes."""
         number = next(numbers)
         if number <= 10:
             append(folder, sample(time.time(), frame=10 * number, ram_used=40 + number))
@@ -86,8 +86,8 @@ def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
         writer.file(1, FileReport(target="/in/b.mp4", status="failed", error="no face was found"))
         writer.end()
 
-    monkeypatch.setattr(monitor.time, "sleep", work)
-    result = look(folder)
+    monkeypatch.setattr(monitor.time, "sleep", advance)
+    result = monitor_headless(folder)
     found = result.summary
     assert (found.state, found.ended_by, found.samples) == ("failed", "end of run", 10)
     assert found.seconds < TIMEOUT
@@ -109,13 +109,13 @@ def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("host", "age", "state"),
     [
-        ("", 0.0, "running"),  # a worker that died just now may be started again
+        ("", 0.0, "running"),  # a worker that has just died may be restarted
         ("", monitor.HEARTBEAT_TIMEOUT + TIMEOUT, "lost"),
         ("elsewhere", 120.0, "running"),
         ("elsewhere", 181.0, "lost"),
     ],
 )
-def test_a_run_is_judged_by_its_process_and_elsewhere_by_its_last_news(
+def test_run_is_lost_without_process_or_remote_heartbeat(
     folder, writer, monkeypatch, capsys, host, age, state
 ):
     monkeypatch.setattr(monitor, "STALE_GRACE_SECONDS", 0.05)
@@ -124,30 +124,30 @@ def test_a_run_is_judged_by_its_process_and_elsewhere_by_its_last_news(
     writer.progress(a_progress(10, 100))
     host = host or socket.gethostname()
     rewrite(folder, host=host, pid=NO_PROCESS, updated=time.time() - age)
-    found = look(folder, seconds=0.3).summary
+    found = monitor_headless(folder, seconds=0.3).summary
     assert (found.state, found.host, found.advice) == (state, host, RESUME_REMEDY if state == "lost" else "")
     assert found.ended_by == ("end of run" if state == "lost" else "time")
     heads = [line for line in capsys.readouterr().out.splitlines() if " of 2 files finished (" in line]
-    assert len(heads) <= 2  # one at the beginning, one at the end
+    assert len(heads) <= 2  # at the start and at the end
     assert heads[-1].startswith("ended unexpectedly" if state == "lost" else "running")
 
 
-def test_a_clock_that_is_behind_makes_no_run_dead(folder, writer, capsys, monkeypatch):
-    """Its times are hours old, but they go on."""
+def test_remote_clock_behind_does_not_make_run_lost(folder, writer, capsys, monkeypatch):
+    """Its timestamps are hours old, but they advance."""
     monkeypatch.setattr(monitor, "STALE_GRACE_SECONDS", 0.1)
     behind = [time.time() - 7200]
     rewrite(folder, host="elsewhere", pid=NO_PROCESS, started=behind[0] - 50, updated=behind[0])
     real_sleep, left = time.sleep, iter(range(10))
 
-    def go_on(_: float) -> None:
+    def advance(_: float) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
         real_sleep(0.02)
         behind[0] += 1
         rewrite(folder, updated=behind[0])
 
-    monkeypatch.setattr(monitor.time, "sleep", go_on)
-    result = look(folder)
+    monkeypatch.setattr(monitor.time, "sleep", advance)
+    result = monitor_headless(folder)
     assert (result.summary.state, result.summary.ended_by) == ("running", "interrupt")
     assert result.report.exists()
     lines = [line for line in capsys.readouterr().out.splitlines() if "last update" in line]
@@ -155,22 +155,22 @@ def test_a_clock_that_is_behind_makes_no_run_dead(folder, writer, capsys, monkey
     assert re.search(r"last update \d+ s ago", lines[-1])
 
 
-def test_a_clock_that_is_ahead_hides_no_death(folder, writer, monkeypatch):
+def test_remote_clock_ahead_does_not_hide_lost_run(folder, writer, monkeypatch):
     monkeypatch.setattr(monitor, "STALE_GRACE_SECONDS", 0.05)
     monkeypatch.setattr(monitor, "REMOTE_TIMEOUT", 0.1)
     rewrite(folder, host="elsewhere", pid=NO_PROCESS, updated=time.time() + 7200)
-    assert look(folder, seconds=TIMEOUT).summary.state == "lost"
+    assert monitor_headless(folder, seconds=TIMEOUT).summary.state == "lost"
 
 
-def test_a_status_that_cannot_be_read_for_a_while_is_no_news(folder, writer, monkeypatch):
+def test_temporarily_unreadable_status_is_ignored(folder, writer, monkeypatch):
     status = folder / STATUS_NAME
     torn = iter([lambda: status.write_text('{"schema": 1, "st'), status.unlink, writer.end])
     monkeypatch.setattr(monitor.time, "sleep", lambda _: next(torn)())
-    assert look(folder).summary.state == "failed"
+    assert monitor_headless(folder).summary.state == "failed"
     assert not list(torn)
 
 
-def test_a_folder_without_a_run(folder):
+def test_folder_without_run_is_refused(folder):
     with pytest.raises(MissingFileError, match=r"no batch was started in this folder.*output_dir of"):
         watch(MonitorRequest(folder=folder, headless=True))
     with pytest.raises(MissingFileError, match="there is no such folder"):
@@ -183,13 +183,13 @@ def test_a_folder_without_a_run(folder):
 
 @pytest.fixture
 def panel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a notebook's panel was given, one page after the other."""
+    """The pages shown in a notebook's panel, in order."""
     pages: list[str] = []
     monkeypatch.setattr(monitor, "open_html_area", lambda: pages.append)
     return pages
 
 
-def test_in_a_notebook_one_panel_is_painted_anew(folder, writer, panel, monkeypatch, capsys):
+def test_notebook_panel_is_updated_in_place(folder, writer, panel, monkeypatch, capsys):
     append(folder, sample(time.time()))
     monkeypatch.setattr(monitor.time, "sleep", lambda _: writer.end())
     result = watch(MonitorRequest(folder=folder, refresh=0))
@@ -203,20 +203,20 @@ def test_in_a_notebook_one_panel_is_painted_anew(folder, writer, panel, monkeypa
 
 
 @pytest.fixture
-def sampled(monkeypatch):
-    """The first sample is there before the watching begins, however busy this machine is."""
+def sample_at_start(monkeypatch):
+    """The first sample is taken before monitoring starts, however busy this machine is."""
 
-    class Prompt(monitor.Recorder):
+    class WaitingRecorder(monitor.Recorder):
         def start(self):
             super().start()
             until(lambda: self.latest)
             return self
 
-    monkeypatch.setattr(monitor, "Recorder", Prompt)
+    monkeypatch.setattr(monitor, "Recorder", WaitingRecorder)
 
 
 @pytest.mark.parametrize("headless", [False, True])
-def test_this_machine_by_itself(tmp_path, panel, sampled, monkeypatch, headless):
+def test_machine_is_monitored_without_run(tmp_path, panel, sample_at_start, monkeypatch, headless):
     assert monitor.HEADLESS_SECONDS == 10
     monkeypatch.setattr(monitor, "HEADLESS_SECONDS", 0.1)
     seconds = 0.0 if headless else 0.3
@@ -227,7 +227,7 @@ def test_this_machine_by_itself(tmp_path, panel, sampled, monkeypatch, headless)
     assert (tmp_path / "monitor.json").exists()
 
 
-def test_what_the_doctor_found_stands_beside_the_charts_and_its_remedy_at_the_end(folder, writer, capsys):
+def test_diagnosis_is_shown_with_charts_and_remedy_at_end(folder, writer, capsys):
     checks = [
         Check(name="cuda", status="pass", detail="CUDA 12.8 with cuDNN 9"),
         Check(name="model inswapper_128", status="fail", detail="gone", remedy="fetch it."),
@@ -235,15 +235,15 @@ def test_what_the_doctor_found_stands_beside_the_charts_and_its_remedy_at_the_en
     ]
     (folder / "doctor.json").write_text(Diagnosis.of(checks).model_dump_json())
     writer.end()
-    assert look(folder).summary.lines()[1] == "What to do: fetch it."
+    assert monitor_headless(folder).summary.lines()[1] == "What to do: fetch it."
     printed = capsys.readouterr().out
     assert "cuda: CUDA 12.8 with cuDNN 9 (doctor.json)" in printed
     assert "model inswapper_128: gone (doctor.json)" in printed
     assert "python: 3.11" not in printed
 
 
-def test_plain_papermill_looks_for_a_while_and_reports(tmp_path):
-    """Nothing in the form says that nobody watches."""
+def test_papermill_monitors_for_limited_time(tmp_path):
+    """Even though ``headless`` is not set."""
     notebook = nbformat.read(NOTEBOOKS / "monitor.ipynb", as_version=4)
     assert monitor.UNATTENDED_SECONDS == 60
     shorter = "from colab_helpers.ui import monitor\nmonitor.UNATTENDED_SECONDS = 2"
@@ -255,9 +255,9 @@ def test_plain_papermill_looks_for_a_while_and_reports(tmp_path):
     assert shown.startswith("Monitored this machine for 0:0")
 
 
-def test_the_form_names_a_run_that_has_ended(run, tmp_path, folder, writer, capfd):
-    began = writer.status.started
-    append(folder, sample(began - 100), *(sample(began + n) for n in range(5)))  # the first is another run's
+def test_form_can_name_ended_run(run, tmp_path, folder, writer, capfd):
+    started = writer.status.started
+    append(folder, *(sample(started + n) for n in (-100, *range(5))))  # the first is from another run
     for number in range(2):
         writer.file(number, FileReport(target="/in/a.mp4", status="done"))
     writer.end()

@@ -1,4 +1,4 @@
-"""portraits.ipynb run as papermill runs it, and what its cells call; what paints is a function."""
+"""portraits.ipynb run with papermill, and the functions that its cells call, with a fake generator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMAND = "bash setup.sh install portraits"
 
 
 @pytest.mark.skipif(all(map(find_spec, PACKAGES)), reason="the extra portraits is installed")
-def test_without_the_extra_it_says_the_one_command(papermill, run, tmp_path, capfd):
+def test_missing_extra_names_install_command(papermill, run, tmp_path, capfd):
     done = papermill(prompt="una mujer", size=768, library=str(tmp_path / "people"))
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out.ipynb").read_text(encoding="utf-8")
@@ -37,26 +37,26 @@ def test_without_the_extra_it_says_the_one_command(papermill, run, tmp_path, cap
     assert not (tmp_path / "people").exists()
 
 
-def test_people_are_made_kept_and_shown(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_portraits_are_generated_saved_and_shown(tmp_path: Path, monkeypatch, capsys) -> None:
     demo, library = copy_demo(tmp_path / "demo"), tmp_path / "people"
     paint, shown = Painter(demo.source), list[str]()
     monkeypatch.setattr(errors, "find_spec", lambda name: name)
     monkeypatch.setattr(portraits, "open_sdxl_lightning", lambda root, **_: paint(root))
     monkeypatch.setattr(Host, "show", lambda self, html, text, **_: shown.extend([html, text]))
-    given = {"library": library, "models_dir": demo.models, "size": "512", "count": "2", "seed": 5}
-    asked = show_prompt(PortraitsRequest(prompt="a man with a <beard>", **given))
+    values = {"library": library, "models_dir": demo.models, "size": "512", "count": "2", "seed": 5}
+    request = show_prompt(PortraitsRequest(prompt="a man with a <beard>", **values))
     assert "a man with a &lt;beard&gt;, head and shoulders portrait" in shown[0]
     assert "OpenRAIL++" in shown[1] or "Open RAIL++" in shown[1]
-    made = paint_portraits(asked)
-    assert [(one.photo.parent.name, one.seed) for one in made] == [("crowd-1", 8), ("crowd-2", 13)]
-    assert [size for _, _, size in paint.asked] == [512] * 8
+    painted = paint_portraits(request)
+    assert [(one.photo.parent.name, one.seed) for one in painted] == [("crowd-1", 8), ("crowd-2", 13)]
+    assert [size for _, _, size in paint.calls] == [512] * 8
     assert capsys.readouterr().out.count("portrait: ") == 2
-    show_portraits(asked, made)
+    show_portraits(request, painted)
     assert shown[-2].count("data:image/jpeg;base64,") == 2
     assert "people = everybody" in shown[-1]
     assert synthetic_people(library) == ["crowd-1", "crowd-2"]
-    assert np.array_equal(read_image(made[0].photo), paint.paint("", 8, 512))
+    assert np.array_equal(read_image(painted[0].photo), paint.paint("", 8, 512))
     with pytest.raises(UsageError, match="adults only"):
-        show_prompt(PortraitsRequest(prompt="a boy", **given))
+        show_prompt(PortraitsRequest(prompt="a boy", **values))
     with pytest.raises(UsageError, match="size = 600"):
         PortraitsRequest(size=600)

@@ -1,4 +1,4 @@
-"""preload.ipynb run as papermill runs it, and what its cells call; nothing is fetched from a network."""
+"""preload.ipynb run with papermill, and the functions that its cells call; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -34,13 +34,9 @@ from colab_helpers.ui.preload import (
 
 NOTEBOOK = "preload"
 ROLES = {
-    "buffalo_l/det_10g": "detector",
-    "buffalo_l/w600k_r50": "recogniser",
-    "inswapper_128": "swapper",
-    "GFPGANv1.4": "enhancer",
-    "nsfw_2": "content",
-    "buffalo_l/genderage": "attributes",
-}
+    "buffalo_l/det_10g": "detector", "buffalo_l/w600k_r50": "recogniser", "inswapper_128": "swapper",
+    "GFPGANv1.4": "enhancer", "nsfw_2": "content", "buffalo_l/genderage": "attributes",
+}  # fmt: skip
 FREE = {"GFPGANv1.4", "nsfw_2"}
 RESEARCH = {
     "name": "Research",
@@ -58,13 +54,13 @@ def states(result: PreloadResult) -> list[str]:
     return [model.state for model in result.models]
 
 
-def needed(folder: Path, **values: object) -> PreloadPlan:
+def plan_for(folder: Path, **values: object) -> PreloadPlan:
     options = {"models_dir": str(folder / "models"), "output_dir": str(folder / "run"), "headless": True}
     return show_models(PreloadRequest(**{**options, **values}))
 
 
-def copies(standins: Path, folder: Path) -> Path:
-    """The stand-ins as networks that nobody knows: nothing in them says what they are."""
+def anonymous_copies(standins: Path, folder: Path) -> Path:
+    """Copy the stand-ins without the metadata that identifies them."""
     for name in ROLES:
         model = onnx.load(standins / f"{name}.onnx")
         del model.metadata_props[:]
@@ -74,7 +70,7 @@ def copies(standins: Path, folder: Path) -> Path:
     return folder
 
 
-def test_an_empty_form_shows_and_runs_the_demos_networks(run, tmp_path, capfd):
+def test_empty_form_shows_and_runs_demo_networks(run, tmp_path, capfd):
     assert run(tmp_path) == 0
     result = result_of(tmp_path)
     assert result.ok
@@ -85,28 +81,28 @@ def test_an_empty_form_shows_and_runs_the_demos_networks(run, tmp_path, capfd):
     assert "stand-in inswapper_128 (swapper, " in printed
     assert "Nothing is missing. The demo's stand-in networks" in printed
     assert f"report:   {tmp_path / 'preload.json'}" in printed
-    with use_language("es"):  # a longer word stands apart from the name, too
+    with use_language("es"):  # a longer word is still separated from the name
         assert "sustituta inswapper_128 (swapper, " in models_text(result.models, tmp_path)
 
 
-def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(standins, tmp_path):
+def test_custom_model_needs_no_catalog_entry_and_can_be_converted(standins, tmp_path):
     models = Path(shutil.copytree(standins, tmp_path / "models"))
     (models / "inswapper_128.onnx").rename(models / "mine.onnx")
     own = {"swapper_model": "mine", "frame_processors": ["face_swapper"], "half_precision": True}
-    wanted = needed(tmp_path, overrides=own, convert=True)
-    (swapper,) = (model for model in wanted.models() if model.role == "swapper")
+    plan = plan_for(tmp_path, overrides=own, convert=True)
+    (swapper,) = (model for model in plan.models() if model.role == "swapper")
     assert (swapper.name, swapper.role, swapper.state) == ("mine", "swapper", "stand-in")
-    result = fetch_models(wanted)
+    result = fetch_models(plan)
     assert result.ok
-    (made,) = result.converted
-    assert made.name.startswith("mine-half-")
+    (converted,) = result.converted
+    assert converted.name.startswith("mine-half-")
     detail = next(check.detail for check in result.diagnosis.checks if check.name == "model mine")
-    assert f"a run loads {made.name}" in detail
+    assert f"a run loads {converted.name}" in detail
 
 
-def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(run, tmp_path, capfd):
-    asked = {"accept_licences": "false", "models_dir": tmp_path / "models"}
-    assert run(tmp_path / "run", **asked) == headless.EXIT_USAGE
+def test_nothing_is_fetched_without_accepted_licences(run, tmp_path, capfd):
+    options = {"accept_licences": "false", "models_dir": tmp_path / "models"}
+    assert run(tmp_path / "run", **options) == headless.EXIT_USAGE
     result = result_of(tmp_path / "run")
     assert not result.ok
     assert states(result) == ["missing"] * len(ROLES)
@@ -118,8 +114,8 @@ def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(run, tm
     assert list(tmp_path.rglob("*.onnx")) == []
 
 
-def test_plain_papermill_fetches_nothing_where_the_licences_are_not_accepted(papermill, tmp_path):
-    """Papermill hands over the text "false"."""
+def test_papermill_value_false_does_not_accept_licences(papermill, tmp_path):
+    """Papermill passes the text "false"."""
     done = papermill(accept_licences="false", demo="false", models_dir="models", output_dir="out")
     assert done.returncode != 0
     assert "LicenceError" in done.stderr
@@ -129,8 +125,8 @@ def test_plain_papermill_fetches_nothing_where_the_licences_are_not_accepted(pap
 
 @pytest.fixture
 def cache(standins, tmp_path, monkeypatch) -> Path:
-    """A shared cache that has every model; all but ``FREE`` come under a strict licence."""
-    place = copies(standins, tmp_path / "cache")
+    """A shared cache with every model; all but ``FREE`` have a restrictive licence."""
+    place = anonymous_copies(standins, tmp_path / "cache")
     research = {"licence": Licence(**RESEARCH), "licence_id": "research"}
     known, models = load_catalog(), {}
     free = {"licence": known.licences["apache"], "licence_id": "apache"}
@@ -141,16 +137,16 @@ def cache(standins, tmp_path, monkeypatch) -> Path:
         models[name] = known.models[name].model_copy(update={"sources": (found,), **terms})
     for module in (preload, models_preload, networks, catalog):
         monkeypatch.setattr(module, "load_catalog", lambda: replace(known, models=models))
-    # They know rendered people only.
+    # The stand-ins work on rendered people only.
     monkeypatch.setattr(networks.reference, "photograph", lambda *_: finding("photograph", "not shown"))
     return place
 
 
-def test_accepted_models_are_brought_verified_and_run(cache, tmp_path, capsys):
-    wanted = needed(tmp_path, accept_licences=True, shared_cache=cache)
-    assert {model.state for model in wanted.models()} == {"missing"}
+def test_accepted_models_are_copied_verified_and_run(cache, tmp_path, capsys):
+    plan = plan_for(tmp_path, accept_licences=True, shared_cache=cache)
+    assert {model.state for model in plan.models()} == {"missing"}
     assert "Research (https://licence.example). Forbidden: Selling <it>." in capsys.readouterr().out
-    result = fetch_models(wanted)
+    result = fetch_models(plan)
     assert result.ok
     assert result == result_of(tmp_path / "run")
     assert states(result) == ["there"] * len(ROLES)
@@ -159,33 +155,33 @@ def test_accepted_models_are_brought_verified_and_run(cache, tmp_path, capsys):
     assert accepted == set(ROLES) - FREE
     passed = {check.name for check in result.diagnosis.checks if check.status == "pass"}
     assert {"model GFPGANv1.4", "parity det_10g", "parity w600k_r50", "parity inswapper_128"} <= passed
-    show_preload(wanted, result)
+    show_preload(plan, result)
     assert "Nothing is missing." in capsys.readouterr().out
-    # What is there needs no licence accepted anew, and nothing is fetched twice.
-    again = fetch_models(needed(tmp_path, offline=True))
+    # Models present need no acceptance and are not fetched again.
+    again = fetch_models(plan_for(tmp_path, offline=True))
     assert {file.source for file in again.fetched.files} == {"present"}
-    # What was damaged since is told.
+    # Damage since then is reported.
     (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"<html>")
-    (model,) = [model for model in wanted.models() if model.state == "damaged"]
+    (model,) = [model for model in plan.models() if model.state == "damaged"]
     assert model.note.startswith("inswapper_128: ONNX Runtime cannot load the model")
-    assert model.note in models_text(wanted.models(), wanted.root)
+    assert model.note in models_text(plan.models(), plan.root)
 
 
-def test_a_licence_that_is_not_accepted_keeps_everything_out(cache, tmp_path):
-    wanted = needed(tmp_path)
+def test_unaccepted_licence_prevents_all_fetches(cache, tmp_path):
+    plan = plan_for(tmp_path)
     with pytest.raises(LicenceError) as caught:
-        fetch_models(wanted)
+        fetch_models(plan)
     assert "accept_licences=true" in caught.value.remedy
     assert "Selling <it>." in caught.value.what
     assert not list((tmp_path / "models").rglob("*.onnx"))
     assert result_of(tmp_path / "run").error == str(caught.value)
-    page = models_html(wanted.models(), tmp_path)
+    page = models_html(plan.models(), tmp_path)
     assert page.count("<tr>") == 1 + len(ROLES)
     assert "Selling &lt;it&gt;." in page
     assert '<a href="https://licence.example">Research</a>' in page
 
 
-def test_a_network_that_gives_no_numbers_fails_the_proof(cache, tmp_path, capsys):
+def test_network_with_nan_output_fails_check(cache, tmp_path, capsys):
     shape = [1, 3, 512, 512]
     graph = helper.make_graph(
         [helper.make_node("Div", ["input", "zero"], ["output"])],
@@ -196,22 +192,22 @@ def test_a_network_that_gives_no_numbers_fails_the_proof(cache, tmp_path, capsys
     )
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
     onnx.save(model, cache / "GFPGANv1.4.onnx")
-    asked = {"overrides": {"frame_processors": ["face_enhancer"]}, "shared_cache": cache}
-    wanted = needed(tmp_path, accept_licences=True, **asked)
-    result = fetch_models(wanted)
+    options = {"overrides": {"frame_processors": ["face_enhancer"]}, "shared_cache": cache}
+    plan = plan_for(tmp_path, accept_licences=True, **options)
+    result = fetch_models(plan)
     assert not result.ok
     with pytest.raises(PreloadError, match=r"model GFPGANv1\.4: .*NaN or infinity"):
-        show_preload(wanted, result)
+        show_preload(plan, result)
     assert "FAIL model GFPGANv1.4" in capsys.readouterr().out
 
 
-def test_a_file_that_nobody_knows_is_told_and_used(standins, tmp_path, monkeypatch):
+def test_unknown_model_file_is_reported_and_used(standins, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    models = copies(standins, tmp_path / "models")
-    wanted = needed(tmp_path, offline=True)
-    assert {model.state for model in wanted.models()} == {"unknown"}
+    models = anonymous_copies(standins, tmp_path / "models")
+    plan = plan_for(tmp_path, offline=True)
+    assert {model.state for model in plan.models()} == {"unknown"}
     before = {path: path.read_bytes() for path in models.rglob("*.onnx")}
-    result = fetch_models(wanted)  # no licence accepted, nothing fetched
+    result = fetch_models(plan)  # no licence accepted, nothing fetched
     assert result.ok
     assert states(result) == ["unknown"] * len(ROLES)
     notes = [note for note in result.fetched.notes if "not a published file" in note]

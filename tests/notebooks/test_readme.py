@@ -1,4 +1,4 @@
-"""What README and docs say, in each language, is what the package does."""
+"""README and docs, in each language, match the package."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ FILES = {
     "es": {"README": ROOT / "README.es.md", **{name: ROOT / "docs" / "es" / f"{name}.md" for name in NAMES}},
 }
 PAGES = {
-    chosen: {name: path.read_text(encoding="utf-8") for name, path in files.items()}
-    for chosen, files in FILES.items()
+    code: {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    for code, files in FILES.items()
 }
-in_each_language = pytest.mark.parametrize("spoken_here", LANGUAGES)
+in_each_language = pytest.mark.parametrize("code", LANGUAGES)
 
 
 def tables() -> ModuleType:
@@ -50,20 +50,20 @@ def shell_lines() -> list[list[str]]:
 
 
 @in_each_language
-def test_the_tables_are_up_to_date(spoken_here):
-    pages = PAGES[spoken_here]
+def test_tables_are_up_to_date(code):
+    pages = PAGES[code]
     for name, page in (("notebooks", "README"), ("presets", "settings"), ("settings", "settings")):
         assert pages[page].count(f"<!-- {name} -->") == pages[page].count(f"<!-- /{name} -->") == 1
-    with use_language(spoken_here):
+    with use_language(code):
         for text in pages.values():
             assert tables().updated(text) == text, "run: python docs/tables.py"
 
 
 @in_each_language
-def test_a_readme_is_short_and_every_notebook_has_its_badge(spoken_here):
-    readme = PAGES[spoken_here]["README"]
+def test_readme_is_short_and_has_badge_of_each_notebook(code):
+    readme = PAGES[code]["README"]
     assert len(readme.splitlines()) <= 180
-    folder = ROOT / "notebooks" / ("" if spoken_here == "en" else spoken_here)
+    folder = ROOT / "notebooks" / ("" if code == "en" else code)
     for notebook in (folder / name for name in tables().NOTEBOOKS):
         badge = nbformat.read(notebook, as_version=4).cells[0].source
         assert notebook.relative_to(ROOT).as_posix() in badge
@@ -71,12 +71,12 @@ def test_a_readme_is_short_and_every_notebook_has_its_badge(spoken_here):
 
 
 @pytest.mark.parametrize("page", ["README", *NAMES])
-def test_both_say_the_same_and_links_lead_somewhere(page):
-    """As far as that can be seen: tables, lists, blocks of code and pictures are as many, names the same."""
-    for chosen in LANGUAGES:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[chosen][page]):
-            assert (FILES[chosen][page].parent / target).exists(), target
-    english, spanish = (re.split(r"^## .*$", PAGES[chosen][page], flags=re.MULTILINE) for chosen in LANGUAGES)
+def test_translations_have_same_structure_and_links_exist(page):
+    """Equal numbers of table rows, list items, code blocks and pictures per section; equal names."""
+    for code in LANGUAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[code][page]):
+            assert (FILES[code][page].parent / target).exists(), target
+    english, spanish = (re.split(r"^## .*$", PAGES[code][page], flags=re.MULTILINE) for code in LANGUAGES)
     assert len(english) == len(spanish)
     for ours, theirs in zip(english, spanish, strict=True):
         for start in (r"^\| ", r"^- ", r"^```", r"^!\["):
@@ -87,8 +87,8 @@ def test_both_say_the_same_and_links_lead_somewhere(page):
 
 
 @in_each_language
-def test_the_python_example_uses_what_there_is(spoken_here):
-    text = PAGES[spoken_here]["command-line"]
+def test_python_example_uses_public_names(code):
+    text = PAGES[code]["command-line"]
     (example,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     imports = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.ImportFrom)]
     names = [alias.name for node in imports for alias in node.names]
@@ -98,15 +98,15 @@ def test_the_python_example_uses_what_there_is(spoken_here):
         assert callable(getattr(colab_helpers, name))
 
 
-def test_the_command_lines_are_understood():
+def test_command_lines_can_be_parsed():
     assert any(DEMO_CONSENT in line for line in shell_lines())
     for words in shell_lines():
         build_parser(VERBS).parse_args(words[3:])
 
 
 @in_each_language
-def test_every_field_of_the_report_and_of_the_form_is_explained(spoken_here):
-    pages = PAGES[spoken_here]
+def test_report_and_form_fields_are_documented(code):
+    pages = PAGES[code]
     for name in [*FileReport.model_fields, *Summary.model_fields]:
         assert f"`{name}`" in pages["results"], name
     _, form = read_form(ROOT / "notebooks" / "batch_swap.ipynb")

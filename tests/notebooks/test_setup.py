@@ -1,4 +1,4 @@
-"""setup.ipynb run as papermill runs it, and what its cells call."""
+"""setup.ipynb run with papermill, and the functions that its cells call."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NOTEBOOK = "setup"
 SPANISH = Path(__file__).resolve().parents[2] / "notebooks" / "es" / "setup.ipynb"
 
 
-def build_report(folder: Path) -> Diagnosis:
+def read_diagnosis(folder: Path) -> Diagnosis:
     return Diagnosis.model_validate_json((folder / "doctor.json").read_bytes())
 
 
-def test_an_empty_form_examines_the_demos_networks(run, tmp_path, capfd):
+def test_empty_form_checks_demo_networks(run, tmp_path, capfd):
     assert run(tmp_path) == 0
-    found = build_report(tmp_path)
+    found = read_diagnosis(tmp_path)
     assert found.ok
     models = [check for check in found.checks if check.name.startswith("model ")]
     assert len(models) == 7
@@ -42,34 +42,34 @@ def test_an_empty_form_examines_the_demos_networks(run, tmp_path, capfd):
     assert not any("text/html" in output.get("data", {}) for output in outputs)
 
 
-def test_the_spanish_notebook_speaks_spanish(tmp_path, capfd):
+def test_spanish_notebook_prints_spanish(tmp_path, capfd):
     assert headless.main([str(SPANISH), str(tmp_path / "setup.ipynb")]) == 0
     printed = capfd.readouterr().out
     with use_language("es"):
-        assert build_report(tmp_path).summary() in printed
+        assert read_diagnosis(tmp_path).summary() in printed
         assert tr("report:   {path}", path=tmp_path / "doctor.json") in printed
     assert "report:" not in printed
 
 
-def test_which_models_are_examined(tmp_path, monkeypatch):
-    asked = []
+def test_models_dir_is_chosen_by_form(tmp_path, monkeypatch):
+    folders = []
 
-    def noted(settings, *, models_dir, folder, drive):
-        asked.append(models_dir)
+    def fake_diagnose(settings, *, models_dir, folder, drive):
+        folders.append(models_dir)
         return Diagnosis.of([Check(name="python", status="pass", detail="3")])
 
-    monkeypatch.setattr(setup, "diagnose", noted)
+    monkeypatch.setattr(setup, "diagnose", fake_diagnose)
     monkeypatch.setattr(setup, "copy_models", lambda folder: folder)
     values = {"output_dir": str(tmp_path / "run"), "headless": True}
     run_setup(SetupRequest(**values))
     run_setup(SetupRequest(demo=False, **values))
     run_setup(SetupRequest(models_dir=tmp_path, **values))
-    assert asked == [tmp_path / "run" / "demo" / "models", None, tmp_path]
+    assert folders == [tmp_path / "run" / "demo" / "models", None, tmp_path]
     assert json.loads((tmp_path / "run" / "doctor.json").read_text())["ok"]
 
 
-class Page(Host):
-    """A front end that keeps what it shows."""
+class FrontEnd(Host):
+    """A host that records the HTML shown."""
 
     shown: list[str] = []  # noqa: RUF012
 
@@ -77,12 +77,12 @@ class Page(Host):
         self.shown.append(html)
 
 
-def test_where_there_is_a_front_end_the_table_is_html(tmp_path, capsys):
+def test_front_end_gets_html_table(tmp_path, capsys):
     bad = Check(name="disk & folder", status="fail", detail="<none>", remedy="free 2 > 1")
     good = Check(name="python", status="pass", detail="3.12")
     with pytest.raises(SetupError, match="1 check"):
-        show_setup(SetupResult(Diagnosis.of([good, bad]), tmp_path / "doctor.json", Page()))
-    (page,) = Page.shown
+        show_setup(SetupResult(Diagnosis.of([good, bad]), tmp_path / "doctor.json", FrontEnd()))
+    (page,) = FrontEnd.shown
     assert capsys.readouterr().out == ""
     assert page.count("<tr>") == 3
     for text in ("disk &amp; folder", "&lt;none&gt;", "free 2 &gt; 1", "1 passed, 0 warning(s), 1 failed"):
@@ -98,7 +98,7 @@ def test_where_there_is_a_front_end_the_table_is_html(tmp_path, capsys):
         ("monitor.json", watch, MonitorRequest),
     ],
 )
-def test_a_report_replaces_no_file_of_the_users(tmp_path, name, verb, request_type):
+def test_report_does_not_overwrite_user_file(tmp_path, name, verb, request_type):
     own = tmp_path / name
     own.write_text('{"mine": 1}')
     with pytest.raises(UsageError, match=f"{name}: a file or folder with this name already exists"):

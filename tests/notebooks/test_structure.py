@@ -1,4 +1,4 @@
-"""What every notebook must be: thin, bare of outputs, alike, and in step with the package."""
+"""Every notebook is thin, without outputs, consistent with the others and with the package."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from colab_helpers.ui.form import PortraitsRequest, read_form
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_LINES = 20
-BUILT = {
+REQUEST_TYPES = {
     "batch_swap": BatchRequest,
     "monitor": MonitorRequest,
     "portraits": PortraitsRequest,
     "preload": PreloadRequest,
     "setup": SetupRequest,
 }
-"""The request that each notebook builds."""
+"""The request type that each notebook builds."""
 FORMS = ("form", "cluster", "parameters")
-"""The cells of the form; in the last one are the parameters of papermill."""
-SEVERAL = {"gpus", "cluster", "gpus_per_worker", "priority", "map_paths"}
-"""Names for which the last cell has no room: papermill sets them, too, but says it does not know them."""
+"""Ids of the form's cells; the last one has the tag ``parameters``."""
+CLUSTER_FIELDS = {"gpus", "cluster", "gpus_per_worker", "priority", "map_paths"}
+"""Names outside the tagged cell: papermill sets them, but warns that it does not know them."""
 BADGE = re.compile(
     r"\[!\[Open In Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
     r"\(https://colab\.research\.google\.com/github/([\w-]+/[\w-]+)/blob/main/notebooks/([\w.]+)\)"
@@ -52,12 +52,12 @@ def form_text(path: Path) -> str:
     return "\n".join(cell.source for cell in code_cells(path) if cell.id in FORMS)
 
 
-def test_there_are_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == sorted(BUILT)
+def test_all_notebooks_exist():
+    assert [path.stem for path in NOTEBOOKS] == sorted(REQUEST_TYPES)
 
 
 @every_notebook
-def test_it_is_valid_bare_and_thin(path):
+def test_notebook_is_valid_thin_and_without_outputs(path):
     notebook = read(path)
     nbformat.validate(notebook)
     metadata = notebook.metadata
@@ -75,7 +75,7 @@ def test_it_is_valid_bare_and_thin(path):
 
 
 @every_notebook
-def test_it_begins_with_badge_notice_and_form_and_ends_with_limits_and_troubleshooting(path):
+def test_notebook_has_badge_notice_form_limits_and_troubleshooting(path):
     first, second, *rest = read(path).cells
     forms = [cell for cell in rest if cell.id in FORMS]
     bootstrap = next(cell for cell in rest if cell.cell_type == "code" and cell not in forms)
@@ -84,7 +84,7 @@ def test_it_begins_with_badge_notice_and_form_and_ends_with_limits_and_troublesh
     assert second.source.startswith("# ")
     assert re.findall(r"^(\d)\. ", second.source, re.MULTILINE) == ["1", "2", "3"]
     assert "> **Before you start.** Change faces only where it is lawful" in second.source
-    # Papermill sets values after the one tagged cell: nothing of the form comes later.
+    # Papermill sets values after the tagged cell, so it must be the form's last.
     tagged = [cell for cell in code_cells(path) if cell.metadata.get("tags") == ["parameters"]]
     assert [cell.id for cell in tagged] == [forms[-1].id]
     assert rest.index(forms[-1]) < rest.index(bootstrap)
@@ -99,17 +99,17 @@ def test_it_begins_with_badge_notice_and_form_and_ends_with_limits_and_troublesh
 
 
 @every_notebook
-def test_its_form_asks_for_what_its_request_takes(path):
+def test_form_fields_match_request(path):
     lines = [line for line in ast.parse(form_text(path)).body if isinstance(line, ast.AnnAssign)]
     declared = {line.target.id: line for line in lines}
     for name, line in declared.items():
         assert type(ast.literal_eval(line.value)).__name__ == ast.unparse(line.annotation), name
     model, form = read_form(path)
-    assert model is BUILT[path.stem]
+    assert model is REQUEST_TYPES[path.stem]
     assert {*form} == {*model.form()} == {*declared}
-    # Papermill warns of what does not stand in the tagged cell.
-    assert {*form} - {*papermill.inspect_notebook(str(path))} == {*form} & SEVERAL
-    # The demo's consent is the form's own; the rest is as everywhere else.
+    # Papermill warns of names outside the tagged cell.
+    assert {*form} - {*papermill.inspect_notebook(str(path))} == {*form} & CLUSTER_FIELDS
+    # Only the default consent, the demo's, is the form's own.
     own = {"consent": DEMO_CONSENT} if "consent" in form else {}
     assert model(**form) == model(**own)
     if "preset" in form:
@@ -119,13 +119,13 @@ def test_its_form_asks_for_what_its_request_takes(path):
 
 
 @every_notebook
-def test_its_cells_hold_no_logic(path):
-    """Beside form and bootstrap a cell imports and calls; by itself after a restart it says what to do."""
+def test_cells_contain_no_logic(path):
+    """Other cells only import and call; run alone after a restart, they say what to do."""
     form, *rest = code_cells(path)
     for cell in rest:
         if cell.id in ("bootstrap", "cluster"):
             continue
-        if cell.id in FORMS:  # whose error shows the line, and with it what to do
+        if cell.id in FORMS:  # the error shows the line with its instructions
             with pytest.raises(NameError):
                 exec(cell.source, {})
             assert "sources = sources  # Not defined? Run the cell '1. What to do' first" in cell.source
@@ -139,7 +139,7 @@ def test_its_cells_hold_no_logic(path):
     exec(form.source, {})
 
 
-def test_the_five_that_matter_stand_first_and_the_rest_is_folded():
+def test_main_fields_come_first_and_the_rest_is_folded():
     path = next(path for path in NOTEBOOKS if path.stem == "batch_swap")
     first, *others = (cell for cell in code_cells(path) if cell.id in FORMS)
     names = re.findall(r"^(\w+):", first.source, re.MULTILINE)
@@ -148,19 +148,19 @@ def test_the_five_that_matter_stand_first_and_the_rest_is_folded():
     order = [cell.id for cell in read(path).cells]
     folded = read(path).metadata.colab.collapsed_sections
     assert [order[order.index(name) + 1] for name in folded] == [cell.id for cell in others]
-    # Another heading of that level ends what is folded.
+    # The next heading of the same level ends the folded section.
     for cell in others:
         assert read(path).cells[order.index(cell.id) + 1].source.startswith("## ")
 
 
-def test_what_all_say_is_the_same_in_each():
+def test_bootstrap_and_notice_are_the_same_in_all_notebooks():
     texts = [{cell.id: cell.source for cell in read(path).cells} for path in NOTEBOOKS]
     assert len({text["bootstrap"] for text in texts}) == 1
     notices = {re.search(r"^> .*", "\n".join(text.values()), re.MULTILINE)[0] for text in texts}
     assert len(notices) == 1
 
 
-def test_only_the_host_knows_colab():
-    known = re.compile(r"^\s*(import|from) (google|IPython|ipywidgets)\b", re.MULTILINE)
+def test_only_host_module_imports_colab_and_ipython():
+    imports = re.compile(r"^\s*(import|from) (google|IPython|ipywidgets)\b", re.MULTILINE)
     sources = (ROOT / "colab_helpers").rglob("*.py")
-    assert [path.name for path in sources if known.search(path.read_text())] == ["host.py"]
+    assert [path.name for path in sources if imports.search(path.read_text())] == ["host.py"]

@@ -1,4 +1,4 @@
-"""The people of a file in page and notebook: figures, portraits cut out of the target, and strips."""
+"""People of a file on the report page and in a notebook: figures, portraits and presence strips."""
 
 from __future__ import annotations
 
@@ -36,18 +36,11 @@ FIRST = PersonReport(
 SECOND = PersonReport(seen=40, present_spans=[(100, 140)], unselected=40)
 OTHERS = PersonReport(people=3, seen=7, changed=7)
 ROWS = [
-    [
-        "Person 1",
-        "250",
-        "180",
-        "9",
-        "62 occluded, 8 not selected, 5 lost",
-        "0.71 → 0.70 → 0.69",
-        "0.42 / 1.31",
-    ],
+    ["Person 1", "250", "180", "9", "62 occluded, 8 not selected, 5 lost", "0.71 → 0.70 → 0.69",
+     "0.42 / 1.31"],
     ["Person 2", "40", "0", "0", "40 not selected", "–", "–"],
     ["Others", "7", "7", "0", "–", "–", "–"],
-]
+]  # fmt: skip
 
 
 def with_people(*people: PersonReport, **values: Any) -> BatchReport:
@@ -68,20 +61,20 @@ def notebook_of(report: BatchReport) -> Page:
 
 
 @pytest.mark.parametrize("render", [page_of, notebook_of])
-def test_everybody_has_a_row(render: Any) -> None:
+def test_each_person_has_a_row(render: Any) -> None:
     page = render(with_people(FIRST, SECOND, OTHERS))
     start = next(number for number, row in enumerate(page.rows) if row[:1] == ["Person"])
     rows = page.rows[start + 1 : start + 4]
     assert [row[:7] for row in rows] == ROWS
     label = "Person 1: missed in 20 spans"
-    assert rows[0][7].startswith(f"{label}0–0 (0:00.0–0:00.0), 4–4 (0:00.2–0:00.2)")  # titles count as text
+    assert rows[0][7].startswith(f"{label}0–0 (0:00.0–0:00.0), 4–4 (0:00.2–0:00.2)")  # includes SVG titles
     assert rows[0][7].endswith("and 16 more")
     assert rows[2][7] == ""
     assert len(page.all("svg")) == 2
     assert "Person 1" not in render(with_people()).text
 
 
-def test_a_report_without_people_is_read_as_ever() -> None:
+def test_report_without_people_can_be_read() -> None:
     report = with_people(FIRST)
     old = json.loads(to_json(report))
     del old["files"][0]["quality"]["people"]
@@ -89,7 +82,7 @@ def test_a_report_without_people_is_read_as_ever() -> None:
     assert from_json(BatchReport, to_json(report)) == report
 
 
-def test_a_strip_shows_one_missed_frame_of_an_hour() -> None:
+def test_strip_shows_single_missed_frame_of_an_hour() -> None:
     drawn = strip([(0, 45_000)], [(9_000, 9_001), (89_999, 90_000)], 90_000, label="<a> & b")
     (present,) = re.findall(rf'd="([^"]*)" fill="{BLUE}"', drawn)
     (missed,) = re.findall(rf'd="([^"]*)" fill="{ALARM}"', drawn)
@@ -99,7 +92,7 @@ def test_a_strip_shows_one_missed_frame_of_an_hour() -> None:
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180])
-def test_a_portrait_is_what_the_box_shows_upright(tmp_path: Path, rotation: int) -> None:
+def test_portrait_is_upright_crop_of_box(tmp_path: Path, rotation: int) -> None:
     spec = Spec(frames=30, size=(320, 200), rotation=rotation, options={"preset": "ultrafast", "g": "30"})
     plain = make(tmp_path / "plain.mp4", replace(spec, rotation=0))
     video = cv2.VideoCapture(str(plain))
@@ -111,20 +104,20 @@ def test_a_portrait_is_what_the_box_shows_upright(tmp_path: Path, rotation: int)
     assert np.abs(found.astype(int) - expected).mean() < 6
     assert np.abs(found.astype(int) - np.rot90(expected)).mean() > 12
     face = Face(np.float32([140, 20, 180, 60]), np.zeros((5, 2), np.float32), 1.0)
-    while_there = read_image(portrait_url(BgrPicture(stored), face, probe(path).upright))
-    assert while_there.shape == (72, 72, 3)
-    assert np.abs(cv2.resize(while_there, (60, 60)).astype(int) - expected).mean() < 6
+    live = read_image(portrait_url(BgrPicture(stored), face, probe(path).upright))
+    assert live.shape == (72, 72, 3)
+    assert np.abs(cv2.resize(live, (60, 60)).astype(int) - expected).mean() < 6
     with pytest.raises(MediaError):
         portrait_of(path, 0.0, (500, 500, 600, 600))
 
 
-def test_a_portrait_of_the_report_is_shown_whatever_became_of_the_target() -> None:
+def test_portrait_stored_in_report_is_shown_without_target() -> None:
     url = "data:image/jpeg;base64,AA=="
     page = page_of(with_people(FIRST.model_copy(update={"portrait": url})))
     assert [tag["src"] for tag in page.all("img") if tag["alt"] == "Person 1"] == [url]
 
 
-def test_a_portrait_stands_in_the_row_and_none_where_the_target_has_gone(tmp_path: Path) -> None:
+def test_portrait_is_omitted_if_target_is_gone(tmp_path: Path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=10))
     shown = FIRST.model_copy(update={"portrait_seconds": 0.2, "portrait_box": (10.0, 10.0, 40.0, 40.0)})
     for path, count in ((target, 1), (tmp_path / "gone.mp4", 0)):
@@ -135,24 +128,24 @@ def test_a_portrait_stands_in_the_row_and_none_where_the_target_has_gone(tmp_pat
 
 
 NAMED = PersonReport(name="Ana <b>", action="swap", source="ben", seen=9, changed=9, present_spans=[(0, 9)])
-HIDDEN = PersonReport(name="p2", action="blur", seen=9, changed=9, present_spans=[(0, 9)])
-LEFT = PersonReport(name="p3", seen=9, present_spans=[(0, 9)])
+BLURRED = PersonReport(name="p2", action="blur", seen=9, changed=9, present_spans=[(0, 9)])
+UNCHANGED = PersonReport(name="p3", seen=9, present_spans=[(0, 9)])
 
 
 @pytest.mark.parametrize("render", [page_of, notebook_of])
-def test_who_is_named_has_a_name_and_what_was_done(render: Any) -> None:
-    page = render(with_people(NAMED, HIDDEN, LEFT, SECOND))
+def test_named_people_have_name_and_action(render: Any) -> None:
+    page = render(with_people(NAMED, BLURRED, UNCHANGED, SECOND))
     start = next(number for number, row in enumerate(page.rows) if row[:1] == ["Person"])
     names = [row[0] for row in page.rows[start + 1 : start + 5]]
     assert names == ["Ana <b>replaced by ben", "p2blurred", "p3", "Person 4"]
 
 
-def test_the_page_names_who_was_changed_and_whom_the_statement_does_not() -> None:
-    first = with_people(NAMED, HIDDEN, LEFT)
+def test_changed_people_not_named_in_consent_are_listed() -> None:
+    first = with_people(NAMED, BLURRED, UNCHANGED)
     other = with_people(NAMED.model_copy(update={"source": "a/b.jpg, cleo"}))
     files = [*first.files, *other.files]
     report = build_report(files, consent=Consent(statement="Ben Lee: self"), settings={}, seconds=1.0)
-    assert report.not_in_consent == ["Ana <b>", "cleo"]  # blurring needs nobody's consent; a path is no name
+    assert report.not_in_consent == ["Ana <b>", "cleo"]  # blurring needs no consent; a path is no name
     assert [note for note in report.notes if "Ana <b>, cleo" in note]
     page = page_of(report)
     rows = {row[0]: row[1] for row in page.rows if len(row) > 1}

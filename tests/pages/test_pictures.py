@@ -1,4 +1,4 @@
-"""Pictures and players of results, from media made here."""
+"""Pictures and players of results, from generated media."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FRAMES, FPS, SIZE = 36, 20, (96, 64)
 
 
 def grey_ramp(path: Path, *, marked: range = range(0)) -> Path:
-    """Frame i is grey 6·i + 20; marked frames carry a white square."""
+    """Write a video whose frame i is grey 6·i + 20; marked frames have a white square."""
     images = np.stack([np.full((SIZE[1], SIZE[0], 3), 6 * i + 20, np.uint8) for i in range(FRAMES)])
     for i in marked:
         images[i, 16:48, 32:64] = 255
@@ -56,7 +56,7 @@ def number_of(image: np.ndarray) -> int:
 
 @pytest.mark.parametrize("index", [0, 11, 13, 30, 35])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_a_frame_is_found_by_its_time(tmp_path, index, suffix) -> None:
+def test_frame_at_timestamp(tmp_path, index, suffix) -> None:
     image = frame_at(grey_ramp(tmp_path / f"clip.{suffix}"), index / FPS)
     assert image.shape == (64, 96, 3)
     assert number_of(image) == index
@@ -65,13 +65,13 @@ def test_a_frame_is_found_by_its_time(tmp_path, index, suffix) -> None:
 @pytest.mark.parametrize(
     ("quality", "number"),
     [
-        (None, 27),  # where most changed, of a few moments
-        (Quality(missed_spans=[(0, 25), (30, 36)]), 25),  # a key frame is not in the only stretch with a face
-        (Quality(missed_spans=[(0, 20)]), 24),  # the key frame before the middle of the stretch
+        (None, 27),  # the sampled frame that changed most
+        (Quality(missed_spans=[(0, 25), (30, 36)]), 25),  # the only span with a face has no key frame
+        (Quality(missed_spans=[(0, 20)]), 24),  # the key frame before the middle of the span
         (Quality(missed_spans=[(0, 36)]), 27),  # no face at all
     ],
 )
-def test_the_pictures_are_of_one_telling_moment(tmp_path, quality, number) -> None:
+def test_before_and_after_show_a_changed_frame(tmp_path, quality, number) -> None:
     target = grey_ramp(tmp_path / "clip.mp4")
     output = grey_ramp(tmp_path / "out.mp4", marked=range(25, 30))
     before, after = pair_of(a_file(target, output, frames_out=FRAMES, quality=quality))
@@ -80,7 +80,7 @@ def test_the_pictures_are_of_one_telling_moment(tmp_path, quality, number) -> No
     np.testing.assert_allclose(after[:10].mean(), before[:10].mean(), atol=2)
 
 
-def test_source_before_and_after_are_shown_of_an_image_too(tmp_path) -> None:
+def test_image_has_source_before_and_after_pictures(tmp_path) -> None:
     for name, grey in (("face.png", 60), ("photo.png", 10), ("result.png", 200)):
         cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), grey, np.uint8))
     file = a_file(tmp_path / "photo.png", tmp_path / "result.png", source=[str(tmp_path / "face.png")])
@@ -88,24 +88,21 @@ def test_source_before_and_after_are_shown_of_an_image_too(tmp_path) -> None:
     assert [picture.caption for picture in shown] == ["source", "before", "after"]
     assert [round(read_image(picture.url).mean()) for picture in shown] == [60, 10, 200]
     (tmp_path / "bad.png").write_text("no picture")
-    for source, told in (
+    for source, reason in (
         ("data:image/png;base64,AAAA", "given in memory"),
         (tmp_path / "bad.png", "no pict"),
     ):
         first, *others = pictures_of(file.model_copy(update={"source": [str(source)]}))
-        assert told in first.caption
+        assert reason in first.caption
         assert [bool(picture.url) for picture in (first, *others)] == [False, True, True]
 
 
-def test_what_is_gone_or_no_video_is_an_error(tmp_path) -> None:
+def test_missing_file_or_non_video_is_an_error(tmp_path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(MediaError):
         frame_at(tmp_path / "gone.mp4", 0)
     with pytest.raises(MediaError):
         pair_of(a_file(tmp_path / "text.mp4", tmp_path / "text.mp4"))
-
-
-# --- players ----------------------------------------------------------------------------------------------
 
 
 def videos_in(paths: list[Path], **options) -> list[bytes]:
@@ -119,7 +116,7 @@ def frames_of(content: bytes) -> list[av.VideoFrame]:
 
 
 @pytest.mark.parametrize(("name", "rotation", "size"), [("a.mkv", 0, (480, 270)), ("a.mp4", 90, (270, 480))])
-def test_what_browsers_cannot_play_becomes_an_upright_clip(tmp_path, name, rotation, size) -> None:
+def test_unplayable_video_becomes_upright_clip(tmp_path, name, rotation, size) -> None:
     spec = Spec(frames=60, rate=Fraction(10), size=(960, 540), codec="mpeg4", options={}, rotation=rotation)
     (player,), _ = players_of([make(tmp_path / name, spec)])
     assert "4" in player.note
@@ -129,7 +126,7 @@ def test_what_browsers_cannot_play_becomes_an_upright_clip(tmp_path, name, rotat
     assert frames[-1].time == pytest.approx(3.9, abs=0.01)
 
 
-def test_the_room_is_shared(tmp_path) -> None:
+def test_players_share_size_limit(tmp_path) -> None:
     images = np.random.default_rng(1).integers(0, 255, (15, 270, 480, 3), np.uint8)
     noise, small = write_video(tmp_path / "noise.mp4", images), make(tmp_path / "small.mp4", Spec())
     clip, whole = videos_in([noise, small])
@@ -140,7 +137,7 @@ def test_the_room_is_shared(tmp_path) -> None:
     assert left_out == ["noise.mp4"]
 
 
-def test_no_more_than_a_few_players_and_damage_is_named(tmp_path) -> None:
+def test_number_of_players_is_limited_and_damage_reported(tmp_path) -> None:
     players, left_out = players_of([make(tmp_path / f"{n}.mp4", Spec()) for n in range(MAX_PLAYERS + 2)])
     assert len(players) == MAX_PLAYERS
     assert left_out == ["6.mp4", "7.mp4"]

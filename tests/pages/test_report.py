@@ -1,4 +1,4 @@
-"""A run's page and its results in a notebook: parsed as a browser would, their figures compared."""
+"""Report page of a run and its results in a notebook: parsed HTML against the report's figures."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from colab_helpers.settings import Settings
 from tests.helpers.reports import START, Page, a_file, a_full_file, a_report, sample
 from tests.media.make import Spec, make, picture
 
-EVIL = "<script>alert(\"1\")</script>&'x' 日本 ü"
+UNSAFE = "<script>alert(\"1\")</script>&'x' 日本 ü"
 
 
 def samples(count: int = 60, **values: Any) -> list[Sample]:
     gpu = values.pop("gpu", {"utilisation": 50, "memory_used": 6 * GIB})
-    taken = [
+    result = [
         sample(number, gpu=gpu, cpu_percent=40.0 if number else None, **values) for number in range(count)
     ]
     if gpu and count > 30:
-        taken[30] = sample(30, gpu={**gpu, "utilisation": 99}, **values)
-    return taken
+        result[30] = sample(30, gpu={**gpu, "utilisation": 99}, **values)
+    return result
 
 
-def page_of(report: BatchReport, taken: list[Sample] | None = None) -> Page:
-    page = Page(report_html(report, taken or []))
+def page_of(report: BatchReport, history: list[Sample] | None = None) -> Page:
+    page = Page(report_html(report, history or []))
     page.safe()
     return page
 
@@ -71,7 +71,7 @@ def number_of(image: np.ndarray) -> int:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> tuple[Path, Path]:
-    """A target and its result, in which only the frame in the middle differs."""
+    """A target and its result, which differ only in the middle frame."""
     target = make(tmp_path / "clip.mp4", Spec(frames=8))
     result = cv2.VideoWriter(str(tmp_path / "out.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (96, 64))
     for number in range(8):
@@ -84,7 +84,7 @@ def clips(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("render", [page_of, results_of])
-def test_the_pictures_are_the_right_frame_before_and_after(clips, render, tmp_path: Path) -> None:
+def test_pictures_show_changed_frame_before_and_after(clips, render, tmp_path: Path) -> None:
     (tmp_path / "report.json").touch()
     options = {"folder": tmp_path} if render is results_of else {}
     page = render(a_report(a_file(*clips), notes=["one note"]), **options)
@@ -93,15 +93,15 @@ def test_the_pictures_are_the_right_frame_before_and_after(clips, render, tmp_pa
     assert np.abs(before[40:].astype(int) - after[40:]).mean() > 40
     assert [tag["alt"] for tag in page.all("img")] == ["clip.mp4, before", "clip.mp4, after"]
     assert "one note" in page.text
-    if render is results_of:  # a fragment with a player and the places of the reports
+    if render is results_of:  # a fragment with a player and the reports' paths
         assert not page.all("body")
         assert len(page.all("video")) == 1
         for text in ("1 of 1 files", "out.avi (the first 4", str(tmp_path / "report.json")):
             assert text in page.text
-        assert "report.html" not in page.text  # a run that was stopped has none
+        assert "report.html" not in page.text  # a stopped run has none
 
 
-def test_what_the_run_was_is_at_the_top(monkeypatch) -> None:
+def test_page_starts_with_summary_of_run(monkeypatch) -> None:
     files = [a_file("a.mp4", "a", bytes_out=1_500_000), a_file("b.mp4", "b", bytes_out=500_000), a_file("c")]
     report = a_report(*files, notes=["FP16 was off"], memory_warnings=3, restarts=2)
     monkeypatch.setattr("colab_helpers.pages.report.time", lambda: START + 500)
@@ -134,31 +134,22 @@ def test_what_the_run_was_is_at_the_top(monkeypatch) -> None:
     assert "No samples over time" in page_of(report).text
 
 
-def test_everything_known_of_a_file_is_in_its_table() -> None:
+def test_file_table_has_all_known_values() -> None:
     file = a_full_file("in/a.mp4", "out/a.mp4")
     page = page_of(a_report(file))
     expected = {
-        "Frames in / out": "250 / 250",
-        "Timestamps kept": "yes",
-        "Length of video / audio": "10.000 s / 10.020 s",
-        "Faces changed": "240",
+        "Frames in / out": "250 / 250", "Timestamps kept": "yes",
+        "Length of video / audio": "10.000 s / 10.020 s", "Faces changed": "240",
         "Frames without a face": "35",
         "Similarity to the source": "mean 0.712, 95 % of 11 are at least 0.641",
-        "Flicker": "0.42 grey levels",
-        "Speed": "24 frames/s, 10.4 s",
-        "Networks ran on": "cuda",
-        "Encoder": "h264_nvenc",
-        "Segments": "5, 3 of them kept from an earlier run",
-        "Memory before / after": "1 GiB / 1.05 GiB (+50 MiB)",
-        "Size in / out": "2 MB / 1 MB",
-        "Fallbacks": "sound was converted",
-        "Marked": "in the file, signed by Ana Ruiz",
-        "Source": "face.pngother.png",
-        "Target": "in/a.mp4",
-        "Output": "out/a.mp4",
-    }
+        "Flicker": "0.42 grey levels", "Speed": "24 frames/s, 10.4 s", "Networks ran on": "cuda",
+        "Encoder": "h264_nvenc", "Segments": "5, 3 of them kept from an earlier run",
+        "Memory before / after": "1 GiB / 1.05 GiB (+50 MiB)", "Size in / out": "2 MB / 1 MB",
+        "Fallbacks": "sound was converted", "Marked": "in the file, signed by Ana Ruiz",
+        "Source": "face.pngother.png", "Target": "in/a.mp4", "Output": "out/a.mp4",
+    }  # fmt: skip
     assert {name: page.fact(name) for name in expected} == expected
-    # A rate of 25 frames a second.
+    # At 25 frames per second.
     assert page.fact("Spans without a changed face").startswith(
         "0–9 (0:00.0–0:00.4), 225–249 (0:09.0–0:10.0)"
     )
@@ -169,7 +160,7 @@ def test_everything_known_of_a_file_is_in_its_table() -> None:
     ).rows
 
 
-def test_what_matters_most_is_said_first() -> None:
+def test_warnings_are_ordered_by_importance() -> None:
     files = [
         a_file("lost.mp4", "o", frames_out=7),
         a_file("times.mp4", "o", times_kept=False),
@@ -182,29 +173,31 @@ def test_what_matters_most_is_said_first() -> None:
     model = ModelReport(name="inswapper_128", path="m", standin=True)
     page = report_html(a_report(*files, models=[model], memory_warnings=1, restarts=1), [])
     top = re.search(r'<ul class="warnings">.*?</ul>', page, re.DOTALL)
-    said = re.findall(r"<li>(.*?)</li>", top.group().replace("&#39;", "'"))
+    lines = re.findall(r"<li>(.*?)</li>", top.group().replace("&#39;", "'"))
     ends = [
         "Failed (1 of 13): bad.mp4",
         "Skipped (7): late0.mp4, late1.mp4, late2.mp4, late3.mp4, late4.mp4, and 2 more",
         "a trial run", "in use) 1 time(s)", "restarted 1 time(s)", "frame: empty.mp4", "target's: lost.mp4",
         "target's: times.mp4", "0.1 s: sound.mp4", "CPU: cpu.mp4",
     ]  # fmt: skip
-    assert [line[-len(end) :] for line, end in zip(said, ends, strict=True)] == ends
+    assert [line[-len(end) :] for line, end in zip(lines, ends, strict=True)] == ends
     assert "stand-in: knows" in Page(page).fact("inswapper_128")
     retimed = a_report(a_file("a.mp4", "b", times_kept=False, frames_out=30), settings={"keep_fps": False})
-    for quiet in (a_report(a_file("a.mp4", "b")), retimed):
-        assert not page_of(quiet).all("ul", class_="warnings")
+    for report in (a_report(a_file("a.mp4", "b")), retimed):
+        assert not page_of(report).all("ul", class_="warnings")
 
 
 @pytest.mark.parametrize("render", [page_of, results_of])
-def test_names_break_nothing(render, tmp_path) -> None:
-    file = a_file(f"in/{EVIL.replace('/', '-')}", "out", source=[EVIL], fallbacks=[EVIL], encoder=EVIL,
-                  provider=EVIL, error=EVIL)  # fmt: skip
-    lone = a_file("in/\udcff.mp4")  # a name that is no UTF-8, as Linux allows
+def test_unsafe_names_are_escaped(render, tmp_path) -> None:
+    name = f"in/{UNSAFE.replace('/', '-')}"
+    values = dict.fromkeys(("encoder", "provider", "error"), UNSAFE)
+    file = a_file(name, "out", source=[UNSAFE], fallbacks=[UNSAFE], **values)
+    undecodable = a_file("in/\udcff.mp4")  # not UTF-8, which Linux allows
+    machine = {"gpu": {"name": UNSAFE}, "system": UNSAFE}
     report = a_report(
-        file, lone, consent=EVIL, run=EVIL, notes=[EVIL], machine={"gpu": {"name": EVIL}, "system": EVIL},
-        settings={"enhancer_model": EVIL, EVIL: EVIL},
-        models=[ModelReport(name=EVIL, path=EVIL, standin=True)],
+        file, undecodable, consent=UNSAFE, run=UNSAFE, notes=[UNSAFE], machine=machine,
+        settings={"enhancer_model": UNSAFE, UNSAFE: UNSAFE},
+        models=[ModelReport(name=UNSAFE, path=UNSAFE, standin=True)],
     )  # fmt: skip
     page = render(report)
     page.source.encode("utf-8")
@@ -212,10 +205,10 @@ def test_names_break_nothing(render, tmp_path) -> None:
     assert r"\xff.mp4" in page.text
     assert page.text.count("日本 ü") >= (12 if render is page_of else 5)
     if render is page_of:
-        assert page.fact("Consent") == page.fact("Encoder") == EVIL
+        assert page.fact("Consent") == page.fact("Encoder") == UNSAFE
 
 
-def test_settings_that_differ_come_first() -> None:
+def test_changed_settings_are_listed_first() -> None:
     settings = Settings(output_video_quality=18, keep_frames=True).model_dump(mode="json")
     page = page_of(a_report(settings=settings))
     rows = [row for row in page.rows if len(row) == 4]
@@ -229,17 +222,15 @@ def test_settings_that_differ_come_first() -> None:
 
 
 @pytest.mark.parametrize("render", [page_of, results_of])
-def test_media_that_is_gone_or_damaged_is_said_and_pictures_take_a_limited_time(
-    clips, tmp_path, render, monkeypatch
-) -> None:
+def test_missing_media_is_reported_and_picture_time_is_limited(clips, tmp_path, render, monkeypatch) -> None:
     target, output = clips
     (tmp_path / "text.mp4").write_text("no video")
-    wrong = [
+    broken = [
         (tmp_path / "gone.mp4", output),
         (target, tmp_path / "gone.mp4"),
         (tmp_path / "text.mp4", output),
     ]
-    page = render(a_report(*(a_file(*each) for each in wrong), a_file("", "x")))
+    page = render(a_report(*(a_file(*each) for each in broken), a_file("", "x")))
     assert images(page) == []
     assert page.text.count("No picture: ") == 4
     ticks = iter([0.0, 1.0, PICTURE_SECONDS + 1, PICTURE_SECONDS + 2])
@@ -249,7 +240,7 @@ def test_media_that_is_gone_or_damaged_is_said_and_pictures_take_a_limited_time(
     assert page.text.count("took too long") == 2
 
 
-def test_only_failures_and_no_files_at_all() -> None:
+def test_reports_of_failures_only_and_without_files() -> None:
     failed = a_report(a_file("a.mp4", error="is damaged"), a_file("b.mp4", error="is empty"))
     page = page_of(failed, samples())
     assert page.text.startswith("Batch report: 0 of 2 done")
@@ -263,38 +254,35 @@ def test_only_failures_and_no_files_at_all() -> None:
     assert lines[0].startswith("0 of 2 files in 754.2 s")
     assert lines[1] == "  failed  a.mp4: 8 frames, 8 faces, is damaged"
     good = a_report(a_file("a.mp4", "/out/a.mp4", fallbacks=["it was turned"]))
-    told = ["  done    a.mp4: 8 frames, 8 faces, /out/a.mp4", "          note: it was turned"]
-    assert results_text(good).splitlines()[1:] == told
+    lines = ["  done    a.mp4: 8 frames, 8 faces, /out/a.mp4", "          note: it was turned"]
+    assert results_text(good).splitlines()[1:] == lines
 
 
-def test_hundreds_of_files_stay_a_page(monkeypatch) -> None:
-    asked: list[str] = []
+def test_page_of_hundreds_of_files_is_limited(monkeypatch) -> None:
+    requested: list[str] = []
 
-    def instead(file: FileReport) -> None:
-        asked.append(file.target)
-        raise OSError("not looked at")
+    def pair_of(file: FileReport) -> None:
+        requested.append(file.target)
+        raise OSError("not read")
 
-    monkeypatch.setattr("colab_helpers.pages.pictures.pair_of", instead)
-    often = Quality(missed_spans=[(10 * i, 10 * i + 2) for i in range(400)])
-    files = [a_file(f"{number:03d}.mp4", "o", quality=often) for number in range(300)]
+    monkeypatch.setattr("colab_helpers.pages.pictures.pair_of", pair_of)
+    quality = Quality(missed_spans=[(10 * i, 10 * i + 2) for i in range(400)])
+    files = [a_file(f"{number:03d}.mp4", "o", quality=quality) for number in range(300)]
     files.append(a_file("bad.mp4", error="no"))
     page = page_of(a_report(*files), samples())
-    assert len(asked) == MAX_PICTURES
+    assert len(requested) == MAX_PICTURES
     assert "Only the first 24 finished files" in page.text
     assert len(page.source) < 1_500_000
     parts = page.all("details")[:-1]
     assert len(parts) == 301
     assert [part.get("id") for part in parts if "open" in part] == ["file-301"]
     assert [tag["href"] for tag in page.all("a")] == [f"#{part['id']}" for part in parts]
-    asked.clear()
+    requested.clear()
     assert f"and {300 - MAX_ROWS} more in the output folder" in results_of(a_report(*files)).text
-    assert len(asked) == MAX_ROWS
+    assert len(requested) == MAX_ROWS
 
 
-# --- the file, and the process that writes it ---------------------------------------------------------------
-
-
-def test_the_page_is_written_by_a_process_of_its_own(tmp_path, clips) -> None:
+def test_page_is_written_by_separate_process(tmp_path, clips) -> None:
     out = tmp_path / "out"
     out.mkdir()
     result = clips[1].rename(out / clips[1].name)
@@ -316,7 +304,7 @@ def test_the_page_is_written_by_a_process_of_its_own(tmp_path, clips) -> None:
 @pytest.mark.parametrize(
     ("content", "error"), [(None, MissingFileError), ("{}", UsageError), ("nonsense", UsageError)]
 )
-def test_without_a_report_there_is_no_page(tmp_path, capsys, content, error) -> None:
+def test_no_page_without_valid_report(tmp_path, capsys, content, error) -> None:
     if content is not None:
         (tmp_path / "report.json").write_text(content)
     with pytest.raises(error):
@@ -326,7 +314,7 @@ def test_without_a_report_there_is_no_page(tmp_path, capsys, content, error) -> 
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_page_replaces_no_file_of_the_users(tmp_path) -> None:
+def test_page_does_not_overwrite_user_file(tmp_path) -> None:
     a_report(a_file("a.mp4")).save(tmp_path / "report.json")
     own = tmp_path / "report.html"
     own.write_text("<p>mine</p>")
@@ -337,7 +325,7 @@ def test_a_page_replaces_no_file_of_the_users(tmp_path) -> None:
     assert write_page(tmp_path) == own == write_page(tmp_path)
 
 
-def test_who_made_which_segments_is_told_where_more_than_one_did() -> None:
+def test_segments_by_worker_are_listed_for_several_workers() -> None:
     several, one = (a_full_file("in/a.mp4", "out/a.mp4") for _ in range(2))
     assert "Segments by worker" not in page_of(a_report(one)).text
     one.made_by = {"box GPU 0": [(0, 5)]}
@@ -345,6 +333,6 @@ def test_who_made_which_segments_is_told_where_more_than_one_did() -> None:
     several.made_by = {"": [(0, 1)], "box GPU 0": [(1, 3), (4, 5)]}
     assert page_of(a_report(several)).fact("Segments by worker") == "single worker: 0box GPU 0: 1–2, 4"
     several.made_by = {f"box CPU ({n})": [(2 * m, 2 * m + 1) for m in range(20)] for n in range(64)}
-    told = page_of(a_report(several)).fact("Segments by worker")
-    assert (told.count("box CPU"), told[-11:]) == (16, "and 48 more")
-    assert "box CPU (0): 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, and 8 more" in told
+    text = page_of(a_report(several)).fact("Segments by worker")
+    assert (text.count("box CPU"), text[-11:]) == (16, "and 48 more")
+    assert "box CPU (0): 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, and 8 more" in text

@@ -1,4 +1,4 @@
-"""Contact sheets: page and lines of the people of a batch and of a library; and changes to them."""
+"""Contact sheets of the people of a batch and of a library, and edits of the people map."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.command_line import SUCCESS, WRONG_USAGE
 from colab_helpers.media.images import read_image
 from colab_helpers.pages.sheet import MAX_CARDS, Card, CardPicture, write_sheet
-from tests.helpers.known_people import look, write_people
+from tests.helpers.known_people import unit_embedding, write_people
 from tests.helpers.reports import Page
 from tests.people.actors import portrait
 
-CAST = {
-    "a.mp4": [("alma", look(1, 2)), ("bruno", look(2, 3, 4, 5))],
-    "b <i>.mp4": [("alma", look(1, 2)), ("chidi", look(9))],
+PEOPLE = {
+    "a.mp4": [("alma", unit_embedding(1, 2)), ("bruno", unit_embedding(2, 3, 4, 5))],
+    "b <i>.mp4": [("alma", unit_embedding(1, 2)), ("chidi", unit_embedding(9))],
 }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_people(tmp_path / "out", CAST)
+    write_people(tmp_path / "out", PEOPLE)
     return tmp_path / "out"
 
 
-def close(one: np.ndarray, other: np.ndarray) -> bool:
+def similar(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and float(np.mean(cv2.absdiff(one, other))) < 4
 
 
-def small(who: str) -> np.ndarray:
+def thumbnail(who: str) -> np.ndarray:
     return np.asarray(cv2.resize(portrait(who, size=160), (120, 120), interpolation=cv2.INTER_AREA))
 
 
-def test_a_batch_as_page_and_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_sheet_as_page_and_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(
             ["people", str(folder), "--set", "p1=photos", "--set", "p3=blur", "--name", "p1", "Ana <b> Ñandú"]
@@ -56,23 +56,21 @@ def test_a_batch_as_page_and_lines(folder: Path, capsys: pytest.CaptureFixture[s
     page.safe()
     shown = [read_image(tag["src"]) for tag in page.all("img")]
     for found, who in zip(shown, ("alma", "alma", "chidi", "bruno"), strict=True):
-        assert close(found, small(who)), who
+        assert similar(found, thumbnail(who)), who
     for text in ("Ana <b> Ñandú", "blurred", "looks similar to p2"):
         assert text in page.text
-    assert main(["people", str(folder)]) == SUCCESS  # its own files may be written again
+    assert main(["people", str(folder)]) == SUCCESS  # its own files are overwritten
 
 
-def test_nothing_of_the_users_is_replaced_by_a_sheet(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place = folder / "people" / "sheet.html"
-    place.write_bytes(b"mine")
+def test_sheet_does_not_overwrite_user_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "people" / "sheet.html"
+    path.write_bytes(b"mine")
     assert main(["people", str(folder)]) == WRONG_USAGE
-    assert place.read_bytes() == b"mine"
+    assert path.read_bytes() == b"mine"
     assert "sheet.html" in capsys.readouterr().err
 
 
-def test_a_library_weighs_each_photo_and_marks_the_odd_one(
+def test_library_sheet_shows_weights_and_flags_other_person(
     tmp_path: Path, standins: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hanna = portrait("hanna")
@@ -95,8 +93,8 @@ def test_a_library_weighs_each_photo_and_marks_the_odd_one(
     assert "d.png: The face is small" in line
     page = Page((tmp_path / "library" / "sheet.html").read_text())
     page.safe()
-    for told in ("a.png: weight 100%", "c.png: left out"):
-        assert told in page.text
+    for text in ("a.png: weight 100%", "c.png: left out"):
+        assert text in page.text
     assert "d.png: weight 100%" not in page.text
     assert len(page.all("img")) == 4
     assert [tag["class"] for tag in page.all("figure")] == ["", "", "warn", ""]
@@ -105,15 +103,12 @@ def test_a_library_weighs_each_photo_and_marks_the_odd_one(
     assert "neither people of a batch" in capsys.readouterr().err
 
 
-def test_a_long_sheet_ends_and_says_so(tmp_path: Path) -> None:
+def test_number_of_cards_is_limited(tmp_path: Path) -> None:
     shot = CardPicture(np.full((40, 300, 3), 9, np.uint8))
     cards = [Card(f"p{n}", (shot,), ("x" * 300,), ()) for n in range(MAX_CARDS + 7)]
     page = Page(write_sheet(tmp_path, "People", cards).read_text())
     assert len(page.all("img")) == MAX_CARDS
     assert "and 7 more" in page.text
-
-
-# --- changes -----------------------------------------------------------------------------------------------
 
 
 def sources(folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -122,7 +117,7 @@ def sources(folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     return {name: (person.faces, person.source) for name, person in found.people.items()}
 
 
-def test_people_are_merged_split_named_and_given_a_source(folder: Path, tmp_path: Path) -> None:
+def test_people_can_be_merged_split_named_and_assigned_source(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "library" / "ana").mkdir(parents=True)
     photo = tmp_path / "me, too.jpg"
     photo.touch()
@@ -134,13 +129,13 @@ def test_people_are_merged_split_named_and_given_a_source(folder: Path, tmp_path
     assert sources(folder) == {"Ana": (("p1",), ("ana",)), "p2": (("p2",), (str(photo),)),
                                "p3": (("p3",), ("ana",))}  # fmt: skip
     before = (folder / "people.yaml").read_text()
-    assert main([*words, "--set", "p2 = ana, leave"]) == WRONG_USAGE  # a reserved word stands alone
+    assert main([*words, "--set", "p2 = ana, leave"]) == WRONG_USAGE  # a reserved word cannot be combined
     assert (folder / "people.yaml").read_text() == before
 
 
-def test_who_was_taken_for_one_by_the_networks_is_split(tmp_path: Path) -> None:
-    both = {"a.mp4": [("alma", look(1, 2)), ("alma", look(1, 2)), ("bruno", look(1, 3))]}
-    write_people(tmp_path, both)
+def test_split_separates_people_with_similar_embeddings(tmp_path: Path) -> None:
+    people = [("alma", unit_embedding(1, 2))] * 2 + [("bruno", unit_embedding(1, 3))]
+    write_people(tmp_path, {"a.mp4": people})
     assert len(list_people(tmp_path)) == 1
     assert main(["people", str(tmp_path), "--set", "p1=blur", "--split", "p1"]) == SUCCESS
     assert [(row.name, row.source, row.seconds) for row in list_people(tmp_path)] == [
@@ -151,7 +146,7 @@ def test_who_was_taken_for_one_by_the_networks_is_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "error"),
     [
         ("--merge p1 p9", "there is no p9. What to do: allowed: p1, p2, p3"),
         ("--name p1 p2", "cannot use the name 'p2'"),
@@ -160,10 +155,10 @@ def test_who_was_taken_for_one_by_the_networks_is_split(tmp_path: Path) -> None:
         ("--split p1", "nothing in it looks like two people"),
     ],
 )
-def test_what_cannot_be_changed_is_said_and_nothing_is_written(
-    folder: Path, words: str, told: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_edit_is_reported_and_writes_nothing(
+    folder: Path, words: str, error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert main(["people", str(folder), *words.split()]) == WRONG_USAGE
-    assert told in capsys.readouterr().err
+    assert error in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -1,4 +1,4 @@
-"""Charts: what they show is read back from the SVG's own coordinates."""
+"""Charts, checked by their SVG coordinates."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from colab_helpers.pages.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, lin
 from colab_helpers.pages.units import clock_text, duration, memory, number, size
 
 
-def stretches(data: str | None) -> list[list[tuple[float, float]]]:
+def polylines(data: str | None) -> list[list[tuple[float, float]]]:
     parts = [re.findall(r"(-?[\d.]+) (-?[\d.]+)", part) for part in (data or "").split("M")[1:]]
     return [[(float(x), float(y)) for x, y in part] for part in parts]
 
 
 def curves(text: str) -> list[tuple[str | None, list[list[tuple[float, float]]]]]:
-    """Colour and stretches of points of every line that shows values."""
+    """Stroke colour and polylines of each curve of values."""
     found = [path for path in ElementTree.fromstring(text).iter("path") if path.get("stroke-width") == "1.6"]
-    return [(path.get("stroke"), stretches(path.get("d"))) for path in found]
+    return [(path.get("stroke"), polylines(path.get("d"))) for path in found]
 
 
 def texts(text: str) -> list[str]:
@@ -37,12 +37,12 @@ def chart(points, **options) -> str:
     return line_chart({"one": points}, **{"title": "Title", "unit": "%", "x_label": "", **options})
 
 
-def test_the_peak_is_where_it_belongs() -> None:
-    text = spark(-5, 5, 500, 5, 0, high=10, limit=5)  # what lies beyond the edges is cut off
+def test_peak_position_and_clipping() -> None:
+    text = spark(-5, 5, 500, 5, 0, high=10, limit=5)  # values out of range are clipped
     ((colour, [line]),) = curves(text)
     assert colour == svg.BLUE
-    (across,) = (p for p in ElementTree.fromstring(text).iter("path") if p.get("stroke") == svg.ALARM)
-    assert across.get("d", "").startswith("M1 17.0 H")
+    (limit,) = (p for p in ElementTree.fromstring(text).iter("path") if p.get("stroke") == svg.ALARM)
+    assert limit.get("d", "").startswith("M1 17.0 H")
     xs, ys = zip(*line, strict=True)
     assert ys == (32, 17, 2, 17, 32)
     assert xs[2] == pytest.approx((xs[0] + xs[-1]) / 2, abs=0.2)
@@ -51,18 +51,19 @@ def test_the_peak_is_where_it_belongs() -> None:
 
 @pytest.mark.parametrize("gap", [None, math.nan, math.inf])
 @pytest.mark.parametrize("draw", [lambda points: spark(*(v for _, v in points)), chart])
-def test_a_gap_stays_a_gap(gap, draw) -> None:
+def test_gap_splits_the_line(gap, draw) -> None:
     ((_, line),) = curves(draw(list(enumerate([1, 2, gap, 2, 1, gap, 3]))))
-    assert [len(stretch) for stretch in line] == [2, 2, 1]
+    assert [len(part) for part in line] == [2, 2, 1]
 
 
-def test_it_can_be_read_aloud_and_nothing_breaks_out() -> None:
-    evil = '<b>&"quoted"\'</b>'
-    lines = {evil: [(0.0, 1.0)], "b": []}
-    for text in (spark(1, label=evil, unit=evil), line_chart(lines, title=evil, unit=evil, x_label=evil)):
+def test_chart_is_accessible_and_escapes_texts() -> None:
+    unsafe = '<b>&"quoted"\'</b>'
+    lines = {unsafe: [(0.0, 1.0)], "b": []}
+    large = line_chart(lines, title=unsafe, unit=unsafe, x_label=unsafe)
+    for text in (spark(1, label=unsafe, unit=unsafe), large):
         root = ElementTree.fromstring(text)
         assert root.get("role") == "img"
-        assert evil in root.get("aria-label", "")
+        assert unsafe in root.get("aria-label", "")
         assert root.find("title").text == root.get("aria-label")
         assert not list(root.iter("b"))
         assert {element.get("fill") for element in root.iter("text")} == {"currentColor"}
@@ -78,7 +79,7 @@ def test_axes_and_legend() -> None:
     assert ours[1][1] == pytest.approx(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) / 4, abs=0.1)
 
 
-def test_thousands_of_points_are_thinned_and_peaks_stay() -> None:
+def test_points_are_thinned_but_peaks_kept() -> None:
     points = [(float(i), 10.0 + i % 2) for i in range(20_000)]
     points[12_345], points[700] = (12_345.0, 100.0), (700.0, 0.0)
     text = chart(points, high=100)
@@ -96,7 +97,7 @@ def test_thousands_of_points_are_thinned_and_peaks_stay() -> None:
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 100), (0, 1), (0, 0), (0, 0.03), (0, 23.5), (0, 101), (-3, 7), (5, 5), (0, 9e9)]
 )
-def test_ticks_are_few_and_hold_the_values(low, high) -> None:
+def test_ticks_are_few_and_span_the_values(low, high) -> None:
     ticks = nice_ticks(low, high)
     assert 3 <= len(ticks) <= 5
     assert ticks[0] <= low
@@ -106,7 +107,7 @@ def test_ticks_are_few_and_hold_the_values(low, high) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "text"),
+    ("formatted", "expected"),
     [
         (clock_text(754), "12:34"),
         (clock_text(90061), "25:01:01"),
@@ -119,5 +120,5 @@ def test_ticks_are_few_and_hold_the_values(low, high) -> None:
         (memory(3 << 29), "1.5 GiB"),
     ],
 )
-def test_numbers_as_people_read_them(told, text) -> None:
-    assert told == text
+def test_number_formatting(formatted, expected) -> None:
+    assert formatted == expected

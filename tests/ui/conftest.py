@@ -1,4 +1,4 @@
-"""A panel without a browser: its widgets are set, clicked and read."""
+"""Drive a panel without a browser: set, click and read its widgets."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from colab_helpers.ui.panel import Panel
 from tests.conftest import TIMEOUT
 
 
-class Idle:
-    """The kernel between cells: calls what asked for it, until it says False."""
+class IdleKernel:
+    """The kernel between cells: repeats scheduled actions until they return False."""
 
     def __init__(self) -> None:
         self.actions: list[Callable[[], bool]] = []
@@ -31,8 +31,8 @@ class Idle:
     def call_repeatedly(self, action: Callable[[], bool], seconds: float) -> None:
         self.actions.append(action)
 
-    def pass_by(self, *, until: Callable[[], bool] = lambda: False) -> None:
-        """Let callbacks through, until nothing is left to do or something has come about."""
+    def run_actions(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Run scheduled actions until none is left or a condition is true."""
         end = time.monotonic() + TIMEOUT
         while self.actions and not until():
             self.actions = [action for action in self.actions if action()]
@@ -42,17 +42,17 @@ class Idle:
 
 @dataclass(frozen=True)
 class Browser(Host):
-    """A place whose user chooses and takes files, and sees what is shown."""
+    """A host that simulates uploads, downloads and display."""
 
-    chosen: tuple[str, ...] = ()
-    taken: list[Path] = field(default_factory=list)
+    uploads: tuple[str, ...] = ()
+    downloaded: list[Path] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
 
     def upload(self, folder: Path) -> list[Path]:
-        return [folder / name for name in self.chosen]
+        return [folder / name for name in self.uploads]
 
     def download(self, path: Path) -> None:
-        self.taken.append(path)
+        self.downloaded.append(path)
 
     def show(self, html: str, text: str, *, kept: bool = False) -> None:
         self.shown.append(html)
@@ -60,19 +60,19 @@ class Browser(Host):
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for runs; that of the user's own presets lies beside it."""
+    """The folder for runs; the user's presets are in ``home`` beside it."""
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLAB_HELPERS_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
 
 
 @pytest.fixture
-def idle() -> Idle:
-    return Idle()
+def idle() -> IdleKernel:
+    return IdleKernel()
 
 
 @pytest.fixture
-def on_demo(demo: Path) -> BatchRequest:
+def demo_request(demo: Path) -> BatchRequest:
     return BatchRequest(
         sources=(str(demo / "source" / "alma.png"),),
         targets=(str(demo / "targets" / "clip1.mp4"),),
@@ -82,7 +82,7 @@ def on_demo(demo: Path) -> BatchRequest:
 
 
 @pytest.fixture
-def make_panel(runs: Path, idle: Idle, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Panel]:
+def make_panel(runs: Path, idle: IdleKernel, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Panel]:
     def make(request: BatchRequest, *, host: Host | None = None, earlier: FormState | None = None) -> Panel:
         monkeypatch.setattr(
             Host, "call_repeatedly", lambda _, action, seconds: idle.call_repeatedly(action, seconds)
@@ -95,13 +95,13 @@ def make_panel(runs: Path, idle: Idle, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 @pytest.fixture
-def panel(make_panel: Callable[..., Panel], on_demo: BatchRequest) -> Panel:
-    return make_panel(on_demo)
+def panel(make_panel: Callable[..., Panel], demo_request: BatchRequest) -> Panel:
+    return make_panel(demo_request)
 
 
 @pytest.fixture
 def text_of() -> Callable[[object], str]:
-    """What a person reads in a widget of HTML."""
+    """The visible text of an HTML widget."""
 
     def read(widget: object) -> str:
         return " ".join(unescape(re.sub(r"<[^>]*>", " ", widget.value)).split())
@@ -111,7 +111,7 @@ def text_of() -> Callable[[object], str]:
 
 @pytest.fixture
 def pictures_of() -> Callable[[object], list[np.ndarray]]:
-    """The pictures in a widget of HTML."""
+    """The images in an HTML widget."""
 
     def read(widget: object) -> list[np.ndarray]:
         return [read_image(url) for url in re.findall(r'src="(data:[^"]*)"', widget.value)]

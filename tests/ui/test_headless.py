@@ -1,4 +1,4 @@
-"""Running notebooks without anybody watching; tiny notebooks, one for each behaviour."""
+"""Running notebooks headless: small notebooks, one for each behaviour."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def notebook(folder: Path, *cells: str) -> Path:
     return path
 
 
-def test_form_and_request_are_found_in_the_notebook(tmp_path):
-    """Also beside commands of IPython, and with "=" in a default."""
+def test_form_and_request_are_read_from_notebook(tmp_path):
+    """Also with IPython magics in other cells and "=" in a default."""
     model, form = read_form(notebook(tmp_path))
     assert model is SetupRequest
     assert tuple(form) == ("preset", "overrides", "models_dir", "demo", "output_dir", "language", "headless")
@@ -62,7 +62,7 @@ def test_form_and_request_are_found_in_the_notebook(tmp_path):
             read_form(tmp_path / f"{name}.ipynb")
 
 
-def test_the_executed_notebook_does_not_go_to_a_drive_that_is_not_mounted(tmp_path, capsys, monkeypatch):
+def test_output_notebook_on_unmounted_drive_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(machine, "DRIVES", (tmp_path / "drive",))
     monkeypatch.chdir(tmp_path)
     assert main([str(notebook(tmp_path)), "drive/MyDrive/run/out.ipynb"]) == 2
@@ -71,7 +71,7 @@ def test_the_executed_notebook_does_not_go_to_a_drive_that_is_not_mounted(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "expected"),
     [
         ("demo=perhaps", "demo = 'perhaps' is not allowed"),
         ("overrides=[1]", "overrides = "),
@@ -81,17 +81,17 @@ def test_the_executed_notebook_does_not_go_to_a_drive_that_is_not_mounted(tmp_pa
         ("colour=red", "no parameter 'colour'"),
     ],
 )
-def test_values_are_checked_before_a_kernel_is_started(tmp_path, capsys, monkeypatch, word, said):
+def test_values_are_validated_before_kernel_starts(tmp_path, capsys, monkeypatch, word, expected):
     monkeypatch.setattr(headless, "run_notebook", lambda *_: pytest.fail("a kernel was started"))
     out = tmp_path / "run" / "out.ipynb"
     assert main([str(notebook(tmp_path)), str(out), word]) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert "What to do" in told
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "What to do" in error
     assert not out.parent.exists()
 
 
-def test_a_run_gets_its_values_kernel_and_places_and_names_what_it_made(tmp_path, capfd):
+def test_run_passes_values_and_lists_its_results(tmp_path, capfd):
     cell = (
         "import json, pathlib, sys\n"
         "values = [preset, demo, headless, output_dir, sys.executable]\n"
@@ -132,9 +132,7 @@ def test_a_run_gets_its_values_kernel_and_places_and_names_what_it_made(tmp_path
         ("ui.batch_swap", "StoppedError", 130),
     ],
 )
-def test_refused_failed_and_stopped_have_codes_of_their_own(
-    tmp_path, monkeypatch, capsys, place, error, code
-):
+def test_exit_codes_of_refusal_failure_and_stop(tmp_path, monkeypatch, capsys, place, error, code):
     def fail(*_, **__):
         raise PapermillExecutionError(1, 1, "", error, "why", [])
 
@@ -145,8 +143,8 @@ def test_refused_failed_and_stopped_have_codes_of_their_own(
     assert capsys.readouterr().err.count(error) == 1
 
 
-def test_only_what_this_run_has_made_is_told(tmp_path):
-    """Reports of earlier runs, and of other notebooks, lie in the folder; the same again is another file."""
+def test_only_reports_of_this_run_are_listed(tmp_path):
+    """The folder has reports of earlier runs; one rewritten with the same content counts as new."""
     batch = '{"summary": {"succeeded": 1, "total": 1, "seconds": 1.5}, "files": []}'
     old = {"report.json": batch, "doctor.json": "{}", "preload.json": "not even JSON"}
     for name, text in old.items():
@@ -176,8 +174,8 @@ class Kernel:
         self.interrupts += 1
 
 
-def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
-    """A kernel drops interrupts while it is idle, also when a cell is on its way to it."""
+def test_interrupt_waits_until_kernel_starts_cell():
+    """A kernel drops interrupts while it is idle, even if a cell has been sent to it."""
     kernel, stops = Kernel(), headless.InterruptRelay()
 
     async def run() -> None:
@@ -193,7 +191,7 @@ def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
         stops.on_signal(signal.SIGINT, None)
         await asyncio.sleep(0.01)
         assert kernel.interrupts == 2
-        with pytest.raises(headless.CellsSkippedError):  # what has not begun is left alone
+        with pytest.raises(headless.CellsSkippedError):  # cells not yet started are skipped
             stops.before_cell()
         with pytest.raises(KeyboardInterrupt):
             stops.on_signal(signal.SIGINT, None)
@@ -201,29 +199,29 @@ def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
     asyncio.run(run())
 
 
-# A video that takes for ever, but hears a stop as any does.
+# A video that never ends, but can be stopped.
 ENDLESS = """
     import os, time
     from pathlib import Path
     from colab_helpers.batch.run_file import FileRun
-    def do(self, *_):
-        Path(os.environ["BEGUN"]).touch()
+    def endless(self, *_):
+        Path(os.environ["STARTED"]).touch()
         while True:
             self.heartbeat()
             time.sleep(0.01)
-    FileRun._process_video = do
+    FileRun._process_video = endless
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_of_setup_sh_reaches_the_worker(demo, tmp_path, monkeypatch, number):
-    """The shell, this runner, papermill's kernel, who watches the worker, and the worker."""
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_setup_sh_reaches_worker(demo, tmp_path, monkeypatch, signum):
+    """Through the shell, the headless runner, papermill's kernel and the worker's supervisor."""
     run_at_worker_start(monkeypatch, tmp_path, ENDLESS)
-    begun, out = tmp_path / "begun", tmp_path / "out"
-    monkeypatch.setenv("BEGUN", str(begun))
+    started, out = tmp_path / "started", tmp_path / "out"
+    monkeypatch.setenv("STARTED", str(started))
     monkeypatch.setenv("PYTHON", sys.executable)
     root = Path(__file__).resolve().parents[2]
-    shutil.copy(root / "setup.sh", tmp_path)  # its runs go beside it
+    shutil.copy(root / "setup.sh", tmp_path)  # it creates its runs folder beside itself
     for name in ("notebooks", "colab_helpers"):
         (tmp_path / name).symlink_to(root / name)
     words = [f"sources={demo / 'source' / 'alma.png'}", f"targets={demo / 'targets' / 'clip1.mp4'}"]
@@ -235,8 +233,8 @@ def test_a_stop_of_setup_sh_reaches_the_worker(demo, tmp_path, monkeypatch, numb
         text=True,
     )
     try:
-        until(lambda: begun.exists() or process.poll() is not None)
-        process.send_signal(number)
+        until(lambda: started.exists() or process.poll() is not None)
+        process.send_signal(signum)
         text, _ = process.communicate(timeout=TIMEOUT)
     finally:
         process.kill()
@@ -249,13 +247,13 @@ def test_a_stop_of_setup_sh_reaches_the_worker(demo, tmp_path, monkeypatch, numb
     assert not [word for line in lines for word in line if str(tmp_path) in word]
 
 
-def test_a_dead_kernel_has_its_own_code(tmp_path, capfd):
+def test_dead_kernel_has_its_own_exit_code(tmp_path, capfd):
     cell = "import os\nos._exit(9)"
     assert main([str(notebook(tmp_path, cell)), str(tmp_path / "out.ipynb")]) == headless.EXIT_DEAD_KERNEL
     assert "because memory ran out" in capfd.readouterr().err
 
 
-def test_a_kernel_of_another_python_is_refused(tmp_path, monkeypatch, capsys):
+def test_kernel_of_another_python_is_refused(tmp_path, monkeypatch, capsys):
     kernel = tmp_path / "kernels" / "python3"
     kernel.mkdir(parents=True)
     spec = {"argv": ["/other/bin/python", "-m", "ipykernel_launcher"], "display_name": "x", "language": "x"}

@@ -1,4 +1,4 @@
-"""The door to Colab and IPython, with a made-up ``google.colab``."""
+"""Access to Colab and IPython, with a fake ``google.colab``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from colab_helpers.ui.host import ColabHost, Host, VoilaHost, this_host
 
 
 class FakeColab:
-    """``google.colab`` with somebody at the browser who says yes or no, or does not answer."""
+    """``google.colab`` with a user who allows or denies access, or with a mount error."""
 
     def __init__(self, mounts: dict[str, str]) -> None:
         self.allowed, self.fault = True, None
@@ -26,7 +26,7 @@ class FakeColab:
         self.chosen: dict[str, bytes] = {}
         self.saved: list[str] = []
         self.secrets: dict[str, str] = {}
-        self.asked: list[str] = []
+        self.requested_secrets: list[str] = []
 
     def mount(self, mountpoint: str) -> None:
         self.mounted.append(mountpoint)
@@ -37,7 +37,7 @@ class FakeColab:
             self.mounts[mountpoint] = "fuse.drive"
 
     def upload(self, target_dir: str = "") -> dict[str, bytes]:
-        """Colab keeps the bytes and renames doubles."""
+        """Like Colab's: returns the bytes and renames duplicates."""
         kept = {}
         for name, content in self.chosen.items():
             path = Path(target_dir, name)
@@ -47,13 +47,13 @@ class FakeColab:
         return kept
 
     def get(self, key: str) -> str:
-        self.asked.append(key)
+        self.requested_secrets.append(key)
         return self.secrets[key]
 
 
 @pytest.fixture
 def mounts(monkeypatch, tmp_path) -> dict[str, str]:
-    """What is mounted beside this machine's own disks; Google Drive is or is not at ``drive``."""
+    """File systems mounted beside the local disks; Google Drive's mount point is ``drive``."""
     found: dict[str, str] = {}
     monkeypatch.setattr(machine, "DRIVES", (tmp_path / "drive", tmp_path / "gdrive"))
     monkeypatch.setattr(machine, "mounts", lambda: {Path(place): kind for place, kind in found.items()})
@@ -71,7 +71,7 @@ def colab(monkeypatch, mounts) -> FakeColab:
     return fake
 
 
-def test_the_host_is_found_by_what_runs_here(request, monkeypatch, tmp_path):
+def test_host_detection_and_run_folders(request, monkeypatch, tmp_path):
     monkeypatch.delenv("COLAB_HELPERS_RUNS", raising=False)
     assert type(this_host()) is Host
     assert Host().runs == Path(host.__file__).parents[2] / "runs"
@@ -93,7 +93,7 @@ def test_the_host_is_found_by_what_runs_here(request, monkeypatch, tmp_path):
     assert found == [(True, True), (False, True), (True, False)]
 
 
-def test_what_outlives_a_run_is_the_users_own_or_on_drive(monkeypatch, tmp_path):
+def test_home_is_in_user_home_or_on_drive(monkeypatch, tmp_path):
     monkeypatch.delenv("COLAB_HELPERS_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert machine.home() == tmp_path / ".colab_helpers"
@@ -105,7 +105,7 @@ def test_what_outlives_a_run_is_the_users_own_or_on_drive(monkeypatch, tmp_path)
     assert machine.home() == tmp_path / "mine"
 
 
-def test_drive_is_mounted_once_and_only_when_asked_for(colab, tmp_path):
+def test_drive_is_mounted_once_and_only_if_needed(colab, tmp_path):
     place = ColabHost()
     place.ensure_reachable(tmp_path / "elsewhere.mp4")
     assert colab.mounted == []
@@ -114,11 +114,11 @@ def test_drive_is_mounted_once_and_only_when_asked_for(colab, tmp_path):
     )
     place.ensure_reachable(tmp_path / "drive" / "MyDrive" / "clips")
     assert colab.mounted == [str(tmp_path / "drive")]
-    ColabHost(headless=True).ensure_reachable(tmp_path / "drive" / "clip.mp4")  # it is there: nobody is asked
+    ColabHost(headless=True).ensure_reachable(tmp_path / "drive" / "clip.mp4")  # already mounted
 
 
 @pytest.mark.parametrize(
-    ("headless", "fault", "said"),
+    ("headless", "fault", "reason"),
     [
         (True, None, "a headless session has no user to allow access"),
         (False, None, r"not mounted \(access was not allowed"),
@@ -126,14 +126,14 @@ def test_drive_is_mounted_once_and_only_when_asked_for(colab, tmp_path):
         (False, RuntimeError(), r"not mounted \(RuntimeError"),
     ],
 )
-def test_a_drive_that_is_not_there_says_why(colab, tmp_path, headless, fault, said):
+def test_drive_mount_failure_is_explained(colab, tmp_path, headless, fault, reason):
     colab.allowed, colab.fault = False, fault
-    with pytest.raises(UsageError, match=rf"clip\.mp4.*{said}.*What to do"):
+    with pytest.raises(UsageError, match=rf"clip\.mp4.*{reason}.*What to do"):
         ColabHost(headless=headless).ensure_reachable(tmp_path / "drive" / "clip.mp4")
     assert colab.mounted == ([] if headless else [str(tmp_path / "drive")])
 
 
-def test_files_of_ones_own_computer_come_and_go(colab, tmp_path):
+def test_upload_and_download_on_colab(colab, tmp_path):
     folder = tmp_path / "uploads"
     assert ColabHost().upload(folder) == []  # cancelled
     colab.chosen = {"me.jpg": b"1", "clip.mp4": b"2"}
@@ -146,7 +146,7 @@ def test_files_of_ones_own_computer_come_and_go(colab, tmp_path):
 
 
 @pytest.mark.parametrize("place", [ColabHost(headless=True), Host(), Host(headless=True)])
-def test_nobody_is_asked_where_nobody_can_answer(colab, tmp_path, place):
+def test_upload_and_download_without_user_are_refused(colab, tmp_path, place):
     colab.chosen = {"me.jpg": b"1"}
     with pytest.raises(UsageError, match="What to do"):
         place.upload(tmp_path / "uploads")
@@ -155,7 +155,7 @@ def test_nobody_is_asked_where_nobody_can_answer(colab, tmp_path, place):
     assert not (tmp_path / "uploads").exists()
 
 
-def test_secrets_come_from_the_environment_first(colab, monkeypatch):
+def test_environment_takes_precedence_for_secrets(colab, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert [place.secret("HF_TOKEN") for place in (ColabHost(), Host())] == [None, None]
     colab.secrets = {"HF_TOKEN": "kept"}
@@ -163,27 +163,27 @@ def test_secrets_come_from_the_environment_first(colab, monkeypatch):
     assert ColabHost(headless=True).secret("HF_TOKEN") is None
     monkeypatch.setenv("HF_TOKEN", "set")
     assert [place.secret("HF_TOKEN") for place in (ColabHost(), Host())] == ["set", "set"]
-    assert colab.asked == ["HF_TOKEN"] * 2
+    assert colab.requested_secrets == ["HF_TOKEN"] * 2
 
 
-def test_how_results_are_kept_is_said_where_they_would_go(colab, mounts, tmp_path, monkeypatch):
+def test_retention_note_depends_on_output_folder(colab, mounts, tmp_path, monkeypatch):
     results = tmp_path / "drive" / "MyDrive" / "out"
     results.mkdir(parents=True)
     assert Host().retention_note(Path("/tmp/out")) == ""
-    # Nothing is mounted: a folder of that name is on the VM's disk.
+    # Drive is not mounted: its folder is on the VM's disk.
     for lost in (Path("/content/runs/1"), results):
         assert "deleted with the session" in ColabHost().retention_note(lost)
     drives = {str(tmp_path / name): "fuse.drive" for name in ("drive", "gdrive")}
     mounts.update({**drives, "/mnt/nas": "nfs4"})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "drive" / "MyDrive")
-    also = (absolute("drive/MyDrive/out"), tmp_path / "link" / "out", tmp_path / "gdrive" / "MyDrive")
-    for kept in (results, *also):
+    others = (absolute("drive/MyDrive/out"), tmp_path / "link" / "out", tmp_path / "gdrive" / "MyDrive")
+    for kept in (results, *others):
         assert "Google Drive and stay there" in ColabHost().retention_note(kept)
     assert "mounted drive and stay there" in ColabHost().retention_note(Path("/mnt/nas/out"))
 
 
-def test_repeated_between_cells_until_it_says_no():
+def test_action_is_repeated_until_it_returns_false():
     left = [3]
 
     def action() -> bool:
@@ -192,7 +192,7 @@ def test_repeated_between_cells_until_it_says_no():
 
     async def kernel() -> None:
         Host().call_repeatedly(action, 0.01)
-        assert left == [3]  # not while the cell is at work
+        assert left == [3]  # not while the cell runs
         while left[0] > 0:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
@@ -203,7 +203,7 @@ def test_repeated_between_cells_until_it_says_no():
 
 @pytest.fixture
 def notebook(monkeypatch):
-    """A notebook's kernel; what it shows."""
+    """What a notebook's kernel displays."""
     shown: list[object] = []
     display, widgets, ipython = ModuleType("IPython.display"), ModuleType("ipywidgets"), ModuleType("IPython")
     display.publish_display_data = display.display = shown.append
@@ -214,13 +214,13 @@ def notebook(monkeypatch):
     return shown
 
 
-def test_a_shell_gets_text_and_has_no_widgets(capsys):
+def test_shell_shows_text_without_widgets(capsys):
     ColabHost().show("<b>bold</b>", "plain")
     assert capsys.readouterr().out == "plain\n"
     assert host.open_html_area() is host.widget_library() is None
 
 
-def test_a_notebook_gets_html_and_a_log_text(notebook, monkeypatch, capsys):
+def test_notebook_shows_html_and_headless_log_shows_text(notebook, monkeypatch, capsys):
     both = {"text/html": "<b>bold</b>", "text/plain": "plain"}
     Host().show("<b>bold</b>", "plain")
     Host(headless=True).show("<b>bold</b>", "plain", kept=True)
@@ -232,7 +232,7 @@ def test_a_notebook_gets_html_and_a_log_text(notebook, monkeypatch, capsys):
     replace("<b>1</b>")
     replace("<b>2</b>")
     assert [page.value for page in notebook[2:]] == ["<b>2</b>"]
-    # Without widgets there is no page; None in sys.modules stands for what cannot be imported.
+    # None in sys.modules makes the import fail.
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     assert host.open_html_area() is None
 
@@ -246,7 +246,7 @@ def test_a_notebook_gets_html_and_a_log_text(notebook, monkeypatch, capsys):
     ],
     ids=["shell", "papermill", "Colab"],
 )
-def test_a_front_end_is_one_that_can_answer(monkeypatch, kernel, on_colab, expected):
+def test_front_end_is_detected_by_stdin_or_colab(monkeypatch, kernel, on_colab, expected):
     ipython = ModuleType("IPython")
     ipython.get_ipython = lambda: kernel and SimpleNamespace(kernel=kernel)
     monkeypatch.setitem(sys.modules, "IPython", ipython)

@@ -1,4 +1,4 @@
-"""All that a page says comes from the catalogue: in a language of brackets nothing stands outside them."""
+"""All texts come from the catalogue: with a translation that adds brackets, none is outside them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from colab_helpers.ui.preload import models_html, models_text, show_models
 from colab_helpers.ui.setup import diagnosis_html
 from tests.helpers.reports import START, a_file, a_full_file, a_progress, a_report, a_status, sample
 
-SIGNS = {
+UNTRANSLATED = {
     "GB", "GiB", "MB", "MiB", "kB", "VRAM", "GPU", "CPU", "RAM", "CRF", "fps", "min", "ms", "UTC", "Python",
     "true", "false",
 }  # fmt: skip
@@ -34,7 +34,7 @@ SIGNS = {
 
 
 class Brackets(gettext.NullTranslations):
-    """A language in which every text is itself, in brackets."""
+    """Translates each text to itself in brackets."""
 
     def gettext(self, message: str) -> str:
         return f"⟦{message}⟧"
@@ -45,8 +45,8 @@ def brackets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "_translations", lambda _: Brackets())
 
 
-def names_of_settings() -> set[str]:
-    """Settings, their values and the presets have one name everywhere."""
+def setting_names() -> set[str]:
+    """Names of settings, values and presets, which are not translated."""
     presets = load_presets()
     names = {*Settings.model_fields, *presets.presets, *presets.profiles}
     for schema in Settings.model_json_schema()["properties"].values():
@@ -60,18 +60,18 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[^\W\d_][\w.]*\w", text)
 
 
-def outside(text: str, *data: str) -> list[str]:
-    """Words of a page that stand in no brackets and are neither data nor the same everywhere."""
+def untranslated(text: str, *data: str) -> list[str]:
+    """Words of a page outside brackets that are neither data nor the same in every language."""
     text = re.sub(r"<style.*?</style>", " ", text, flags=re.DOTALL)
-    # What is read aloud counts, too.
-    heard = re.findall(r'\b(?:title|alt|aria-label|placeholder)="([^"]*)"', text)
-    text = unescape(" ".join([re.sub(r"<[^>]*>", " ", text), *heard]))
+    # Including what screen readers read.
+    attributes = re.findall(r'\b(?:title|alt|aria-label|placeholder)="([^"]*)"', text)
+    text = unescape(" ".join([re.sub(r"<[^>]*>", " ", text), *attributes]))
     for piece in sorted(data, key=len, reverse=True):
         text = text.replace(piece, " ")
     before = ""
     while before != text:
         before, text = text, re.sub(r"⟦[^⟦⟧]*⟧", " ", text)
-    return [word for word in _words(text) if word not in SIGNS | names_of_settings()]
+    return [word for word in _words(text) if word not in UNTRANSLATED | setting_names()]
 
 
 def widgets_in(widget: Any) -> Iterator[Any]:
@@ -81,7 +81,7 @@ def widgets_in(widget: Any) -> Iterator[Any]:
 
 
 def texts_of(widget: Any) -> Iterator[str]:
-    """What a person can read in a widget."""
+    """The visible texts of a widget."""
     for name in ("description", "placeholder", "tooltip", "value"):
         if isinstance(value := getattr(widget, name, None), str):
             yield value
@@ -91,8 +91,8 @@ def texts_of(widget: Any) -> Iterator[str]:
         yield from (widget.get_title(number) or "" for number in range(len(widget.children)))
 
 
-def test_the_panel(make_panel, on_demo):
-    panel = make_panel(on_demo)
+def test_panel_is_translated(make_panel, demo_request):
+    panel = make_panel(demo_request)
     panel.videos.examine_all()
     panel.settings.overrides.value = "output_video_quality: 20"
     panel.photos.add_button.click()
@@ -100,33 +100,33 @@ def test_the_panel(make_panel, on_demo):
         panel.tabs.selected_index = number
     panel.consent.value = ""
     names = ("alma.png", "clip1.mp4", "/path/to/photo.jpg")
-    several = ("cluster", "gpus_per_worker", "priority", "map_paths", "OLD=NEW")
-    data = (*on_demo.sources, *on_demo.targets, str(on_demo.models_dir), *names, *several)
+    names += ("cluster", "gpus_per_worker", "priority", "map_paths", "OLD=NEW")
+    data = (*demo_request.sources, *demo_request.targets, str(demo_request.models_dir), *names)
     texts = [text for widget in widgets_in(panel.box) for text in texts_of(widget)]
     assert sum("⟦" in text for text in texts) > 40
-    assert [found for text in texts if (found := outside(text, *data))] == []
+    assert [found for text in texts if (found := untranslated(text, *data))] == []
 
 
-def test_the_charts():
+def test_live_page_is_translated():
     files = [
         FileReport(target="/in/a.mp4", status="running"),
         FileReport(target="/in/b.mp4", status="failed", error="REASON"),
         *(FileReport(target=f"/in/c{number}.mp4", status="queued") for number in range(20)),
     ]
-    many = [sample(number, ram_used=12_000_000_000, disk_free=1_000_000) for number in range(40)]
+    samples = [sample(number, ram_used=12_000_000_000, disk_free=1_000_000) for number in range(40)]
     found = a_status(
         *files, state="running", notes=["NOTE"], pause="PAUSE", progress=a_progress(), restarts=1
     )
     data = ("a.mp4", "b.mp4", *(f"c{number}.mp4" for number in range(20)), "REASON", "NOTE", "PAUSE", "cuda")
     for lost in (False, True):
-        assert outside(live_html(many, found, now=START + 99, lost=lost), *data) == []
-        assert outside("\n".join(live_text(many, found, now=START + 99, lost=lost)), *data) == []
-    assert outside(live_html([sample(gpu=None)], None, now=START + 1)) == []
+        assert untranslated(live_html(samples, found, now=START + 99, lost=lost), *data) == []
+        assert untranslated("\n".join(live_text(samples, found, now=START + 99, lost=lost)), *data) == []
+    assert untranslated(live_html([sample(gpu=None)], None, now=START + 1)) == []
     facts = {"folder": "/out", "host": "h", "seconds": 9.0, "samples": 3}
     summary = MonitorSummary(state="failed", ended_by="end of run", advice="REMEDY", **facts)
-    assert outside("\n".join(summary.lines()), "/out", "REMEDY") == []
-    # What stands outside is found.
-    assert outside("<p title='x'>⟦one ⟦two⟧⟧ three a.mp4 4 GB</p>", "a.mp4") == ["three"]
+    assert untranslated("\n".join(summary.lines()), "/out", "REMEDY") == []
+    # Text outside brackets is detected.
+    assert untranslated("<p title='x'>⟦one ⟦two⟧⟧ three a.mp4 4 GB</p>", "a.mp4") == ["three"]
 
 
 DATA = (
@@ -136,7 +136,7 @@ DATA = (
 )  # fmt: skip
 
 
-def test_the_results_and_the_report(tmp_path):
+def test_results_and_report_are_translated(tmp_path):
     standin = ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=True)
     good = a_full_file(tmp_path / "a.mp4", tmp_path / "out.mp4").model_copy(update={"provider": "cpu"})
     bad = a_file(tmp_path / "b.mp4", error="REASON")
@@ -146,18 +146,18 @@ def test_the_results_and_the_report(tmp_path):
     assert whole.count("⟦") > 60
     run = Run(BatchRequest(output_dir=tmp_path), Host())
     for text in (run.html(report), results_text(report), whole):
-        assert outside(text, *DATA, str(tmp_path)) == []
+        assert untranslated(text, *DATA, str(tmp_path)) == []
 
 
-def test_the_doctor_and_the_models(demo, tmp_path, capsys):
+def test_diagnosis_and_models_are_translated(demo, tmp_path, capsys):
     found = diagnose(Settings(), models_dir=demo / "models", folder=tmp_path)
     assert len(found.checks) > 15
-    # What ends a check's title is a name: of a package, a model, a folder.
+    # A check's title ends with the name of a package, a model or a folder.
     names = [check.name.split()[-1] for check in found.checks]
-    assert outside(diagnosis_html(found), *names, str(tmp_path), str(demo)) == []
-    needed = show_models(PreloadRequest(models_dir=demo / "models", output_dir=tmp_path, headless=True))
+    assert untranslated(diagnosis_html(found), *names, str(tmp_path), str(demo)) == []
+    plan = show_models(PreloadRequest(models_dir=demo / "models", output_dir=tmp_path, headless=True))
     capsys.readouterr()
-    models = needed.models()
+    models = plan.models()
     data = (str(demo), *(model.name for model in models), *(model.role for model in models))
-    for text in (models_html(models, needed.root), models_text(models, needed.root)):
-        assert outside(text, *data) == []
+    for text in (models_html(models, plan.root), models_text(models, plan.root)):
+        assert untranslated(text, *data) == []

@@ -1,4 +1,4 @@
-"""The tab of the photos: cards and hints."""
+"""The Photos tab: cards and hints."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def add(panel, text):
     panel.photos.add_button.click()
 
 
-def test_hints_in_plain_words(panel, tmp_path, text_of, pictures_of):
+def test_cards_describe_photo_quality(panel, tmp_path, text_of, pictures_of):
     (card,) = cards(panel)
     assert text_of(card).startswith("alma.png 512 x 512 pixels, face 15")
     assert text_of(card).endswith("Good.")
     (picture,) = pictures_of(card)
     green = (picture[..., 1].astype(int) - picture[..., 2] > 90) & (picture[..., 1] > 150)
-    assert 60 < green.sum() < green.size // 4  # the mark around its face
+    assert 60 < green.sum() < green.size // 4  # outline of the face
     image = portrait("bruno")
     bad = {
         "soft.png": (cv2.GaussianBlur(image, (0, 0), 3), "The face is blurred"),
@@ -50,14 +50,14 @@ def test_hints_in_plain_words(panel, tmp_path, text_of, pictures_of):
         write(tmp_path / "p" / name, image)
     (tmp_path / "p" / "zero.png").write_text("no picture")
     add(panel, tmp_path / "p")
-    told = {text_of(card).split()[0]: text_of(card) for card in cards(panel)}
-    assert list(told) == ["alma.png", *sorted(bad), "zero.png"]
-    assert "not a picture" in told["zero.png"]
+    texts = {text_of(card).split()[0]: text_of(card) for card in cards(panel)}
+    assert list(texts) == ["alma.png", *sorted(bad), "zero.png"]
+    assert "not a picture" in texts["zero.png"]
     for name, (_, hint) in bad.items():
-        assert hint in told[name]
+        assert hint in texts[name]
 
 
-def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
+def test_photo_of_another_person_is_flagged(panel, tmp_path, text_of):
     add(panel, write(tmp_path / "alma2.png", cv2.resize(portrait("alma"), (450, 450))))
     assert not any(STRANGER in text_of(card) for card in cards(panel))
     add(panel, write(tmp_path / "other.png", portrait("hanna")))
@@ -67,7 +67,7 @@ def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
     assert len(cards(panel)) == 2
 
 
-def test_somebody_of_the_library_is_added_by_name_and_removed_as_a_whole(panel, tmp_path, text_of):
+def test_library_person_is_added_by_name_and_removed_as_a_whole(panel, tmp_path, text_of):
     for name in ("hanna/a.png", "hanna/b.png", "x <b>/a.png"):
         write(tmp_path / "library" / name, portrait("hanna"))
     assert panel.photos.person.layout.display == "none"
@@ -89,37 +89,37 @@ def test_somebody_of_the_library_is_added_by_name_and_removed_as_a_whole(panel, 
     assert panel.photos.person.layout.display == "none"
 
 
-def test_without_models_the_card_says_so(make_panel, on_demo, tmp_path, text_of, pictures_of):
-    made = make_panel(on_demo.with_values(models_dir=str(tmp_path / "none")))
-    (card,) = cards(made)
+def test_card_without_models_says_not_examined(make_panel, demo_request, tmp_path, text_of, pictures_of):
+    panel = make_panel(demo_request.with_values(models_dir=str(tmp_path / "none")))
+    (card,) = cards(panel)
     assert "Not examined" in text_of(card)
     assert str(tmp_path / "none") in text_of(card)
     assert len(pictures_of(card)) == 1
-    made.models.value = str(on_demo.models_dir)
-    assert "Good." in text_of(cards(made)[0])
+    panel.models.value = str(demo_request.models_dir)
+    assert "Good." in text_of(cards(panel)[0])
 
 
-@pytest.mark.parametrize("written", ["", "/nowhere/a.png"])
-def test_what_cannot_be_added_is_told(panel, text_of, written):
-    add(panel, written)
+@pytest.mark.parametrize("path", ["", "/nowhere/a.png"])
+def test_missing_photo_is_reported(panel, text_of, path):
+    add(panel, path)
     assert "What to do" in text_of(panel.photos.message)
     assert len(panel.form_state.sources) == 1
 
 
-def test_a_changed_photo_is_examined_again_and_its_name_is_no_markup(make_panel, on_demo, tmp_path, text_of):
+def test_changed_photo_is_reexamined_and_its_name_escaped(make_panel, demo_request, tmp_path, text_of):
     path = write(tmp_path / "<b onclick=x>.png", portrait("alma"))
-    made = make_panel(on_demo.with_values(sources=(path, to_data_url(portrait("alma")))))
-    first, data = cards(made)
+    panel = make_panel(demo_request.with_values(sources=(path, to_data_url(portrait("alma")))))
+    first, data = cards(panel)
     assert "Good." in text_of(first)
     assert "<b onclick" not in first.value
     assert "&lt;b onclick=x&gt;.png" in first.value
     assert "(image data)" in text_of(data)
     write(Path(path), np.full((50, 50, 3), 9, np.uint8))
-    made.photos.refresh()
-    assert "No face" in text_of(cards(made)[0])
+    panel.photos.refresh()
+    assert "No face" in text_of(cards(panel)[0])
 
 
-def test_what_a_folder_of_photos_holds_besides_is_said(panel, tmp_path, monkeypatch):
+def test_unreadable_files_in_photo_folder_are_reported(panel, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -129,18 +129,18 @@ def test_what_a_folder_of_photos_holds_besides_is_said(panel, tmp_path, monkeypa
         (folder / name).touch()
     assert [Path(path).name for path in find_photos(str(folder))] == ["A10.png", "b9.png"]
     add(panel, folder)
-    said = panel.photos.message.value
-    assert "3 file(s)" in said
-    assert "2 .heic, 1 .txt" in said
-    assert "pip install pillow-heif" in said
+    message = panel.photos.message.value
+    assert "3 file(s)" in message
+    assert "2 .heic, 1 .txt" in message
+    assert "pip install pillow-heif" in message
     for name in ("b9.png", "A10.png"):
         (folder / name).unlink()
     with pytest.raises(MissingFileError, match=r"2 \.heic.*pip install pillow-heif"):
         find_photos(str(folder))
 
 
-def test_uploaded_photos_are_kept_and_used(panel, runs, monkeypatch):
-    """As both versions of ipywidgets give them."""
+def test_uploaded_photos_are_saved_and_used(panel, runs, monkeypatch):
+    """In the formats of ipywidgets 7 and 8."""
     data = base64.b64decode(to_data_url(portrait("hanna")).partition(",")[2])
     old = {"../../h.png": {"metadata": {"name": "../../h.png"}, "content": data}}
     new = ({"name": "../../h.png", "content": memoryview(data)},)
@@ -154,7 +154,7 @@ def test_uploaded_photos_are_kept_and_used(panel, runs, monkeypatch):
     assert len(cards(panel)) == 2
 
 
-def test_a_second_upload_of_a_name_leaves_the_first_where_it_is(tmp_path):
+def test_upload_with_same_name_does_not_overwrite(tmp_path):
     first, second = (save_upload(tmp_path / "IMG_0001.png", data) for data in (b"one", b"two"))
     assert [path.name for path in (first, second)] == ["IMG_0001.png", "IMG_0001 (2).png"]
     assert save_upload(first, b"one") == first

@@ -1,4 +1,4 @@
-"""The lines that tell how a run, or a fetch of models, is going."""
+"""Progress lines of runs and model downloads."""
 
 from __future__ import annotations
 
@@ -14,16 +14,9 @@ from colab_helpers.ui.progress import FetchLine, ProgressLine, fetch_text
 from tests.helpers.reports import a_progress
 
 START = a_progress(
-    0,
-    400,
-    file="clip.mp4",
-    file_index=1,
-    file_count=5,
-    fps=23.44,
-    eta=12.4,
-    ram_percent=41.2,
+    0, 400, file="clip.mp4", file_index=1, file_count=5, fps=23.44, eta=12.4, ram_percent=41.2,
     gpu_percent=63.0,
-)
+)  # fmt: skip
 
 
 def at(frame: int, **changes: object) -> Progress:
@@ -43,13 +36,13 @@ def fetched(done: int) -> FetchProgress:
         ({"eta": 3601}, "ETA 1:00:01,"),
     ],
 )  # fmt: skip
-def test_the_line_says_what_is_known(changes, text):
+def test_progress_text_omits_unknown_values(changes, text):
     found = progress_text(at(120, **changes))
     assert found.startswith("[2/5] clip.mp4: ")
     assert text in found
 
 
-def test_headless_lines_come_every_five_seconds_and_at_the_end(capsys, monkeypatch):
+def test_headless_lines_every_five_seconds_and_at_end(capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("colab_helpers.ui.progress.monotonic", lambda: now[0])
     with ProgressLine(headless=True) as line:
@@ -69,7 +62,7 @@ def test_headless_lines_come_every_five_seconds_and_at_the_end(capsys, monkeypat
     assert fetch_text(fetched(1_000_000)) == "1 of 4 files, 1 of 2 MB"
 
 
-def test_a_bar_for_each_file_that_is_closed_when_a_run_fails(capsys):
+def test_bar_per_file_is_closed_if_run_fails(capsys):
     with suppress(RuntimeError), ProgressLine() as line:
         line(at(400))
         line(at(3, file="next.mp4", file_index=2, frames=None))
