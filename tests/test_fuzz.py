@@ -87,7 +87,7 @@ def test_presets_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_nested_too_deeply_is_refused_as_what_it_is_not(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(f'{{"tasks": {DEEP}')
-    with pytest.raises(UsageError, match="no job"):
+    with pytest.raises(UsageError, match="not a job file"):
         Job.load(tmp_path / "job.json")
     for text in (
         f"people: {DEEP}",
@@ -167,7 +167,7 @@ def test_forms_and_reports_of_nonsense_are_read_as_far_as_they_go(tmp_path: Path
     (tmp_path / REPORT_NAME).write_text(json.dumps(report))
     assert write_page(tmp_path).exists()
     (tmp_path / "job.json").write_text('{"request": [], "tasks": []}')
-    with pytest.raises(UsageError, match="no job"):
+    with pytest.raises(UsageError, match="not a job file"):
         Job.load(tmp_path / "job.json")
 
 
