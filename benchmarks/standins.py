@@ -37,11 +37,11 @@ def _summary(name: str, figures: Figures) -> str:
         f"  recall {figures.recall:.4f} ({figures.found}/{figures.asked})",
         f"  false faces {figures.false} in {figures.frames} frames",
         f"  landmark error / eye distance  {high(figures.landmark)}",
-        f"  cosine, same person       {low(figures.same)}",
-        f"  cosine, different people  {high(figures.different)}",
+        f"  cosine, same person          {low(figures.same)}",
+        f"  cosine, different people     {high(figures.different)}",
         f"  cosine, swapped to source    {low(figures.to_source)}",
         f"  cosine, swapped to original  {high(figures.to_original)}",
-        f"  PSNR to true swap {low(figures.psnr)}   gain {low(figures.gain)} dB",
+        f"  PSNR to true swap, dB  {low(figures.psnr)}   gain {low(figures.gain)}",
     ]
     return "\n".join(lines)
 
