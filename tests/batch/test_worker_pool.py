@@ -421,7 +421,7 @@ def pool_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[WorkerPool, list[s
     told = list[str]()
     request = BatchRequest(output_dir=tmp_path, people="find")
     job = Job(request=request, tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
-    status = SimpleNamespace(note=told.append, restarted=told.append)
+    status = SimpleNamespace(note=told.append, note_restart=told.append)
     work_dirs, journal = WorkDirs(tmp_path, None), History()
     context: Any = SimpleNamespace(job=job, work_dirs=work_dirs, status=status, read_journal=lambda: journal)
     process = SimpleNamespace(kill=lambda: None)
@@ -431,7 +431,7 @@ def pool_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[WorkerPool, list[s
 
 
 def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypatch, tmp_path) -> None:
-    pool, _ = pool_of(monkeypatch, tmp_path)
+    pool, told = pool_of(monkeypatch, tmp_path)
     pool._spawn_missing()
     assert len(pool._workers) == 1, "it looks at all files first"
     pool._on_opened(pool._workers[0], WorkerInfo())
@@ -441,7 +441,7 @@ def test_whoever_cannot_begin_is_not_started_again_but_whoever_dies_is(monkeypat
     (left,) = pool._workers
     assert left.loaded
     pool._on_lost(left, -35)  # a real-time signal, which has no name
-    assert "Real-time signal 1 (signal 35)" in pool.context.status.status.notes[-1]
+    assert "died of Real-time signal 1 (signal 35)" in told
     pool._spawn_missing()
     assert [member.number - left.number for member in pool._workers] == [2]
     with pytest.raises(ValueError, match="no networks"):

@@ -90,7 +90,7 @@ def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Clust
             tasks=tuple(Task(Path(f"/clips/{n}.mp4"), tmp_path / f"{n}.mp4") for n in range(9)),
         )
         shown, causes = list[list[WorkerStatus]](), list[str]()
-        status = SimpleNamespace(workers=shown.append, restarted=causes.append, note=print)
+        status = SimpleNamespace(workers=shown.append, note_restart=causes.append, note=print)
         given_to: dict[str, Any] = {"read_journal": History, "shown": shown, "causes": causes}
         context: Any = SimpleNamespace(job=job, status=status, **given_to)
         nothing: Any = None
