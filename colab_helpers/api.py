@@ -7,8 +7,8 @@ need them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
@@ -311,11 +311,9 @@ def _open(
     return run, identity.notes if identity else ()
 
 
-@contextmanager
-def _in_language_of(settings: Settings | None) -> Iterator[None]:
-    """Use the language of the settings within the block."""
-    with use_language(settings.language if isinstance(settings, Settings) else "auto"):
-        yield
+def _in_language_of(settings: Settings | None) -> AbstractContextManager[None]:
+    """Use the language of the settings within a block."""
+    return use_language(settings.language if isinstance(settings, Settings) else "auto")
 
 
 def _absolute(value: str | Path | None) -> Path | None:

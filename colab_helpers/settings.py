@@ -272,6 +272,11 @@ class Settings(BaseModel):
         selection = self.face_selector_gender, self.face_selector_age_start, self.face_selector_age_end
         return selection != ("any", 0, 100)
 
+    @property
+    def worker_timeout(self) -> float:
+        """Seconds without a sign of life after which a worker is killed; it may wait for GPU memory."""
+        return self.stall_timeout + self.gpu_memory_wait
+
     def with_overrides(self, **overrides: object) -> Settings:
         """Return a validated copy with some fields replaced."""
         return validate_settings({**self.model_dump(), **overrides}, preset=tr("overrides"))

@@ -22,17 +22,12 @@ from colab_helpers.trust.consent import parse_consent
 
 @dataclass(eq=False)
 class BatchRunner(ABC):
-    """Processes the targets of a batch in an ``order``.
-
-    Attributes:
-        loaded: Networks and photos in use.
-        files: Reports of the files that have ended, by number.
-    """
+    """Processes the targets of a batch in an ``order``; ``files``: reports of those that have ended."""
 
     context: WorkerContext
     order: Sequence[int]
     estimate: Estimate
-    loaded: WorkerInfo = field(default=WorkerInfo(), init=False)
+    loaded: WorkerInfo = field(default=WorkerInfo(), init=False)  # networks and photos in use
     files: dict[int, FileReport] = field(default_factory=dict, init=False)
 
     def run(self) -> BatchReport:

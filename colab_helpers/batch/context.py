@@ -33,19 +33,14 @@ Announce = Callable[[Iterable[str], int], None]
 
 @dataclass(frozen=True, eq=False)
 class WorkerContext:
-    """A batch as one of its workers sees it.
-
-    Attributes:
-        cause: Why the previous worker died; None if none did.
-        on_progress: Called while a video is processed.
-    """
+    """A batch as one of its workers sees it; ``cause``: why the previous worker died, if one did."""
 
     job: Job
     work_dirs: WorkDirs
     status: StatusWriter
     stop: StopToken
     cause: str | None = None
-    on_progress: ProgressCallback | None = None
+    on_progress: ProgressCallback | None = None  # called while a video is processed
 
     def heartbeat(self) -> None:
         """Send a heartbeat; raise KeyboardInterrupt if a stop was requested."""

@@ -78,11 +78,10 @@ class Supervisor:
 
     @cached_property
     def _watcher(self) -> RunWatcher:
-        settings = self.job.request.settings
         return RunWatcher(
             self.job.folder,
             self._work_dirs.local,
-            stall_timeout=float(settings.stall_timeout) + float(settings.gpu_memory_wait),
+            stall_timeout=self.job.request.settings.worker_timeout,
             on_progress=self.on_progress,
             on_status=self.on_status,
         )

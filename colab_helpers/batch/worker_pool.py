@@ -107,11 +107,6 @@ class WorkerPool(BatchRunner):
         self.context.job.save(path)
         return path
 
-    @cached_property
-    def _stall_timeout(self) -> float:
-        settings = self.context.job.request.settings
-        return float(settings.stall_timeout) + float(settings.gpu_memory_wait)
-
     def receive_message(self, number: int, message: tuple[Any, ...]) -> None:
         """Queue a message of a worker, by its number; from any thread."""
         self._messages.put((number, message))
@@ -308,8 +303,9 @@ class WorkerPool(BatchRunner):
             self._published, tasks = time.monotonic(), self.context.job.tasks
             statuses = [w.status(tasks[w.call.index].target.name if w.call else "") for w in self._workers]
             self.context.status.workers(statuses)
+        settings = self.context.job.request.settings
         for worker in self._workers:
-            busy, limit = worker.call is not None or not worker.loaded, self._stall_timeout
+            busy, limit = worker.call is not None or not worker.loaded, settings.worker_timeout
             if busy and time.monotonic() - worker.last_heard > limit and not worker.kill_reason:
                 text = mark("made no progress for {limit:.0f} seconds and was killed")
                 worker.kill_reason = tr(text, limit=limit)

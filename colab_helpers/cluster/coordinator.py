@@ -26,11 +26,9 @@ _ERROR_TIMEOUT = 10.0
 
 
 class Coordinator:
-    """Runs a batch in a thread; its methods return at once, which keeps messages in order.
+    """Actor called ``name`` that runs a ``job``, as JSON, in a thread.
 
-    Args:
-        job: The job as JSON.
-        name: Name of this actor.
+    Its methods return at once, which keeps messages in order.
     """
 
     def __init__(self, job: str, name: str) -> None:

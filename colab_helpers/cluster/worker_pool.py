@@ -44,15 +44,10 @@ class _RemoteProcess:
 
 @dataclass(eq=False, kw_only=True)
 class ClusterWorkerPool(WorkerPool):
-    """A `WorkerPool` whose ``devices`` are the nodes of a cluster, polled for changes.
+    """A `WorkerPool` whose ``devices`` are the nodes of a cluster, polled for changes."""
 
-    Attributes:
-        ray: The connected module ray.
-        coordinator: Handle of the coordinator, which receives the workers' messages.
-    """
-
-    ray: Any
-    coordinator: Any
+    ray: Any  # the connected module
+    coordinator: Any  # its handle; it receives the workers' messages
     _pings: dict[Any, WorkerHandle] = field(default_factory=dict, init=False)
     _addresses: dict[str, str] = field(default_factory=dict, init=False)
     _polled: float = field(default=-math.inf, init=False)

@@ -32,10 +32,8 @@ class StoppedError(BatchError):
 def run_batch_swap(form_state: FormState | BatchRequest) -> Run | None:
     """Run the batch that the panel or the form describes; join it if the panel's button has started it.
 
-    Without any sources and targets, run the demo.
-
-    Returns:
-        The run with its report; None if the frontend has no cells, where the panel's button starts it.
+    Without any sources and targets, run the demo. Return the run with its report; None if the frontend has no
+    cells, where the panel's button starts it.
 
     Raises:
         ConsentError: There is no usable statement of consent; nothing was done.

@@ -103,9 +103,7 @@ class Run:
 class RunController(HasTraits):
     """Holds the latest batch of a notebook, whether a cell or the button has started it.
 
-    Attributes:
-        latest: The run, if any.
-        running_from: As of the run at the last ``update``; observers are called in the main thread.
+    ``running_from`` is the run's at the last ``update``; observers are called in the main thread.
     """
 
     latest = Instance(Run, allow_none=True)

@@ -231,11 +231,9 @@ def _kernel() -> Any:
 
 
 def open_html_area() -> Callable[[str], None] | None:
-    """Show an area below the notebook's cell whose HTML can be replaced.
+    """Show an area below the notebook's cell, and return a function that replaces its HTML.
 
-    Returns:
-        Function that replaces the HTML, to be called from the main thread at most once a second; None outside
-        notebooks and without ipywidgets.
+    Call that from the main thread, at most once a second. None outside notebooks and without ipywidgets.
     """
     library = widget_library()
     if library is None:

@@ -56,17 +56,12 @@ class PreloadError(ColabHelpersError, RuntimeError):
 
 
 class NeededModel(BaseModel, extra="forbid", frozen=True):
-    """A model of the preset and the state of its file.
-
-    Attributes:
-        bytes: Size of the file, or of the download if it is missing or damaged; None if unknown.
-        note: What is wrong with the file, or that it is unknown.
-    """
+    """A model of the preset and the state of its file, with a ``note`` on what is wrong with it."""
 
     name: str
     role: str
     licence: Licence
-    bytes: int | None
+    bytes: int | None  # of the file, or of the download if it is missing or damaged
     state: State
     note: str = ""
 

@@ -34,11 +34,7 @@ _STRIP = (
 
 
 class PreviewTab:
-    """Shows how a run would change one frame; computed only while the tab is open.
-
-    Attributes:
-        shown: The current preview; None without a target or after an error.
-    """
+    """Shows how a run would change one frame, ``shown`` if there is one; computed only while it is open."""
 
     def __init__(self, widgets: Widgets, form_state: FormState, host: Host) -> None:
         self._form_state, self._host = form_state, host

@@ -46,11 +46,7 @@ DetectionSetup = tuple[Settings, Path | None]
 
 
 class VideosTab:
-    """The targets.
-
-    Attributes:
-        files: Targets of the run as of the last refresh.
-    """
+    """The targets; ``files`` are those of the run as of the last refresh."""
 
     def __init__(self, widgets: Widgets, form_state: FormState, host: Host) -> None:
         self._form_state, self._host = form_state, host

@@ -146,7 +146,7 @@ def test_missing_portraits_are_refused_with_the_command_to_make_them(run, films,
     with pytest.raises(UsageError, match=command):
         run(NAMES[0], people="everybody", library=library)
     assert not list(out.glob("*.mp4"))
-    with pytest.raises(UsageError, match="target_person and never are ignored"):
+    with pytest.raises(UsageError, match="cannot be combined with people=everybody"):
         run(NAMES[0], people="everybody", library=library, never=[films / "alma.jpg"])
     (out / MAP_NAME).write_text("default: portraits\n")
     assert run(NAMES[0], people="only", library=library).ok

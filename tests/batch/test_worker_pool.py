@@ -400,7 +400,7 @@ def pool_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[WorkerPool, list[s
     notes = list[str]()
     request = BatchRequest(output_dir=tmp_path, people="find")
     job = Job(request=request, tasks=(Task(Path("/t.mp4"), tmp_path / "t.mp4"),))
-    status = SimpleNamespace(note=notes.append, restarted=notes.append)
+    status = SimpleNamespace(note=notes.append, note_restart=notes.append)
     work_dirs, journal = WorkDirs(tmp_path, None), History()
     context: Any = SimpleNamespace(job=job, work_dirs=work_dirs, status=status, read_journal=lambda: journal)
     process = SimpleNamespace(kill=lambda: None)
@@ -410,7 +410,7 @@ def pool_of(monkeypatch, tmp_path, devices=("", "")) -> tuple[WorkerPool, list[s
 
 
 def test_worker_that_cannot_start_is_not_restarted_but_a_dead_one_is(monkeypatch, tmp_path) -> None:
-    pool, _ = pool_of(monkeypatch, tmp_path)
+    pool, notes = pool_of(monkeypatch, tmp_path)
     pool._spawn_missing()
     assert len(pool._workers) == 1, "the first worker scans all files first"
     pool._on_opened(pool._workers[0], WorkerInfo())
@@ -420,7 +420,7 @@ def test_worker_that_cannot_start_is_not_restarted_but_a_dead_one_is(monkeypatch
     (left,) = pool._workers
     assert left.loaded
     pool._on_lost(left, -35)  # a real-time signal, which has no name
-    assert "Real-time signal 1 (signal 35)" in pool.context.status.status.notes[-1]
+    assert "died of Real-time signal 1 (signal 35)" in notes
     pool._spawn_missing()
     assert [member.number - left.number for member in pool._workers] == [2]
     with pytest.raises(ValueError, match="no networks"):

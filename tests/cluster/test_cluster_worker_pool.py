@@ -90,7 +90,7 @@ def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Clust
             tasks=tuple(Task(Path(f"/clips/{n}.mp4"), tmp_path / f"{n}.mp4") for n in range(9)),
         )
         statuses, causes = list[list[WorkerStatus]](), list[str]()
-        status = SimpleNamespace(workers=statuses.append, restarted=causes.append, note=print)
+        status = SimpleNamespace(workers=statuses.append, note_restart=causes.append, note=print)
         fields: dict[str, Any] = {"read_journal": History, "statuses": statuses, "causes": causes}
         context: Any = SimpleNamespace(job=job, status=status, **fields)
         nothing: Any = None
