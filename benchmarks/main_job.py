@@ -189,18 +189,16 @@ def measure_seed(
     """Render, swap and measure the two clips of one seed."""
     who = sorted(IDENTITIES)[seed % len(IDENTITIES)]
     make_demo(folder, seed=seed, seconds=seconds, size=size, true_swaps=False)
+    settings = load_settings(
+        "balanced", execution_provider="cpu", output_video_encoder="libx264",
+        visible_label="off", disclosure="a benchmark",
+    )  # fmt: skip
     report = run_batch(
         [folder / "source" / f"{who}.png"],
         [folder / "targets"],
         folder / "out",
         consent=CONSENT,
-        settings=load_settings(
-            "balanced",
-            execution_provider="cpu",
-            output_video_encoder="libx264",
-            visible_label="off",
-            disclosure="a benchmark",
-        ),
+        settings=settings,
         models_dir=folder / "models",
     )
     if not report.ok:
