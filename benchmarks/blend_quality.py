@@ -140,16 +140,9 @@ def shots(rng: random.Random, size: tuple[int, int], count: int) -> Iterator[Ren
 
 def _cut(box: FloatArray, side: str, share: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return the crop rectangle whose edge cuts off ``share`` of a box at one side (L, T, R or B)."""
-    left, top, right, bottom = (float(edge) for edge in box)
-    part = [0, 0, *size]
-    part["LTRB".index(side)] = round(
-        {
-            "L": left + share * (right - left),
-            "T": top + share * (bottom - top),
-            "R": right - share * (right - left),
-            "B": bottom - share * (bottom - top),
-        }[side]
-    )
+    part, index = [0, 0, *size], "LTRB".index(side)
+    near, far = float(box[index]), float(box[(index + 2) % 4])
+    part[index] = round(near + share * (far - near))
     return part[0], part[1], part[2], part[3]
 
 

@@ -267,13 +267,7 @@ def end_to_end(bench: Bench) -> list[Row]:
 
 
 PARTS: dict[str, Callable[[Bench], Any]] = {
-    "machine": machine,
-    "networks": networks,
-    "decoding": decoding,
-    "pixels": pixels,
-    "end_to_end": end_to_end,
-    "doctor": doctor,
-    "demo": demo,
+    part.__name__: part for part in (machine, networks, decoding, pixels, end_to_end, doctor, demo)
 }
 
 

@@ -134,7 +134,7 @@ def matching_face(faces: list[Face], box: npt.NDArray[np.float32]) -> Face | Non
     return None
 
 
-def measure_clip(demo: Path, clip: str, who: str, output: Path, scene: Scene, every: int) -> Outcome:
+def measure_clip(demo: Path, clip: str, source: str, output: Path, scene: Scene, every: int) -> Outcome:
     """Measure one output against the truth; image quality in every ``every``-th frame only."""
     target, plain = demo / "targets" / f"{clip}.mp4", demo / f"{clip}.plain.mp4"
     settings = load_settings(execution_provider="cpu")
@@ -150,24 +150,24 @@ def measure_clip(demo: Path, clip: str, who: str, output: Path, scene: Scene, ev
     for i, (old, new, encoded) in enumerate(zip(*map(images, (target, output, plain)), strict=True)):
         if i % every:
             continue
-        truth = scene.render_all(i, [who])
+        truth = scene.render_all(i, [source])
         clear = ~_boxes(old.shape, truth.faces)
         outside.append((squared_error(old, new, clear), squared_error(old, encoded, clear)))
         detections = analyser.find(new)
         for face in truth.faces:
             width = face.box[2] - face.box[0]
-            if face.who == who or face.visible < _MIN_VISIBLE or width < _MIN_SIZE:
+            if face.who == source or face.visible < _MIN_VISIBLE or width < _MIN_SIZE:
                 continue
             inside = (truth.mask > _INSIDE) & _boxes(old.shape, [face])
             if inside.sum() > 400:
                 swapped, unchanged = (
-                    psnr(squared_error(image, truth.swapped[who], inside)) for image in (new, old)
+                    psnr(squared_error(image, truth.swapped[source], inside)) for image in (new, old)
                 )
                 outcome.inside.append(swapped)
                 outcome.gain.append(swapped - unchanged)
             match = matching_face(detections, face.box)
             if match is not None and match.embedding is not None:
-                outcome.to_source.append(float(match.embedding @ portraits[who]))
+                outcome.to_source.append(float(match.embedding @ portraits[source]))
                 outcome.to_original.append(float(match.embedding @ portraits[face.who]))
     outcome.outside, outcome.outside_plain = (psnr(float(np.mean(e))) for e in zip(*outside, strict=True))
     return outcome
@@ -187,20 +187,18 @@ def measure_seed(
     folder: Path, seed: int, *, seconds: float, size: tuple[int, int], every: int = 5
 ) -> list[Outcome]:
     """Render, swap and measure the two clips of one seed."""
-    who = sorted(IDENTITIES)[seed % len(IDENTITIES)]
+    source = sorted(IDENTITIES)[seed % len(IDENTITIES)]
     make_demo(folder, seed=seed, seconds=seconds, size=size, true_swaps=False)
+    settings = load_settings(
+        "balanced", execution_provider="cpu", output_video_encoder="libx264",
+        visible_label="off", disclosure="a benchmark",
+    )  # fmt: skip
     report = run_batch(
-        [folder / "source" / f"{who}.png"],
+        [folder / "source" / f"{source}.png"],
         [folder / "targets"],
         folder / "out",
         consent=CONSENT,
-        settings=load_settings(
-            "balanced",
-            execution_provider="cpu",
-            output_video_encoder="libx264",
-            visible_label="off",
-            disclosure="a benchmark",
-        ),
+        settings=settings,
         models_dir=folder / "models",
     )
     if not report.ok:
@@ -209,7 +207,7 @@ def measure_seed(
     for number, file in enumerate(report.files):
         scene = Scene(seed=seed * 1000 + number, size=size, seconds=seconds, people=2 - number % 2)
         output = Path(file.output or "")
-        outcomes.append(measure_clip(folder, Path(file.target).stem, who, output, scene, every))
+        outcomes.append(measure_clip(folder, Path(file.target).stem, source, output, scene, every))
     return outcomes
 
 
