@@ -539,6 +539,6 @@ def test_sources_in_memory_reach_the_worker(targets, constant_models, consent, t
 
 def test_usage_errors_are_raised_before_any_process_starts(batch, monkeypatch, targets, tmp_path) -> None:
     monkeypatch.setattr(supervisor.subprocess, "Popen", None)
-    with pytest.raises(UsageError, match="names none"):
+    with pytest.raises(UsageError, match="selects none"):
         batch(video_range="9-12")
     assert not (tmp_path / "out").exists()
