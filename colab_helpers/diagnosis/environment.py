@@ -95,7 +95,7 @@ def bytes_missing(subject: Subject) -> int:
     from colab_helpers.models.catalog import load_catalog, required_models
 
     try:
-        entries = required_models(subject.settings, load_catalog())
+        entries = required_models(subject.settings, load_catalog(), root=subject.models)
     except ModelError:  # a missing model that is not in the catalogue; reported by the check of the models
         return 0
     return sum(entry.bytes or 0 for entry in entries if not (subject.models / entry.path).is_file())

@@ -156,7 +156,7 @@ def usable_encoders() -> dict[str, str | None]:
 def _working(name: str, request: _Request) -> EncoderChoice:
     if (chosen := _first_working(name, request)) is not None:
         return chosen
-    pix_fmt = next(_formats(name, request))
+    pix_fmt = next(_formats(name, request), request.pix_fmt)
     reason = _trial(name, pix_fmt, request.width, request.height, _options(name, request)) or ""
     remedy = tr("choose the encoder auto or libx264")
     if name.endswith("_nvenc"):
@@ -218,7 +218,10 @@ def repeatable_x264(width: int) -> Iterator[str]:
 
 def _formats(name: str, request: _Request) -> Iterator[str]:
     """Yield the pixel formats to try, best first: those that the encoder lists and the frame size allows."""
-    listed = {video_format.name for video_format in Codec(name, "w").video_formats or ()}
+    try:
+        listed = {video_format.name for video_format in Codec(name, "w").video_formats or ()}
+    except ValueError:  # this build of FFmpeg does not include the encoder
+        return
     names = _NVENC if name.endswith("_nvenc") else _PLANAR
     ranked = [
         names[chroma, bits]

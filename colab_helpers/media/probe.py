@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import struct
 import time
 from collections import Counter
@@ -52,6 +53,8 @@ _MAX_PROBED_PACKETS = 600
 _MTIME_RESOLUTION = 2 * 10**9
 """Nanoseconds between two modification times of the coarsest file system, FAT."""
 
+# A tag may hold any text: a Fraction of "1/0" fails, and one of "1e999999999" takes forever.
+_DURATION = re.compile(r"(\d{1,6}):(\d{1,2}):(\d{1,2}(?:\.\d{1,18})?)")
 _HDR10 = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
 # The video is divided into so many parts; the frame size is sampled at each boundary.
 _SAMPLES = 8
@@ -147,9 +150,8 @@ def stated_duration(container: InputContainer, stream: VideoStream) -> Fraction:
     """Return a stream's duration in seconds from Matroska's statistics, its header, or the file's header."""
     # The tag first: FFmpeg may report the file's duration, subtitles included, for the video stream.
     text = next((value for key, value in stream.metadata.items() if key.startswith("DURATION")), "")
-    with contextlib.suppress(ValueError):
-        hours, minutes, seconds = text.split(":")
-        tagged = int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+    if tag := _DURATION.fullmatch(text):
+        tagged = int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
         if tagged:
             return tagged
     if stream.duration:

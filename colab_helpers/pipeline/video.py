@@ -59,12 +59,14 @@ def process_video(
     info = probe(target)
     check_output(output, info, audio=not engine.settings.skip_audio)
     with nullcontext(store) if store else temporary_store(output) as used_store:
+        make_plan = partial(plan_video, engine, assignment, info, output, used_store, **options)
+        plan = make_plan()
         while True:
-            plan = plan_video(engine, assignment, info, output, used_store, **options)
             try:
                 return complete_video(plan)
             except SmallerTilesError:  # resume with smaller tiles
                 plan.faces.index.flush()
+                plan = replace(make_plan(), started=plan.started, label_notes=plan.label_notes)
 
 
 def complete_video(plan: VideoPlan) -> FileResult:

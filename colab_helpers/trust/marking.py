@@ -221,13 +221,16 @@ def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
     return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": assertions}
 
 
-def seal_generated(partial: Path, *, told: str, network: str) -> None:
+def seal_generated(partial: Path, *, description: str, network: str) -> None:
     """Sign a PNG made by a network as a whole, under its hidden name, with this machine's certificate."""
-    created = _action("created", digitalSourceType=GENERATED_SOURCE_TYPE, description=told)
+    created = _action("created", digitalSourceType=GENERATED_SOURCE_TYPE, description=description)
     created["parameters"] = {NETWORKS: [network]}
-    signed = hidden_name(partial)
-    Claim(_definition("portrait", [created]), load_credentials(LOCAL)).embed(partial, signed, lambda: None)
-    signed.replace(partial)
+    claim, signed = Claim(_definition("portrait", [created]), load_credentials(LOCAL)), hidden_name(partial)
+    try:
+        claim.embed(partial, signed, lambda: None)
+        signed.replace(partial)
+    finally:
+        signed.unlink(missing_ok=True)
 
 
 def xmp_of(instructions: str, source_type: str = COMPOSITE_SOURCE_TYPE) -> bytes:

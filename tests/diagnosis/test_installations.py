@@ -306,3 +306,10 @@ def test_without_a_package_of_its_own_the_doctor_says_so(
     assert main(["doctor"]) == WRONG_USAGE
     error = capsys.readouterr().err
     assert error.startswith(f"error: packages: No module named 'pynvml'. What to do: run '{INSTALL}'")
+
+
+def test_what_is_missing_is_counted_beside_a_network_of_ones_own(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "mine.onnx").write_bytes(b"a swapper that is in no catalogue")
+    settings = load_settings(swapper_model="mine", frame_processors="face_swapper")
+    found = findings.Subject.here(settings, models_dir=tmp_path, folder=Path())
+    assert environment.bytes_missing(found) > 100e6

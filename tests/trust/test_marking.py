@@ -37,6 +37,7 @@ from colab_helpers.trust.marking import (
     NETWORKS,
     Marks,
     load_checked_credentials,
+    seal_generated,
 )
 from colab_helpers.trust.records import ContentDecision
 from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, Credentials, load_credentials, local_anchor
@@ -479,3 +480,17 @@ def test_pixels_and_packets_are_those_of_a_run_that_marks_nothing(
     for name in names:
         assert media(done.out / name) == media(tmp_path / "out" / name)
         assert sha256_of(done.out / name) != sha256_of(tmp_path / "out" / name)
+
+
+def test_a_generated_picture_that_cannot_be_signed_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Claim, _path: Path, signed: Path, _heartbeat: Callable[[], None]) -> None:
+        signed.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Claim, "embed", full)
+    (tmp_path / ".a.part.png").write_bytes(b"picture")
+    with pytest.raises(OSError, match="No space left"):
+        seal_generated(tmp_path / ".a.part.png", description="x", network="y")
+    assert [path.name for path in tmp_path.iterdir()] == [".a.part.png"]
