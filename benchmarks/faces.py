@@ -162,7 +162,7 @@ def tracked(analyser: FaceAnalyser, clip: Clip) -> tuple[list[list[Face]], list[
     def rows() -> Iterator[FrameFaces]:
         for i in range(clip.frames):
             row = FrameFaces(i, i, picture=BgrPicture(clip.shot(i)[0]))
-            finder.look(row)
+            finder.detect(row)
             yield row
 
     def embed(row: FrameFaces) -> None:

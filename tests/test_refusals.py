@@ -237,13 +237,13 @@ def test_the_others_are_done_and_page_and_manifest_say_what_was_seen(place: Path
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that are looked at from now on."""
     seen: list[float] = []
-    look = ContentCheck._look
+    look = ContentCheck._classify
 
     def watched(self: ContentCheck, picture: object, seconds: float) -> None:
         seen.append(seconds)
         look(self, picture, seconds)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ContentCheck, "_look", watched)
+    monkeypatch.setattr(ContentCheck, "_classify", watched)
     return seen
 
 

@@ -92,7 +92,7 @@ class TrackStats(BaseModel, extra="forbid"):
         """Add the statistics of other frames."""
         for name in TrackStats.model_fields.keys() - {"spans", "portrait"}:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.spans = merged([*self.spans, *other.spans])
+        self.spans = merge_spans([*self.spans, *other.spans])
         self.show(other.portrait)
 
     def show(self, portrait: Portrait | None) -> None:
@@ -133,7 +133,7 @@ class FrameStats(BaseModel, extra="forbid"):
         self.faces += later.faces
         self.without_face += later.without_face
         self.filled += later.filled
-        self.spans = merged([*self.spans, *later.spans])
+        self.spans = merge_spans([*self.spans, *later.spans])
         self.similarities += later.similarities
         self.flicker += later.flicker
         self.pairs += later.pairs
@@ -189,7 +189,7 @@ def add_span(spans: Spans, start: int, stop: int) -> None:
     spans.append((start, stop))
 
 
-def merged(spans: Spans) -> Spans:
+def merge_spans(spans: Spans) -> Spans:
     """Sort spans and join those that overlap or adjoin."""
     result: Spans = []
     for start, stop in sorted(spans):

@@ -57,13 +57,13 @@ class SparseDetector:
             self._dense_until = key.frame + _LOST_FRAMES if lost else 0
         self._before, self._last = self._last, key
 
-    def look(self, row: FrameFaces) -> None:
+    def detect(self, row: FrameFaces) -> None:
         """Run the detector if the frame's turn has come; several threads may do so ahead of `rows`."""
         assert row.picture is not None
         row.grid = row.picture.grid()
         if row.frame < self._known or row.frame % DETECTION_INTERVAL:
             return
-        row.looked = True
+        row.searched = True
         if row.frame % SEARCH_INTERVAL:
             row.faces = self._analyser.detect(row.picture)
         else:
@@ -75,7 +75,7 @@ class SparseDetector:
         While no face is found, frames wait for one that is searched in all views.
 
         Args:
-            rows: Frames after `look`, in order, from the last known one on.
+            rows: Frames after `detect`, in order, from the last known one on.
         """
         waiting: list[list[FrameFaces]] = []
         group: list[FrameFaces] = []
@@ -84,7 +84,7 @@ class SparseDetector:
             if row.frame < self._known:
                 continue
             group.append(row)
-            if row.looked:
+            if row.searched:
                 waiting.append(group)
                 group = []
                 self._retry_in_view(row)
@@ -129,8 +129,8 @@ class SparseDetector:
     def _ensure_detected(self, row: FrameFaces) -> None:
         """Run the detector on a frame if it has not run yet."""
         assert row.picture is not None
-        if not row.looked:
-            row.looked, row.faces = True, self._analyser.detect(row.picture)
+        if not row.searched:
+            row.searched, row.faces = True, self._analyser.detect(row.picture)
             if self._view != "plain" and not (row.faces and row.faces[0].score >= CONFIDENT_SCORE):
                 self._detect_in_view(row)
 

@@ -257,11 +257,11 @@ def _describe(
         audio=tuple(info for info in others if info.kind == "audio"),
         subtitles=tuple(info for info in others if info.kind == "subtitle"),
         others=tuple(info for info in others if info.kind not in ("audio", "subtitle")),
-        metadata={key: _deduplicated(value) for key, value in container.metadata.items()},
+        metadata={key: _deduplicate(value) for key, value in container.metadata.items()},
     )
 
 
-def _deduplicated(value: str) -> str:
+def _deduplicate(value: str) -> str:
     """Undo the doubling of a tag that MP4 stores in two places: newer FFmpeg joins both by a semicolon."""
     half = value[: len(value) // 2]
     return half if half and value == f"{half};{half}" else value

@@ -77,7 +77,9 @@ def complete_video(plan: VideoPlan) -> FileResult:
     for number, stop in plan.missing():
         parts = make_segments(plan, number, stop, skipping=plan.may_be_copy)
         finished |= {part.segment.number: part for part in parts}
-    return join(plan, finished) or complete_video(plan.unlabelled() if finished else plan.without_skipping())
+    if result := join(plan, finished):
+        return result
+    return complete_video(plan.without_label() if finished else plan.without_skipping())
 
 
 def make_segments(

@@ -232,7 +232,7 @@ def _detect(video: VideoContext, faces: FaceTracking, reader: FrameReader, start
     if not video.settings.keep_fps:
         frames = _skip_to(constant_rate(reader, rate=CONSTANT_RATE), first_read(faces, start))
     decoded = run_ahead(frame_jobs(frames, video.info), 1, name="decode", gauges=video.progress.gauges)
-    return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
+    return map_ordered(faces.detect, decoded, workers=int(video.settings.execution_threads))
 
 
 def _skip_to(frames: Iterator[Frame], start: int) -> Iterator[Frame]:

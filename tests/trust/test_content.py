@@ -192,7 +192,7 @@ def test_what_was_seen_is_not_asked_again_unless_another_network_or_target_is(
     place, made = tmp_path / "faces" / "content.json", engine(FINE, HIT, FINE)
 
     def again(key: str = "target") -> ContentCheck:
-        return ContentCheck(made, "x", place=place, key=key)
+        return ContentCheck(made, "x", state_path=place, key=key)
 
     net, first = made.content[MARQO.name], again()
     for number in range(5):
@@ -218,16 +218,16 @@ def test_what_was_refused_is_refused_before_anything_is_done_again(
 ) -> None:
     place, made = tmp_path / "content.json", engine(HIT, FINE)
     with pytest.raises(ContentError):
-        watch(ContentCheck(made, "x", place=place), 3)
-    check = ContentCheck(made, "x", place=place)
+        watch(ContentCheck(made, "x", state_path=place), 3)
+    check = ContentCheck(made, "x", state_path=place)
     with pytest.raises(ContentError, match="1 of 3"):
         check.begin()
     assert made.content[MARQO.name].asked == 3
     assert check.decision.state == "refused"
-    child = ContentCheck(engine(DOUBT), "x", place=tmp_path / "other.json")
+    child = ContentCheck(engine(DOUBT), "x", state_path=tmp_path / "other.json")
     watch(child, 3)  # what is kept says nothing of who is put in
     with pytest.raises(ContentError, match="12 years"):
-        ContentCheck(engine(DOUBT), "x", [12.0], place=tmp_path / "other.json").begin()
+        ContentCheck(engine(DOUBT), "x", [12.0], state_path=tmp_path / "other.json").begin()
 
 
 def test_what_was_seen_is_written_as_soon_as_its_place_is_back(
@@ -244,12 +244,12 @@ def test_what_was_seen_is_written_as_soon_as_its_place_is_back(
             place.parent.unlink()
             write()
 
-    watch(ContentCheck(engine(FINE), "x", place=place, attempt=patient), 3)
+    watch(ContentCheck(engine(FINE), "x", state_path=place, attempt=patient), 3)
     assert (json.loads(place.read_text())["samples"], len(waits)) == (3, 1)
 
 
 def test_what_is_kept_stays_small(engine: Callable[..., Any], tmp_path: Path) -> None:
-    check = ContentCheck(engine(*[DOUBT, *[FINE] * 29] * 50), "x", place=tmp_path / "content.json")
+    check = ContentCheck(engine(*[DOUBT, *[FINE] * 29] * 50), "x", state_path=tmp_path / "content.json")
     watch(check, 1500)
     check.keep()
     assert check.decision.doubts == 50
@@ -328,7 +328,7 @@ def test_declared_times_hide_no_picture(engine: Callable[..., Any]) -> None:
 
 def test_a_frame_counts_as_seen_once_it_was_looked_at(engine: Callable[..., Any], tmp_path: Path) -> None:
     place, made = tmp_path / "content.json", engine(FINE)
-    check, asked, done = ContentCheck(made, "x", place=place), threading.Event(), threading.Event()
+    check, asked, done = ContentCheck(made, "x", state_path=place), threading.Event(), threading.Event()
     run = made.content[MARQO.name].run
 
     def slow(planes: np.ndarray) -> list[np.ndarray]:
