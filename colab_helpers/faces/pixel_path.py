@@ -162,7 +162,7 @@ class PixelPath:
 
 
 def _is_near_others(job: FaceJob, jobs: Sequence[FaceJob]) -> bool:
-    """Whether another face of the picture is so near that the order of changes matters."""
+    """Return whether another face of the picture is so near that the order of changes matters."""
     boxes = np.array([each.face.box for each in jobs if each.picture is job.picture and each is not job])
     corners, others = job.face.box.reshape(2, 2), boxes.reshape(-1, 2, 2)
     distances = np.abs(others.sum(1) - corners.sum(0)) / 2

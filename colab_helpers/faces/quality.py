@@ -130,13 +130,9 @@ class FrameStats(BaseModel, extra="forbid"):
 
     def add(self, later: FrameStats) -> None:
         """Add the statistics of the following frames."""
-        self.faces += later.faces
-        self.without_face += later.without_face
-        self.filled += later.filled
+        for name in ("faces", "without_face", "filled", "similarities", "flicker", "pairs"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
         self.spans = merge_spans([*self.spans, *later.spans])
-        self.similarities += later.similarities
-        self.flicker += later.flicker
-        self.pairs += later.pairs
         self.actions |= later.actions
         for number, counts in later.tracks.items():
             self.tracks.setdefault(number, TrackStats()).add(counts)
@@ -214,7 +210,7 @@ class Brightness:
     width: float
 
     def follows(self, before: Brightness) -> bool:
-        """Whether this is the same face, one frame later."""
+        """Return whether this is the same face, one frame later."""
         moved = math.dist(self.centre, before.centre)
         return self.frame == before.frame + 1 and moved < _SAME_FACE * before.width
 

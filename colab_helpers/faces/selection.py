@@ -42,7 +42,7 @@ def order_faces(faces: Sequence[Face], order: FaceOrder) -> list[Face]:
 
 
 def needs_embeddings(settings: Settings) -> bool:
-    """Whether the selection depends on embeddings."""
+    """Return whether the selection depends on embeddings."""
     return not settings.many_faces and settings.face_selector == "reference"
 
 
@@ -80,7 +80,7 @@ def select_faces(
 
 
 def _is_eligible(face: Face, settings: Settings) -> bool:
-    """Whether a face, or a person's average face, has the size, sex and age that the settings require.
+    """Return whether a face, or a person's average face, has the size, sex and age that the settings require.
 
     A face of unknown or ambiguous sex is not eligible if the settings require one.
     """

@@ -108,7 +108,7 @@ class SparseDetector:
         self._changes.append(row.change)
 
     def _is_settled(self, row: FrameFaces) -> bool:
-        """Whether frames need not wait: there is a face, or was one until now, or all views were searched."""
+        """Return whether frames need not wait: a face is or was there, or all views were searched."""
         return bool(row.faces or (self._last and self._last.faces) or row.frame % SEARCH_INTERVAL == 0)
 
     def _retry_in_view(self, row: FrameFaces) -> None:
@@ -167,7 +167,7 @@ class SparseDetector:
 
 
 def _is_steady(before: FrameFaces | None, last: FrameFaces, key: FrameFaces) -> bool:
-    """Whether the faces of two frames, equal in number, can be interpolated in between."""
+    """Return whether the faces of two frames, equal in number, can be interpolated in between."""
     faces = list(key.faces)
     for face in last.faces:
         near = max(faces, key=lambda other: overlap(face.box, other.box))
@@ -186,7 +186,7 @@ def _is_similar(face: Face, later: Face) -> bool:
 
 
 def _continues(before: FrameFaces | None, last: FrameFaces, face: Face, later: Face, frame: int) -> bool:
-    """Whether a face keeps its velocity; one without an earlier detection must stand still."""
+    """Return whether a face keeps its velocity; one without an earlier detection must stand still."""
     scale, expected = eye_distance(face.kps), face.kps
     if before is not None and before.faces:
         earlier = max(before.faces, key=lambda other: overlap(face.box, other.box))

@@ -138,7 +138,7 @@ class Track:
         return np.asarray(face.box + (face.box - before.box) * ahead, np.float32)
 
     def is_due(self, frame: int, changed: float) -> bool:
-        """Whether it is time for a new embedding."""
+        """Return whether it is time for a new embedding."""
         age = self._embedded_at - self.first
         interval = min(max(age, _MIN_EMBED_INTERVAL), _MAX_EMBED_INTERVAL)
         return frame - self._embedded_at >= interval or changed - self._embedded_change >= _EMBED_CHANGE
@@ -284,7 +284,7 @@ class Tracker:
                 track.last = max(track.last, self._shot_end - 1)
 
     def _needs_embeddings(self, row: FrameFaces, expected: Sequence[FloatArray], *, cut: bool) -> bool:
-        """Whether embeddings are needed: boxes do not determine the tracks, or an embedding is due."""
+        """Return whether embeddings are needed: boxes do not determine the tracks, or an embedding is due."""
         if not row.faces:
             return False
         if cut or any(track.is_due(row.frame, self._changed) for track in self._open):
@@ -297,7 +297,7 @@ class Tracker:
 
 
 def _is_behind(face: Face, distance: int, pairs: Iterable[tuple[Face, int]]) -> bool:
-    """Whether another face, detected clearly nearer in time, is in the place of a lost one."""
+    """Return whether another face, detected clearly nearer in time, is in the place of a lost one."""
     near = (other for other, nearer in pairs if nearer + 1 < distance)
     return any(overlap(face.box, other.box) >= _MIN_OVERLAP for other in near)
 

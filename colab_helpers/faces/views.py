@@ -32,7 +32,7 @@ def apply_view(view: View, plain: DetectorView) -> DetectorView:
 
 
 def is_dark(view: DetectorView) -> bool:
-    """Whether a picture is so dark that faces are missed, but not black."""
+    """Return whether a picture is so dark that faces are missed, but not black."""
     return 0 < _brightness(view) < DARK
 
 
@@ -41,7 +41,7 @@ def _brightness(view: DetectorView) -> float:
 
 
 def is_upright(kps: FloatArray) -> bool:
-    """Whether landmarks ``(5, 2)`` belong to an upright face that is not mirrored."""
+    """Return whether landmarks ``(5, 2)`` belong to an upright face that is not mirrored."""
     right, down = kps[1] - kps[0], kps[3:].mean(0) - kps[:2].mean(0)
     tilt = abs(np.degrees(np.arctan2(right[1], right[0])))
     return bool(tilt <= _MAX_TILT and right[0] * down[1] - right[1] * down[0] > 0)

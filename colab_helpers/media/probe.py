@@ -223,7 +223,8 @@ def _describe(
     time_base = to_fraction(stream.time_base) or Fraction(1, 1000)
     rate = to_fraction(stream.average_rate) or to_fraction(stream.guessed_rate)
     duration, declared = stated_duration(container, stream), _declared_frames(container, stream)
-    matrix = _display_matrix(frame)
+    raw_matrix = _side_data(frame, "DISPLAYMATRIX")
+    matrix = struct.unpack("=9i", raw_matrix[:36]) if raw_matrix else None
     others = [
         StreamInfo(other.index, other.type, codec_name(other), other.language)
         for other in container.streams
@@ -297,11 +298,6 @@ def _side_data(frame: av.VideoFrame, name: str) -> bytes:
         return bytes(data[name])
     except KeyError:
         return b""
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    raw = _side_data(frame, "DISPLAYMATRIX")
-    return struct.unpack("=9i", raw[:36]) if raw else None
 
 
 def _mirrors(matrix: tuple[int, ...]) -> bool:

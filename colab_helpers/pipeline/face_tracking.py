@@ -166,7 +166,7 @@ class FaceTracking:
             self.index.append(row)
 
     def _is_visible(self, face: Face, job: FrameJob[Item, AnyPicture], tracker: Tracker) -> bool:
-        """Whether a face is not hidden; one that the detector missed is compared with its track.
+        """Return whether a face is not hidden; one that the detector missed is compared with its track.
 
         A face to anonymize always counts as visible: in doubt it is not shown.
         """

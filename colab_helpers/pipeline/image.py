@@ -83,7 +83,7 @@ def process_image(
 
 
 def _people(faces: Sequence[Face], selected: Sequence[Face], selection: Selection) -> tuple[PersonStats, ...]:
-    """Statistics of the people in a single picture, each face as a track of one frame."""
+    """Return the statistics of the people in a single picture, each face as a track of one frame."""
     measured, changed, tracks = FrameStats(), {face.track for face in selected}, []
     for number, face in enumerate(faces):
         tracks.append(Track(number, 0, 0))
@@ -239,7 +239,7 @@ def _seal(marks: Marks | None, output: Path, measured: FrameStats) -> Seal:
 
 
 def _is_copyable(target: Path, output: Path, kind: str) -> bool:
-    """Whether a target without a face to change already has the format of the result."""
+    """Return whether a target without a face to change already has the format of the result."""
     suffix = output.suffix.lower()
     return target.suffix.lower() == suffix or IMAGE_KINDS.get(suffix) == kind
 
@@ -251,7 +251,7 @@ def _put_copy(target: Path, output: Path, put: Put) -> None:
 
 
 def _result_size(engine: Engine, size: tuple[int, int], target: Path) -> tuple[int, int]:
-    """Width and height of the result of a picture; raise MediaError if that is too large."""
+    """Return width and height of the result of a picture; raise MediaError if that is too large."""
     enhancer = engine.frame_enhancer
     return enhancer.size_of(*size, where=str(target), most=MAX_PIXELS) if enhancer else size
 

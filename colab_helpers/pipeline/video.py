@@ -135,7 +135,7 @@ def make_segments(
 
 @dataclass(eq=False)
 class SegmentMaker:
-    """Make segments of a video on request; the stages keep running from one to the next."""
+    """Makes segments of a video on request; the stages keep running from one to the next."""
 
     plan: VideoPlan
     _next: int = field(default=-1, init=False)

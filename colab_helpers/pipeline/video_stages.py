@@ -60,11 +60,6 @@ class VideoContext:
         return enhancer.enlarged_info(self.info) if enhancer else self.info
 
     @property
-    def rate(self) -> Fraction:
-        """Frames per second of the result, on average."""
-        return result_rate(self.settings, self.info)
-
-    @property
     def time_base(self) -> Fraction:
         """Seconds per tick of the result's timestamps."""
         return self.info.time_base if self.settings.keep_fps else 1 / CONSTANT_RATE
@@ -182,7 +177,7 @@ def changed_frames(
     """Yield the finished frames from ``start`` to before ``stop``: all stages between reader and writer."""
     settings = video.settings
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
-    every, upright = max(1, round(video.rate)), video.info.upright
+    every, upright = max(1, round(result_rate(settings, video.info))), video.info.upright
     changer = FrameChanger(video.engine, faces.selection, every=every, upright=upright)
     # One item waits between two stages: a longer queue would not make the slowest stage any faster.
     ahead = partial(run_ahead, depth=1, gauges=video.progress.gauges)

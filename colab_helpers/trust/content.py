@@ -73,7 +73,7 @@ class _CheckState(BaseModel):
 
 
 class ContentCheck:
-    """Check a target and decide; a `faces.index.Watcher`.
+    """Checks a target and decides; a `faces.index.Watcher`.
 
     Args:
         engine: The loaded networks.

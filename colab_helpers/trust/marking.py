@@ -167,7 +167,7 @@ class Marks:
         return definition
 
     def _assertions(self) -> list[dict[str, Any]]:
-        """Assertions on the stated consent and the content check."""
+        """Return the assertions on the stated consent and the content check."""
         assertions: dict[str, Any] = {}
         if self.consent is not None and self.consent.statement:
             assertions[CONSENT] = self.consent.record() | {"sources": list(self.sources)}

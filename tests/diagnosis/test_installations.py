@@ -234,7 +234,7 @@ def test_on_colab_the_time_left_is_told_and_drive_where_it_is_mounted(
 ) -> None:
     on_colab = replace(T4, on_colab=True)
     found = findings.Subject.here(load_settings(), models_dir=standins, folder=tmp_path)
-    (check,) = environment.place(replace(found, machine=on_colab, uptime=uptime))
+    (check,) = environment.platform(replace(found, machine=on_colab, uptime=uptime))
     assert check.status == status
     assert check.detail.startswith("Google Colab")
     assert detail in check.detail
