@@ -55,7 +55,7 @@ def _picture_output(task: Task) -> tuple[Path, str | None]:
     if task.demanded or suffix == own:
         return task.output, None
     note = tr(
-        "the result is a {suffix} file, the source a {own} one{because}", suffix=suffix, own=own, because=""
+        "the result is a {suffix} file, the target a {own} one{because}", suffix=suffix, own=own, because=""
     )
     return task.output.with_name(shorten_name("", task.output.name, suffix)), note
 

@@ -46,7 +46,7 @@ _NVENC = {
     ("420", 8): "yuv420p", ("422", 8): "nv16", ("444", 8): "yuv444p",
     ("420", 10): "p010le", ("422", 10): "p210le", ("444", 10): "yuv444p16le",
 }  # fmt: skip
-# Chroma subsampling to try, by the source's: lossless ones first, then the next best.
+# Chroma subsampling to try, by the target's: lossless ones first, then the next best.
 _CHROMA_ORDER = {"420": ("420", "444"), "422": ("422", "444", "420"), "444": ("444", "420")}
 
 

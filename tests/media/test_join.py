@@ -119,7 +119,7 @@ def test_audio_and_subtitles_are_copied_to_the_bit(clip: Clip, case: str) -> Non
     longest = max(sound.seconds or 1.0 for sound in settings["sounds"])
     if case != "MP3 at 44.1 kHz":
         assert there.joined.audio_seconds == pytest.approx(longest, abs=0.07)
-    note = "the result is a .mkv file, the source a .webm one"
+    note = "the result is a .mkv file, the target a .webm one"
     assert there.notes == ([note] if name == "a.webm" else [])
 
 
