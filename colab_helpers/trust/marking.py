@@ -101,7 +101,7 @@ class Marks:
             heartbeat=heartbeat,
         )
 
-    def disclosed(self, actions: Collection[str]) -> dict[str, str]:
+    def disclosures(self, actions: Collection[str]) -> dict[str, str]:
         """Return the texts of ``label`` and ``disclosure``, empty if no face was changed by AI."""
         shown = {"label": self.label.text if self.label else "", "disclosure": self.disclosure}
         return {name: text if _ai_words(actions) else "" for name, text in shown.items()}
@@ -131,7 +131,7 @@ class Marks:
             signed.unlink(missing_ok=True)  # writing would follow a symbolic link
             claim = Claim(definition, self.signed_by, ingredient_archive(self.target, self.target_manifest))
             if manifest_path:
-                data = claim.signed(file_binding(sha256_of(partial, on_chunk=self.heartbeat)))
+                data = claim.sign(file_binding(sha256_of(partial, on_chunk=self.heartbeat)))
                 copy_atomically(manifest_path, io.BytesIO(data))
                 self.manifest = hashlib.sha256(data).hexdigest()
             else:
@@ -155,7 +155,7 @@ class Marks:
         edited = _action("edited", description=self._summary(actions)) if actions else _action("transcoded")
         if words := _ai_words(actions):
             networks = [name for action in words for name in self.networks.get(action, ())]
-            disclosed = {f"{_PREFIX}{name}": text for name, text in self.disclosed(actions).items() if text}
+            disclosed = {f"{_PREFIX}{name}": text for name, text in self.disclosures(actions).items() if text}
             edited["digitalSourceType"] = COMPOSITE_SOURCE_TYPE
             edited["parameters"] = {NETWORKS: networks, **disclosed}
         performed = [opened, edited]
@@ -197,7 +197,7 @@ def load_checked_credentials(path: str) -> Credentials:
 
     created = _action("created", digitalSourceType=_EMPTY_SOURCE_TYPE)
     try:
-        Claim(_definition("trial", [created]), credentials).signed()
+        Claim(_definition("trial", [created]), credentials).sign()
     except C2paError as error:
         raise SettingsError(
             tr("this certificate cannot sign results ({reason})", reason=error),
