@@ -378,7 +378,7 @@ def test_one_made_here_is_relied_on_and_one_put_in_its_place_is_not(
     def failing(_claim: Claim) -> bytes:
         raise C2paError("no")
 
-    monkeypatch.setattr(Claim, "signed", failing)
+    monkeypatch.setattr(Claim, "sign", failing)
     assert load_checked_credentials(LOCAL) == made
     certificate(home() / LOCAL_NAME)
     signing._read.cache_clear()
