@@ -162,7 +162,7 @@ def track_clip(analyser: FaceAnalyser, clip: Clip) -> tuple[list[list[Face]], li
     def rows() -> Iterator[FrameFaces]:
         for i in range(clip.frames):
             row = FrameFaces(i, i, picture=BgrPicture(clip.shot(i)[0]))
-            detector.look(row)
+            detector.detect(row)
             yield row
 
     def embed(row: FrameFaces) -> None:

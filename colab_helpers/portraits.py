@@ -160,7 +160,7 @@ def _save(photo: Path, consent: Path, image: ByteImage, prompt: str, seed: int) 
     still = Still(image, parts={"xmp": xmp_of(origin, GENERATED_SOURCE_TYPE)})
     content = io.BytesIO(encode_still(still, photo))
     try:
-        copy_atomically(photo, content, partial(seal_generated, told=origin, network=Path(MODEL).stem))
+        copy_atomically(photo, content, partial(seal_generated, description=origin, network=Path(MODEL).stem))
     except BaseException:  # the name stays free
         consent.unlink(missing_ok=True)
         with suppress(OSError):

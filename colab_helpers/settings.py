@@ -267,7 +267,7 @@ class Settings(BaseModel):
         return self
 
     @property
-    def asks_attributes(self) -> bool:
+    def needs_attributes(self) -> bool:
         """Whether sex or age decides who is changed."""
         selection = self.face_selector_gender, self.face_selector_age_start, self.face_selector_age_end
         return selection != ("any", 0, 100)

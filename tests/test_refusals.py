@@ -238,13 +238,13 @@ def test_allowed_file_is_done_and_check_is_documented(folder: Path) -> None:
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Timestamps of the frames checked from now on."""
     seen: list[float] = []
-    original = ContentCheck._look
+    original = ContentCheck._classify
 
     def record(self: ContentCheck, picture: object, seconds: float) -> None:
         seen.append(seconds)
         original(self, picture, seconds)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ContentCheck, "_look", record)
+    monkeypatch.setattr(ContentCheck, "_classify", record)
     return seen
 
 

@@ -31,7 +31,7 @@ def fill_report(result: FileResult, report: FileReport, marks: Marks) -> None:
     """Copy the pipeline's measurements and the result's marks into the report."""
     measured = result.measured
     if marks.marked:
-        by, texts, report.manifest = marks.signed_by, marks.disclosed(measured.actions), marks.manifest
+        by, texts, report.manifest = marks.signed_by, marks.disclosures(measured.actions), marks.manifest
         report.mark = MarkReport(beside=bool(marks.manifest), signed_by=by.name, made_here=by.local, **texts)
     for name in vars(result).keys() - {"measured", "notes", "seconds", "people"}:
         setattr(report, name, getattr(result, name))

@@ -133,7 +133,7 @@ class PeopleFinder:
     def _first_map(self, known: KnownPeople) -> PeopleMap:
         settings, person_filter = self.context.job.request.settings, self.default.person_filter
         filters = person_filter is not None and person_filter.wanted is not None
-        chooses = not settings.many_faces or settings.asks_attributes or filters
+        chooses = not settings.many_faces or settings.needs_attributes or filters
         swaps = self.engine.swapper is None or self.source is not None
         return initial_map(known, everybody=not chooses, swaps=swaps)
 
@@ -195,7 +195,7 @@ class PeopleFinder:
         engine, _ = self.context.begin(self.engine, task, key, self.earlier, self.journal)
         location, still = face_index_location(self.context, self.earlier, task), is_frame_by_frame(task)
         record = None if still else location.content
-        check = ContentCheck(engine, task.target, digest=model_digest, place=record, key=location.key)
+        check = ContentCheck(engine, task.target, digest=model_digest, state_path=record, key=location.key)
         check.begin()
         if still:
             check_pictures(check, pictures_of(task.target))

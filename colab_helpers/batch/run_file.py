@@ -94,7 +94,7 @@ class FileRun:
             [swap.age for swap in swaps],
             digest=model_digest,
             # The stored decision is beside the face index, which images do not have.
-            place=index.content if index and not is_frame_by_frame(self.task) else None,
+            state_path=index.content if index and not is_frame_by_frame(self.task) else None,
             key=index.key if index else "",
             attempt=self._attempt,
         )

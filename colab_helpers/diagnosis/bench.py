@@ -151,10 +151,10 @@ def _alternate(
 
 def _run(command: list[str]) -> ProcessUsage:
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    stderr = process.stderr.read().decode(errors="replace") if process.stderr else ""
-    _, status, usage = os.wait4(process.pid, 0)  # includes the process's own children
-    process.returncode = os.waitstatus_to_exitcode(status)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        stderr = process.stderr.read().decode(errors="replace") if process.stderr else ""
+        _, status, usage = os.wait4(process.pid, 0)  # includes the process's own children
+        process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         why = " ".join(stderr.strip().splitlines()[-1:])
         raise ColabHelpersError(tr("a measured run failed: {why}", why=why))

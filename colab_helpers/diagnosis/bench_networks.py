@@ -43,7 +43,7 @@ def make(folder: str, height: str, faces: str, seconds: str, models: str) -> Non
         link_networks(Path(models), path / "models")
 
 
-def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: int = 640) -> Path:
+def write_constant_models(folder: Path, *, box: Sequence[float]) -> Path:
     """Write a models folder in which swapper and enhancer copy their input and the others are constant.
 
     ``box`` has the bounding boxes of all faces (xyxy), concatenated, in pixels of the detector's picture.
@@ -54,7 +54,7 @@ def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: 
     unoccluded, adult = np.ones((1, 256, 256, 1), np.float32), np.array([[1, 0, 0.4]], np.float32)
     swapper = constant_graph({"target": crop, "source": [1, 512]}, {"output": "target"})
     swapper.initializer.append(emap)
-    answers = detector_outputs(box, detector_size)
+    answers = detector_outputs(box, 640)
     graphs = {
         "buffalo_l/det_10g": constant_graph({"input.1": [1, 3, "?", "?"]}, answers),
         "buffalo_l/w600k_r50": constant_graph({"input.1": ["None", 3, 112, 112]}, {"683": feature}),

@@ -22,7 +22,7 @@ def _networks(subject: Subject) -> Iterator[Check]:
 
 
 CHECKS: Mapping[str, CheckFunction] = {
-    mark("place"): environment.place,
+    mark("platform"): environment.platform,
     "python": environment.python,
     mark("packages"): environment.package_versions,
     "onnxruntime": environment.runtime,

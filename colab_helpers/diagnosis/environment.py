@@ -30,20 +30,20 @@ _NO_GPU_REMEDY = mark(
 )
 
 
-def place(subject: Subject) -> Iterator[Check]:
+def platform(subject: Subject) -> Iterator[Check]:
     """Report whether this is Colab, and how much of the session is left."""
     if not subject.machine.on_colab:
-        yield finding("place", tr("not Colab: {system}", system=subject.machine.system))
+        yield finding("platform", tr("not Colab: {system}", system=subject.machine.system))
         return
     if subject.uptime is None:
-        yield finding("place", tr("Google Colab; how much of the session's 12 hours is left is unknown"))
+        yield finding("platform", tr("Google Colab; how much of the session's 12 hours is left is unknown"))
         return
     left = max(0.0, COLAB_SESSION - subject.uptime)
     what = tr("Google Colab; at most {hours:.1f} hours of the session are left", hours=left / 3600)
     remedy = ""
     if left < _SHORT_SESSION:
         remedy = tr("start a new session before a long batch (Runtime > Disconnect and delete)")
-    yield finding("place", what, remedy, warns=True, figures={"session_left_s": left})
+    yield finding("platform", what, remedy, warns=True, figures={"session_left_s": left})
 
 
 def memory(subject: Subject) -> Iterator[Check]:
@@ -95,7 +95,7 @@ def bytes_missing(subject: Subject) -> int:
     from colab_helpers.models.catalog import load_catalog, required_models
 
     try:
-        entries = required_models(subject.settings, load_catalog())
+        entries = required_models(subject.settings, load_catalog(), root=subject.models)
     except ModelError:  # a missing model that is not in the catalogue; reported by the check of the models
         return 0
     return sum(entry.bytes or 0 for entry in entries if not (subject.models / entry.path).is_file())

@@ -52,7 +52,7 @@ class FaceAnalyser:
         self._runtime = runtime or Runtime(settings.execution_provider)
         network = self._runtime.open(self._root / _DETECTOR_FILE, edge=settings.face_detector_size)
         self._detector = Detector(network)
-        needed = settings.asks_attributes
+        needed = settings.needs_attributes
         self._attributes = self._runtime.open(self._root / _ATTRIBUTES_FILE) if needed else None
 
     @property

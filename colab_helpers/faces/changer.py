@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from colab_helpers.faces.colour import colour_matched
+from colab_helpers.faces.colour import match_colours
 from colab_helpers.faces.geometry import similarity_transform
 from colab_helpers.faces.grain import Grain
-from colab_helpers.faces.masks import BOX, FaceMasks, weighted
+from colab_helpers.faces.masks import BOX, FaceMasks, scale_mask
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
@@ -76,7 +76,7 @@ class FaceChanger:
         def swapped(crops: Sequence[ByteImage], masks: Sequence[FloatArray]) -> _Results:
             results = swapper.swap(crops, np.repeat(latent[None], len(crops), axis=0))
             for crop, mask, new in zip(crops, masks, results, strict=True):
-                yield colour_matched(new, crop, mask) if self.colour_match else new, 1.0
+                yield match_colours(new, crop, mask) if self.colour_match else new, 1.0
 
         for job, crop in zip(jobs, self._through_crops(jobs, swapped, swapper), strict=True):
             if job.on_swapped is not None:
@@ -85,7 +85,7 @@ class FaceChanger:
     def _enhance(self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: list[Sharpness | None]) -> None:
         max_share = self.blend / 100
         if (path := self.paths.get("face_enhancer")) is not None:
-            extra = {"weight": enhancer.weights(1)} if enhancer.weighted else {}
+            extra = {"weight": enhancer.weights(1)} if enhancer.takes_weight else {}
             skipped = path.change(jobs, self.masks, extra=extra, max_share=max_share, ceilings=ceilings)
             jobs, ceilings = [jobs[number] for number in skipped], [ceilings[number] for number in skipped]
 
@@ -119,5 +119,5 @@ class FaceChanger:
         masks = [self.masks.of(size, matrix, job.face, job.visibility) for job, matrix in pairs]
         changed = list(process(crops, masks))
         for (job, matrix), mask, (crop, share) in zip(pairs, masks, changed, strict=True):
-            job.picture.paste(crop, matrix, weighted(mask, job.face.weight * share), box=job.face.box)
+            job.picture.paste(crop, matrix, scale_mask(mask, job.face.weight * share), box=job.face.box)
         return [crop for crop, _ in changed]

@@ -13,7 +13,7 @@ _MIN_PIXELS = 256
 _MAX_GAIN, _NOISE_LEVEL = 1.5, 1.0
 
 
-def colour_matched(changed: ByteImage, before: ByteImage, mask: FloatArray) -> ByteImage:
+def match_colours(changed: ByteImage, before: ByteImage, mask: FloatArray) -> ByteImage:
     """Return a swapped crop with the mean and standard deviation in Lab of the target's own face.
 
     Brows, eyes and beard are meant to change, so only the half of the pixels counts whose change in lightness

@@ -43,11 +43,11 @@ class CropDenoiser:
             if crop is not None and face.track is not None:
                 self._before[face.track] = crop
                 known = face.track in before
-                crops[face.track] = _denoised(crop, before[face.track]) if known else crop
+                crops[face.track] = _denoise(crop, before[face.track]) if known else crop
         return crops
 
 
-def _denoised(crop: ByteImage, before: ByteImage) -> ByteImage:
+def _denoise(crop: ByteImage, before: ByteImage) -> ByteImage:
     """Mix in the previous frame's crop where the two differ by noise only."""
     difference = cv2.subtract(before, crop, dtype=cv2.CV_32F)
     motion = cv2.convertScaleAbs(cv2.blur(difference, (_PATCH, _PATCH)))

@@ -299,14 +299,10 @@ def gpu_pool(*, wait: float = 0.0) -> SessionPool | None:
     if memory is None:
         return None
     used, total = memory
-
-    def now() -> tuple[int, int]:
-        return gpu_memory() or memory
-
     return SessionPool(
         budget=max(total - used - GPU_RESERVE, 0),
-        used=lambda: now()[0],
-        free=lambda: total - now()[0],
+        used=lambda: (gpu_memory() or memory)[0],
+        free=lambda: total - (gpu_memory() or memory)[0],
         wait=wait,
         # More than the budget: VRAM that other programs hold now may be free by the time it is needed.
         ceiling=total - GPU_RESERVE,

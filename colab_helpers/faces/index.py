@@ -27,7 +27,7 @@ DETECTION_INTERVAL = 4
 _EMBEDDING = np.float16
 
 
-def rounded(embedding: FloatArray | None) -> FloatArray | None:
+def round_embedding(embedding: FloatArray | None) -> FloatArray | None:
     """Round an embedding to the precision of the index, so that a later run decides the same."""
     return None if embedding is None else embedding.astype(_EMBEDDING).astype(np.float32)
 
@@ -41,7 +41,7 @@ class FrameFaces:
         pts: Timestamp in ticks of the time base.
         change: Mean absolute difference of brightness to the previous frame, in grey levels.
         cut: Whether a new shot seems to begin with this frame.
-        looked: Whether the detector ran; if not, ``faces`` is empty.
+        searched: Whether the detector ran; if not, ``faces`` is empty.
         faces: Detections, best score first.
         view: View in which frames around this one are searched if the plain view shows no face.
         picture: The pixels; dropped, like ``grid``, once the row is appended to the index.
@@ -52,7 +52,7 @@ class FrameFaces:
     pts: int
     change: float = 0.0
     cut: bool = False
-    looked: bool = False
+    searched: bool = False
     faces: Sequence[Face] = ()
     view: View = "plain"
     picture: Picture | None = field(default=None, repr=False)
@@ -197,7 +197,7 @@ def _arrays(rows: Sequence[FrameFaces]) -> dict[str, Any]:
         "change": np.array([row.change for row in rows], np.float64),
         "cut": np.array([row.cut for row in rows], np.bool_),
         "view": np.array([VIEWS.index(row.view) for row in rows], np.uint8),
-        "looked": np.array([row.looked for row in rows], np.bool_),
+        "looked": np.array([row.searched for row in rows], np.bool_),
         "faces": np.array([len(row.faces) for row in rows], np.int64),
         "box": np.array([face.box for face in faces], np.float32).reshape(-1, 4),
         "kps": np.array([face.kps for face in faces], np.float32).reshape(-1, 5, 2),
@@ -217,6 +217,6 @@ def _rows_of(data: Any) -> Iterator[FrameFaces]:
             *(parts[name] for name in ("box", "kps", "score", "embedded", "attributes")), strict=True
         )
     )
-    names = ("frame", "pts", "change", "cut", "looked", "view", "faces")
-    for frame, pts, change, cut, looked, view, count in zip(*(parts[n].tolist() for n in names), strict=True):
-        yield FrameFaces(frame, pts, change, cut, looked, [next(faces) for _ in range(count)], VIEWS[view])
+    columns = (parts[name].tolist() for name in ("frame", "pts", "change", "cut", "looked", "view", "faces"))
+    for frame, pts, change, cut, ran, view, count in zip(*columns, strict=True):
+        yield FrameFaces(frame, pts, change, cut, ran, [next(faces) for _ in range(count)], VIEWS[view])

@@ -75,7 +75,7 @@ def mask_edge(size: int) -> int:
     return size if size % VISIBILITY_SIZE else VISIBILITY_SIZE
 
 
-def weighted(mask: FloatArray, weight: float) -> FloatArray:
+def scale_mask(mask: FloatArray, weight: float) -> FloatArray:
     """Scale a mask by a weight, 0 to 1."""
     return mask if weight >= 1 else mask * np.float32(weight)
 

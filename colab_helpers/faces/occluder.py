@@ -65,17 +65,17 @@ class FaceParser:
         return np.asarray(self.network.run_stack(blob).argmax(1), np.uint8)
 
 
-def _check(network: Network, taken: tuple[int, ...], given: tuple[int, ...], example: str) -> None:
+def _check(network: Network, source: tuple[int, ...], result: tuple[int, ...], example: str) -> None:
     """Raise ModelError unless the network has one input, and it and the first output have these shapes.
 
     Shapes exclude the batch; dynamic dimensions match any size.
     """
     items = [*network.session.get_inputs(), *network.session.get_outputs()[:1]]
     shapes = [tuple(item.shape[1:]) for item in items]
-    if len(shapes) != 2 or not (_fits(shapes[0], taken) and _fits(shapes[1], given)):
-        text = mark("the network must map shape {taken} to {given}, but its shapes are {shapes}")
+    if len(shapes) != 2 or not (_fits(shapes[0], source) and _fits(shapes[1], result)):
+        text = mark("the network must map shape {input} to {output}, but its shapes are {shapes}")
         raise ModelError(
-            tr(text, taken=taken, given=given, shapes=shapes),
+            tr(text, input=source, output=result, shapes=shapes),
             where=str(network.path),
             remedy=tr("use {name}", name=example),
         )

@@ -63,7 +63,7 @@ class TrackSummary:
         return cls(video, track.number, track.first, track.last, *details)
 
     def simultaneous(self, other: TrackSummary) -> bool:
-        """Whether both tracks are seen at the same time."""
+        """Return whether both tracks are seen at the same time."""
         shared_frames = min(self.last, other.last) - max(self.first, other.first) + 1
         return self.video == other.video and shared_frames >= _MIN_SHARED_FRAMES
 
@@ -216,7 +216,7 @@ class PersonFilter:
 
 
 def is_identifiable(group: Sequence[TrackSummary]) -> bool:
-    """Whether one person's tracks have enough embeddings to identify the person."""
+    """Return whether one person's tracks have enough embeddings to identify the person."""
     return any(one.asked >= MIN_EMBEDDINGS for one in group)
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from colab_helpers.faces.assignment import Action
 from colab_helpers.faces.person_clustering import group_tracks
-from colab_helpers.faces.quality import CROWD, FrameStats, Spans, TrackStats, merged
+from colab_helpers.faces.quality import CROWD, FrameStats, Spans, TrackStats, merge_spans
 from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
 
@@ -74,7 +74,7 @@ def summarize_people(
     others = [person for person in ranked if person.name is None and id(person) not in kept]
     rows.sort(key=lambda person: person.present)
     crowd = measured.tracks.get(CROWD)
-    return (*rows, *([_summed(others, crowd)] if others or crowd else []))
+    return (*rows, *([_sum_up(others, crowd)] if others or crowd else []))
 
 
 def _person(tracks: Sequence[Track], measured: FrameStats, selection: Selection) -> PersonStats:
@@ -82,9 +82,10 @@ def _person(tracks: Sequence[Track], measured: FrameStats, selection: Selection)
     for track in tracks:
         counts.add(measured.tracks[track.number])
     lost = list(_losses(tracks)) if counts.changed else []
-    missed = merged([*counts.spans, *lost]) if counts.changed else []
-    present = merged([(track.first, track.last + 1) for track in tracks])
-    person = PersonStats(counts, sum(stop - start for start, stop in lost), coarse(present), coarse(missed))
+    missed = merge_spans([*counts.spans, *lost]) if counts.changed else []
+    present = merge_spans([(track.first, track.last + 1) for track in tracks])
+    frames_lost = sum(stop - start for start, stop in lost)
+    person = PersonStats(counts, frames_lost, coarsen_spans(present), coarsen_spans(missed))
     person.name = selection.name(tracks[0].number)
     changed = next((track.number for track in tracks if measured.tracks[track.number].changed), None)
     treatment = None if changed is None else selection.treatment(changed)
@@ -102,7 +103,7 @@ def _losses(tracks: Sequence[Track]) -> Iterator[tuple[int, int]]:
             yield before.last + 1, after.first
 
 
-def _summed(others: Sequence[PersonStats], crowd: TrackStats | None) -> PersonStats:
+def _sum_up(others: Sequence[PersonStats], crowd: TrackStats | None) -> PersonStats:
     total = PersonStats(TrackStats(), sum(person.lost for person in others), [], [], people=len(others))
     for counts in [*(person.counts for person in others), *([crowd] if crowd else [])]:
         total.counts.add(counts)
@@ -110,7 +111,7 @@ def _summed(others: Sequence[PersonStats], crowd: TrackStats | None) -> PersonSt
     return total
 
 
-def coarse(spans: Spans, most: int = MAX_SPANS) -> Spans:
+def coarsen_spans(spans: Spans, most: int = MAX_SPANS) -> Spans:
     """Join the spans with the smallest gaps until there are at most ``most``."""
     if not spans:
         return []

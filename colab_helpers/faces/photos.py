@@ -242,9 +242,9 @@ def _choice_note(name: str, count: int, index: int) -> str:
     if index == 0:
         return tr("the photo {name} shows {count} faces: the largest is used", name=name, count=count)
     text = mark(
-        "the photo {name} shows {count} faces: number {place} by size is used, as it matches the other photos"
+        "the photo {name} shows {count} faces: number {rank} by size is used, as it matches the other photos"
     )
-    return tr(text, name=name, count=count, place=index + 1)
+    return tr(text, name=name, count=count, rank=index + 1)
 
 
 def find_outliers(embeddings: Sequence[FloatArray]) -> list[bool]:

@@ -95,15 +95,15 @@ class _Graph:
         self.add("Split", value, list(sizes), out=outputs, axis=axis)
         return outputs
 
-    def rounded(self, value: str) -> str:
+    def round(self, value: str) -> str:
         return self.add("Clip", self.add("Round", value), 0.0, 255.0)
 
-    def coloured(self, value: str, matrix: str, size: int) -> str:
+    def convert_colours(self, value: str, matrix: str, size: int) -> str:
         """Convert the colours of a picture ``(1, 3, size, size)`` by a matrix, and round."""
         parts = [f"{matrix} {part}" for part in ("scale", "black")]
         self.add("Split", self.add("Reshape", self.numbers[matrix], [3, 4]), [3, 1], out=parts, axis=1)
         mixed = self.add("MatMul", parts[0], self.add("Reshape", value, [3, -1]))
-        return self.add("Reshape", self.rounded(self.add("Add", mixed, parts[1])), [1, 3, size, size])
+        return self.add("Reshape", self.round(self.add("Add", mixed, parts[1])), [1, 3, size, size])
 
     def grid(
         self, matrix: str, to: Sequence[int], source: Sequence[int], *, end: str = "", step: int = 1
@@ -127,7 +127,7 @@ class _Graph:
             axes.append(self.add("Reshape", at, [1, rows, columns, 1]))
         return self.add("Concat", *axes, axis=3)
 
-    def sampled(self, value: str, grid: str, mode: str = "bilinear") -> str:
+    def sample(self, value: str, grid: str, mode: str = "bilinear") -> str:
         # Beyond the border, bicubic sampling differs from OpenCV, but no mask shows that.
         return self.add("GridSample", value, grid, mode=mode, padding_mode="border", align_corners=1)
 
@@ -169,7 +169,7 @@ def head(area: Area, size: int, black: float) -> bytes:
     def read(plane: str, name: str, shape: Sequence[int], step: int = 1) -> str:
         to = size // step, size // step
         grid = g.grid(f"crop to {name}", to, shape[1:], end=f"{name} end", step=step)
-        return g.rounded(g.sampled(plane, grid))
+        return g.round(g.sample(plane, grid))
 
     colours, half = (read(planes[1], "chroma", chroma, step) for step in (1, 2))
     double = g.add("Resize", half, "", np.array([1, 1, 2, 2], np.float32), mode="linear")
@@ -177,7 +177,7 @@ def head(area: Area, size: int, black: float) -> bytes:
     double = g.add("Ceil", g.add("Sub", double, 0.5))
     more = g.add("Mul", g.add("Sub", double, colours), g.numbers["chroma doubled"])
     grey = read(planes[0], "luma", luma)
-    crop = g.coloured(g.add("Concat", grey, g.add("Add", colours, more), axis=1), "to rgb", size)
+    crop = g.convert_colours(g.add("Concat", grey, g.add("Add", colours, more), axis=1), "to rgb", size)
     g.add("Identity", crop, out=["crop"])
     g.add("Add", g.add("Mul", crop, (1 - black) / 255), black, out=["picture"])
     picture = np.float32, [1, 3, size, size]
@@ -198,15 +198,15 @@ def tail(area: Area, size: int, levels: tuple[float, float], *, sharp: bool) -> 
     """
     numbers, edge = tail_numbers(area, sharp=sharp), mask_edge(size)
     g = _Graph(numbers)
-    new = g.rounded(g.add("Add", g.add("Mul", "picture", levels[0]), levels[1]))
+    new = g.round(g.add("Add", g.add("Mul", "picture", levels[0]), levels[1]))
     share = g.add("Mul", _sharp_share(g, new) if sharp else g.numbers["share"], g.numbers["weight"])
     cover = g.add("Cast", g.add("Reshape", "cover", [1, 1, VISIBILITY_SIZE, VISIBILITY_SIZE]), to=1)
-    visible = g.rounded(g.sampled(cover, g.grid("cover", (edge, edge), (VISIBILITY_SIZE, VISIBILITY_SIZE))))
+    visible = g.round(g.sample(cover, g.grid("cover", (edge, edge), (VISIBILITY_SIZE, VISIBILITY_SIZE))))
     limit = g.add("Reshape", "mask", [1, 1, edge, edge])
     mask = g.add("Mul", g.add("Min", g.add("Mul", visible, 1 / 255), limit), share)
-    crops = g.cut(g.coloured(new, "to yuv", size), [1, 2], axis=1)
+    crops = g.cut(g.convert_colours(new, "to yuv", size), [1, 2], axis=1)
     blended = [
-        _blended(g, name, (*shape[1:], size), old, crop, mask)
+        _blend(g, name, (*shape[1:], size), old, crop, mask)
         for name, shape, old, crop in zip(("luma", "chroma"), area.shapes, g.planes(area), crops, strict=True)
     ]
     packed = g.add("Concat", *(g.add("Reshape", plane, [-1]) for plane in blended), axis=0)
@@ -222,19 +222,19 @@ def tail(area: Area, size: int, levels: tuple[float, float], *, sharp: bool) -> 
     return g.model({**inputs, **({"crop": (np.float32, shape)} if sharp else {})}, {"blended": pixels})
 
 
-def _blended(g: _Graph, name: str, shape: tuple[int, int, int], old: str, crop: str, mask: str) -> str:
+def _blend(g: _Graph, name: str, shape: tuple[int, int, int], old: str, crop: str, mask: str) -> str:
     """Blend a crop into planes as ``media.blending.blend_plane`` does."""
     rows, columns, size = shape
     grid = g.grid(f"{name} to crop", (rows, columns), (size, size))
-    smooth, sharp = (g.rounded(g.sampled(crop, grid, mode)) for mode in ("bilinear", "bicubic"))
+    smooth, sharp = (g.round(g.sample(crop, grid, mode)) for mode in ("bilinear", "bicubic"))
     new = g.add("Add", smooth, g.add("Mul", g.add("Sub", sharp, smooth), g.numbers[f"{name} cubic"]))
     if (edge := mask_edge(size)) != size:  # from grid coordinates in the crop to those in a smaller mask
         ratio = edge / size
         scale = ratio * (size - 1) / (edge - 1)
         grid = g.add("Add", g.add("Mul", grid, scale), scale + (ratio - 1) / (edge - 1) - 1)
-    weight = g.add("Mul", g.sampled(mask, grid), g.numbers[f"{name} across"])
+    weight = g.add("Mul", g.sample(mask, grid), g.numbers[f"{name} across"])
     weight = g.add("Mul", weight, g.add("Reshape", g.numbers[f"{name} down"], [rows, 1]))
-    return g.rounded(g.add("Add", old, g.add("Mul", g.add("Sub", new, old), weight)))
+    return g.round(g.add("Add", old, g.add("Mul", g.add("Sub", new, old), weight)))
 
 
 def _sharp_share(g: _Graph, new: str) -> str:
@@ -245,8 +245,8 @@ def _sharp_share(g: _Graph, new: str) -> str:
     ]
     grid = g.add("Concat", *(g.add("Reshape", axis, [1, _EDGE, _EDGE, 1]) for axis in axes), axis=3)
     both = g.add("Mul", g.add("Concat", "crop", new, axis=0), _GREY[:, None, None])
-    grey = g.rounded(g.add("ReduceSum", both, [1], keepdims=1))
-    scaled = g.rounded(g.sampled(grey, g.add("Concat", grid, grid, axis=0)))
+    grey = g.round(g.add("ReduceSum", both, [1], keepdims=1))
+    scaled = g.round(g.sample(grey, g.add("Concat", grid, grid, axis=0)))
     edges = g.add("Conv", scaled, edges_kernel()[None, None])
     inside = g.numbers["inside"]
     edges = g.add("Mul", g.add("Mul", edges, inside), g.add("Reshape", inside, [MAX_PIXELS, 1]))

@@ -128,12 +128,12 @@ class PixelPath:
             region.read(graphs.pixels)
             pixels: dict[str, Any] = {"pixels": graphs.pixels}
             if graphs.before is not None:
-                graphs.before.run({**pixels, "numbers": _packed(numbers, HEAD)})
+                graphs.before.run({**pixels, "numbers": _pack(numbers, HEAD)})
                 pixels = {}  # both graphs share the buffer
             buffers.run(feed)
             changed = {name: array for name, array in masks.items() if graphs.held.get(name) is not array}
             order = tail_numbers(region.area, sharp=graphs.before is not None)
-            graphs.after.run({**pixels, **changed, "numbers": _packed(numbers, order)})
+            graphs.after.run({**pixels, **changed, "numbers": _pack(numbers, order)})
             graphs.held.update(changed)
             new = buffers.read(part.network.output_names[part.fit.picture]) if on_swapped else None
             return graphs.after.read("blended"), new
@@ -162,7 +162,7 @@ class PixelPath:
 
 
 def _is_near_others(job: FaceJob, jobs: Sequence[FaceJob]) -> bool:
-    """Whether another face of the picture is so near that the order of changes matters."""
+    """Return whether another face of the picture is so near that the order of changes matters."""
     boxes = np.array([each.face.box for each in jobs if each.picture is job.picture and each is not job])
     corners, others = job.face.box.reshape(2, 2), boxes.reshape(-1, 2, 2)
     distances = np.abs(others.sum(1) - corners.sum(0)) / 2
@@ -271,5 +271,5 @@ def _sharp_numbers(ceiling: Sharpness | None, size: int) -> dict[str, Any]:
     return {"x": grid[0], "y": grid[1], "inside": inside, "count": count, "most": most}
 
 
-def _packed(numbers: Mapping[str, Any], order: Mapping[str, int]) -> FloatArray:
+def _pack(numbers: Mapping[str, Any], order: Mapping[str, int]) -> FloatArray:
     return np.concatenate([np.ravel(numbers[name]) for name in order]).astype(np.float32)

@@ -92,7 +92,7 @@ class TrackStats(BaseModel, extra="forbid"):
         """Add the statistics of other frames."""
         for name in TrackStats.model_fields.keys() - {"spans", "portrait"}:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.spans = merged([*self.spans, *other.spans])
+        self.spans = merge_spans([*self.spans, *other.spans])
         self.show(other.portrait)
 
     def show(self, portrait: Portrait | None) -> None:
@@ -130,13 +130,9 @@ class FrameStats(BaseModel, extra="forbid"):
 
     def add(self, later: FrameStats) -> None:
         """Add the statistics of the following frames."""
-        self.faces += later.faces
-        self.without_face += later.without_face
-        self.filled += later.filled
-        self.spans = merged([*self.spans, *later.spans])
-        self.similarities += later.similarities
-        self.flicker += later.flicker
-        self.pairs += later.pairs
+        for name in ("faces", "without_face", "filled", "similarities", "flicker", "pairs"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.spans = merge_spans([*self.spans, *later.spans])
         self.actions |= later.actions
         for number, counts in later.tracks.items():
             self.tracks.setdefault(number, TrackStats()).add(counts)
@@ -189,7 +185,7 @@ def add_span(spans: Spans, start: int, stop: int) -> None:
     spans.append((start, stop))
 
 
-def merged(spans: Spans) -> Spans:
+def merge_spans(spans: Spans) -> Spans:
     """Sort spans and join those that overlap or adjoin."""
     result: Spans = []
     for start, stop in sorted(spans):
@@ -214,7 +210,7 @@ class Brightness:
     width: float
 
     def follows(self, before: Brightness) -> bool:
-        """Whether this is the same face, one frame later."""
+        """Return whether this is the same face, one frame later."""
         moved = math.dist(self.centre, before.centre)
         return self.frame == before.frame + 1 and moved < _SAME_FACE * before.width
 

@@ -42,7 +42,7 @@ def order_faces(faces: Sequence[Face], order: FaceOrder) -> list[Face]:
 
 
 def needs_embeddings(settings: Settings) -> bool:
-    """Whether the selection depends on embeddings."""
+    """Return whether the selection depends on embeddings."""
     return not settings.many_faces and settings.face_selector == "reference"
 
 
@@ -80,14 +80,14 @@ def select_faces(
 
 
 def _is_eligible(face: Face, settings: Settings) -> bool:
-    """Whether a face, or a person's average face, has the size, sex and age that the settings require.
+    """Return whether a face, or a person's average face, has the size, sex and age that the settings require.
 
     A face of unknown or ambiguous sex is not eligible if the settings require one.
     """
     male, age = face.attributes.tolist()
     sexes = {"any": True, "female": male < 0.5, "male": male > 0.5}
     age_fits = settings.face_selector_age_start <= age <= settings.face_selector_age_end
-    eligible = not settings.asks_attributes or (sexes[settings.face_selector_gender] and age_fits)
+    eligible = not settings.needs_attributes or (sexes[settings.face_selector_gender] and age_fits)
     return eligible and face.area >= settings.face_min_size**2
 
 
@@ -104,7 +104,7 @@ class Selection:
 
     def __init__(self, settings: Settings, assignment: Assignment) -> None:
         self._settings, self.assignment = settings, assignment
-        by_settings = not settings.many_faces or settings.face_min_size > 0 or settings.asks_attributes
+        by_settings = not settings.many_faces or settings.face_min_size > 0 or settings.needs_attributes
         by_person = assignment.has_people_map or assignment.person_filter is not None
         self.needs_all_tracks = by_person or by_settings
         self._applied_actions = {one.digest: _applied_actions(one, settings) for one in assignment.treatments}

@@ -19,7 +19,7 @@ _WINDOWS = (6.0, 4.0, 2.5, 1.5, 0.8)
 _STIFFNESS = np.diag([0, 1e-6, (_POINT_NOISE / _SPEED_CHANGE) ** 2])
 
 
-def smoothed(seen: Sequence[tuple[int, Face]], frame: int) -> Face:
+def smooth_face(seen: Sequence[tuple[int, Face]], frame: int) -> Face:
     """Estimate a face in a frame from its detections, ``(frame, face)``, around it.
 
     The widest window in which the detections fit a quadratic up to noise is used. If none fits, the estimate
@@ -32,7 +32,7 @@ def smoothed(seen: Sequence[tuple[int, Face]], frame: int) -> Face:
     before, after = times[times <= 0], times[times >= 0]
     gap = float(after.min() - before.max()) if before.size and after.size else 0.0
     for window in _WINDOWS:
-        fit, kernel, error = _fitted(times, points, max(window, 0.6 * gap))
+        fit, kernel, error = _fit(times, points, max(window, 0.6 * gap))
         if error <= 1.5 * noise:
             break
     score = float(kernel @ [face.score for _, face in seen] / kernel.sum())
@@ -51,7 +51,7 @@ def _values(face: Face) -> DoubleArray:
     return np.concatenate([face.kps.ravel(), face.box]).astype(np.float64)
 
 
-def _fitted(times: DoubleArray, points: DoubleArray, window: float) -> tuple[DoubleArray, DoubleArray, float]:
+def _fit(times: DoubleArray, points: DoubleArray, window: float) -> tuple[DoubleArray, DoubleArray, float]:
     """Fit a local quadratic by weighted least squares (Cleveland 1979) and evaluate it at time 0.
 
     Its curvature is regularised, so that noise alone does not bend it.
@@ -60,13 +60,13 @@ def _fitted(times: DoubleArray, points: DoubleArray, window: float) -> tuple[Dou
         The values at time 0, the weights of the detections, and the weighted root mean square residual of
         the landmarks.
     """
-    kernel, solver, residual = _fitting(tuple(times.tolist()), window)
+    kernel, solver, residual = _fit_maps(tuple(times.tolist()), window)
     errors = np.square(residual @ points[:, :10])
     return solver @ points, kernel, float(np.sqrt(kernel @ errors.mean(1) / kernel.sum()))
 
 
 @lru_cache(maxsize=1024)
-def _fitting(times: tuple[float, ...], window: float) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
+def _fit_maps(times: tuple[float, ...], window: float) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
     """Return the detections' weights and the linear maps from values to the estimate and to the residuals."""
     at = np.array(times)
     kernel = np.exp(-0.5 * np.square(at / window)) * (np.abs(at) <= 3 * window)

@@ -57,13 +57,13 @@ class SparseDetector:
             self._dense_until = key.frame + _LOST_FRAMES if lost else 0
         self._before, self._last = self._last, key
 
-    def look(self, row: FrameFaces) -> None:
+    def detect(self, row: FrameFaces) -> None:
         """Run the detector if the frame's turn has come; several threads may do so ahead of `rows`."""
         assert row.picture is not None
         row.grid = row.picture.grid()
         if row.frame < self._known or row.frame % DETECTION_INTERVAL:
             return
-        row.looked = True
+        row.searched = True
         if row.frame % SEARCH_INTERVAL:
             row.faces = self._analyser.detect(row.picture)
         else:
@@ -75,7 +75,7 @@ class SparseDetector:
         While no face is found, frames wait for one that is searched in all views.
 
         Args:
-            rows: Frames after `look`, in order, from the last known one on.
+            rows: Frames after `detect`, in order, from the last known one on.
         """
         waiting: list[list[FrameFaces]] = []
         group: list[FrameFaces] = []
@@ -84,7 +84,7 @@ class SparseDetector:
             if row.frame < self._known:
                 continue
             group.append(row)
-            if row.looked:
+            if row.searched:
                 waiting.append(group)
                 group = []
                 self._retry_in_view(row)
@@ -108,7 +108,7 @@ class SparseDetector:
         self._changes.append(row.change)
 
     def _is_settled(self, row: FrameFaces) -> bool:
-        """Whether frames need not wait: there is a face, or was one until now, or all views were searched."""
+        """Return whether frames need not wait: a face is or was there, or all views were searched."""
         return bool(row.faces or (self._last and self._last.faces) or row.frame % SEARCH_INTERVAL == 0)
 
     def _retry_in_view(self, row: FrameFaces) -> None:
@@ -129,8 +129,8 @@ class SparseDetector:
     def _ensure_detected(self, row: FrameFaces) -> None:
         """Run the detector on a frame if it has not run yet."""
         assert row.picture is not None
-        if not row.looked:
-            row.looked, row.faces = True, self._analyser.detect(row.picture)
+        if not row.searched:
+            row.searched, row.faces = True, self._analyser.detect(row.picture)
             if self._view != "plain" and not (row.faces and row.faces[0].score >= CONFIDENT_SCORE):
                 self._detect_in_view(row)
 
@@ -167,7 +167,7 @@ class SparseDetector:
 
 
 def _is_steady(before: FrameFaces | None, last: FrameFaces, key: FrameFaces) -> bool:
-    """Whether the faces of two frames, equal in number, can be interpolated in between."""
+    """Return whether the faces of two frames, equal in number, can be interpolated in between."""
     faces = list(key.faces)
     for face in last.faces:
         near = max(faces, key=lambda other: overlap(face.box, other.box))
@@ -186,7 +186,7 @@ def _is_similar(face: Face, later: Face) -> bool:
 
 
 def _continues(before: FrameFaces | None, last: FrameFaces, face: Face, later: Face, frame: int) -> bool:
-    """Whether a face keeps its velocity; one without an earlier detection must stand still."""
+    """Return whether a face keeps its velocity; one without an earlier detection must stand still."""
     scale, expected = eye_distance(face.kps), face.kps
     if before is not None and before.faces:
         earlier = max(before.faces, key=lambda other: overlap(face.box, other.box))

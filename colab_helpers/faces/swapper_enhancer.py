@@ -147,7 +147,7 @@ class Enhancer(_CropNetwork):
         self._weight = weight
 
     @property
-    def weighted(self) -> bool:
+    def takes_weight(self) -> bool:
         """Whether the network takes a weight."""
         return "weight" in self.contract.inputs
 
@@ -167,7 +167,8 @@ def ineffective_settings(settings: Settings, swapper: Swapper | None, enhancer: 
     if swapper is not None and boosting and not swapper.boosted:
         text = mark("face_swapper_pixel_boost has no effect: {name} already works at {size} pixels")
         notes.append(tr(text, name=swapper.network.name, size=swapper.size))
-    if enhancer is not None and settings.enhancer_weight != default.enhancer_weight and not enhancer.weighted:
+    weighting = settings.enhancer_weight != default.enhancer_weight
+    if enhancer is not None and weighting and not enhancer.takes_weight:
         text = mark("enhancer_weight has no effect: {name} takes no weight")
         notes.append(tr(text, name=enhancer.network.name))
     return notes

@@ -13,8 +13,8 @@ import numpy as np
 
 from colab_helpers.faces.analyser import CONFIDENT_SCORE
 from colab_helpers.faces.geometry import overlap, yaw_degrees
-from colab_helpers.faces.index import FrameFaces, rounded
-from colab_helpers.faces.smoothing import smoothed
+from colab_helpers.faces.index import FrameFaces, round_embedding
+from colab_helpers.faces.smoothing import smooth_face
 from colab_helpers.faces.types import Face, FloatArray
 
 MAX_GAP_FRAMES = 12
@@ -138,7 +138,7 @@ class Track:
         return np.asarray(face.box + (face.box - before.box) * ahead, np.float32)
 
     def is_due(self, frame: int, changed: float) -> bool:
-        """Whether it is time for a new embedding."""
+        """Return whether it is time for a new embedding."""
         age = self._embedded_at - self.first
         interval = min(max(age, _MIN_EMBED_INTERVAL), _MAX_EMBED_INTERVAL)
         return frame - self._embedded_at >= interval or changed - self._embedded_change >= _EMBED_CHANGE
@@ -148,17 +148,17 @@ class Track:
         while len(self._seen) > least and self._seen[0][0] < before:
             del self._seen[0]
 
-    def at(self, frame: int, *, looked: bool) -> Face | None:
+    def at(self, frame: int, *, searched: bool) -> Face | None:
         """Return the smoothed face in a frame; None outside the track, or if the track is a false detection.
 
-        ``looked`` tells whether the detector ran on the frame.
+        ``searched`` tells whether the detector ran on the frame.
         """
         if not self.first <= frame <= self.last:
             return None
         if self.last - self.first < _SHORT and self.best < _WEAK:
             return None
-        filled = looked and all(at != frame for at, _ in self._seen)
-        face = smoothed(self._seen, frame)
+        filled = searched and all(at != frame for at, _ in self._seen)
+        face = smooth_face(self._seen, frame)
         return replace(face, track=self.number, weight=self._weight(frame), filled=filled)
 
     def distance(self, frame: int) -> int:
@@ -196,7 +196,7 @@ class Tracker:
     _open: list[Track] = field(default_factory=list)
     _recent: list[Track] = field(default_factory=list)
     _changed: float = 0.0
-    _looked: set[int] = field(default_factory=set)
+    _searched: set[int] = field(default_factory=set)
     _shot: int = 0
     _shot_end: int = 0
     _frames: int = 0
@@ -213,8 +213,8 @@ class Tracker:
             if row.cut and not cut:
                 self._shot_end, cut = row.frame, True
             self._changed += row.change
-            if row.looked:
-                self._looked.add(row.frame)
+            if row.searched:
+                self._searched.add(row.frame)
                 self._associate(row, cut=cut)
                 cut = False
             self.done(row)
@@ -228,10 +228,10 @@ class Tracker:
             yield self._faces(frame, wanted=frame >= start)
 
     def _faces(self, frame: int, *, wanted: bool) -> list[Face]:
-        looked = frame in self._looked
-        self._looked.discard(frame)
-        shown = self._recent if wanted else []
-        pairs = [(face, t.distance(frame)) for t in shown if (face := t.at(frame, looked=looked)) is not None]
+        searched, shown = frame in self._searched, self._recent if wanted else []
+        self._searched.discard(frame)
+        found = ((track, track.at(frame, searched=searched)) for track in shown)
+        pairs = [(face, track.distance(frame)) for track, face in found if face is not None]
         faces = [replace(face, behind=face.filled and _is_behind(face, n, pairs)) for face, n in pairs]
         recent = [track for track in self._recent if track in self._open or track.last > frame]
         for track in self._recent:
@@ -247,7 +247,7 @@ class Tracker:
         expected = [track.expected(row.frame) for track in self._open]
         if self._needs_embeddings(row, expected, cut=cut):
             self.embed(row)
-        pairs = _matched(self._open, expected, row.faces, cut=cut)
+        pairs = _match_tracks(self._open, expected, row.faces, cut=cut)
         for number, face in enumerate(row.faces):
             track = pairs.get(number)
             if track is None:
@@ -273,7 +273,7 @@ class Tracker:
             gone = track.last < frame and track.similarity(face) < _DIFFERENT
             if gone and overlap(face.box, box) >= _MIN_OVERLAP:
                 new.split_from(track, frame, face)
-                while new.first - 1 > track.last and new.first - 1 not in self._looked:
+                while new.first - 1 > track.last and new.first - 1 not in self._searched:
                     new.first -= 1
                 return
 
@@ -284,7 +284,7 @@ class Tracker:
                 track.last = max(track.last, self._shot_end - 1)
 
     def _needs_embeddings(self, row: FrameFaces, expected: Sequence[FloatArray], *, cut: bool) -> bool:
-        """Whether embeddings are needed: boxes do not determine the tracks, or an embedding is due."""
+        """Return whether embeddings are needed: boxes do not determine the tracks, or an embedding is due."""
         if not row.faces:
             return False
         if cut or any(track.is_due(row.frame, self._changed) for track in self._open):
@@ -297,12 +297,12 @@ class Tracker:
 
 
 def _is_behind(face: Face, distance: int, pairs: Iterable[tuple[Face, int]]) -> bool:
-    """Whether another face, detected clearly nearer in time, is in the place of a lost one."""
+    """Return whether another face, detected clearly nearer in time, is in the place of a lost one."""
     near = (other for other, nearer in pairs if nearer + 1 < distance)
     return any(overlap(face.box, other.box) >= _MIN_OVERLAP for other in near)
 
 
-def _matched(
+def _match_tracks(
     tracks: Sequence[Track], expected: Sequence[FloatArray], faces: Sequence[Face], *, cut: bool
 ) -> dict[int, Track]:
     """Assign faces, by index, to tracks so that the total gain is greatest (Kuhn 1955)."""
@@ -341,4 +341,4 @@ def _gain(track: Track, face: Face, shared: float, *, alone: bool, cut: bool) ->
 def embed_missing(row: FrameFaces, embed: Callable[[Sequence[Face]], list[Face]]) -> None:
     """Add missing embeddings to a frame's faces, rounded as in the index."""
     if any(face.embedding is None for face in row.faces):
-        row.faces = [replace(new, embedding=rounded(new.embedding)) for new in embed(row.faces)]
+        row.faces = [replace(new, embedding=round_embedding(new.embedding)) for new in embed(row.faces)]

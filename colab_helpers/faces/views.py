@@ -25,14 +25,14 @@ def apply_view(view: View, plain: DetectorView) -> DetectorView:
     """Derive a view from the plain one; dark pictures are brightened in all other views."""
     if view == "plain":
         return plain
-    bright = _brightened(plain)
+    bright = _brighten(plain)
     if view == "bright":
         return bright
-    return _with_margin(bright) if view == "margin" else _rotated(bright, int(view))
+    return _add_margin(bright) if view == "margin" else _rotate(bright, int(view))
 
 
 def is_dark(view: DetectorView) -> bool:
-    """Whether a picture is so dark that faces are missed, but not black."""
+    """Return whether a picture is so dark that faces are missed, but not black."""
     return 0 < _brightness(view) < DARK
 
 
@@ -41,20 +41,20 @@ def _brightness(view: DetectorView) -> float:
 
 
 def is_upright(kps: FloatArray) -> bool:
-    """Whether landmarks ``(5, 2)`` belong to an upright face that is not mirrored."""
+    """Return whether landmarks ``(5, 2)`` belong to an upright face that is not mirrored."""
     right, down = kps[1] - kps[0], kps[3:].mean(0) - kps[:2].mean(0)
     tilt = abs(np.degrees(np.arctan2(right[1], right[0])))
     return bool(tilt <= _MAX_TILT and right[0] * down[1] - right[1] * down[0] > 0)
 
 
-def _brightened(view: DetectorView) -> DetectorView:
+def _brighten(view: DetectorView) -> DetectorView:
     if not is_dark(view):
         return view
     image = cv2.convertScaleAbs(view.image, alpha=_BRIGHTENED / _brightness(view))
     return DetectorView(np.asarray(image, np.uint8), view.to_frame)
 
 
-def _with_margin(view: DetectorView) -> DetectorView:
+def _add_margin(view: DetectorView) -> DetectorView:
     """Shrink the picture to half its size, centred, so that a face that fills it gets a margin."""
     height, width = view.image.shape[:2]
     small = cv2.resize(view.image, (max(width // 2, 1), max(height // 2, 1)), interpolation=cv2.INTER_AREA)
@@ -66,7 +66,7 @@ def _with_margin(view: DetectorView) -> DetectorView:
     return DetectorView(image, compose(view.to_frame, back))
 
 
-def _rotated(view: DetectorView, degrees: int) -> DetectorView:
+def _rotate(view: DetectorView, degrees: int) -> DetectorView:
     height, width = view.image.shape[:2]
     # numpy would take several times longer.
     image = np.asarray(cv2.rotate(view.image, _ROTATIONS[degrees]), np.uint8)

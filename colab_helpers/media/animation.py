@@ -135,7 +135,7 @@ class AnimationWriter:
         alpha = still.alpha if still.alpha is not None else np.full(still.bgr.shape[:2], 255, np.uint8)
         bgra = np.asarray(cv2.merge([still.bgr, alpha]), np.uint8)
         frame = av.VideoFrame.from_ndarray(bgra, format="bgra")
-        self._encode(self._paletted(frame) if self._kind == "GIF" else frame.reformat(format=self._pix_fmt))
+        self._encode(self._to_palette(frame) if self._kind == "GIF" else frame.reformat(format=self._pix_fmt))
 
     def finish(self) -> BinaryIO:
         """Return the complete file, positioned at its start; it is closed when the writer exits."""
@@ -159,7 +159,7 @@ class AnimationWriter:
             what = tr(refused, width=width, height=height, kind=self._kind, reason=error)
             raise OutputError(what, remedy=tr("scale it down first")) from error
 
-    def _paletted(self, frame: av.VideoFrame) -> av.VideoFrame:
+    def _to_palette(self, frame: av.VideoFrame) -> av.VideoFrame:
         if self._palette is None:
             self._palette = _palette_graph(frame, transparent=self._source.opacity != "full")
         self._palette.vpush(frame)

@@ -1,4 +1,4 @@
-"""Choose the container of a result so that no stream of the source is lost, and its muxer options and tags.
+"""Choose the container of a result so that no stream of the target is lost, and its muxer options and tags.
 
 Whether a container takes a stream is found by a trial: a file with that stream is written to memory.
 """
@@ -34,15 +34,15 @@ _MP4_KEYS = frozenset((
     "episode_sort", "season_number", "media_type", "hd_video", "gapless_playback", "compilation", "track",
     "disc", "creation_time", "location",
 ))  # fmt: skip
-# Tags that describe the source's file or encoding, not the work.
+# Tags that describe the target's file or encoding, not the work.
 _FILE_KEYS = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder"))
 _STREAM_KEYS = frozenset(("encoder", "duration"))
 
 
 def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str | None]:
-    """Return the suffix a result should have, and a note if it differs from the source's.
+    """Return the suffix a result should have, and a note if it differs from the target's.
 
-    Candidates are the source's own suffix if it is MP4, MOV or MKV, MKV for WebM (which allows neither H.264
+    Candidates are the target's own suffix if it is MP4, MOV or MKV, MKV for WebM (which allows neither H.264
     nor HEVC), then MP4, MOV and MKV. The first that holds every audio and subtitle stream is taken; if none
     does, the one that loses the fewest subtitle streams, with audio re-encoded.
 
@@ -74,14 +74,14 @@ def _check_wanted(info: VideoInfo, suffix: str) -> str:
     refused = _refused_streams(info, suffix)
     alternatives = [other for other in _FALLBACKS if not _refused_streams(info, other)] if refused else []
     if alternatives:
-        what = tr("{suffix} cannot hold {stream} of the source", suffix=suffix, stream=refused[0])
+        what = tr("{suffix} cannot hold {stream} of the target", suffix=suffix, stream=refused[0])
         remedy = tr("write {suffix} instead", suffix=alternatives[0])
         raise OutputError(what, where=str(info.path), remedy=remedy)
     return suffix
 
 
 def _refused_streams(info: VideoInfo, suffix: str) -> list[StreamInfo]:
-    """Return the audio and subtitle streams of the source that a container does not take.
+    """Return the audio and subtitle streams of the target that a container does not take.
 
     Codecs unknown to this FFmpeg are not counted: no container takes them, and a note tells of them later.
     """
@@ -132,7 +132,7 @@ def muxer_options(
 
 
 def file_tags(source: Mapping[str, str], *, comment: str = "") -> dict[str, str]:
-    """Return the source's tags without those about its file, with ``comment`` appended to its comment."""
+    """Return a file's tags without those about the file itself, with ``comment`` appended to its comment."""
     tags = {key: value for key, value in source.items() if key.lower() not in _FILE_KEYS}
     own = next((key for key in tags if key.lower() == "comment"), "comment")
     if comment and comment not in tags.get(own, ""):

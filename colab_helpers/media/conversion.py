@@ -32,6 +32,7 @@ from colab_helpers.media.probe import VideoInfo
 _RESIZED = mark("the frame size changes within the file: {frames} frames were scaled to {width}x{height}")
 _REFORMATTED = mark("the pixel format changes within the file: {frames} frames were converted to {format}")
 _RECOLOURED = mark("the colour tags change within the file: {frames} frames may look different in the result")
+_RGB_TO_YUV = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
@@ -83,8 +84,9 @@ class FrameConverter:
         if is_grey(video.format.name) and not resized:
             video = _with_neutral_chroma(video, self._target)
         elif video.format.name != self._target or resized:
+            colour: dict[str, Any] = _RGB_TO_YUV if is_rgb(video.format.name) else same_range(video)
             video = self._reformatter.reformat(
-                video, *size, format=self._target, interpolation=_SCALER, **_colour_arguments(video)
+                video, *size, format=self._target, interpolation=_SCALER, **colour
             )
         if video.colorspace == UNSPECIFIED:
             video.colorspace = self._colour.matrix
@@ -101,13 +103,6 @@ class FrameConverter:
         if self._info.hdr10:
             notes.append(tr("the HDR10 light levels are dropped: players assume the usual ones"))
         return notes
-
-
-def _colour_arguments(video: av.VideoFrame) -> dict[str, Any]:
-    """Return the reformatter's arguments: RGB becomes limited BT.709, YUV keeps its matrix and range."""
-    if is_rgb(video.format.name):
-        return {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
-    return same_range(video)
 
 
 def _with_neutral_chroma(video: av.VideoFrame, target: str) -> av.VideoFrame:

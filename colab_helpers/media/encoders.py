@@ -46,7 +46,7 @@ _NVENC = {
     ("420", 8): "yuv420p", ("422", 8): "nv16", ("444", 8): "yuv444p",
     ("420", 10): "p010le", ("422", 10): "p210le", ("444", 10): "yuv444p16le",
 }  # fmt: skip
-# Chroma subsampling to try, by the source's: lossless ones first, then the next best.
+# Chroma subsampling to try, by the target's: lossless ones first, then the next best.
 _CHROMA_ORDER = {"420": ("420", "444"), "422": ("422", "444", "420"), "444": ("444", "420")}
 
 
@@ -156,7 +156,7 @@ def usable_encoders() -> dict[str, str | None]:
 def _working(name: str, request: _Request) -> EncoderChoice:
     if (chosen := _first_working(name, request)) is not None:
         return chosen
-    pix_fmt = next(_formats(name, request))
+    pix_fmt = next(_formats(name, request), request.pix_fmt)
     reason = _trial(name, pix_fmt, request.width, request.height, _options(name, request)) or ""
     remedy = tr("choose the encoder auto or libx264")
     if name.endswith("_nvenc"):
@@ -218,7 +218,10 @@ def repeatable_x264(width: int) -> Iterator[str]:
 
 def _formats(name: str, request: _Request) -> Iterator[str]:
     """Yield the pixel formats to try, best first: those that the encoder lists and the frame size allows."""
-    listed = {video_format.name for video_format in Codec(name, "w").video_formats or ()}
+    try:
+        listed = {video_format.name for video_format in Codec(name, "w").video_formats or ()}
+    except ValueError:  # this build of FFmpeg does not include the encoder
+        return
     names = _NVENC if name.endswith("_nvenc") else _PLANAR
     ranked = [
         names[chroma, bits]

@@ -1,6 +1,6 @@
 """Join segments into a result by stream copy, without decoding or encoding video.
 
-Audio, subtitles, attachments, chapters and tags are copied from the source. The file is verified against its
+Audio, subtitles, attachments, chapters and tags are copied from the target. The file is verified against its
 segments before it is published.
 """
 
@@ -68,13 +68,13 @@ def join_segments(
 
     Args:
         segments: All segments of the video, in order.
-        info: The source.
+        info: The target.
         output: The result; its suffix (.mp4, .m4v, .mov, .mkv) determines the container.
         choice: The encoder the segments were written with.
-        time_base: Seconds per tick of their timestamps; the source's if None.
+        time_base: Seconds per tick of their timestamps; the target's if None.
         audio: Whether to copy audio.
         on_frame: Called with the number of frames joined so far; may raise to stop.
-        comment: Appended to the source's comment tag.
+        comment: Appended to the target's comment tag.
         seal: Completes the verified file before it is published.
 
     Raises:
@@ -112,7 +112,7 @@ def join_segments(
 
 
 def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
-    """Raise OutputError if a result of this name could not hold the source's streams."""
+    """Raise OutputError if a result of this name could not hold the target's streams."""
     suffix = output.suffix.lower()
     if suffix not in MUXERS or audio:
         output_suffix(info, suffix)
@@ -122,7 +122,7 @@ def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
 def open_output(
     partial: Path, path: Path, source: InputContainer, tags: Mapping[str, str], time_base: Fraction
 ) -> Iterator[OutputContainer]:
-    """Open ``partial``, the hidden name of ``path``, for muxing, with ``tags`` and the source's chapters.
+    """Open ``partial``, the hidden name of ``path``, with ``tags`` and the chapters of ``source``.
 
     Raise OutputError if it cannot be written.
     """
@@ -146,7 +146,7 @@ def _add_streams(
     time_base: Fraction,
     copier: StreamCopier,
 ) -> VideoStream:
-    """Add all streams in the source's order, so that they keep their numbers; return the video stream."""
+    """Add all streams in the target's order, so that they keep their numbers; return the video stream."""
     video: VideoStream | None = None
     for stream in source.streams:
         if stream.index == info.video_index:

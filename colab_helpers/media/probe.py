@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import struct
 import time
 from collections import Counter
@@ -52,6 +53,8 @@ _MAX_PROBED_PACKETS = 600
 _MTIME_RESOLUTION = 2 * 10**9
 """Nanoseconds between two modification times of the coarsest file system, FAT."""
 
+# A tag may hold any text: a Fraction of "1/0" fails, and one of "1e999999999" takes forever.
+_DURATION = re.compile(r"(\d{1,6}):(\d{1,2}):(\d{1,2}(?:\.\d{1,18})?)")
 _HDR10 = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
 # The video is divided into so many parts; the frame size is sampled at each boundary.
 _SAMPLES = 8
@@ -147,9 +150,8 @@ def stated_duration(container: InputContainer, stream: VideoStream) -> Fraction:
     """Return a stream's duration in seconds from Matroska's statistics, its header, or the file's header."""
     # The tag first: FFmpeg may report the file's duration, subtitles included, for the video stream.
     text = next((value for key, value in stream.metadata.items() if key.startswith("DURATION")), "")
-    with contextlib.suppress(ValueError):
-        hours, minutes, seconds = text.split(":")
-        tagged = int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+    if tag := _DURATION.fullmatch(text):
+        tagged = int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
         if tagged:
             return tagged
     if stream.duration:
@@ -221,7 +223,8 @@ def _describe(
     time_base = to_fraction(stream.time_base) or Fraction(1, 1000)
     rate = to_fraction(stream.average_rate) or to_fraction(stream.guessed_rate)
     duration, declared = stated_duration(container, stream), _declared_frames(container, stream)
-    matrix = _display_matrix(frame)
+    raw_matrix = _side_data(frame, "DISPLAYMATRIX")
+    matrix = struct.unpack("=9i", raw_matrix[:36]) if raw_matrix else None
     others = [
         StreamInfo(other.index, other.type, codec_name(other), other.language)
         for other in container.streams
@@ -255,11 +258,11 @@ def _describe(
         audio=tuple(info for info in others if info.kind == "audio"),
         subtitles=tuple(info for info in others if info.kind == "subtitle"),
         others=tuple(info for info in others if info.kind not in ("audio", "subtitle")),
-        metadata={key: _deduplicated(value) for key, value in container.metadata.items()},
+        metadata={key: _deduplicate(value) for key, value in container.metadata.items()},
     )
 
 
-def _deduplicated(value: str) -> str:
+def _deduplicate(value: str) -> str:
     """Undo the doubling of a tag that MP4 stores in two places: newer FFmpeg joins both by a semicolon."""
     half = value[: len(value) // 2]
     return half if half and value == f"{half};{half}" else value
@@ -295,11 +298,6 @@ def _side_data(frame: av.VideoFrame, name: str) -> bytes:
         return bytes(data[name])
     except KeyError:
         return b""
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    raw = _side_data(frame, "DISPLAYMATRIX")
-    return struct.unpack("=9i", raw[:36]) if raw else None
 
 
 def _mirrors(matrix: tuple[int, ...]) -> bool:

@@ -60,12 +60,12 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
 
     Args:
         folder: Folder of the segment files.
-        info: The source.
+        info: The target.
         choice: The encoder.
         length: Frames per segment; the last segment may have fewer.
         on_segment: Called with each segment once it is published.
         start: Index of the first frame written, a multiple of ``length``.
-        time_base: Seconds per tick of the timestamps; the source's if None.
+        time_base: Seconds per tick of the timestamps; the target's if None.
     """
 
     def __init__(

@@ -170,7 +170,7 @@ def required_model_names(settings: Settings, root: Path | None = None) -> list[t
 
 def analysis_models(settings: Settings) -> tuple[str, ...]:
     """Return the names of the ``ANALYSIS_MODELS`` that a run with these settings loads."""
-    return ANALYSIS_MODELS if settings.asks_attributes else ANALYSIS_MODELS[:2]
+    return ANALYSIS_MODELS if settings.needs_attributes else ANALYSIS_MODELS[:2]
 
 
 def content_models(settings: Settings) -> tuple[str, ...]:

@@ -211,7 +211,7 @@ def check_content(session: Any, name: str, *, where: str) -> None:
     output = list(session.get_outputs()[0].shape)
     output_fits = output[-1:] == [len(row.weights)] if row.weights else len(output) == 3
     if inputs != [[1, 3, row.size, row.size]] or not output_fits:
-        text = mark("{name} has input shapes {taken} and output shape {given}, unlike {maker}'s network")
-        message = tr(text, name=name, taken=inputs, given=output, maker=row.maker)
+        text = mark("{name} has input shapes {inputs} and output shape {output}, unlike {maker}'s network")
+        message = tr(text, name=name, inputs=inputs, output=output, maker=row.maker)
         remedy = tr("fetch it again: python -m colab_helpers preload --accept-licences --verify")
         raise ModelError(message, where=where, remedy=remedy)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -236,6 +237,8 @@ def _copy_to_cache(item: ModelFile, record: ModelRecord, options: FetchOptions, 
         put_in_place(cache, part, cache_path)
         write_record(cache_path, record.model_copy(update={"mtime_ns": cache_path.stat().st_mtime_ns}))
     except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         text = mark("{path} could not be copied to the shared cache ({reason})")
         notes.append(tr(text, path=item.model.path, reason=error.strerror))
 

@@ -196,7 +196,7 @@ def _scan_frames(faces: FaceTracking, rate: float) -> tuple[FaceScan, list[Portr
 def _best_candidates(
     tracks: Sequence[Track], candidates: Mapping[int | None, PortraitCandidate]
 ) -> list[PortraitCandidate]:
-    """Best candidates of each person, in the order of the video."""
+    """Return the best candidates of each person, in the order of the video."""
     chosen: list[PortraitCandidate] = []
     for person in group_tracks(tracks):
         own = [candidates[track.number] for track in person if track.number in candidates]

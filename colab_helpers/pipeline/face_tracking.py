@@ -64,16 +64,16 @@ class FaceTracking:
         """First frame to read to continue the index: the last one it holds."""
         return max(0, len(self.index) - 1)
 
-    def look(self, job: FrameJob[Item, AnyPicture]) -> FrameJob[Item, AnyPicture]:
+    def detect(self, job: FrameJob[Item, AnyPicture]) -> FrameJob[Item, AnyPicture]:
         """Detect faces in a frame ahead of `jobs` if it is one always searched; safe in several threads."""
         if not self.index.complete:
-            self._detector.look(job.detected)
+            self._detector.detect(job.detected)
         return job
 
     def find_all(self, jobs: Iterable[FrameJob[Item, AnyPicture]]) -> Iterator[int]:
         """Complete the index and decide who is changed; yield the number of each frame once it is indexed.
 
-        ``jobs`` are the frames from `start` on, after `look`.
+        ``jobs`` are the frames from `start` on, after `detect`.
         """
         rows = self._rows(job.detected for job in jobs)
         for frame, _ in enumerate(self._track(Tracker(self._embed, self._index_row), rows, sys.maxsize)):
@@ -92,7 +92,7 @@ class FaceTracking:
         """Yield frame jobs with their faces; raise MediaError if the video does not match its index.
 
         Args:
-            jobs: Consecutive frames after `look`, starting at `start` or earlier.
+            jobs: Consecutive frames after `detect`, starting at `start` or earlier.
             stop: Frame before which to end; None for the end of the video.
         """
         waiting: deque[FrameJob[Item, AnyPicture]] = deque(islice(jobs, 1))
@@ -166,7 +166,7 @@ class FaceTracking:
             self.index.append(row)
 
     def _is_visible(self, face: Face, job: FrameJob[Item, AnyPicture], tracker: Tracker) -> bool:
-        """Whether a face is not hidden; one that the detector missed is compared with its track.
+        """Return whether a face is not hidden; one that the detector missed is compared with its track.
 
         A face to anonymize always counts as visible: in doubt it is not shown.
         """

@@ -94,7 +94,7 @@ Jobs = Generator[FrameJob[Item, AnyPicture], None, None]
 
 
 class FrameChanger:
-    """Change and measure the faces of frames; safe to use from several threads.
+    """Changes and measures the faces of frames; safe to use from several threads.
 
     In one of ``every`` so many frames the changed faces are compared with their source and portraits are
     taken. ``upright`` rotates a picture as players show it.
@@ -220,7 +220,7 @@ def with_reference(
 
 
 class StatsCollector:
-    """Add up the measurements of consecutive frames; ``selection`` is what is done to each face."""
+    """Adds up the measurements of consecutive frames; ``selection`` is what is done to each face."""
 
     def __init__(self, selection: Selection) -> None:
         self.frames, self.faces, self._selection = 0, FacesDigest(selection), selection
@@ -249,8 +249,7 @@ class StatsCollector:
         """Count one face of a frame."""
         face = one.face
         assert face.track is not None
-        tracks = self._stats.tracks
-        counts = tracks[face.track] if face.track in tracks else tracks.setdefault(face.track, TrackStats())
+        counts = self._stats.tracks.setdefault(face.track, TrackStats())
         counts.seen += 1
         if counts.portrait is None or one.worth > counts.portrait.worth:
             box = [round(float(edge), 1) for edge in face.box]
@@ -271,7 +270,7 @@ class StatsCollector:
             counts.pairs += 1
 
     def _step(self, track: int | None, one: MeasuredFace) -> tuple[float, float] | None:
-        """Squared brightness step from the previous frame: of what the change added, and of the target.
+        """Return the squared step in brightness from the previous frame, of the change and of the target.
 
         None if the previous frame does not show the same face; ``track`` None stands for the largest face.
         """

@@ -66,7 +66,7 @@ def process_image(
     picture, analyser = BgrPicture(image.copy(), alpha), engine.analyser
     assignment = with_reference(engine, assignment, [picture], number=0, where="image")
     faces = analyser.search(picture) if single else analyser.detect(picture)
-    if assignment.has_people_map or assignment.person_filter is not None or engine.settings.asks_attributes:
+    if assignment.has_people_map or assignment.person_filter is not None or engine.settings.needs_attributes:
         faces = analyser.describe(picture, faces)
     selection = Selection(engine.settings, assignment)
     changer, selected = FrameChanger(engine, selection), selection.in_picture(faces)
@@ -83,7 +83,7 @@ def process_image(
 
 
 def _people(faces: Sequence[Face], selected: Sequence[Face], selection: Selection) -> tuple[PersonStats, ...]:
-    """Statistics of the people in a single picture, each face as a track of one frame."""
+    """Return the statistics of the people in a single picture, each face as a track of one frame."""
     measured, changed, tracks = FrameStats(), {face.track for face in selected}, []
     for number, face in enumerate(faces):
         tracks.append(Track(number, 0, 0))
@@ -123,7 +123,7 @@ def process_picture(
     size = _result_size(engine, (width, height), target)
     label, label_notes = label_for(marks, *size)
     image, alpha, measured, people = process_image(engine, assignment, still.bgr, still.alpha, label=label)
-    if not measured.faces and not engine.frame_enhancer and _is_copied(target, output, still.kind):
+    if not measured.faces and not engine.frame_enhancer and _is_copyable(target, output, still.kind):
         _put_copy(target, output, put)
         notes = [tr("no face to change was found: the picture is unchanged")]
     else:
@@ -166,7 +166,7 @@ def _process_animation(
                     actions = faces.selection.actions(job.faces)
                     on_frame(job.index, len(animation.durations), job.item, actions)
         measured = collector.take()
-        if not measured.faces and not engine.frame_enhancer and _is_copied(target, output, animation.kind):
+        if not measured.faces and not engine.frame_enhancer and _is_copyable(target, output, animation.kind):
             _put_copy(target, output, put)
             notes = [tr("no face to change was found in any frame: the picture is unchanged")]
         elif label is not None and not measured.by_ai:  # known only now
@@ -217,11 +217,11 @@ def open_animation_tracking(engine: Engine, animation: Animation, assignment: As
 
 
 def detected_jobs(animation: Animation, faces: FaceTracking) -> Jobs[Still, BgrPicture]:
-    """Yield the frames of an animation after `FaceTracking.look`."""
+    """Yield the frames of an animation after `FaceTracking.detect`."""
     time_ms = 0.0
     for index, (still, duration) in enumerate(zip(animation.frames(), animation.durations, strict=True)):
         picture = BgrPicture(still.bgr, still.alpha)  # changes the pixels of the frame itself
-        yield faces.look(FrameJob(index, still, picture, seconds=time_ms / 1000))
+        yield faces.detect(FrameJob(index, still, picture, seconds=time_ms / 1000))
         time_ms += duration
 
 
@@ -238,8 +238,8 @@ def _seal(marks: Marks | None, output: Path, measured: FrameStats) -> Seal:
     return partial(marks.seal, output=output, actions=measured.actions) if marks else no_seal
 
 
-def _is_copied(target: Path, output: Path, kind: str) -> bool:
-    """Whether a target without a face to change already has the format of the result."""
+def _is_copyable(target: Path, output: Path, kind: str) -> bool:
+    """Return whether a target without a face to change already has the format of the result."""
     suffix = output.suffix.lower()
     return target.suffix.lower() == suffix or IMAGE_KINDS.get(suffix) == kind
 
@@ -251,7 +251,7 @@ def _put_copy(target: Path, output: Path, put: Put) -> None:
 
 
 def _result_size(engine: Engine, size: tuple[int, int], target: Path) -> tuple[int, int]:
-    """Width and height of the result of a picture; raise MediaError if that is too large."""
+    """Return width and height of the result of a picture; raise MediaError if that is too large."""
     enhancer = engine.frame_enhancer
     return enhancer.size_of(*size, where=str(target), most=MAX_PIXELS) if enhancer else size
 

@@ -72,7 +72,7 @@ class VideoPlan:
         independent = keep_fps and self.faces.is_intact and not seek_obstacle(info)
         return independent and self.passthrough_stats is None and (self.segments or 0) > 1
 
-    def unlabelled(self) -> VideoPlan:
+    def without_label(self) -> VideoPlan:
         """Return the plan without a label; its segments so far cannot be joined with labelled ones."""
         return replace(self, video=replace(self.video, label=None))
 

@@ -15,7 +15,7 @@ PICTURE_INTERVAL = 2.0
 
 
 class ProgressReporter:
-    """Report progress at most every quarter of a second.
+    """Reports progress at most every quarter of a second.
 
     ``frames`` is the number of frames of the result, None if unknown; ``gauges`` holds the queue behind each
     stage by its name, entered by the stages themselves.

@@ -59,12 +59,14 @@ def process_video(
     info = probe(target)
     check_output(output, info, audio=not engine.settings.skip_audio)
     with nullcontext(store) if store else temporary_store(output) as used_store:
+        make_plan = partial(plan_video, engine, assignment, info, output, used_store, **options)
+        plan = make_plan()
         while True:
-            plan = plan_video(engine, assignment, info, output, used_store, **options)
             try:
                 return complete_video(plan)
             except SmallerTilesError:  # resume with smaller tiles
                 plan.faces.index.flush()
+                plan = replace(make_plan(), started=plan.started, label_notes=plan.label_notes)
 
 
 def complete_video(plan: VideoPlan) -> FileResult:
@@ -75,7 +77,9 @@ def complete_video(plan: VideoPlan) -> FileResult:
     for number, stop in plan.missing():
         parts = make_segments(plan, number, stop, skipping=plan.may_be_copy)
         finished |= {part.segment.number: part for part in parts}
-    return join(plan, finished) or complete_video(plan.unlabelled() if finished else plan.without_skipping())
+    if result := join(plan, finished):
+        return result
+    return complete_video(plan.without_label() if finished else plan.without_skipping())
 
 
 def make_segments(
@@ -131,7 +135,7 @@ def make_segments(
 
 @dataclass(eq=False)
 class SegmentMaker:
-    """Make segments of a video on request; the stages keep running from one to the next."""
+    """Makes segments of a video on request; the stages keep running from one to the next."""
 
     plan: VideoPlan
     _next: int = field(default=-1, init=False)

@@ -60,11 +60,6 @@ class VideoContext:
         return enhancer.enlarged_info(self.info) if enhancer else self.info
 
     @property
-    def rate(self) -> Fraction:
-        """Frames per second of the result, on average."""
-        return result_rate(self.settings, self.info)
-
-    @property
     def time_base(self) -> Fraction:
         """Seconds per tick of the result's timestamps."""
         return self.info.time_base if self.settings.keep_fps else 1 / CONSTANT_RATE
@@ -182,7 +177,7 @@ def changed_frames(
     """Yield the finished frames from ``start`` to before ``stop``: all stages between reader and writer."""
     settings = video.settings
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
-    every, upright = max(1, round(video.rate)), video.info.upright
+    every, upright = max(1, round(result_rate(settings, video.info))), video.info.upright
     changer = FrameChanger(video.engine, faces.selection, every=every, upright=upright)
     # One item waits between two stages: a longer queue would not make the slowest stage any faster.
     ahead = partial(run_ahead, depth=1, gauges=video.progress.gauges)
@@ -232,7 +227,7 @@ def _detect(video: VideoContext, faces: FaceTracking, reader: FrameReader, start
     if not video.settings.keep_fps:
         frames = _skip_to(constant_rate(reader, rate=CONSTANT_RATE), first_read(faces, start))
     decoded = run_ahead(frame_jobs(frames, video.info), 1, name="decode", gauges=video.progress.gauges)
-    return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
+    return map_ordered(faces.detect, decoded, workers=int(video.settings.execution_threads))
 
 
 def _skip_to(frames: Iterator[Frame], start: int) -> Iterator[Frame]:

@@ -39,7 +39,7 @@ def bottleneck(samples: Sequence[Sample]) -> str:
 
 
 def _progresses(recent: Sequence[Sample]) -> bool:
-    """Whether frames were finished; with a single sample of a file, its frame rate decides."""
+    """Return whether frames were finished; with a single sample of a file, its frame rate decides."""
     newest = recent[-1]
     frames = [(sample.file, sample.frame) for sample in recent if sample.file is not None]
     if len(frames) == 1 and newest.file is not None:
@@ -80,7 +80,7 @@ def _limit_by_load(recent: Sequence[Sample]) -> str:
 
 
 def _usually_waits(recent: Sequence[Sample], stage: str) -> bool:
-    """Whether the queue that a stage fills is usually not empty."""
+    """Return whether the queue that a stage fills is usually not empty."""
     return sum(sample.queues.get(stage, 0) > 0 for sample in recent) >= _OFTEN * len(recent)
 
 
@@ -102,6 +102,6 @@ def _evidence(recent: Sequence[Sample]) -> str:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the values that are not None; None if there are none."""
+    """Return the mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

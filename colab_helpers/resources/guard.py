@@ -21,7 +21,7 @@ _POLL_INTERVAL = 1.0
 
 @dataclass
 class MemoryGuard:
-    """Watch RAM; each time it is above ``WARNING_PERCENT``, count in ``warnings`` and call ``on_warning``.
+    """Watches RAM; counts in ``warnings`` each time it exceeds ``WARNING_PERCENT``, and calls ``on_warning``.
 
     ``short`` is whether it still was above after the last wait: the next piece of work should need less.
     """

@@ -26,7 +26,7 @@ _MAX_JOIN_SECONDS = 5.0
 
 
 class Recorder:
-    """Take samples until it is closed and append each to a file as one line of JSON.
+    """Takes samples until it is closed and appends each to a file as one line of JSON.
 
     A context manager. The first sample is taken on start and the last on close. Errors never reach the run:
     they leave a gap in the charts.

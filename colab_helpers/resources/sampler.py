@@ -108,7 +108,7 @@ def other_gpus(uuids: Collection[str] = ()) -> list[GpuSample]:
 
 
 def _in_use(uuids: Collection[str]) -> list[Any]:
-    """NVML handles of the GPUs with these UUIDs; if there are none, of all that CUDA sees."""
+    """Return the NVML handles of the GPUs with these UUIDs; if there are none, of all that CUDA sees."""
     return [handle for handle in open_gpus() if uuids and _query_nvml(handle, "UUID") in uuids] or open_gpus()
 
 
@@ -134,7 +134,7 @@ def _query_nvml(handle: Any, what: str, *args: Any) -> Any:
 
 
 def _memory_of(processes: Collection[int], running: Collection[Any]) -> int | None:
-    """VRAM used by those of NVML's running processes that are ours; None if it lists none of them."""
+    """Return the VRAM used by those of NVML's processes that are ours; None if it lists none of them."""
     ours = [process.usedGpuMemory for process in running if process.pid in processes]
     known = [memory for memory in ours if memory is not None]
     return sum(known) if known else None

@@ -98,10 +98,10 @@ def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
     ``most`` (2 or more) limits their number: they are thinned evenly, the first and the last are kept, and
     memory use depends on ``most`` alone.
     """
-    return list(iter_samples(path)) if most is None else _thinned(iter_samples(path), most)
+    return list(iter_samples(path)) if most is None else _thin(iter_samples(path), most)
 
 
-def _thinned(samples: Iterator[Sample], most: int) -> list[Sample]:
+def _thin(samples: Iterator[Sample], most: int) -> list[Sample]:
     """Thin samples evenly to at most ``most``, holding never more than twice as many."""
     kept: list[Sample] = []
     step, last = 1, None

@@ -151,7 +151,7 @@ class _ConsentFile:
 
 
 def _is_complete(person: ConsentedPerson) -> bool:
-    """Whether it is stated who gave the ground, unless that is the person or nobody."""
+    """Return whether it is stated who gave the ground, unless that is the person or nobody."""
     return bool(person.name.strip() and (person.ground in _OWN_GROUNDS or person.given_by.strip()))
 
 

@@ -73,14 +73,14 @@ class _CheckState(BaseModel):
 
 
 class ContentCheck:
-    """Check a target and decide; a `faces.index.Watcher`.
+    """Checks a target and decides; a `faces.index.Watcher`.
 
     Args:
         engine: The loaded networks.
         target: The target, for errors.
         ages: Apparent ages of the sources, in years; None if unknown.
         digest: Computes the SHA-256 of a network's file.
-        place: File that keeps the state for a later run; None keeps nothing.
+        state_path: File that keeps the state for a later run; None keeps nothing.
         key: Identifies the target's content and frames.
         attempt: Runs the write of that file, retrying if it cannot be written yet.
 
@@ -95,11 +95,11 @@ class ContentCheck:
         ages: Iterable[float | None] = (),
         *,
         digest: Callable[[Path], str] = sha256_of,
-        place: Path | None = None,
+        state_path: Path | None = None,
         key: str = "",
         attempt: Callable[[Callable[[], None]], None] = lambda write: write(),
     ) -> None:
-        self._engine, self._target, self._path, self._attempt = engine, target, place, attempt
+        self._engine, self._target, self._path, self._attempt = engine, target, state_path, attempt
         self._lock = threading.RLock()  # frames are checked in one thread, the state is saved in another
         self._ages = [age for age in ages if age is not None]
         require_networks(engine)
@@ -108,7 +108,7 @@ class ContentCheck:
         self._networks = {name: digest(network.path) for name, network in engine.content.items()}
         parts = [key, self._networks, contracts, CHECK_INTERVAL, CHECK_INTERVAL_AFTER_CUT, WINDOW_FRAMES]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        saved = load_or_none(_CheckState, place) if place else None
+        saved = load_or_none(_CheckState, state_path) if state_path else None
         self._state = saved if saved and saved.key == key else _CheckState(key=key)
 
     def begin(self) -> None:
@@ -131,7 +131,7 @@ class ContentCheck:
             if state.first is None or not 0 <= seconds - state.last < interval:
                 assert row.picture is not None
                 first = seconds if state.first is None else state.first
-                self._look(row.picture, seconds - first)
+                self._classify(row.picture, seconds - first)
                 state.first, state.last = first, seconds
             state.frames = row.frame + 1
             self._raise_if_refused(final=False)
@@ -170,7 +170,7 @@ class ContentCheck:
             age=self._lowest_age if state.doubts else None,
         )
 
-    def _look(self, picture: Picture, seconds: float) -> None:
+    def _classify(self, picture: Picture, seconds: float) -> None:
         scores = {
             one.name: one.score(network.run(classifier_input(picture, one))[0])
             for one, network in self._classifiers

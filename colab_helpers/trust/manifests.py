@@ -57,10 +57,10 @@ class Claim:
     """A manifest's content, ready to be signed."""
 
     definition: dict[str, Any]  # what `c2pa.Builder` takes
-    by: Credentials
+    credentials: Credentials
     ingredient: bytes = b""  # the target as from `ingredient_archive`
 
-    def signed(self, *bindings: dict[str, Any]) -> bytes:
+    def sign(self, *bindings: dict[str, Any]) -> bytes:
         """Return the manifest of a file hashed already, which the library does not read.
 
         ``bindings`` tie it to the file; see `file_binding` and `movie_binding`. Raise C2paError if it cannot
@@ -81,9 +81,9 @@ class Claim:
                 self._sign(self.definition, media_type, original, copy)
                 return
             # Signed twice: the size of the manifest does not depend on the hash.
-            gap = len(manifest_box(self.signed(movie_binding(bytes(32)))))
+            gap = len(manifest_box(self.sign(movie_binding(bytes(32)))))
             offset, digest = copy_with_gap(original, copy, gap, heartbeat)
-            box = manifest_box(self.signed(movie_binding(digest)))
+            box = manifest_box(self.sign(movie_binding(digest)))
             if len(box) != gap:
                 raise ValueError(f"{len(box)} bytes of manifest, not {gap}")
             copy.seek(offset)
@@ -94,7 +94,7 @@ class Claim:
     ) -> bytes:
         from c2pa import Builder
 
-        with Builder(definition, context=context()) as builder, self.by.signer() as signer:
+        with Builder(definition, context=context()) as builder, self.credentials.signer() as signer:
             if not embed:
                 builder.set_no_embed()
             if self.ingredient:

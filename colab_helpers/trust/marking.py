@@ -101,7 +101,7 @@ class Marks:
             heartbeat=heartbeat,
         )
 
-    def disclosed(self, actions: Collection[str]) -> dict[str, str]:
+    def disclosures(self, actions: Collection[str]) -> dict[str, str]:
         """Return the texts of ``label`` and ``disclosure``, empty if no face was changed by AI."""
         shown = {"label": self.label.text if self.label else "", "disclosure": self.disclosure}
         return {name: text if _ai_words(actions) else "" for name, text in shown.items()}
@@ -131,7 +131,7 @@ class Marks:
             signed.unlink(missing_ok=True)  # writing would follow a symbolic link
             claim = Claim(definition, self.signed_by, ingredient_archive(self.target, self.target_manifest))
             if manifest_path:
-                data = claim.signed(file_binding(sha256_of(partial, on_chunk=self.heartbeat)))
+                data = claim.sign(file_binding(sha256_of(partial, on_chunk=self.heartbeat)))
                 copy_atomically(manifest_path, io.BytesIO(data))
                 self.manifest = hashlib.sha256(data).hexdigest()
             else:
@@ -155,7 +155,7 @@ class Marks:
         edited = _action("edited", description=self._summary(actions)) if actions else _action("transcoded")
         if words := _ai_words(actions):
             networks = [name for action in words for name in self.networks.get(action, ())]
-            disclosed = {f"{_PREFIX}{name}": text for name, text in self.disclosed(actions).items() if text}
+            disclosed = {f"{_PREFIX}{name}": text for name, text in self.disclosures(actions).items() if text}
             edited["digitalSourceType"] = COMPOSITE_SOURCE_TYPE
             edited["parameters"] = {NETWORKS: networks, **disclosed}
         performed = [opened, edited]
@@ -167,7 +167,7 @@ class Marks:
         return definition
 
     def _assertions(self) -> list[dict[str, Any]]:
-        """Assertions on the stated consent and the content check."""
+        """Return the assertions on the stated consent and the content check."""
         assertions: dict[str, Any] = {}
         if self.consent is not None and self.consent.statement:
             assertions[CONSENT] = self.consent.record() | {"sources": list(self.sources)}
@@ -197,7 +197,7 @@ def load_checked_credentials(path: str) -> Credentials:
 
     created = _action("created", digitalSourceType=_EMPTY_SOURCE_TYPE)
     try:
-        Claim(_definition("trial", [created]), credentials).signed()
+        Claim(_definition("trial", [created]), credentials).sign()
     except C2paError as error:
         raise SettingsError(
             tr("this certificate cannot sign results ({reason})", reason=error),
@@ -221,13 +221,16 @@ def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
     return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": assertions}
 
 
-def seal_generated(partial: Path, *, told: str, network: str) -> None:
+def seal_generated(partial: Path, *, description: str, network: str) -> None:
     """Sign a PNG made by a network as a whole, under its hidden name, with this machine's certificate."""
-    created = _action("created", digitalSourceType=GENERATED_SOURCE_TYPE, description=told)
+    created = _action("created", digitalSourceType=GENERATED_SOURCE_TYPE, description=description)
     created["parameters"] = {NETWORKS: [network]}
-    signed = hidden_name(partial)
-    Claim(_definition("portrait", [created]), load_credentials(LOCAL)).embed(partial, signed, lambda: None)
-    signed.replace(partial)
+    claim, signed = Claim(_definition("portrait", [created]), load_credentials(LOCAL)), hidden_name(partial)
+    try:
+        claim.embed(partial, signed, lambda: None)
+        signed.replace(partial)
+    finally:
+        signed.unlink(missing_ok=True)
 
 
 def xmp_of(instructions: str, source_type: str = COMPOSITE_SOURCE_TYPE) -> bytes:

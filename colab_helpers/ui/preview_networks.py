@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _DEFAULT_RATE = 25
-_DETECTION_FIELDS = ("execution_provider", "face_detector_size", "face_detector_score", "asks_attributes")
+_DETECTION_FIELDS = ("execution_provider", "face_detector_size", "face_detector_score", "needs_attributes")
 """Settings that require reloading the face detection networks."""
 _LIVE_FIELDS = (*SELECTION_SETTINGS, "enhancer_blend", "colour_match", "face_mask_blur", "face_mask_padding",
             "face_mask_regions", "segment_seconds", "keep_fps")  # fmt: skip

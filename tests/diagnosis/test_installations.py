@@ -219,7 +219,7 @@ def test_colab_reports_remaining_time_and_mounted_drive(
 ) -> None:
     on_colab = replace(T4, on_colab=True)
     found = findings.Subject.here(load_settings(), models_dir=standins, folder=tmp_path)
-    (check,) = environment.place(replace(found, machine=on_colab, uptime=uptime))
+    (check,) = environment.platform(replace(found, machine=on_colab, uptime=uptime))
     assert check.status == status
     assert check.detail.startswith("Google Colab")
     assert detail in check.detail
@@ -291,3 +291,10 @@ def test_missing_package_of_the_doctor_is_reported(
     assert main(["doctor"]) == WRONG_USAGE
     error = capsys.readouterr().err
     assert error.startswith(f"error: packages: No module named 'pynvml'. What to do: run '{INSTALL}'")
+
+
+def test_what_is_missing_is_counted_beside_a_network_of_ones_own(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "mine.onnx").write_bytes(b"a swapper that is in no catalogue")
+    settings = load_settings(swapper_model="mine", frame_processors="face_swapper")
+    found = findings.Subject.here(settings, models_dir=tmp_path, folder=Path())
+    assert environment.bytes_missing(found) > 100e6

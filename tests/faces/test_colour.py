@@ -14,7 +14,7 @@ import pytest
 
 from colab_helpers.faces.assignment import Treatment
 from colab_helpers.faces.changer import FaceChanger, FaceJob
-from colab_helpers.faces.colour import colour_matched
+from colab_helpers.faces.colour import match_colours
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.masks import face_mask
 from colab_helpers.faces.types import Face
@@ -37,7 +37,7 @@ def test_gain_and_shift_are_taken_back_and_a_beard_stays() -> None:
     before = np.asarray(cv2.convertScaleAbs(before, alpha=3, beta=-250), np.uint8)
     bearded = before.copy()
     bearded[80:110, 40:90] //= 3
-    matched = colour_matched(off_colour(bearded), before, face_mask(128)).astype(int)
+    matched = match_colours(off_colour(bearded), before, face_mask(128)).astype(int)
     off = np.abs(matched - bearded)
     assert off.mean() < 2.5
     assert np.abs(off_colour(bearded).astype(int) - bearded).mean() > 8
@@ -45,8 +45,8 @@ def test_gain_and_shift_are_taken_back_and_a_beard_stays() -> None:
 
 def test_where_there_is_nothing_to_judge_by_nothing_changes() -> None:
     crop = np.full((128, 128, 3), 90, np.uint8)
-    np.testing.assert_array_equal(colour_matched(crop, crop, np.zeros((128, 128), np.float32)), crop)
-    assert np.abs(colour_matched(crop, crop, face_mask(128)).astype(int) - 90).max() <= 1
+    np.testing.assert_array_equal(match_colours(crop, crop, np.zeros((128, 128), np.float32)), crop)
+    assert np.abs(match_colours(crop, crop, face_mask(128)).astype(int) - 90).max() <= 1
 
 
 def test_on_rendered_people_wrong_colours_are_put_right_and_right_ones_stay(standins: Path) -> None:

@@ -22,7 +22,7 @@ def rows(count: int) -> list[FrameFaces]:
             40 * n + 7,
             change=float(rng.random()),
             cut=n == 9,
-            looked=n % DETECTION_INTERVAL == 0,
+            searched=n % DETECTION_INTERVAL == 0,
             faces=[replace(face(200.0 + n, who=n), attributes=np.float32([n % 2, n / 3])), face(400.5)]
             if n % DETECTION_INTERVAL == 0
             else [],
@@ -35,7 +35,7 @@ def rows(count: int) -> list[FrameFaces]:
 def facts(index: FaceIndex) -> list[Any]:
     return [
         (
-            *(row.frame, row.pts, row.change, row.cut, row.looked, row.view),
+            *(row.frame, row.pts, row.change, row.cut, row.searched, row.view),
             [
                 (
                     *map(np.ndarray.tobytes, (one.box, one.kps, one.attributes)),
@@ -79,7 +79,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 
 
 def test_an_embedding_that_was_asked_for_is_read_as_it_was_used(tmp_path: Path) -> None:
-    row = FrameFaces(0, 0, looked=True, faces=[face(200)])
+    row = FrameFaces(0, 0, searched=True, faces=[face(200)])
     embed_missing(row, lambda faces: [replace(one, embedding=person(3)) for one in faces])
     used = row.faces[0].embedding
     index = FaceIndex(tmp_path, "key")
@@ -134,7 +134,7 @@ def test_an_hour_of_two_faces_takes_less_than_a_fifth_of_a_gigabyte(tmp_path: Pa
     for n in range(500):
         looked = n % DETECTION_INTERVAL == 0
         faces = [replace(face(rng.random() * 900, who=n + k if n % 24 == 0 else None)) for k in range(2)]
-        index.append(FrameFaces(n, n, float(rng.random()), looked=looked, faces=faces if looked else []))
+        index.append(FrameFaces(n, n, float(rng.random()), searched=looked, faces=faces if looked else []))
     index.finish()
     index.flush()
     per_frame = sum(path.stat().st_size for path in tmp_path.glob("*")) / 500

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.faces.assignment import Assignment
-from colab_helpers.faces.person_stats import MAX_LOST_FRAMES, MAX_PEOPLE_ROWS, coarse, summarize_people
+from colab_helpers.faces.person_stats import MAX_LOST_FRAMES, MAX_PEOPLE_ROWS, coarsen_spans, summarize_people
 from colab_helpers.faces.quality import CROWD, MAX_TRACKS, FrameStats, Portrait, TrackStats, worth
 from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
@@ -91,10 +91,10 @@ def test_who_is_hardly_seen_gets_no_row_beside_somebody_who_is() -> None:
 
 def test_many_spans_are_joined_where_they_are_nearest() -> None:
     spans = [(0, 1), (3, 4), (10, 12), (13, 20), (40, 41)]
-    assert coarse(spans, 5) == spans
-    assert coarse(spans, 3) == [(0, 4), (10, 20), (40, 41)]
-    assert coarse(spans, 1) == [(0, 41)]
-    assert coarse([], 3) == []
+    assert coarsen_spans(spans, 5) == spans
+    assert coarsen_spans(spans, 3) == [(0, 4), (10, 20), (40, 41)]
+    assert coarsen_spans(spans, 1) == [(0, 41)]
+    assert coarsen_spans([], 3) == []
 
 
 def test_a_portrait_is_frontal_large_sharp_and_free() -> None:

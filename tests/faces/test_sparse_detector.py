@@ -60,7 +60,7 @@ def found(
         for n in range(max(0, len(known) - 1), frames):
             level = 100 + 50 * (sum(n >= cut for cut in cuts) % 2)
             row = FrameFaces(n, n, picture=cast(Any, Shown(n, level)))
-            finder.look(row)
+            finder.detect(row)
             yield row
 
     return [*known, *finder.rows(rows())]
@@ -68,7 +68,7 @@ def found(
 
 def facts(rows: Sequence[FrameFaces]) -> list[Any]:
     return [
-        (row.frame, row.change, row.cut, row.looked, row.view, [one.kps.tobytes() for one in row.faces])
+        (row.frame, row.change, row.cut, row.searched, row.view, [one.kps.tobytes() for one in row.faces])
         for row in rows
     ]
 
@@ -83,7 +83,7 @@ def test_faces_that_stay_or_move_evenly_are_looked_at_in_every_fourth_frame() ->
         rows = found(detector, 101)
         assert [row.frame for row in rows] == list(range(101))
         assert len(detector.looks) <= 30
-        assert [row.frame for row in rows[5:] if row.looked] == list(range(8, 101, DETECTION_INTERVAL))
+        assert [row.frame for row in rows[5:] if row.searched] == list(range(8, 101, DETECTION_INTERVAL))
 
 
 @pytest.mark.parametrize("first", range(40, 45))
@@ -95,15 +95,15 @@ def test_who_comes_and_goes_is_seen_from_the_first_frame_to_the_last(first: int)
 
 def test_a_head_that_jerks_is_looked_at_in_every_frame() -> None:
     rows = found(Detector(lambda n: [face(200 + (0.4 * EYES if 50 <= n < 54 else 0) * (n - 49))]), 100)
-    assert all(row.looked for row in rows[49:55])
-    assert sum(row.looked for row in rows) < 35
+    assert all(row.searched for row in rows[49:55])
+    assert sum(row.searched for row in rows) < 35
 
 
 def test_a_head_that_turns_round_is_looked_at_once_more_between() -> None:
     there = [abs((n + 8) % 16 - 8) * 0.06 * EYES + 200 for n in range(100)]
     rows = found(Detector(lambda n: [face(there[n])]), 97)
     # Where it turns, the frame in the middle tells of the others.
-    assert [row.frame for row in rows if row.looked and row.frame % DETECTION_INTERVAL] == list(
+    assert [row.frame for row in rows if row.searched and row.frame % DETECTION_INTERVAL] == list(
         range(10, 97, 8)
     )
 
@@ -111,7 +111,7 @@ def test_a_head_that_turns_round_is_looked_at_once_more_between() -> None:
 def test_a_cut_is_seen_and_looked_at_from_both_sides() -> None:
     rows = found(Detector(lambda n: [face(200 if n < 46 else 210)]), 100, cuts=[46])
     assert [row.frame for row in rows if row.cut] == [46]
-    assert all(row.looked for row in rows[45:49])
+    assert all(row.searched for row in rows[45:49])
 
 
 @pytest.mark.parametrize("view", ["90", "margin"])
@@ -127,8 +127,8 @@ def test_what_only_another_view_shows_is_found_from_its_first_frame_on(view: str
 def test_who_is_lost_in_one_look_is_looked_for_closely_until_found() -> None:
     gone = {48, 49, 52}
     rows = found(Detector(lambda n: [] if n in gone else [face(200)]), 100)
-    assert all(row.looked for row in rows[45:57])
-    assert not any(row.looked for row in rows[57:60])
+    assert all(row.searched for row in rows[45:57])
+    assert not any(row.searched for row in rows[57:60])
     assert {row.frame for row in rows[44:57] if not row.faces} == gone
 
 
@@ -136,8 +136,8 @@ def test_a_clip_shorter_than_a_group_is_seen_to_its_end() -> None:
     for frames in (1, 2, 3, 5):
         rows = found(Detector(still), frames)
         assert [row.frame for row in rows] == list(range(frames))
-        assert rows[0].looked
-        assert rows[-1].looked
+        assert rows[0].searched
+        assert rows[-1].searched
 
 
 def anything(seed: int) -> Script:

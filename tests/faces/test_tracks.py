@@ -33,7 +33,7 @@ def shaken(faces: Sequence[Face], rng: np.random.Generator) -> list[Face]:
 def followed(frames: Sequence[Sequence[Face] | None], cuts: Sequence[int] = ()) -> list[list[Face]]:
     """Follow what was found in each frame; None: nobody looked."""
     rows = [
-        FrameFaces(n, n, cut=n in cuts, looked=faces is not None, faces=list(faces or ()))
+        FrameFaces(n, n, cut=n in cuts, searched=faces is not None, faces=list(faces or ()))
         for n, faces in enumerate(frames)
     ]
     return list(Tracker(lambda _row: None).follow(rows))
@@ -188,7 +188,7 @@ def test_memory_grows_neither_with_a_track_nor_with_their_number() -> None:
     def rows() -> Iterator[FrameFaces]:
         for n in range(2000):
             gone = n > 500 and n % 40 > 20
-            yield FrameFaces(n, n, looked=True, faces=[] if gone else [face(moving(n), who=n // 40)])
+            yield FrameFaces(n, n, searched=True, faces=[] if gone else [face(moving(n), who=n // 40)])
             held = [len(track._seen) for track in tracker.tracks]
             assert max(held, default=0) < 3 * DECISION_LAG
             assert sum(map(bool, held)) <= 3
@@ -205,7 +205,7 @@ def test_who_is_changed_is_decided_once_for_a_person(order: str, expected: int) 
         one = face(150, who=1, size=1.2)
         other = face(450, who=2, size=1.4 if 40 <= n < 60 else 0.9)
         frames.append([one] if 70 <= n < 90 else [one, other])
-    rows = [FrameFaces(n, n, looked=True, faces=faces) for n, faces in enumerate(frames)]
+    rows = [FrameFaces(n, n, searched=True, faces=faces) for n, faces in enumerate(frames)]
     tracker = Tracker(lambda _row: None)
     found = list(tracker.follow(rows))
     selection = Selection(load_settings(many_faces=False, face_order=order), Assignment.of(None))
@@ -218,7 +218,7 @@ def test_who_is_changed_is_decided_once_for_a_person(order: str, expected: int) 
 
 def test_the_person_who_is_followed_is_changed_and_nobody_else() -> None:
     tracker = Tracker(lambda _row: None)
-    rows = [FrameFaces(n, n, looked=True, faces=crossing(n)) for n in range(80)]
+    rows = [FrameFaces(n, n, searched=True, faces=crossing(n)) for n in range(80)]
     found = list(tracker.follow(rows))
     selection = Selection(
         load_settings(many_faces=False, face_selector="reference"),
@@ -231,7 +231,7 @@ def test_the_person_who_is_followed_is_changed_and_nobody_else() -> None:
 def test_faces_that_nobody_wants_are_not_worked_out_and_the_others_are_the_same() -> None:
     rng = np.random.default_rng(3)
     rows = [
-        FrameFaces(n, n, looked=True, faces=shaken([face(moving(n), who=1)], rng) if n % 9 else [])
+        FrameFaces(n, n, searched=True, faces=shaken([face(moving(n), who=1)], rng) if n % 9 else [])
         for n in range(90)
     ]
     whole = list(Tracker(lambda _row: None).follow(rows))

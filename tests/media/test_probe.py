@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -14,7 +16,7 @@ from colab_helpers.errors import MediaError, MissingFileError
 from colab_helpers.media import demuxing
 from colab_helpers.media.formats import ColourTags
 from colab_helpers.media.inputs import is_image, is_video
-from colab_helpers.media.probe import probe
+from colab_helpers.media.probe import probe, stated_duration
 from colab_helpers.media.reader import read_frames
 from tests.media.conftest import Clip
 from tests.media.damaged_files import joined, start_edit_at
@@ -200,3 +202,11 @@ def test_file_replaced_within_a_clock_tick_is_probed_again(clip: Clip) -> None:
     path.write_bytes(other.read_bytes().ljust(state.st_size, b"\0"))
     os.utime(path, ns=(state.st_mtime_ns, state.st_mtime_ns))  # same clock tick
     assert probe(path).frames == 2
+
+
+@pytest.mark.parametrize("text", ["0:0:1/0", "0:0:1e999999999", "1:2", "-1:00:00.0", "00:00:00.0", "x"])
+def test_a_duration_tag_may_hold_any_text(text: str) -> None:
+    stream: Any = SimpleNamespace(metadata={"DURATION-eng": text}, duration=0)
+    assert stated_duration(SimpleNamespace(duration=2_500_000), stream) == Fraction(5, 2)  # type: ignore[arg-type]
+    stream.metadata["DURATION-eng"] = "01:00:02.500000000"
+    assert stated_duration(SimpleNamespace(duration=0), stream) == Fraction(7205, 2)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,20 @@ def test_unwritable_shared_cache_is_noted(tmp_path: Path, entry: ModelEntry) -> 
     (tmp_path / "drive").write_text("not a folder")
     [fetched] = fetch(tmp_path / "root", entry, shared_cache=tmp_path / "drive")
     assert "could not be copied to the shared cache" in fetched.notes[0]
+    assert_fetched(tmp_path / "root")
+
+
+def test_failed_copy_to_the_shared_cache_leaves_no_files(
+    tmp_path: Path, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copyfile(_: Path, part: Path) -> None:
+        part.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    [fetched] = fetch(tmp_path / "root", entry, shared_cache=tmp_path / "drive")
+    assert "No space left" in fetched.notes[0]
+    assert [path for path in (tmp_path / "drive").rglob("*") if path.is_file()] == []
     assert_fetched(tmp_path / "root")
 
 

@@ -273,7 +273,7 @@ def test_only_who_is_hidden_is_changed_behind_another(
 ) -> None:
     index = FaceIndex(None)
     for n in range(80):
-        index.append(FrameFaces(n, n, looked=True, faces=crossing(n)))
+        index.append(FrameFaces(n, n, searched=True, faces=crossing(n)))
     index.finish()
     faces = FaceTracking(
         models.analyser, index, Selection(load_settings(), Assignment(default_treatment)), ""

@@ -23,10 +23,18 @@ from colab_helpers.faces.index import FaceIndex
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.models.session import Network
-from colab_helpers.pipeline import frames_folder, process_image, process_picture, process_video
+from colab_helpers.pipeline import (
+    FileResult,
+    frames_folder,
+    process_image,
+    process_picture,
+    process_video,
+    video,
+)
 from colab_helpers.pipeline.indexed_frame import decide_faces, process_indexed_frame
-from colab_helpers.pipeline.plan import plan_video
-from colab_helpers.pipeline.video import SegmentMaker, join
+from colab_helpers.pipeline.plan import VideoPlan, plan_video
+from colab_helpers.pipeline.video import SegmentMaker, complete_video, join
+from colab_helpers.pipeline.video_stages import SmallerTilesError
 from tests.helpers.networks import with_enlarger
 from tests.media.make import Sound, Spec, decoded, make, packets_of
 from tests.pipeline.swapping import (
@@ -246,3 +254,22 @@ def test_the_engine_says_what_it_enlarges_with_and_how_much_larger_results_are(l
     assert engine.take_memory_notes() == ["less"]
     assert not engine.take_memory_notes()
     assert replace(engine, frame_enhancer=None).provider_detail == "cpu"
+
+
+def test_smaller_tiles_lose_neither_a_note_nor_the_time(
+    tmp_path: Path, larger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=4))
+    plans: list[VideoPlan] = []
+
+    def complete(plan: VideoPlan) -> FileResult:
+        plans.append(plan)
+        if len(plans) == 1:
+            raise SmallerTilesError
+        return complete_video(plan)
+
+    monkeypatch.setattr(video, "complete_video", complete)
+    marks = Marks(visible_label_text="W" * 80)
+    result = process_video(enlarging(larger), SOURCE, target, tmp_path / "out.mp4", marks=marks)
+    assert plans[0].started == plans[1].started
+    assert sum("label does not fit" in note for note in result.notes) == 1

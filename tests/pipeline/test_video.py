@@ -326,7 +326,7 @@ def test_each_frame_is_steadied_by_the_one_before_but_for_the_first_of_a_segment
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        "colab_helpers.faces.crop_denoiser._denoised", lambda crop, _before: seen.append(1) or crop
+        "colab_helpers.faces.crop_denoiser._denoise", lambda crop, _before: seen.append(1) or crop
     )
     models = engine(constant_models, keep_fps=keep_fps, segment_seconds=1.0)
     target = make(tmp_path / "in.mp4", Spec(frames=60))

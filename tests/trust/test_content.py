@@ -192,7 +192,7 @@ def test_stored_scores_are_reused_for_the_same_network_and_target(
     path, checker = tmp_path / "faces" / "content.json", engine(FINE, HIT, FINE)
 
     def resumed(key: str = "target") -> ContentCheck:
-        return ContentCheck(checker, "x", place=path, key=key)
+        return ContentCheck(checker, "x", state_path=path, key=key)
 
     net, first = checker.content[MARQO.name], resumed()
     for number in range(5):
@@ -216,16 +216,16 @@ def test_stored_scores_are_reused_for_the_same_network_and_target(
 def test_stored_refusal_is_repeated_without_a_check(engine: Callable[..., Any], tmp_path: Path) -> None:
     path, checker = tmp_path / "content.json", engine(HIT, FINE)
     with pytest.raises(ContentError):
-        check_frames(ContentCheck(checker, "x", place=path), 3)
-    check = ContentCheck(checker, "x", place=path)
+        check_frames(ContentCheck(checker, "x", state_path=path), 3)
+    check = ContentCheck(checker, "x", state_path=path)
     with pytest.raises(ContentError, match="1 of 3"):
         check.begin()
     assert checker.content[MARQO.name].calls == 3
     assert check.decision.state == "refused"
-    stored = ContentCheck(engine(DOUBT), "x", place=tmp_path / "other.json")
+    stored = ContentCheck(engine(DOUBT), "x", state_path=tmp_path / "other.json")
     check_frames(stored, 3)  # the source's age is not stored
     with pytest.raises(ContentError, match="12 years"):
-        ContentCheck(engine(DOUBT), "x", [12.0], place=tmp_path / "other.json").begin()
+        ContentCheck(engine(DOUBT), "x", [12.0], state_path=tmp_path / "other.json").begin()
 
 
 def test_state_is_written_once_its_folder_is_available_again(
@@ -242,12 +242,12 @@ def test_state_is_written_once_its_folder_is_available_again(
             path.parent.unlink()
             write()
 
-    check_frames(ContentCheck(engine(FINE), "x", place=path, attempt=retry), 3)
+    check_frames(ContentCheck(engine(FINE), "x", state_path=path, attempt=retry), 3)
     assert (json.loads(path.read_text())["samples"], len(errors)) == (3, 1)
 
 
 def test_stored_state_stays_small(engine: Callable[..., Any], tmp_path: Path) -> None:
-    check = ContentCheck(engine(*[DOUBT, *[FINE] * 29] * 50), "x", place=tmp_path / "content.json")
+    check = ContentCheck(engine(*[DOUBT, *[FINE] * 29] * 50), "x", state_path=tmp_path / "content.json")
     check_frames(check, 1500)
     check.keep()
     assert check.decision.doubts == 50
@@ -327,7 +327,7 @@ def test_pictures_with_short_durations_are_sampled(engine: Callable[..., Any]) -
 
 def test_frame_is_counted_after_its_check(engine: Callable[..., Any], tmp_path: Path) -> None:
     path, checker = tmp_path / "content.json", engine(FINE)
-    check, started, done = ContentCheck(checker, "x", place=path), threading.Event(), threading.Event()
+    check, started, done = ContentCheck(checker, "x", state_path=path), threading.Event(), threading.Event()
     run = checker.content[MARQO.name].run
 
     def slow(planes: np.ndarray) -> list[np.ndarray]:

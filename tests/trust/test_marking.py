@@ -37,6 +37,7 @@ from colab_helpers.trust.marking import (
     NETWORKS,
     Marks,
     load_checked_credentials,
+    seal_generated,
 )
 from colab_helpers.trust.records import ContentDecision
 from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, Credentials, load_credentials, local_anchor
@@ -370,7 +371,7 @@ def test_local_certificate_replaced_by_another_is_refused(
     def fail(_claim: Claim) -> bytes:
         raise C2paError("no")
 
-    monkeypatch.setattr(Claim, "signed", fail)
+    monkeypatch.setattr(Claim, "sign", fail)
     assert load_checked_credentials(LOCAL) == local
     certificate(home() / LOCAL_NAME)
     signing._read.cache_clear()
@@ -464,3 +465,17 @@ def test_marking_changes_no_pixels_or_packets(
     for name in names:
         assert media(finished_batch.out / name) == media(tmp_path / "out" / name)
         assert sha256_of(finished_batch.out / name) != sha256_of(tmp_path / "out" / name)
+
+
+def test_generated_picture_that_cannot_be_signed_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Claim, _path: Path, signed: Path, _heartbeat: Callable[[], None]) -> None:
+        signed.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Claim, "embed", full)
+    (tmp_path / ".a.part.png").write_bytes(b"picture")
+    with pytest.raises(OSError, match="No space left"):
+        seal_generated(tmp_path / ".a.part.png", description="x", network="y")
+    assert [path.name for path in tmp_path.iterdir()] == [".a.part.png"]
