@@ -205,15 +205,15 @@ def test_successful_trial_is_cached_and_failed_one_is_not(monkeypatch: pytest.Mo
     assert len(calls) == 3
 
 
-def test_an_ffmpeg_without_nvenc_encodes_on_the_cpu_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ffmpeg_without_nvenc_encodes_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def create(name: str, mode: str) -> Any:
         if name.endswith("_nvenc"):
             raise av.codec.codec.UnknownCodecError(name)
-        return genuine(name, mode)
+        return original(name, mode)
 
-    genuine = encoders.Codec
+    original = encoders.Codec
     monkeypatch.setattr(encoders, "Codec", create)
-    pretend(monkeypatch, lambda *_: "this build of FFmpeg does not include it")
+    fake_nvenc(monkeypatch, lambda *_: "this build of FFmpeg does not include it")
     assert choose().name == "libx264"
     with pytest.raises(EncoderError, match=r"h264_nvenc cannot encode .* does not include it"):
         choose("h264_nvenc")
