@@ -101,8 +101,7 @@ def test_unknown_model_file_is_noted_and_hashed_once(models: Path, monkeypatch: 
 def test_rejected_half_precision_copy_is_not_used(models: Path) -> None:
     onnx.save(half_graph("overflowing"), models / "GFPGANv1.4.onnx")
     convert(models / "GFPGANv1.4.onnx", half=True, runtime=CPU)
-    enhancing = settings(frame_processors=["face_enhancer"], half_precision=True)
-    opened = Engine.open(enhancing, models_dir=models)
+    opened = Engine.open(settings(frame_processors=["face_enhancer"], half_precision=True), models_dir=models)
     assert opened.enhancer is not None
     assert opened.enhancer.network.path == models / "GFPGANv1.4.onnx"
     assert any(
@@ -121,8 +120,7 @@ def test_copy_of_changed_model_is_not_used(models: Path) -> None:
 def test_first_gpu_run_converts_and_compares_swapper(models: Path, gpu: FakeGpu) -> None:
     plain = Engine.open(settings(half_precision=False), models_dir=models)
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
-    network = swapper_network(opened)
-    assert network.path.name.startswith("inswapper_128-half-")
+    assert swapper_network(opened).path.name.startswith("inswapper_128-half-")
     assert opened.provider == "cuda"
     assert opened.settings.half_precision is True
     assert any("compared with its float16 copy" in note for note in opened.notes)
@@ -190,8 +188,7 @@ def test_video_faces_are_sampled_and_blended_on_gpu(copied: Path, gpu: FakeGpu) 
         face = Face(
             np.array([200, 60, 440, 300], np.float32), (0.4 * FFHQ_512 + [215, 60]).astype(np.float32), 0.9
         )
-        changer = engine.changer(Treatment("swap", source=np.ones(512, np.float32)))
-        changer.change([FaceJob(picture, face)])
+        engine.changer(Treatment("swap", source=np.ones(512, np.float32))).change([FaceJob(picture, face)])
         return picture.frame.to_ndarray().astype(int)
 
     expected, found = changed(plain), changed(opened)

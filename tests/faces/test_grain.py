@@ -53,8 +53,8 @@ def test_grain_is_restored_inside_the_face_only(kind: str, share_left: float) ->
     before = high_frequencies(image)
     grain = Grain.of(image, FACE)
     assert grain is not None
-    levels = (120 + share_left * noise).astype(np.float32)  # the network's output
-    image.add_luma(WHOLE, levels - image.luma(WHOLE))
+    output = (120 + share_left * noise).astype(np.float32)
+    image.add_luma(WHOLE, output - image.luma(WHOLE))
     changed = image.luma(WHOLE)
     grain.restore()
     inside = np.s_[110:210, 110:210]

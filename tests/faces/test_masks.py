@@ -17,7 +17,7 @@ from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import FFHQ_512, arcface_template, similarity_transform
 from colab_helpers.faces.grain import Grain
-from colab_helpers.faces.masks import FaceMasks, RawVisibility, face_mask, smooth_visibility
+from colab_helpers.faces.masks import FaceMasks, RawVisibility, _median, face_mask, smooth_visibility
 from colab_helpers.faces.occluder import FaceParser, Occluder
 from colab_helpers.media.affine import invert, transform_points
 from colab_helpers.media.picture import BgrPicture
@@ -37,8 +37,7 @@ def network(
     out_shape = list(in_shape if output is None else output.shape)
     node = helper.make_node("Identity", ["input"], ["output"])
     if output is not None:
-        value = numpy_helper.from_array(output[None])
-        node = helper.make_node("Constant", [], ["output"], value=value)
+        node = helper.make_node("Constant", [], ["output"], value=numpy_helper.from_array(output[None]))
     ends = [("input", ["batch", *in_shape]), ("output", ["batch", *out_shape])]
     info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends]
     model = helper.make_model(
@@ -132,8 +131,7 @@ def test_single_frame_doubt_is_smoothed_and_brief_occluder_kept() -> None:
     assert settled is not None
     assert settled[128, 160] == 0
     passing = raw_visibility(cover(), cover(30, rest=100))  # the picture has changed, too
-    kept = smooth_visibility(passing, [clear] * 4)
-    np.testing.assert_array_equal(kept, smooth_visibility(uncertain))
+    np.testing.assert_array_equal(smooth_visibility(passing, [clear] * 4), smooth_visibility(uncertain))
     assert smooth_visibility(clear, [passing] * 4) is None
     # The frame's own mask replaces missing neighbours.
     assert smooth_visibility(uncertain, [clear, clear, None, None]) is not None
@@ -144,8 +142,6 @@ def test_single_frame_doubt_is_smoothed_and_brief_occluder_kept() -> None:
 def test_median_equals_numpy(count: int) -> None:
     values = np.random.default_rng(count).integers(0, 256, (5, 256, 256), np.uint8)
     values[:, :5] = 255 * (values[:, :5] > 127)
-    from colab_helpers.faces.masks import _median
-
     np.testing.assert_array_equal(_median(list(values)), np.median(values, axis=0))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -112,13 +112,6 @@ def test_sex_and_age_equal_insightface(size: tuple[int, int], standins: Path) ->
     assert len({*(one.attributes[0] for one in faces)}) == 2
 
 
-class _SwapperFace:
-    """The two attributes of a face that insightface's swapper reads."""
-
-    def __init__(self, kps: Any, embedding: Any) -> None:
-        self.kps, self.normed_embedding = kps, embedding
-
-
 @pytest.mark.parametrize("kind", ["real_shapes", "standins"])
 def test_swapped_crops_equal_insightface(kind: str, request: pytest.FixtureRequest) -> None:
     models: Path = request.getfixturevalue(kind)
@@ -126,8 +119,7 @@ def test_swapped_crops_equal_insightface(kind: str, request: pytest.FixtureReque
     engine = Engine.open(settings, models_dir=models)
     assert engine.swapper is not None
     image = people(640, 360)
-    rng = np.random.default_rng(1)
-    embedding = rng.normal(size=512).astype(np.float32)
+    embedding = np.random.default_rng(1).normal(size=512).astype(np.float32)
     embedding /= np.linalg.norm(embedding)
     transforms = [(1.3, 40), (0.8, 300)][: 1 if kind == "real_shapes" else 2]  # these are slow
     points = [arcface_template(128) * scale + (x, 40) for scale, x in transforms]
@@ -137,9 +129,8 @@ def test_swapped_crops_equal_insightface(kind: str, request: pytest.FixtureReque
     latent = engine.swapper.latent(embedding)
     swapped = engine.swapper.swap(crops, np.stack([latent] * len(crops)))
     for crop, kps in zip(swapped, points, strict=True):
-        expected, _ = oracle.get(
-            image, _SwapperFace(kps, embedding), _SwapperFace(kps, embedding), paste_back=False
-        )
+        face = SimpleNamespace(kps=kps, normed_embedding=embedding)
+        expected, _ = oracle.get(image, face, face, paste_back=False)
         # Some pixels may differ by one level: insightface aligns in float32.
         assert np.abs(crop.astype(int) - expected).max() <= 1
 

@@ -107,8 +107,7 @@ def test_largest_of_several_faces_is_used(analyser):
     assert len(report.faces) == 2
     assert "2 faces were found: the one that most photos show is used, else the largest." in report.hints
     assert report.face.centre[0] < 512
-    alone = examine(analyser, portrait("alma"))
-    assert float(report.embedding @ alone.embedding) > 0.8
+    assert float(report.embedding @ examine(analyser, portrait("alma")).embedding) > 0.8
 
 
 @pytest.mark.parametrize("yaw", [-45, -30, -15, 0, 15, 30, 45])
@@ -116,8 +115,7 @@ def test_largest_of_several_faces_is_used(analyser):
 def test_yaw_from_exact_landmarks(yaw, roll):
     for who in PEOPLE:
         pose = Pose(x=256, y=256, scale=120, yaw=yaw, pitch=0, roll=roll)
-        points = landmarks(look_of(who).body, pose, Expression())
-        assert yaw_degrees(points) == pytest.approx(yaw, abs=4)
+        assert yaw_degrees(landmarks(look_of(who).body, pose, Expression())) == pytest.approx(yaw, abs=4)
 
 
 def test_coincident_points_count_as_turned_away():

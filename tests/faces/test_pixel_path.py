@@ -185,8 +185,7 @@ def test_pixel_formats(fmt: str, matrix: int, full: bool) -> None:
     ],
 )
 def test_faces_at_any_position_and_angle(where: Face, graphs: int) -> None:
-    made = frame("yuv420p", 640, 480)
-    before, one, other, found = both_paths(made, [where], SWAP_AND_ENHANCE, rotation=90)
+    before, one, other, found = both_paths(frame("yuv420p", 640, 480), [where], SWAP_AND_ENHANCE, rotation=90)
     assert found == graphs
     assert_near(before, one, other)
 
@@ -297,9 +296,6 @@ def buffers_of(part: Swapper | Enhancer) -> DeviceBuffers:
     return buffers
 
 
-# --- choice of the path ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def original(tmp_path: Path) -> Path:
     path = tmp_path / "network.onnx"
@@ -336,8 +332,7 @@ def test_verdict_on_other_graphs_is_ignored(
     assert choose_path(SWAPPER, original, CPU)[0] is not None
     if other == "version":
         monkeypatch.setattr(path_choice, "VERSION", path_choice.VERSION + 1)
-    runtime = replace(CPU, graphs=other == "captured")
-    assert choose_path(SWAPPER, original, runtime)[0] is None
+    assert choose_path(SWAPPER, original, replace(CPU, graphs=other == "captured"))[0] is None
 
 
 def test_unwritable_verdict_holds_for_the_run(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:

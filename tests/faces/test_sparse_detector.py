@@ -118,8 +118,7 @@ def test_frames_on_both_sides_of_a_cut_are_detected() -> None:
 def test_face_visible_in_another_view_is_found_from_its_first_frame(view: str) -> None:
     first = SEARCH_INTERVAL + 3
     detector = Fake(lambda n: [face(200)] if n >= first else [], view)
-    rows = detect(detector, 100)
-    assert next(row.frame for row in rows if row.faces) == first
+    assert next(row.frame for row in detect(detector, 100) if row.faces) == first
     # Once found in a view, the face is detected in that view only.
     assert len(detector.calls) < 100
 

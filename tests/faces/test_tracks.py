@@ -79,8 +79,7 @@ def test_gap_is_filled_at_the_interpolated_position(gap: int) -> None:
     assert {faces[0].track for faces in found} == {0}
     assert [faces[0].filled for faces in found] == [40 <= n < 40 + gap for n in range(90)]
     for n in range(40, 40 + gap):
-        off = np.linalg.norm(found[n][0].kps - face(moving(n)).kps, axis=1).mean() / EYES
-        assert off < 0.06
+        assert np.linalg.norm(found[n][0].kps - face(moving(n)).kps, axis=1).mean() / EYES < 0.06
 
 
 def test_longer_absence_starts_a_new_track() -> None:
@@ -218,8 +217,7 @@ def test_selection_is_decided_once_per_person(order: str, expected: int) -> None
 
 def test_only_the_reference_person_is_changed() -> None:
     tracker = Tracker(lambda _row: None)
-    rows = [FrameFaces(n, n, looked=True, faces=crossing(n)) for n in range(80)]
-    found = list(tracker.follow(rows))
+    found = list(tracker.follow([FrameFaces(n, n, looked=True, faces=crossing(n)) for n in range(80)]))
     selection = Selection(
         load_settings(many_faces=False, face_selector="reference"),
         Assignment.of(None, PersonFilter(person(2))),

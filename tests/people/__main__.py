@@ -21,7 +21,6 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Parse the command line and write the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)

@@ -103,7 +103,6 @@ class Head:
         return c * px + s * py, c * py - s * px
 
     def _cast_hair(self) -> _Raycast:
-        """Ray-cast the hair shell."""
         body = self.look.body
         flat_u, flat_v = self._plane()
         pixels = PixelSubset.of((flat_u * flat_u + (flat_v / 1.25) ** 2) < 1.0 + 0.6 * (flat_v > 0.3))
@@ -306,7 +305,6 @@ def composite(frame: U8, layer: Layer) -> None:
 
 
 def composite_person(frame: U8, head: Head) -> None:
-    """Composite a whole person onto a BGR frame in place."""
     size = frame.shape[1], frame.shape[0]
     for layer in (head.behind(), torso(head.look, head.pose, size, head.light), head.draw()):
         if layer is not None:

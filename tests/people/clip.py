@@ -30,8 +30,6 @@ from tests.people.standins import write_standins
 
 @dataclass(frozen=True)
 class DemoPaths:
-    """Paths of a written demo."""
-
     directory: Path
     sources: tuple[Path, ...]
     targets: tuple[Path, ...]
@@ -96,7 +94,6 @@ class _TargetWriter:
         return True
 
     def close(self) -> None:
-        """Flush and finish the file."""
         while self._put_audio():
             pass
         _encode(self._box, self._video, None, 0, self._scene.fps)
@@ -123,11 +120,9 @@ class _TruthWriter:
         )
 
     def put(self, image: U8, i: int) -> None:
-        """Write a frame."""
         _encode(self._box, self._video, image, i, self._fps)
 
     def close(self) -> None:
-        """Flush and finish the file."""
         _encode(self._box, self._video, None, 0, self._fps)
         self._box.close()
 

@@ -58,8 +58,7 @@ def hyperswap() -> onnx.ModelProto:
     target = _from_signed(g, "target")
     small = g.add("AveragePool", target, kernel_shape=[2, 2], strides=[2, 2])
     changed = swapped_crop(g, weights, small, decode_look(g, orthonormal(MIX_SEED).T))
-    large = g.add("Resize", changed, "", g.constant([1, 1, 2, 2]), mode="linear")
-    _to_signed(g, large)
+    _to_signed(g, g.add("Resize", changed, "", g.constant([1, 1, 2, 2]), mode="linear"))
     g.add("ReduceMean", target, axes=[1], keepdims=1, out="mask")
     outputs = [("output", _CROP), ("mask", (1, 1, SIZE, SIZE))]
     return g.model("hyperswap_1a_256", [("source", (1, 512)), ("target", _CROP)], outputs)

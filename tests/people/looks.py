@@ -74,8 +74,6 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """A whole person."""
-
     face: Face  # what a swap replaces
     skin: Face  # the face half that paints skin outside the inner face; equal to ``face`` unless swapped
     body: Body  # what a swap keeps
@@ -179,7 +177,6 @@ def random_face(rng: np.random.Generator, *, male: bool) -> Face:
 
 
 def random_body(rng: np.random.Generator, *, male: bool) -> Body:
-    """Draw a body half."""
     pool = (0, 1, 2, 5, 7, 8, 3) if male else (3, 4, 5, 6, 1, 2, 0)
     return Body(
         width=rng.uniform(0.68, 0.77),

@@ -85,8 +85,7 @@ def _covers(rng: np.random.Generator, size: int, scale: float, kps: F32) -> list
 def _passerby(rng: np.random.Generator, size: int, scale: float) -> list[Layer]:
     """Draw a person passing in front of the face."""
     look = random_look(np.random.default_rng([int(rng.integers(60)), 6]))
-    offset = float(rng.uniform(0.6, 2.2))
-    x = size / 2 + scale * offset * float(rng.choice([-1, 1]))
+    x = size / 2 + scale * float(rng.uniform(0.6, 2.2)) * float(rng.choice([-1, 1]))
     pose = random_pose(rng, x, size / 2 + scale * rng.uniform(-0.4, 0.6), scale * rng.uniform(0.9, 1.3), 20)
     head = Head(look, pose, random_act(rng), random_light(rng))
     layers = (head.behind(), actors.torso(look, pose, (size, size), head.light), head.draw())

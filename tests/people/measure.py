@@ -26,8 +26,6 @@ MIN_HEIGHT, MAX_ROLL, MIN_VISIBLE = 80.0, 25.0, 0.99
 
 @dataclass
 class Figures:
-    """Measurements collected over scenes."""
-
     asked: int = 0  # faces that must be found
     found: int = 0  # those found
     false: int = 0  # detections that are no face

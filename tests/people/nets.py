@@ -34,7 +34,6 @@ class Conv(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the network."""
         y: Tensor = self.conv(x)
         y = self.norm(y) if self.norm is not None else y
         return functional.leaky_relu(y, 0.1) if self.act else y
@@ -186,7 +185,6 @@ class MaskNet(nn.Module):
         self.place = nn.Parameter(torch.zeros(1, 40, 16, 16))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the network."""
         a = self.a1(functional.pixel_unshuffle(x, self.fold))
         b = self.b2(self.b1(a))
         c = self.c3(self.c2(self.c1(b) + self.place))

@@ -31,8 +31,6 @@ _HAIR = np.array([(26, 22, 22), (74, 46, 30), (134, 90, 50), (170, 146, 116), (2
 
 @dataclass(frozen=True, kw_only=True)
 class Expression:
-    """A facial expression."""
-
     open: float = 0.0  # mouth, 0..1
     smile: float = 0.4  # corners of the mouth, -0.3 (down) to 1 (up)
     blink: float = 0.0  # lids, 0 open to 1 closed
@@ -244,7 +242,6 @@ def eye_sheets(res: float) -> tuple[Sheet, Sheet]:
 
 
 def mouth_sheet(res: float) -> Sheet:
-    """Return the part of the sheet with the mouth."""
     return sheet(res, -0.42, 0.42, 0.4, 0.94)
 
 

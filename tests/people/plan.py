@@ -39,7 +39,6 @@ class Plan:
 
 
 def _init_worker(textures: int) -> None:
-    """Initialise a worker process."""
     cv2.setNumThreads(1)
     set_cache_size(textures)
 

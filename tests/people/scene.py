@@ -32,8 +32,6 @@ NOISE_DEVIATION = 1.8
 
 @dataclass(frozen=True)
 class FaceTruth:
-    """Ground truth of one face in one frame."""
-
     who: str  # owner of the body, also in a swapped frame
     box: F32  # (4,) xyxy frame pixels; may extend beyond the frame
     kps: F32  # (5, 2) frame pixels: eyes, nose, corners of the mouth, image-left first
@@ -177,7 +175,6 @@ class Scene:
         return tuple(range(first, self.frames, step))
 
     def flash_box(self) -> tuple[int, int, int, int]:
-        """Return the corner that flashes, xyxy."""
         height = self.size[1]
         edge, margin = max(round(0.06 * height), 8), max(round(0.015 * height), 2)
         return margin, height - margin - edge, margin + edge, height - margin

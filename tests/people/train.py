@@ -133,7 +133,6 @@ def _swap_errors(model: Swapper, judge: CropNet, crops: list[Crops]) -> npt.NDAr
 
 
 def train_recogniser(crops: list[Crops], steps: int) -> CropNet:
-    """Train the recogniser's trunk."""
     model = recogniser()
     faces, looks, _, _ = _crop_tensors(crops)
 
@@ -145,7 +144,6 @@ def train_recogniser(crops: list[Crops], steps: int) -> CropNet:
 
 
 def train_attributes(crops: list[Crops], steps: int) -> CropNet:
-    """Train the age and presentation network."""
     model = attributes()
     _, _, boxes, traits = _crop_tensors(crops)
     batches = _trait_batches(boxes, traits, 64)
@@ -164,7 +162,6 @@ def train_swapper(crops: list[Crops], steps: int, judge: CropNet) -> Swapper:
 
 
 def train_faces(plan: Plan, seed: int) -> Weights:
-    """Draw crops and train recogniser, attributes and swapper."""
     drawn = draw_parallel(draw_crops, range(seed, seed + plan.crops))
     held_out = max(len(drawn) // 20, 1)
     validation, crops = (list(chain.from_iterable(part)) for part in (drawn[:held_out], drawn[held_out:]))
@@ -204,7 +201,6 @@ def train(plan: Plan, parts: Sequence[str], *, seed: int = 100_000, output: Path
 
 
 def main() -> None:
-    """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS, help="train only this part")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the samples and steps")

@@ -267,7 +267,6 @@ def _refiner_loss(model: CropNet, batch: Batch) -> Tensor:
 
 
 def train_detector(plan: Plan, seed: int) -> Weights:
-    """Draw composites and train both networks of the detector."""
     small = draw_parallel(draw_composite, range(seed, seed + plan.small), 1500)
     large = draw_parallel(
         partial(draw_composite, size=448, low=60, high=430), range(seed, seed + plan.large), 1500
@@ -276,14 +275,8 @@ def train_detector(plan: Plan, seed: int) -> Weights:
     rng = np.random.default_rng(seed)
     proposals, verifier = ProposalNet(), refiner()
     batches = _proposal_batches(rng, small, large)
-    fit(
-        proposals,
-        batches,
-        partial(_proposal_loss, proposals),
-        steps=plan.proposals,
-        rate=4e-3,
-        label="proposals",
-    )
+    loss = partial(_proposal_loss, proposals)
+    fit(proposals, batches, loss, steps=plan.proposals, rate=4e-3, label="proposals")
     export("det", proposals, weights)
     batches = _refiner_batches(rng, find_candidates((small, large), plan.empty, weights, seed), 72)
     fit(verifier, batches, partial(_refiner_loss, verifier), steps=plan.refiner, rate=4e-3, label="refiner")

@@ -65,7 +65,6 @@ def _exported(name: str, model: MaskNet) -> Weights:
 
 
 def train_masks(plan: Plan, seed: int) -> Weights:
-    """Draw occluded faces and train both networks."""
     images, parts, seen = _drawn(range(seed, seed + plan.masks))
     occluder, parser = new_occluder(), MaskNet(len(PARTS), fold=PARSER_FOLD)
     loss = partial(_occluder_loss, occluder)
@@ -76,7 +75,6 @@ def train_masks(plan: Plan, seed: int) -> Weights:
 
 
 def finetune_occluder(plan: Plan, seed: int) -> Weights:
-    """Fine-tune the existing occluder."""
     images, _, seen = _drawn(range(seed, seed + plan.masks // 2))
     occluder = new_occluder()
     load("occ", occluder)
@@ -86,7 +84,6 @@ def finetune_occluder(plan: Plan, seed: int) -> Weights:
 
 
 def new_occluder() -> MaskNet:
-    """Return an untrained occluder."""
     return MaskNet(1, fold=OCCLUDER_FOLD, width=24)
 
 
