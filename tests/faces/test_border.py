@@ -1,4 +1,4 @@
-"""Faces that the frame's border cuts."""
+"""Faces cut by the border of the frame."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def psnr(image: Image, truth: Image, inside: npt.NDArray[np.bool_]) -> float:
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3])
-def test_a_face_cut_by_the_border_comes_out_as_well_as_an_uncut_one(share: float, standins: Path) -> None:
+def test_face_cut_by_border_is_swapped_as_well_as_whole_face(share: float, standins: Path) -> None:
     settings = load_settings(execution_provider="cpu", frame_processors="face_swapper")
     engine = Engine.open(settings, models_dir=standins)
     source = engine.analyser.find(portrait("hanna"))[0].embedding
-    whole, cut, clipped, untouched = [], [], [], []
+    whole, cut, clipped, unchanged = [], [], [], []
     for seed in (301, 302, 304, 305):
         scene = Scene(seed, (640, 360), Fraction(25), 4.0, 1)
         frame, (face,) = scene.render(12)
@@ -40,14 +40,14 @@ def test_a_face_cut_by_the_border_comes_out_as_well_as_an_uncut_one(share: float
         left = round(float(face.box[0] + share * (face.box[2] - face.box[0])))
         uncut = process_image(engine, Assignment.of(source), frame)[0]
         uncut, part, truth, inside = (
-            np.ascontiguousarray(each[:, left:]) for each in (uncut, frame, truth, inside)
+            np.ascontiguousarray(array[:, left:]) for array in (uncut, frame, truth, inside)
         )
         whole.append(psnr(uncut, truth, inside))
-        untouched.append(psnr(part, truth, inside))
+        unchanged.append(psnr(part, truth, inside))
         result, _, measured, _ = process_image(engine, Assignment.of(source), part)
         assert measured.faces == 1
         cut.append(psnr(result, truth, inside))
-        # A detector may end its boxes at the border.
+        # Some detectors clip boxes at the border.
         (found,) = engine.analyser.find(part, embed=False)
         picture = BgrPicture(part.copy())
         box = found.box.clip(0)
@@ -55,4 +55,4 @@ def test_a_face_cut_by_the_border_comes_out_as_well_as_an_uncut_one(share: float
         clipped.append(psnr(picture.image, truth, inside))
     assert np.mean(cut) > np.mean(whole) - 1
     assert np.mean(clipped) > np.mean(cut) - 0.05
-    assert np.mean(cut) > np.mean(untouched) + 4
+    assert np.mean(cut) > np.mean(unchanged) + 4

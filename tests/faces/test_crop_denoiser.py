@@ -1,4 +1,4 @@
-"""A still face is shown to the swapper with less noise, and what moves as it is."""
+"""Temporal denoising of the swapper's input crop: still pixels are denoised, moving ones kept."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.people.scene import Scene
 FACE = replace(face(160, 160, size=1.0), track=3)
 
 
-class Shown:
-    """Stands in for a changer: its swapper would see the whole picture."""
+class WholePictureChanger:
+    """A changer whose crop is the whole picture."""
 
     @staticmethod
     def crop(picture: Any, _face: Face) -> Any:
@@ -35,9 +35,9 @@ class Shown:
 
 
 def crops(frames: list[Any], *, starts: tuple[int, ...] = (0,), one: Face = FACE) -> list[Any]:
-    steadier = CropDenoiser(Shown.crop)
+    denoiser = CropDenoiser(WholePictureChanger.crop)
     return [
-        steadier.crops(BgrPicture(image), [one], first=i in starts)[one.track]
+        denoiser.crops(BgrPicture(image), [one], first=i in starts)[one.track]
         for i, image in enumerate(frames)
     ]
 
@@ -47,7 +47,7 @@ def noisy(seed: int, levels: Any) -> npt.NDArray[np.uint8]:
     return np.clip(np.rint(levels + noise), 0, 255).astype(np.uint8)
 
 
-def test_noise_goes_where_nothing_moves_and_what_moves_stays_to_the_bit() -> None:
+def test_still_pixels_are_denoised_and_moving_pixels_unchanged() -> None:
     still, moved = np.full((64, 64, 3), 120.0), np.full((64, 64, 3), 120.0)
     moved[:, 32:] = 160
     frames = [noisy(1, still), noisy(2, moved)]
@@ -57,7 +57,7 @@ def test_noise_goes_where_nothing_moves_and_what_moves_stays_to_the_bit() -> Non
     assert (second[:, :24] - 120.0).std() < 0.88 * (frames[1][:, :24] - 120.0).std()
 
 
-def test_only_the_frame_before_counts_and_none_where_a_run_may_begin() -> None:
+def test_only_previous_frame_is_used_and_none_at_segment_start() -> None:
     frames = [noisy(seed, np.full((64, 64, 3), 120.0)) for seed in range(5)]
     whole = crops(frames, starts=(0, 2))
     np.testing.assert_array_equal(whole[2], frames[2])
@@ -66,20 +66,20 @@ def test_only_the_frame_before_counts_and_none_where_a_run_may_begin() -> None:
     assert (whole[1] != frames[1]).any()
 
 
-def test_another_face_does_not_count() -> None:
+def test_other_track_is_not_used_for_denoising() -> None:
     frames = [noisy(seed, np.full((64, 64, 3), 120.0)) for seed in range(2)]
-    steadier = CropDenoiser(Shown.crop)
-    steadier.crops(BgrPicture(frames[0]), [FACE], first=True)
-    found = steadier.crops(BgrPicture(frames[1]), [replace(FACE, track=4)], first=False)
+    denoiser = CropDenoiser(WholePictureChanger.crop)
+    denoiser.crops(BgrPicture(frames[0]), [FACE], first=True)
+    found = denoiser.crops(BgrPicture(frames[1]), [replace(FACE, track=4)], first=False)
     np.testing.assert_array_equal(found[4], frames[1])
 
 
-def test_where_nothing_is_swapped_nothing_is_cut() -> None:
+def test_no_crop_without_swapper() -> None:
     picture = BgrPicture(np.zeros((9, 9, 3), np.uint8))
     assert not CropDenoiser(FaceChanger(None, None, None).crop).crops(picture, [FACE], first=True)
 
 
-def test_a_still_face_flickers_no_more_than_its_shot(standins: Path) -> None:
+def test_still_face_flickers_no_more_than_its_shot(standins: Path) -> None:
     settings = load_settings(execution_provider="cpu", frame_processors="face_swapper")
     engine = Engine.open(settings, models_dir=standins)
     changer = engine.changer(Treatment(source=engine.analyser.find(portrait("hanna"))[0].embedding))
@@ -91,13 +91,13 @@ def test_a_still_face_flickers_no_more_than_its_shot(standins: Path) -> None:
         smooth = [cv2.GaussianBlur(image, (0, 0), 4).astype(np.float32)[inside] for image in images]
         return float(np.sqrt(np.mean([np.square(b - a).mean() for a, b in pairwise(smooth)])))
 
-    def changed(*, steadied: bool) -> list[Any]:
-        steadier, pictures = CropDenoiser(changer.crop), [BgrPicture(shot.frame.copy()) for shot in shots]
+    def changed(*, denoised: bool) -> list[Any]:
+        denoiser, pictures = CropDenoiser(changer.crop), [BgrPicture(shot.frame.copy()) for shot in shots]
         for i, (picture, shot) in enumerate(zip(pictures, shots, strict=True)):
             one = Face(shot.faces[0].box, shot.faces[0].kps, 0.9, track=0)
-            crop = steadier.crops(picture, [one], first=i == 0)[0]
-            changer.change([FaceJob(picture, one, crop=crop if steadied else None)])
+            crop = denoiser.crops(picture, [one], first=i == 0)[0]
+            changer.change([FaceJob(picture, one, crop=crop if denoised else None)])
         return [picture.image for picture in pictures]
 
-    own = flicker([shot.frame for shot in shots])
-    assert flicker(changed(steadied=True)) < 1.05 * own < flicker(changed(steadied=False))
+    original = flicker([shot.frame for shot in shots])
+    assert flicker(changed(denoised=True)) < 1.05 * original < flicker(changed(denoised=False))

@@ -1,4 +1,4 @@
-"""The networks of a run: which files they come from, what they are called, and that the pictures agree."""
+"""The networks of a run: files, names, notes, and equal output on each device."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ DETECTOR, SWAPPER = "det_10g.onnx", "inswapper_128.onnx"
 
 @pytest.fixture
 def copied(constant_models: Path, tmp_path: Path) -> Path:
-    """The constant networks in a folder of the test's own, beside which a GPU's records may be written."""
+    """A writable copy of the constant networks."""
     return Path(shutil.copytree(constant_models, tmp_path / "models"))
 
 
 @pytest.fixture
 def models(copied: Path) -> Path:
-    """The same, but a swapper of the real layers that is no stand-in, and no enhancer."""
+    """The constant networks with a swapper that is no stand-in, and without an enhancer."""
     onnx.save(small_inswapper(), copied / SWAPPER)
     (copied / "GFPGANv1.4.onnx").unlink()
     return copied
@@ -51,12 +51,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     return install_fake_gpu(monkeypatch)
 
 
-def settings(**more: object) -> Settings:
-    return load_settings(**{"frame_processors": ["face_swapper"], "execution_provider": "cpu", **more})
+def settings(**overrides: object) -> Settings:
+    return load_settings(**{"frame_processors": ["face_swapper"], "execution_provider": "cpu", **overrides})
 
 
 def swapped(opened: Engine, count: int = 5) -> np.ndarray:
-    """Crops through the engine's swapper."""
+    """Random crops, swapped."""
     rng = np.random.default_rng(7)
     crops = rng.integers(0, 256, (count, 128, 128, 3), np.uint8)
     identity = rng.standard_normal(512).astype(np.float32)
@@ -69,7 +69,7 @@ def swapper_network(opened: Engine):  # type: ignore[no-untyped-def]
     return next(network for network in opened.networks if network.name == "inswapper_128")
 
 
-def test_a_copy_in_half_precision(models: Path) -> None:
+def test_half_precision_copy_is_used_and_close(models: Path) -> None:
     plain = Engine.open(settings(), models_dir=models)
     assert swapper_network(plain).path == models / SWAPPER
     assert plain.settings.half_precision is False
@@ -79,15 +79,13 @@ def test_a_copy_in_half_precision(models: Path) -> None:
     expected, found = swapped(plain), swapped(half)
     assert expected.std() > 10
     difference = np.abs(expected.astype(int) - found)
-    assert difference.max() <= 4 + 1  # the limit of an accepted copy, and one for truncating
+    assert difference.max() <= 4 + 1  # limit for accepting a copy, and one for truncation
     assert difference.mean() < 1
-    # Work done with one file is not passed off as done with the other.
+    # Work done with one file is not resumed with the other.
     assert model_digest(made.path) != model_digest(models / SWAPPER)
 
 
-def test_a_run_says_that_nobody_knows_a_file_and_hashes_it_once(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_model_file_is_noted_and_hashed_once(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = sha256_of(models / SWAPPER)
     shutil.copy(models / SWAPPER, models / "mine.onnx")
     expected = (
@@ -100,11 +98,10 @@ def test_a_run_says_that_nobody_knows_a_file_and_hashes_it_once(
     assert Engine.open(settings(), models_dir=models).notes == expected
 
 
-def test_a_refused_copy_is_not_used(models: Path) -> None:
+def test_rejected_half_precision_copy_is_not_used(models: Path) -> None:
     onnx.save(half_graph("overflowing"), models / "GFPGANv1.4.onnx")
     convert(models / "GFPGANv1.4.onnx", half=True, runtime=CPU)
-    enhancing = settings(frame_processors=["face_enhancer"], half_precision=True)
-    opened = Engine.open(enhancing, models_dir=models)
+    opened = Engine.open(settings(frame_processors=["face_enhancer"], half_precision=True), models_dir=models)
     assert opened.enhancer is not None
     assert opened.enhancer.network.path == models / "GFPGANv1.4.onnx"
     assert any(
@@ -113,47 +110,46 @@ def test_a_refused_copy_is_not_used(models: Path) -> None:
     )
 
 
-def test_a_changed_model_is_not_swapped_by_the_old_copy(models: Path) -> None:
+def test_copy_of_changed_model_is_not_used(models: Path) -> None:
     convert(models / SWAPPER, half=True, runtime=CPU)
     onnx.save(small_inswapper(5), models / SWAPPER)
     opened = Engine.open(settings(half_precision=True), models_dir=models)
     assert swapper_network(opened).path == models / SWAPPER
 
 
-def test_the_first_run_on_a_gpu(models: Path, gpu: FakeGpu) -> None:
+def test_first_gpu_run_converts_and_compares_swapper(models: Path, gpu: FakeGpu) -> None:
     plain = Engine.open(settings(half_precision=False), models_dir=models)
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
-    network = swapper_network(opened)
-    assert network.path.name.startswith("inswapper_128-half-")
+    assert swapper_network(opened).path.name.startswith("inswapper_128-half-")
     assert opened.provider == "cuda"
     assert opened.settings.half_precision is True
     assert any("compared with its float16 copy" in note for note in opened.notes)
     assert np.abs(swapped(plain).astype(int) - swapped(opened)).max() <= 5
     assert opened.pool is not None
-    # As in every report: the model's name, whatever the file is called.
+    # Reported under the model's name, not the copy's file name.
     assert list(opened.pool.loaded)[-1] == "inswapper_128"
     again = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     assert not any("compared" in note for note in again.notes)
 
 
-def test_what_sessions_on_a_gpu_are_told(models: Path, gpu: FakeGpu) -> None:
+def test_gpu_session_options(models: Path, gpu: FakeGpu) -> None:
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     limit = str((15 << 30) - (512 << 20))
-    usual = {
+    expected = {
         "arena_extend_strategy": "kSameAsRequested",
         "cudnn_conv_algo_search": "EXHAUSTIVE",
         "gpu_mem_limit": limit,
         "enable_cuda_graph": "1",
     }
-    assert gpu.options(DETECTOR, CUDA) == [usual]
+    assert gpu.options(DETECTOR, CUDA) == [expected]
     path = swapper_network(opened).path.name
-    assert gpu.options(path, CUDA)[-1] == usual
+    assert gpu.options(path, CUDA)[-1] == expected
     Engine.open(settings(execution_provider="cuda", cuda_graphs=False), models_dir=models)
-    usual.pop("enable_cuda_graph")
-    assert gpu.options(DETECTOR, CUDA)[-1] == gpu.options(path, CUDA)[-1] == usual
+    expected.pop("enable_cuda_graph")
+    assert gpu.options(DETECTOR, CUDA)[-1] == gpu.options(path, CUDA)[-1] == expected
 
 
-def test_a_swapper_of_which_no_copy_can_be_made(models: Path, gpu: FakeGpu) -> None:
+def test_swapper_that_cannot_be_converted_is_used_unconverted(models: Path, gpu: FakeGpu) -> None:
     (models / "converted").write_text("a file where the folder should be")
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     assert swapper_network(opened).path == models / SWAPPER
@@ -161,14 +157,14 @@ def test_a_swapper_of_which_no_copy_can_be_made(models: Path, gpu: FakeGpu) -> N
     assert gpu.options(SWAPPER, CUDA)[-1]["cudnn_conv_algo_search"] == "EXHAUSTIVE"
 
 
-def test_a_network_that_is_loaded_again_says_that_its_graph_is_gone(models: Path, gpu: FakeGpu) -> None:
+def test_reloaded_network_notes_missing_cuda_graph_once(models: Path, gpu: FakeGpu) -> None:
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     network = swapper_network(opened)
     assert network.session.captured
     expected = swapped(opened, 2)
     assert opened.take_memory_notes() == []
     assert opened.pool is not None
-    for _ in range(2):  # said once
+    for _ in range(2):
         opened.pool.unload_idle()
         assert np.array_equal(swapped(opened, 2), expected)
         assert not network.session.captured
@@ -177,10 +173,10 @@ def test_a_network_that_is_loaded_again_says_that_its_graph_is_gone(models: Path
     ]
 
 
-def test_faces_of_videos_are_done_where_the_networks_run(copied: Path, gpu: FakeGpu) -> None:
-    chosen = {"models_dir": copied}
-    plain = Engine.open(load_settings(execution_provider="cpu"), **chosen)
-    opened = Engine.open(load_settings(execution_provider="cuda"), **chosen)
+def test_video_faces_are_sampled_and_blended_on_gpu(copied: Path, gpu: FakeGpu) -> None:
+    options = {"models_dir": copied}
+    plain = Engine.open(load_settings(execution_provider="cpu"), **options)
+    opened = Engine.open(load_settings(execution_provider="cuda"), **options)
     assert (plain.provider_detail, opened.provider_detail) == (
         "cpu",
         "cuda (pixels: face_swapper, face_enhancer)",
@@ -192,18 +188,17 @@ def test_faces_of_videos_are_done_where_the_networks_run(copied: Path, gpu: Fake
         face = Face(
             np.array([200, 60, 440, 300], np.float32), (0.4 * FFHQ_512 + [215, 60]).astype(np.float32), 0.9
         )
-        changer = engine.changer(Treatment("swap", source=np.ones(512, np.float32)))
-        changer.change([FaceJob(picture, face)])
+        engine.changer(Treatment("swap", source=np.ones(512, np.float32))).change([FaceJob(picture, face)])
         return picture.frame.to_ndarray().astype(int)
 
     expected, found = changed(plain), changed(opened)
     assert 0 < np.abs(found - expected).max() <= 3
     assert opened.pool is not None
-    opened.pool.unload_idle()  # and what was bound to the networks goes with them
+    opened.pool.unload_idle()  # frees their device buffers, too
     np.testing.assert_array_equal(changed(opened), found)
 
 
-def test_stand_ins_work_as_before(copied: Path, gpu: FakeGpu) -> None:
+def test_stand_ins_are_not_converted(copied: Path, gpu: FakeGpu) -> None:
     opened = Engine.open(load_settings(execution_provider="cuda"), models_dir=copied)
     assert [network.name for network in opened.networks] == [
         "det_10g",

@@ -20,30 +20,28 @@ def test_alignment_equals_insightface(size: int) -> None:
         np.testing.assert_allclose(ours, face_align.estimate_norm(points, size), atol=1e-3, rtol=1e-4)
 
 
-def test_odd_sizes_are_refused() -> None:
+def test_unsupported_template_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="100"):
         arcface_template(100)
 
 
 @given(st.floats(-180, 180), st.floats(0.05, 20), st.floats(-2000, 2000), st.floats(-2000, 2000))
-def test_a_similarity_is_found_exactly(angle: float, scale: float, x: float, y: float) -> None:
+def test_similarity_transform_is_recovered(angle: float, scale: float, x: float, y: float) -> None:
     turn = np.radians(angle)
     true = np.array(
         [[scale * np.cos(turn), -scale * np.sin(turn), x], [scale * np.sin(turn), scale * np.cos(turn), y]]
     )
     template = arcface_template(128)
     points = transform_points(template, invert(true))
-    found = similarity_transform(points, template)
-    moved = transform_points(points, found)
+    moved = transform_points(points, similarity_transform(points, template))
     np.testing.assert_allclose(moved, template, atol=0.05)
 
 
-def test_points_that_coincide_do_not_divide_by_zero() -> None:
-    matrix = similarity_transform(np.full((5, 2), 7.0, np.float32), arcface_template(128))
-    assert np.isfinite(matrix).all()
+def test_coincident_points_give_finite_matrix() -> None:
+    assert np.isfinite(similarity_transform(np.full((5, 2), 7.0, np.float32), arcface_template(128))).all()
 
 
-def test_compose_applies_the_inner_one_first() -> None:
+def test_compose_applies_inner_matrix_first() -> None:
     double = np.array([[2.0, 0, 0], [0, 2, 0]])
     shift = np.array([[1.0, 0, 5], [0, 1, 0]])
     point = np.array([[1.0, 1.0]])
@@ -51,8 +49,8 @@ def test_compose_applies_the_inner_one_first() -> None:
     np.testing.assert_allclose(transform_points(point, compose(shift, double)), [[7, 2]])
 
 
-def test_bounds_of_a_turned_crop_and_of_one_without_extent() -> None:
-    quarter = np.array([[0.0, 2, 4], [-2, 0, 6]])
-    assert crop_bounds(quarter, 11) == pytest.approx((-2, -2, 3, 3))
+def test_crop_bounds_of_rotated_and_degenerate_matrices() -> None:
+    rotation = np.array([[0.0, 2, 4], [-2, 0, 6]])
+    assert crop_bounds(rotation, 11) == pytest.approx((-2, -2, 3, 3))
     assert crop_bounds(np.array([[1e-9, 0, 0], [0, 1e-9, 0]]), 11) == (0, 0, 1e6, 1e6)
     assert crop_bounds(np.full((2, 3), np.nan), 11) == (0, 0, 0, 0)

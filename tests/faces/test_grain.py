@@ -1,4 +1,4 @@
-"""A changed face has the grain of its shot, and no more."""
+"""Grain of a changed face is restored to that of the shot."""
 
 from __future__ import annotations
 
@@ -27,67 +27,67 @@ FACE = face(160, 160, size=2)
 
 
 def picture(kind: str, levels: npt.NDArray[Any]) -> Picture:
-    """A grey picture ``(320, 320)`` of some levels, 0 to 255."""
+    """A grey picture ``(320, 320)`` with the given levels, 0 to 255."""
     if kind == "bgr":
         return BgrPicture(cv2.merge([levels.astype(np.uint8)] * 3))
     frame = av.VideoFrame(320, 320, "yuv420p" if kind == "yuv420p" else "p010le")
     for number, plane in enumerate(frame.planes):
-        ten = kind == "p010le"
-        samples = np.frombuffer(plane, np.uint16 if ten else np.uint8).reshape(plane.height, -1)
+        ten_bit = kind == "p010le"
+        samples = np.frombuffer(plane, np.uint16 if ten_bit else np.uint8).reshape(plane.height, -1)
         grey = levels if number == 0 else np.full((1, 1), 128)
         samples[...] = 0
-        samples[:, :320] = (grey * 256 if ten else grey).astype(samples.dtype)
+        samples[:, :320] = (grey * 256 if ten_bit else grey).astype(samples.dtype)
     return VideoPicture(frame)
 
 
-def fineness(shown: Picture) -> npt.NDArray[np.float32]:
-    luma = shown.luma(WHOLE)
+def high_frequencies(image: Picture) -> npt.NDArray[np.float32]:
+    luma = image.luma(WHOLE)
     return luma - cv2.GaussianBlur(luma, (0, 0), 1.0)
 
 
 @pytest.mark.parametrize("kind", ["bgr", "yuv420p", "p010le"])
-@pytest.mark.parametrize("left", [0.0, 0.5])
-def test_grain_comes_back_as_it_was_inside_the_face_and_nowhere_else(kind: str, left: float) -> None:
+@pytest.mark.parametrize("share_left", [0.0, 0.5])
+def test_grain_is_restored_inside_the_face_only(kind: str, share_left: float) -> None:
     noise = np.random.default_rng(0).normal(0, 3, (320, 320))
-    shown = picture(kind, 120 + noise)
-    before = fineness(shown)
-    grain = Grain.of(shown, FACE)
+    image = picture(kind, 120 + noise)
+    before = high_frequencies(image)
+    grain = Grain.of(image, FACE)
     assert grain is not None
-    levels = (120 + left * noise).astype(np.float32)  # what a network leaves
-    shown.add_luma(WHOLE, levels - shown.luma(WHOLE))
-    changed = shown.luma(WHOLE)
+    output = (120 + share_left * noise).astype(np.float32)
+    image.add_luma(WHOLE, output - image.luma(WHOLE))
+    changed = image.luma(WHOLE)
     grain.restore()
     inside = np.s_[110:210, 110:210]
-    assert fineness(shown)[inside].std() == pytest.approx(before[inside].std(), rel=0.15)
-    np.testing.assert_array_equal(shown.luma(WHOLE)[:40], changed[:40])
+    assert high_frequencies(image)[inside].std() == pytest.approx(before[inside].std(), rel=0.15)
+    np.testing.assert_array_equal(image.luma(WHOLE)[:40], changed[:40])
 
 
-def test_a_face_that_has_as_much_is_left_alone() -> None:
+def test_face_with_enough_grain_is_unchanged() -> None:
     for levels in (np.full((320, 320), 120.0), 120 + np.random.default_rng(0).normal(0, 3, (320, 320))):
-        shown = picture("bgr", levels)
-        grain = Grain.of(shown, FACE)
+        image = picture("bgr", levels)
+        grain = Grain.of(image, FACE)
         assert grain is not None
-        before = shown.luma(WHOLE)
+        before = image.luma(WHOLE)
         grain.restore()
-        np.testing.assert_array_equal(shown.luma(WHOLE), before)
+        np.testing.assert_array_equal(image.luma(WHOLE), before)
 
 
-def test_a_line_is_not_grain() -> None:
+def test_line_is_not_taken_for_grain() -> None:
     levels = 120 + np.random.default_rng(0).normal(0, 1, (320, 320))
     levels[150:153, :] = 20
-    shown = picture("bgr", levels)
-    grain = Grain.of(shown, FACE)
+    image = picture("bgr", levels)
+    grain = Grain.of(image, FACE)
     assert grain is not None
-    shown.add_luma(WHOLE, 120 - shown.luma(WHOLE))
+    image.add_luma(WHOLE, 120 - image.luma(WHOLE))
     grain.restore()
-    assert np.abs(shown.luma(WHOLE) - 120).max() <= 5
+    assert np.abs(image.luma(WHOLE) - 120).max() <= 5
 
 
-def test_a_face_outside_the_frame_has_none() -> None:
+def test_face_outside_the_frame_has_no_grain() -> None:
     assert Grain.of(picture("bgr", np.full((320, 320), 120.0)), face(-300, 160)) is None
 
 
-def test_a_large_face_is_as_sharp_as_its_shot_and_nearer_to_the_truth(
+def test_grain_makes_large_face_as_sharp_as_shot_and_more_accurate(
     standins: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine.open(load_settings(execution_provider="cpu"), models_dir=standins)
@@ -105,7 +105,7 @@ def test_a_large_face_is_as_sharp_as_its_shot_and_nearer_to_the_truth(
     result = process_image(engine, Assignment.of(source), frame)[0]
     with monkeypatch.context() as patch:
         patch.setattr(Grain, "restore", lambda _self: None)
-        smooth = process_image(engine, Assignment.of(source), frame)[0]
-    assert sharpness(smooth) < 0.4 * sharpness(truth)
+        without_grain = process_image(engine, Assignment.of(source), frame)[0]
+    assert sharpness(without_grain) < 0.4 * sharpness(truth)
     assert 0.7 * sharpness(truth) < sharpness(result) < 1.1 * sharpness(truth)
-    assert error(result) < error(smooth)
+    assert error(result) < error(without_grain)

@@ -1,4 +1,4 @@
-"""What was found is read as it was written, and nothing else passes for it."""
+"""Face index: round trip, resume, damaged files, size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from colab_helpers.faces.tracks import embed_missing
 from tests.helpers.faces import face, person
 
 
-def rows(count: int) -> list[FrameFaces]:
+def sample_rows(count: int) -> list[FrameFaces]:
     rng = np.random.default_rng(0)
     return [
         FrameFaces(
@@ -32,7 +32,7 @@ def rows(count: int) -> list[FrameFaces]:
     ]
 
 
-def facts(index: FaceIndex) -> list[Any]:
+def row_values(index: FaceIndex) -> list[Any]:
     return [
         (
             *(row.frame, row.pts, row.change, row.cut, row.searched, row.view),
@@ -51,34 +51,34 @@ def facts(index: FaceIndex) -> list[Any]:
 
 def filled(folder: Path, count: int, *, flush_at: int = 10, key: str = "key") -> FaceIndex:
     index = FaceIndex(folder, key)
-    for row in rows(count):
+    for row in sample_rows(count):
         index.append(row)
         if row.frame % flush_at == flush_at - 1:
             index.flush()
     return index
 
 
-def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
-    memory = FaceIndex(None)
-    for row in rows(42):
-        memory.append(row)
+def test_index_round_trip(tmp_path: Path) -> None:
+    in_memory = FaceIndex(None)
+    for row in sample_rows(42):
+        in_memory.append(row)
     index = filled(tmp_path, 42)
-    assert facts(index) == facts(memory)
+    assert row_values(index) == row_values(in_memory)
     index.finish()
     index.flush()
-    chunks = sorted(tmp_path.iterdir())
-    again = FaceIndex(tmp_path, "key")
-    again.finish()
-    again.flush()
-    assert sorted(tmp_path.iterdir()) == chunks, "what is complete was written again"
-    assert (len(again), again.complete, again.pts(13)) == (42, True, 40 * 13 + 7)
-    assert facts(again) == facts(memory)
-    embedded = next(iter(again)).faces[0].embedding
+    paths = sorted(tmp_path.iterdir())
+    reread = FaceIndex(tmp_path, "key")
+    reread.finish()
+    reread.flush()
+    assert sorted(tmp_path.iterdir()) == paths, "a complete index was rewritten"
+    assert (len(reread), reread.complete, reread.pts(13)) == (42, True, 40 * 13 + 7)
+    assert row_values(reread) == row_values(in_memory)
+    embedded = next(iter(reread)).faces[0].embedding
     assert embedded is not None
-    assert float(embedded @ rows(1)[0].faces[0].embedding) == pytest.approx(1, abs=1e-3)
+    assert float(embedded @ sample_rows(1)[0].faces[0].embedding) == pytest.approx(1, abs=1e-3)
 
 
-def test_an_embedding_that_was_asked_for_is_read_as_it_was_used(tmp_path: Path) -> None:
+def test_late_embedding_is_read_back_exactly(tmp_path: Path) -> None:
     row = FrameFaces(0, 0, searched=True, faces=[face(200)])
     embed_missing(row, lambda faces: [replace(one, embedding=person(3)) for one in faces])
     used = row.faces[0].embedding
@@ -92,43 +92,43 @@ def test_an_embedding_that_was_asked_for_is_read_as_it_was_used(tmp_path: Path) 
     assert float(np.abs(used - person(3)).max()) > 0
 
 
-def test_an_unfinished_index_ends_with_a_frame_that_is_looked_at_in_any_case(tmp_path: Path) -> None:
-    settled = filled(tmp_path, 38)
-    settled.drop_undecided()
-    assert len(settled) == 37
-    again = FaceIndex(tmp_path, "key")
-    assert (len(again), again.complete) == (29, False)
-    for row in rows(42)[29:]:
-        again.append(replace(row))
-    again.finish()
-    again.flush()
-    assert facts(FaceIndex(tmp_path, "key")) == facts(filled(tmp_path / "other", 42))
+def test_unfinished_index_ends_at_a_detected_frame(tmp_path: Path) -> None:
+    unfinished = filled(tmp_path, 38)
+    unfinished.drop_undecided()
+    assert len(unfinished) == 37
+    reread = FaceIndex(tmp_path, "key")
+    assert (len(reread), reread.complete) == (29, False)
+    for row in sample_rows(42)[29:]:
+        reread.append(replace(row))
+    reread.finish()
+    reread.flush()
+    assert row_values(FaceIndex(tmp_path, "key")) == row_values(filled(tmp_path / "other", 42))
 
 
-@pytest.mark.parametrize("harm", ["cut", "flipped", "empty", "gone"])
-def test_a_damaged_chunk_ends_what_is_known(tmp_path: Path, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "missing"])
+def test_index_ends_before_a_damaged_chunk(tmp_path: Path, damage: str) -> None:
     filled(tmp_path, 40)
-    chunks = sorted(tmp_path.glob("*.npz"))
-    data = chunks[1].read_bytes()
+    paths = sorted(tmp_path.glob("*.npz"))
+    data = paths[1].read_bytes()
     middle = len(data) // 2
-    harmed = {
+    damaged = {
         "cut": data[:middle],
         "flipped": data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :],
         "empty": b"",
     }
-    if harm == "gone":
-        chunks[1].unlink()
+    if damage == "missing":
+        paths[1].unlink()
     else:
-        chunks[1].write_bytes(harmed[harm])
+        paths[1].write_bytes(damaged[damage])
     assert len(FaceIndex(tmp_path, "key")) == 9
 
 
-def test_an_index_of_another_key_is_not_read(tmp_path: Path) -> None:
+def test_index_with_another_key_is_not_read(tmp_path: Path) -> None:
     filled(tmp_path, 40)
     assert len(FaceIndex(tmp_path, "another")) == 0
 
 
-def test_an_hour_of_two_faces_takes_less_than_a_fifth_of_a_gigabyte(tmp_path: Path) -> None:
+def test_index_of_an_hour_with_two_faces_takes_less_than_200_mb(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     index = FaceIndex(tmp_path, "key")
     for n in range(500):

@@ -1,4 +1,4 @@
-"""Masks: what they leave out is left as it is, in every network's crop, and they do not flicker."""
+"""Face masks: excluded pixels stay unchanged in every network's crop, and masks do not flicker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import FFHQ_512, arcface_template, similarity_transform
 from colab_helpers.faces.grain import Grain
-from colab_helpers.faces.masks import FaceMasks, RawVisibility, face_mask, smooth_visibility
+from colab_helpers.faces.masks import FaceMasks, RawVisibility, _median, face_mask, smooth_visibility
 from colab_helpers.faces.occluder import FaceParser, Occluder
 from colab_helpers.media.affine import invert, transform_points
 from colab_helpers.media.picture import BgrPicture
@@ -30,15 +30,15 @@ XSEG, BISENET = (256, 256, 3), (3, 512, 512)
 Grey = npt.NDArray[np.uint8]
 
 
-def network(path: Path, taken: tuple[int | str, ...], answer: npt.NDArray[np.float32] | None = None) -> Any:
-    """A network that always answers the same, or what it was given."""
-    given = list(taken if answer is None else answer.shape)
-    kind = {"Constant": "value"} if answer is not None else {}
+def network(
+    path: Path, in_shape: tuple[int | str, ...], output: npt.NDArray[np.float32] | None = None
+) -> Any:
+    """A network with constant output, or the identity."""
+    out_shape = list(in_shape if output is None else output.shape)
     node = helper.make_node("Identity", ["input"], ["output"])
-    if kind:
-        value = numpy_helper.from_array(answer[None], "answer")
-        node = helper.make_node("Constant", [], ["output"], value=value)
-    ends = [("input", ["batch", *taken]), ("output", ["batch", *given])]
+    if output is not None:
+        node = helper.make_node("Constant", [], ["output"], value=numpy_helper.from_array(output[None]))
+    ends = [("input", ["batch", *in_shape]), ("output", ["batch", *out_shape])]
     info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends]
     model = helper.make_model(
         helper.make_graph([node], "net", info[:1], info[1:]),
@@ -49,13 +49,13 @@ def network(path: Path, taken: tuple[int | str, ...], answer: npt.NDArray[np.flo
     return Runtime("cpu", threads=1).open(path)
 
 
-def look(visibility: int | Grey, grey: int | Grey = 100) -> RawVisibility:
+def raw_visibility(visibility: int | Grey, grey: int | Grey = 100) -> RawVisibility:
     return RawVisibility(
         *(np.full((256, 256), one, np.uint8) if isinstance(one, int) else one for one in (visibility, grey))
     )
 
 
-def hole(value: int = 0, *, rest: int = 255, part: Any = np.s_[100:156, 120:200]) -> Grey:
+def cover(value: int = 0, *, rest: int = 255, part: Any = np.s_[100:156, 120:200]) -> Grey:
     picture = np.full((256, 256), rest, np.uint8)
     picture[part] = value
     return picture
@@ -64,11 +64,11 @@ def hole(value: int = 0, *, rest: int = 255, part: Any = np.s_[100:156, 120:200]
 # --- the box --------------------------------------------------------------------------------------------
 
 
-def test_blur_and_padding_of_the_box() -> None:
+def test_blur_and_padding_of_box_mask() -> None:
     sharp, usual, softer = (face_mask(128, blur) for blur in (0.0, 0.3, 0.6))
     assert set(np.unique(sharp)) == {0.0, 1.0}
-    as_ever = cv2.GaussianBlur(sharp, (0, 0), 0.035 * 128)
-    np.testing.assert_allclose(usual[1:-1, 1:-1], as_ever[1:-1, 1:-1], atol=1e-5)
+    expected = cv2.GaussianBlur(sharp, (0, 0), 0.035 * 128)
+    np.testing.assert_allclose(usual[1:-1, 1:-1], expected[1:-1, 1:-1], atol=1e-5)
     np.testing.assert_array_equal(usual, face_mask(128))
     edge, soft_edge = (np.sum((mask > 0.1) & (mask < 0.9)) for mask in (usual, softer))
     assert soft_edge > 1.5 * edge
@@ -79,24 +79,25 @@ def test_blur_and_padding_of_the_box() -> None:
     assert face_mask(128, box=False)[0].max() == 0
 
 
-# --- what covers a face ---------------------------------------------------------------------------------
+# --- occlusion ------------------------------------------------------------------------------------------
 
 
-def test_what_is_in_front_of_a_face_stays_in_each_crop_and_keeps_its_grain() -> None:
-    visibility = smooth_visibility(look(hole()))
+def test_occluded_pixels_are_excluded_in_each_crop_and_keep_grain() -> None:
+    visibility = smooth_visibility(raw_visibility(cover()))
     assert visibility is not None
-    assert visibility[102:154, 122:198].max() == 0, "the edge reaches into what is covered"
+    assert visibility[102:154, 122:198].max() == 0, "the soft edge reaches into the covered area"
     assert np.median(visibility[100, 125:195]) < 64
     assert visibility[:98].min() == 255
     masks = FaceMasks()
-    there = invert(similarity_transform(FACE.kps, FFHQ_512 / 2))
-    inside = transform_points([[124, 104], [196, 152], [160, 128]], there)
-    beside = transform_points([[110, 128], [210, 128]], there)
+    inverse = invert(similarity_transform(FACE.kps, FFHQ_512 / 2))
+    inside = transform_points([[124, 104], [196, 152], [160, 128]], inverse)
+    visible = transform_points([[110, 128], [210, 128]], inverse)
     for size, template in ((128, arcface_template(128)), (512, FFHQ_512)):
-        place = similarity_transform(FACE.kps, template)
-        mask = masks.of(size, place, FACE, visibility)
+        matrix = similarity_transform(FACE.kps, template)
+        mask = masks.of(size, matrix, FACE, visibility)
         points = [
-            (transform_points(one, place) * len(mask) / size).round().astype(int) for one in (inside, beside)
+            (transform_points(one, matrix) * len(mask) / size).round().astype(int)
+            for one in (inside, visible)
         ]
         assert [mask[y, x] for x, y in points[0]] == [0, 0, 0]
         assert min(mask[y, x] for x, y in points[1]) > 0.9
@@ -106,70 +107,67 @@ def test_what_is_in_front_of_a_face_stays_in_each_crop_and_keeps_its_grain() -> 
     assert grain is not None
     picture.image[:] = 120
     grain.restore()
-    left, top, right, bottom = transform_points([[126, 106], [194, 150]], there).round().astype(int).ravel()
+    left, top, right, bottom = transform_points([[126, 106], [194, 150]], inverse).round().astype(int).ravel()
     assert picture.image[top:bottom, left:right].std() == 0
     assert picture.image[130:190, 100:120].std() > 3
 
 
-def test_where_nothing_covers_a_face_the_box_is_all(tmp_path: Path) -> None:
+def test_uncovered_face_uses_the_box_mask(tmp_path: Path) -> None:
     assert smooth_visibility(None) is None
-    assert smooth_visibility(look(255), [look(255)] * 4) is None
-    place = similarity_transform(FACE.kps, arcface_template(128))
-    assert FaceMasks().of(128, place, FACE, None) is FaceMasks().of(128, place, FACE, None)
-    np.testing.assert_array_equal(FaceMasks().of(128, place, FACE, None), face_mask(128))
+    assert smooth_visibility(raw_visibility(255), [raw_visibility(255)] * 4) is None
+    matrix = similarity_transform(FACE.kps, arcface_template(128))
+    assert FaceMasks().of(128, matrix, FACE, None) is FaceMasks().of(128, matrix, FACE, None)
+    np.testing.assert_array_equal(FaceMasks().of(128, matrix, FACE, None), face_mask(128))
     assert FaceMasks().raw_visibility(BgrPicture(np.zeros((320, 320, 3), np.uint8)), [FACE, FACE]) == [
         None,
         None,
     ]
 
 
-def test_doubt_of_one_frame_does_not_flicker_but_what_passes_quickly_stays() -> None:
-    clear, doubt = look(255), look(hole())
-    assert smooth_visibility(doubt, [clear] * 4) is None
-    settled = smooth_visibility(clear, [doubt] * 4)
+def test_single_frame_doubt_is_smoothed_and_brief_occluder_kept() -> None:
+    clear, uncertain = raw_visibility(255), raw_visibility(cover())
+    assert smooth_visibility(uncertain, [clear] * 4) is None
+    settled = smooth_visibility(clear, [uncertain] * 4)
     assert settled is not None
     assert settled[128, 160] == 0
-    passing = look(hole(), hole(30, rest=100))  # the picture shows it, too
-    kept = smooth_visibility(passing, [clear] * 4)
-    np.testing.assert_array_equal(kept, smooth_visibility(doubt))
+    passing = raw_visibility(cover(), cover(30, rest=100))  # the picture has changed, too
+    np.testing.assert_array_equal(smooth_visibility(passing, [clear] * 4), smooth_visibility(uncertain))
     assert smooth_visibility(clear, [passing] * 4) is None
-    # Where there are fewer frames around, its own counts for those that are missing.
-    assert smooth_visibility(doubt, [clear, clear, None, None]) is not None
-    assert smooth_visibility(doubt, [clear, clear, clear]) is None
+    # The frame's own mask replaces missing neighbours.
+    assert smooth_visibility(uncertain, [clear, clear, None, None]) is not None
+    assert smooth_visibility(uncertain, [clear, clear, clear]) is None
 
 
 @pytest.mark.parametrize("count", range(5))
-def test_the_median_is_one(count: int) -> None:
+def test_median_equals_numpy(count: int) -> None:
     values = np.random.default_rng(count).integers(0, 256, (5, 256, 256), np.uint8)
     values[:, :5] = 255 * (values[:, :5] > 127)
-    from colab_helpers.faces.masks import _median
-
     np.testing.assert_array_equal(_median(list(values)), np.median(values, axis=0))
 
 
 # --- the networks ---------------------------------------------------------------------------------------
 
 
-def test_the_occluder_is_fed_bgr_with_channels_last(tmp_path: Path) -> None:
+def test_occluder_input_is_bgr_with_channels_last(tmp_path: Path) -> None:
     crops = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
-    answer = np.linspace(-0.5, 1.5, 256 * 256, dtype=np.float32).reshape(256, 256, 1)
-    occluder = Occluder(network(tmp_path / "own.onnx", XSEG, answer))
-    fed: list[npt.NDArray[np.float32]] = []
+    output = np.linspace(-0.5, 1.5, 256 * 256, dtype=np.float32).reshape(256, 256, 1)
+    occluder = Occluder(network(tmp_path / "own.onnx", XSEG, output))
+    feeds: list[npt.NDArray[np.float32]] = []
     run = occluder.network.session.run
 
-    class Listening:
+    class RecordingSession:
         def run(self, names: Any, feed: dict[str, Any]) -> Any:
-            fed.append(feed["input"])
+            feeds.append(feed["input"])
             return run(names, feed)
 
-    object.__setattr__(occluder.network, "session", Listening())
-    seen = occluder.seen(list(crops))
-    np.testing.assert_allclose(np.concatenate(fed), crops / 255, atol=1e-6)
-    assert (seen.shape, seen.dtype) == ((2, 256, 256), np.uint8)
-    np.testing.assert_array_equal(seen[1], np.rint(answer[..., 0].clip(0, 1) * 255))
+    object.__setattr__(occluder.network, "session", RecordingSession())
+    visibilities = occluder.seen(list(crops))
+    np.testing.assert_allclose(np.concatenate(feeds), crops / 255, atol=1e-6)
+    assert (visibilities.shape, visibilities.dtype) == ((2, 256, 256), np.uint8)
+    np.testing.assert_array_equal(visibilities[1], np.rint(output[..., 0].clip(0, 1) * 255))
 
 
-def test_regions_are_those_chosen_and_the_open_mouth_can_stay(tmp_path: Path) -> None:
+def test_chosen_regions_are_visible_and_open_mouth_is_optional(tmp_path: Path) -> None:
     parts = np.zeros((512, 512), np.uint8)
     parts[100:450, 100:410], parts[340:400, 200:310], parts[360:380, 220:290] = 1, 12, 11
     logits = (parts == np.arange(19)[:, None, None]).astype(np.float32)
@@ -177,9 +175,9 @@ def test_regions_are_those_chosen_and_the_open_mouth_can_stay(tmp_path: Path) ->
     picture = BgrPicture(np.full((320, 320, 3), 90, np.uint8))
 
     def visibility(*regions: Any) -> Grey:
-        (seen,) = FaceMasks(parser=parser, regions=regions).raw_visibility(picture, [FACE])
-        assert seen is not None
-        return seen.visibility
+        (raw,) = FaceMasks(parser=parser, regions=regions).raw_visibility(picture, [FACE])
+        assert raw is not None
+        return raw.visibility
 
     mouth, lip, skin, outside = (185, 127), (175, 127), (100, 100), (20, 20)
     for regions, expected in {
@@ -188,39 +186,39 @@ def test_regions_are_those_chosen_and_the_open_mouth_can_stay(tmp_path: Path) ->
         ("mouth",): [255, 0, 0, 0],
     }.items():
         assert [visibility(*regions)[at] for at in (mouth, lip, skin, outside)] == expected
-    occluder = Occluder(network(tmp_path / "xseg.onnx", XSEG, (hole() / 255).astype(np.float32)[..., None]))
+    occluder = Occluder(network(tmp_path / "xseg.onnx", XSEG, (cover() / 255).astype(np.float32)[..., None]))
     both = FaceMasks(occluder=occluder, parser=parser, regions=("skin",)).raw_visibility(picture, [FACE])[0]
     assert both is not None
-    np.testing.assert_array_equal(both.visibility, np.minimum(visibility("skin"), hole()))
+    np.testing.assert_array_equal(both.visibility, np.minimum(visibility("skin"), cover()))
 
 
-def test_the_parser_is_fed_rgb_normalised_like_imagenet(tmp_path: Path) -> None:
+def test_parser_input_is_rgb_with_imagenet_normalisation(tmp_path: Path) -> None:
     crop = np.zeros((512, 512, 3), np.uint8)
     crop[:] = (255 * 0.406, 255 * 0.456, 255)  # BGR
-    fed: list[Any] = []
+    feeds: list[Any] = []
     parser = FaceParser(network(tmp_path / "own.onnx", BISENET, np.zeros((19, 512, 512), np.float32)))
 
-    class Listening:
+    class RecordingSession:
         def run(self, _names: Any, feed: dict[str, Any]) -> Any:
-            fed.append(feed["input"])
+            feeds.append(feed["input"])
             return [np.zeros((1, 19, 512, 512), np.float32)]
 
-    object.__setattr__(parser.network, "session", Listening())
+    object.__setattr__(parser.network, "session", RecordingSession())
     assert parser.parts([crop]).max() == 0
-    assert fed[0][0, :, 9, 9] == pytest.approx([(1 - 0.485) / 0.229, 0, 0], abs=0.02)
+    assert feeds[0][0, :, 9, 9] == pytest.approx([(1 - 0.485) / 0.229, 0, 0], abs=0.02)
 
 
 @pytest.mark.parametrize("kind", [Occluder, FaceParser])
-def test_a_network_of_another_contract_is_refused(kind: Any, tmp_path: Path) -> None:
+def test_network_with_another_contract_is_refused(kind: Any, tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"must map shape .* to .*use (xseg_1|bisenet_resnet_34)\.onnx"
     ) as caught:
         kind(network(tmp_path / "wrong.onnx", (3, 256, 256)))
-    kind(network(tmp_path / "open.onnx", ("any", "any", "any")))  # sizes left open
+    kind(network(tmp_path / "open.onnx", ("any", "any", "any")))  # dynamic sizes
     assert str(tmp_path / "wrong.onnx") in str(caught.value)
 
 
-# --- which networks a run loads -------------------------------------------------------------------------
+# --- networks loaded by a run - -------------------------------------------------------------------------
 
 
 def opened(models: Path, **overrides: Any) -> Engine:
@@ -228,9 +226,7 @@ def opened(models: Path, **overrides: Any) -> Engine:
     return Engine.open(settings, models_dir=models)
 
 
-def test_occlusion_is_done_where_its_network_is_present_and_else_said(
-    constant_models: Path, tmp_path: Path
-) -> None:
+def test_occlusion_needs_its_network_else_is_noted(constant_models: Path, tmp_path: Path) -> None:
     engine = opened(constant_models)
     assert engine.settings.face_mask_types == ("box", "occlusion")
     assert engine.masks.occluder is not None
@@ -253,11 +249,11 @@ def test_occlusion_is_done_where_its_network_is_present_and_else_said(
             opened(tmp_path, face_mask_types=wanted)
 
 
-def test_a_changer_leaves_what_is_covered_untouched(constant_models: Path) -> None:
+def test_changer_leaves_covered_pixels_unchanged(constant_models: Path) -> None:
     engine = opened(constant_models)
     assert engine.swapper is not None
 
-    class Inverting:
+    class InvertingSwapper:
         size, template = 128, arcface_template(128)
 
         def swap(self, crops: Any, _latents: Any) -> Any:
@@ -265,10 +261,10 @@ def test_a_changer_leaves_what_is_covered_untouched(constant_models: Path) -> No
 
     image = np.random.default_rng(0).integers(0, 80, (320, 320, 3), np.uint8)
     picture = BgrPicture(image.copy())
-    changer: Any = FaceChanger(Inverting(), np.ones(512, np.float32), None)  # type: ignore[arg-type]
-    changer.change([FaceJob(picture, FACE, smooth_visibility(look(hole())))])
-    there = invert(similarity_transform(FACE.kps, FFHQ_512 / 2))
-    left, top, right, bottom = transform_points([[124, 104], [196, 152]], there).round().astype(int).ravel()
+    changer: Any = FaceChanger(InvertingSwapper(), np.ones(512, np.float32), None)  # type: ignore[arg-type]
+    changer.change([FaceJob(picture, FACE, smooth_visibility(raw_visibility(cover())))])
+    inverse = invert(similarity_transform(FACE.kps, FFHQ_512 / 2))
+    left, top, right, bottom = transform_points([[124, 104], [196, 152]], inverse).round().astype(int).ravel()
     changed = np.abs(picture.image.astype(int) - image).max(2)
     assert changed[top:bottom, left:right].max() == 0
     assert np.median(changed[top:bottom, left - 40 : left - 10]) > 100

@@ -1,10 +1,10 @@
-"""Ours against insightface's own classes on the same graphs: stand-ins and the real layer shapes."""
+"""Results compared with insightface's own classes, on stand-ins and on networks of the real shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning")
 Image = npt.NDArray[np.uint8]
 
 
-class AsInsightface(BgrPicture):
-    """Crops that are black beyond the border, and whose pixels are read one by one at any size."""
+class InsightfaceCrops(BgrPicture):
+    """Crops as insightface makes them: black beyond the border, bilinear without averaging."""
 
     def crop(self, matrix: Matrix, size: int, *, coarse: bool = False) -> Image:
         return np.asarray(cv2.warpAffine(self.image, matrix, (size, size), borderValue=0), np.uint8)
@@ -59,7 +59,7 @@ def reference(models: Path, folder: Path, score: float) -> FaceAnalysis:
     return app
 
 
-# With random weights the scores lie close together; these leave three faces of the texture.
+# With random weights the scores are close together; this threshold leaves three faces.
 @pytest.mark.parametrize(
     ("kind", "picture", "score", "size"),
     [
@@ -81,17 +81,17 @@ def test_faces_and_embeddings_equal_insightface(
     image = picture(*size)
     expected = reference(models, tmp_path, score).get(image)
     settings = load_settings(face_detector_score=score, execution_provider="cpu")
-    analyser, picture_of = FaceAnalyser(settings, models_dir=models), AsInsightface(image)
-    found = analyser.embed(picture_of, analyser.detect(picture_of))
-    assert len(found) == len(expected) > 0
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours.box, theirs.bbox, rtol=1e-4, atol=1e-3)
-        np.testing.assert_allclose(ours.kps, theirs.kps, rtol=1e-4, atol=1e-3)
-        assert ours.score == pytest.approx(float(theirs.det_score), abs=1e-5)
-        assert ours.embedding is not None
-        # A crop differs by a grey level here and there: the alignments agree to float32 only.
-        np.testing.assert_allclose(ours.embedding, theirs.normed_embedding, atol=1e-3)
-        assert float(ours.embedding @ theirs.normed_embedding) > 1 - 1e-4
+    analyser, view = FaceAnalyser(settings, models_dir=models), InsightfaceCrops(image)
+    faces = analyser.embed(view, analyser.detect(view))
+    assert len(faces) == len(expected) > 0
+    for face, expected_face in zip(faces, expected, strict=True):
+        np.testing.assert_allclose(face.box, expected_face.bbox, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(face.kps, expected_face.kps, rtol=1e-4, atol=1e-3)
+        assert face.score == pytest.approx(float(expected_face.det_score), abs=1e-5)
+        assert face.embedding is not None
+        # Some crop pixels differ by one level: alignments agree to float32 only.
+        np.testing.assert_allclose(face.embedding, expected_face.normed_embedding, atol=1e-3)
+        assert float(face.embedding @ expected_face.normed_embedding) > 1 - 1e-4
 
 
 @pytest.mark.parametrize("size", [(640, 360), (1280, 720), (480, 640)])
@@ -99,24 +99,17 @@ def test_sex_and_age_equal_insightface(size: tuple[int, int], standins: Path) ->
     settings = load_settings(execution_provider="cpu", face_selector_gender="female")
     analyser, image = FaceAnalyser(settings, models_dir=standins), people(*size)
     oracle = Attribute(str(analyser.networks[2].path), session=analyser.networks[2].session)
-    picture = AsInsightface(image)
-    found = analyser.describe(picture, analyser.detect(picture))
-    assert len(found) > 1
-    for ours in found:
-        theirs = InsightfaceFace(bbox=ours.box)
-        oracle.get(image, theirs)
-        assert ours.attributes[0] == theirs.gender
-        oracle.taskname = "raw"  # then it gives what the network said, not rounded to years
-        assert ours.attributes[1] / 100 == pytest.approx(oracle.get(image, theirs)[2], abs=1e-4)
+    picture = InsightfaceCrops(image)
+    faces = analyser.describe(picture, analyser.detect(picture))
+    assert len(faces) > 1
+    for face in faces:
+        expected_face = InsightfaceFace(bbox=face.box)
+        oracle.get(image, expected_face)
+        assert face.attributes[0] == expected_face.gender
+        oracle.taskname = "raw"  # the network's output, not rounded to years
+        assert face.attributes[1] / 100 == pytest.approx(oracle.get(image, expected_face)[2], abs=1e-4)
         oracle.taskname = "genderage"
-    assert len({*(one.attributes[0] for one in found)}) == 2
-
-
-class _Reference:
-    """The two attributes insightface's swapper reads off a face."""
-
-    def __init__(self, kps: Any, embedding: Any) -> None:
-        self.kps, self.normed_embedding = kps, embedding
+    assert len({*(one.attributes[0] for one in faces)}) == 2
 
 
 @pytest.mark.parametrize("kind", ["real_shapes", "standins"])
@@ -126,35 +119,33 @@ def test_swapped_crops_equal_insightface(kind: str, request: pytest.FixtureReque
     engine = Engine.open(settings, models_dir=models)
     assert engine.swapper is not None
     image = people(640, 360)
-    rng = np.random.default_rng(1)
-    embedding = rng.normal(size=512).astype(np.float32)
+    embedding = np.random.default_rng(1).normal(size=512).astype(np.float32)
     embedding /= np.linalg.norm(embedding)
-    places = [(1.3, 40), (0.8, 300)][: 1 if kind == "real_shapes" else 2]  # those take their time
-    points = [arcface_template(128) * scale + (x, 40) for scale, x in places]
+    transforms = [(1.3, 40), (0.8, 300)][: 1 if kind == "real_shapes" else 2]  # these are slow
+    points = [arcface_template(128) * scale + (x, 40) for scale, x in transforms]
     oracle = INSwapper(str(models / "inswapper_128.onnx"), session=engine.swapper.network.session)
-    pictures = BgrPicture(image)
-    crops = [pictures.crop(similarity_transform(kps, arcface_template(128)), 128) for kps in points]
+    picture = BgrPicture(image)
+    crops = [picture.crop(similarity_transform(kps, arcface_template(128)), 128) for kps in points]
     latent = engine.swapper.latent(embedding)
     swapped = engine.swapper.swap(crops, np.stack([latent] * len(crops)))
-    for ours, kps in zip(swapped, points, strict=True):
-        theirs, _ = oracle.get(
-            image, _Reference(kps, embedding), _Reference(kps, embedding), paste_back=False
-        )
-        # The crops themselves may differ by a level here and there: insightface aligns in float32.
-        assert np.abs(ours.astype(int) - theirs).max() <= 1
+    for crop, kps in zip(swapped, points, strict=True):
+        face = SimpleNamespace(kps=kps, normed_embedding=embedding)
+        expected, _ = oracle.get(image, face, face, paste_back=False)
+        # Some pixels may differ by one level: insightface aligns in float32.
+        assert np.abs(crop.astype(int) - expected).max() <= 1
 
 
-def test_a_stack_gives_what_single_crops_give(standins: Path) -> None:
+def test_batched_swaps_equal_single_swaps(standins: Path) -> None:
     engine = Engine.open(load_settings(execution_provider="cpu"), models_dir=standins)
     image = people(640, 360)
     faces = engine.analyser.find(image)
-    together, apart = BgrPicture(image.copy()), BgrPicture(image.copy())
+    batched, single = BgrPicture(image.copy()), BgrPicture(image.copy())
     changer = engine.changer(Treatment(source=faces[0].embedding))
-    changer.change([FaceJob(together, face) for face in faces])
+    changer.change([FaceJob(batched, face) for face in faces])
     for face in faces:
-        changer.change([FaceJob(apart, face)])
+        changer.change([FaceJob(single, face)])
     assert len(faces) == 2
-    np.testing.assert_array_equal(together.image, apart.image)
+    np.testing.assert_array_equal(batched.image, single.image)
 
 
 def test_empty_and_faceless_pictures_have_no_faces(standins: Path) -> None:
@@ -164,7 +155,7 @@ def test_empty_and_faceless_pictures_have_no_faces(standins: Path) -> None:
     assert analyser.embed(BgrPicture(np.zeros((9, 9, 3), np.uint8)), []) == []
 
 
-def test_a_face_knows_its_area_and_centre() -> None:
+def test_area_and_centre_of_a_face() -> None:
     face = Face(np.array([10, 20, 30, 60], np.float32), np.zeros((5, 2), np.float32), 0.9)
     assert face.area == 800
     assert face.centre == (20, 40)

@@ -1,4 +1,4 @@
-"""Tracks put together to people: what is counted adds up, and who was lost is told from who was gone."""
+"""Statistics per person: totals, and frames in which a person was lost or absent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from colab_helpers.media.picture import BgrPicture
 from colab_helpers.settings import load_settings
 from tests.helpers.faces import face
 
-ANYBODY = Selection(load_settings(), Assignment.of(None))
+EVERYBODY = Selection(load_settings(), Assignment.of(None))
 
 
 def track(number: int, first: int, last: int, who: int, *, shot: int = 0) -> Track:
@@ -27,21 +27,21 @@ def track(number: int, first: int, last: int, who: int, *, shot: int = 0) -> Tra
     return made
 
 
-def counted(*tracks: Track, changed: bool = True) -> FrameStats:
-    """Every frame of every track was seen, and changed or not."""
-    measured = FrameStats()
+def stats_of(*tracks: Track, changed: bool = True) -> FrameStats:
+    """Statistics in which every frame of every track was seen, and changed or not."""
+    stats = FrameStats()
     for one in tracks:
         frames = one.last + 1 - one.first
         portrait = Portrait(worth=0.1 * one.number, frame=one.first, seconds=1.0, box=(0, 0, 1, 1))
         spans = [] if changed else [(one.first, one.last + 1)]
         counts = TrackStats(seen=frames, changed=frames * changed, spans=spans, portrait=portrait)
-        measured.tracks[one.number] = counts
-    return measured
+        stats.tracks[one.number] = counts
+    return stats
 
 
-def test_tracks_of_one_person_are_one_row_and_the_hole_between_them_is_a_loss() -> None:
+def test_tracks_of_one_person_are_merged_and_the_gap_counts_as_lost() -> None:
     tracks = [track(0, 0, 99, 1), track(1, 20, 80, 2), track(2, 120, 199, 1)]
-    first, second = summarize_people(tracks, counted(*tracks), ANYBODY)
+    first, second = summarize_people(tracks, stats_of(*tracks), EVERYBODY)
     assert (first.counts.seen, first.lost, first.missed) == (180, 20, [(100, 120)])
     assert first.present == [(0, 100), (120, 200)]
     assert first.counts.portrait is not None
@@ -54,42 +54,42 @@ def test_tracks_of_one_person_are_one_row_and_the_hole_between_them_is_a_loss() 
     [(105, 105), (105, 102), (101 + MAX_LOST_FRAMES, 0)],
     ids=["cut", "cut between", "long"],
 )
-def test_who_comes_back_in_another_shot_or_much_later_was_not_lost(first: int, shot: int) -> None:
+def test_gap_across_shots_or_of_long_duration_is_not_lost(first: int, shot: int) -> None:
     tracks = [track(0, 0, 99, 1), track(1, first, 300, 1, shot=shot)]
-    (found,) = summarize_people(tracks, counted(*tracks), ANYBODY)
+    (found,) = summarize_people(tracks, stats_of(*tracks), EVERYBODY)
     assert (found.lost, found.missed) == (0, [])
 
 
-def test_of_who_is_never_changed_nothing_is_missed() -> None:
+def test_unchanged_person_has_no_missed_frames() -> None:
     tracks = [track(0, 0, 99, 1), track(1, 105, 200, 1)]
-    (found,) = summarize_people(tracks, counted(*tracks, changed=False), ANYBODY)
+    (found,) = summarize_people(tracks, stats_of(*tracks, changed=False), EVERYBODY)
     assert (found.counts.seen, found.lost, found.missed) == (196, 0, [])
 
 
-def test_a_crowd_is_one_row_and_loses_nobody() -> None:
+def test_crowd_is_one_row_and_totals_are_kept() -> None:
     tracks = [track(n, n, n + 99 + n, who=n) for n in range(MAX_TRACKS + 9)]
-    measured = counted(*tracks)
-    whole = sum(counts.seen for counts in measured.tracks.values())
-    measured.sum_up_crowd()
-    assert len(measured.tracks) == MAX_TRACKS + 1
-    assert measured.tracks[CROWD].seen == sum(100 + n for n in range(9))
-    assert FrameStats.model_validate_json(measured.model_dump_json()) == measured
-    *named, others = summarize_people(tracks, measured, ANYBODY)
+    stats = stats_of(*tracks)
+    total = sum(counts.seen for counts in stats.tracks.values())
+    stats.sum_up_crowd()
+    assert len(stats.tracks) == MAX_TRACKS + 1
+    assert stats.tracks[CROWD].seen == sum(100 + n for n in range(9))
+    assert FrameStats.model_validate_json(stats.model_dump_json()) == stats
+    *named, others = summarize_people(tracks, stats, EVERYBODY)
     assert [one.present[0][0] for one in named] == list(range(MAX_TRACKS + 9))[-MAX_PEOPLE_ROWS:]
-    assert sum(one.counts.seen for one in (*named, others)) == whole
+    assert sum(one.counts.seen for one in (*named, others)) == total
     assert (others.people, others.present) == (MAX_TRACKS - MAX_PEOPLE_ROWS, [])
-    assert len(measured.model_dump_json()) < 300 * (MAX_TRACKS + 1)
+    assert len(stats.model_dump_json()) < 300 * (MAX_TRACKS + 1)
 
 
-def test_who_is_hardly_seen_gets_no_row_beside_somebody_who_is() -> None:
+def test_briefly_seen_person_gets_no_own_row() -> None:
     tracks = [track(0, 0, 499, 1), track(1, 7, 9, 2)]
-    _, others = summarize_people(tracks, counted(*tracks), ANYBODY)
+    _, others = summarize_people(tracks, stats_of(*tracks), EVERYBODY)
     assert (others.counts.seen, others.present) == (3, [])
-    assert len(summarize_people(tracks[1:], counted(tracks[1]), ANYBODY)[0].present) == 1
-    assert summarize_people([], FrameStats(), ANYBODY) == ()
+    assert len(summarize_people(tracks[1:], stats_of(tracks[1]), EVERYBODY)[0].present) == 1
+    assert summarize_people([], FrameStats(), EVERYBODY) == ()
 
 
-def test_many_spans_are_joined_where_they_are_nearest() -> None:
+def test_nearest_spans_are_joined() -> None:
     spans = [(0, 1), (3, 4), (10, 12), (13, 20), (40, 41)]
     assert coarsen_spans(spans, 5) == spans
     assert coarsen_spans(spans, 3) == [(0, 4), (10, 20), (40, 41)]
@@ -97,7 +97,7 @@ def test_many_spans_are_joined_where_they_are_nearest() -> None:
     assert coarsen_spans([], 3) == []
 
 
-def test_a_portrait_is_frontal_large_sharp_and_free() -> None:
+def test_portrait_score_prefers_frontal_large_sharp_visible_faces() -> None:
     noise = np.random.default_rng(0).normal(0, 1, (400, 400, 3)).astype(np.float32)
 
     def smooth(pixels: float) -> BgrPicture:

@@ -1,4 +1,4 @@
-"""Photos of the person who is put in: what is measured, and what is said."""
+"""Source photos: quality measures, hints and merging."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.people.looks import IDENTITIES, look_of
 from tests.people.paint import Expression
 
 PEOPLE = list(IDENTITIES)
-everybody = pytest.mark.parametrize("who", PEOPLE)
+for_each_person = pytest.mark.parametrize("who", PEOPLE)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def scaled(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
-@everybody
-def test_a_good_portrait_has_no_hints(analyser, who):
+@for_each_person
+def test_good_portrait_has_no_hints(analyser, who):
     report = examine(analyser, portrait(who))
     assert report.hints == ()
     assert report.size == (512, 512)
@@ -57,19 +57,19 @@ def test_a_good_portrait_has_no_hints(analyser, who):
     assert report.highlights > 2 * DARK
 
 
-@everybody
-def test_the_threshold_tells_sharp_from_blurred(analyser, who):
-    """One pixel of blur is nothing that anybody notices, two are; the figure falls with every step."""
+@for_each_person
+def test_sharpness_threshold_separates_sharp_from_blurred(analyser, who):
+    """Blur of one pixel is accepted, of two is not; the measure falls with each step."""
     image = portrait(who)
-    figures = [examine(analyser, blurred(image, pixels)).sharpness for pixels in (0.5, 1, 2, 3)]
-    assert figures == sorted(figures, reverse=True)
-    assert figures[1] > 1.2 * BLURRED
-    assert figures[2] < BLURRED / 1.2
+    values = [examine(analyser, blurred(image, pixels)).sharpness for pixels in (0.5, 1, 2, 3)]
+    assert values == sorted(values, reverse=True)
+    assert values[1] > 1.2 * BLURRED
+    assert values[2] < BLURRED / 1.2
     assert examine(analyser, blurred(image, 1)).hints == ()
     assert [hint for hint in examine(analyser, blurred(image, 2)).hints if "blurred" in hint]
 
 
-def test_a_dark_photo_is_not_called_blurred(analyser):
+def test_dark_photo_is_not_reported_as_blurred(analyser):
     image = portrait("alma")
     report = examine(analyser, (image * 0.2).astype(np.uint8))
     (hint,) = report.hints
@@ -77,20 +77,20 @@ def test_a_dark_photo_is_not_called_blurred(analyser):
     assert report.sharpness == pytest.approx(examine(analyser, image).sharpness, rel=0.2)
 
 
-def test_a_burnt_photo(analyser):
+def test_overexposed_photo_has_a_hint(analyser):
     report = examine(analyser, cv2.add(cv2.convertScaleAbs(portrait("bruno"), alpha=1.9), (60, 60, 60, 0)))
     assert any("too bright" in hint for hint in report.hints)
     assert report.overexposed > 0.2
 
 
-def test_a_small_face(analyser):
+def test_small_face_has_a_hint(analyser):
     report = examine(analyser, scaled(portrait("chidi"), 256))
     assert report.face_width < SMALLEST
     (hint,) = report.hints
     assert f"small: {report.face_width:.0f} pixels" in hint
 
 
-def test_no_face(analyser):
+def test_photo_without_face_has_a_hint(analyser):
     report = examine(analyser, np.full((300, 400, 3), 120, np.uint8))
     assert report.face is None
     assert report.embedding is None
@@ -99,7 +99,7 @@ def test_no_face(analyser):
     assert "No face" in report.hints[0]
 
 
-def test_of_several_faces_the_largest_counts(analyser):
+def test_largest_of_several_faces_is_used(analyser):
     image = np.full((512, 900, 3), 120, np.uint8)
     image[:, :512] = portrait("alma")
     image[:350, 540:890] = scaled(portrait("bruno"), 350)
@@ -107,24 +107,22 @@ def test_of_several_faces_the_largest_counts(analyser):
     assert len(report.faces) == 2
     assert "2 faces were found: the one that most photos show is used, else the largest." in report.hints
     assert report.face.centre[0] < 512
-    alone = examine(analyser, portrait("alma"))
-    assert float(report.embedding @ alone.embedding) > 0.8
+    assert float(report.embedding @ examine(analyser, portrait("alma")).embedding) > 0.8
 
 
 @pytest.mark.parametrize("yaw", [-45, -30, -15, 0, 15, 30, 45])
 @pytest.mark.parametrize("roll", [-20, 0, 20])
-def test_the_turn_of_a_head_from_its_true_points(yaw, roll):
+def test_yaw_from_exact_landmarks(yaw, roll):
     for who in PEOPLE:
         pose = Pose(x=256, y=256, scale=120, yaw=yaw, pitch=0, roll=roll)
-        points = landmarks(look_of(who).body, pose, Expression())
-        assert yaw_degrees(points) == pytest.approx(yaw, abs=4)
+        assert yaw_degrees(landmarks(look_of(who).body, pose, Expression())) == pytest.approx(yaw, abs=4)
 
 
-def test_points_that_coincide_count_as_turned_away():
+def test_coincident_points_count_as_turned_away():
     assert yaw_degrees(np.zeros((5, 2), np.float32)) > TURNED
 
 
-def test_one_photo_is_nobodys_stranger(analyser):
+def test_no_outliers_with_fewer_than_two_photos(analyser):
     assert find_outliers([]) == []
     assert find_outliers([examine(analyser, portrait("alma")).embedding]) == [False]
 
@@ -139,7 +137,7 @@ BROKEN = MediaError("it is no picture", where="a.png", remedy="name another")
 
 
 @pytest.mark.parametrize(
-    ("found", "used", "said"),
+    ("found", "used", "messages"),
     [
         ([[unit(1)]], (0,), []),
         ([[unit(1)], [unit(1, 2)]], (0, 1), []),
@@ -157,16 +155,16 @@ BROKEN = MediaError("it is no picture", where="a.png", remedy="name another")
         ([[unit(1), unit(2)]], (0,), ["a.png shows 2 faces: the largest is used"]),
     ],
 )
-def test_photos_that_disagree_or_cannot_be_read_are_left_out(found, used, said):
+def test_outlier_and_unreadable_photos_are_left_out(found, used, messages):
     identity = merge_identity(["a.png", "b.png", "c.png", "d.png"][: len(found)], found)
     assert identity.used == used
     expected = np.mean([found[n][0] for n in used], axis=0)
     np.testing.assert_allclose(identity.embedding, expected / np.linalg.norm(expected), atol=1e-6)
-    for words, note in zip(said, identity.notes, strict=True):
-        assert words in note
+    for text, note in zip(messages, identity.notes, strict=True):
+        assert text in note
 
 
-def test_of_several_faces_the_one_that_the_other_photos_show_counts():
+def test_face_that_other_photos_show_is_chosen_among_several():
     found = [[unit(2), unit(3), unit(1)], [unit(1, 2)], [unit(4), unit(1, 3)]]
     identity = merge_identity(["a.png", "b.png", "c.png"], found)
     assert identity.used == (0, 1, 2)
@@ -175,8 +173,8 @@ def test_of_several_faces_the_one_that_the_other_photos_show_counts():
     assert ["number 3 by size" in identity.notes[0], "number 2 by size" in identity.notes[1]] == [True, True]
 
 
-def test_a_poor_photo_moves_a_person_less(standins):
-    """Beside two good ones, one that is small, blurred and darker counts by what it reaches."""
+def test_poor_photo_has_less_weight(standins):
+    """A small, blurred, dark photo beside two good ones is weighted by its quality."""
     engine = Engine.open(Settings(frame_processors=["face_swapper"]), models_dir=standins)
     good = portrait("alma")
     poor = (cv2.resize(blurred(good, 3), (200, 200)) * 0.5).astype(np.uint8)
@@ -185,16 +183,16 @@ def test_a_poor_photo_moves_a_person_less(standins):
     assert quality[:2] == [1, 1]
     assert 0 < quality[2] < 0.4
     found = {name: engine.embeddings(name, image) for name, image in images.items()}
-    even = merge_identity(list(images), list(found.values()))
-    weighed = engine.identity([(name, lambda name=name: images[name]) for name in images])
-    assert weighed.used == even.used == (0, 1, 2)
-    clean = engine.identity([(name, lambda name=name: images[name]) for name in ("a.png", "b.png")])
-    apart = [1 - unit_of(one.embedding) @ unit_of(clean.embedding) for one in (weighed, even)]
-    assert apart[0] < 0.3 * apart[1]
+    unweighted = merge_identity(list(images), list(found.values()))
+    weighted = engine.identity([(name, lambda name=name: images[name]) for name in images])
+    assert weighted.used == unweighted.used == (0, 1, 2)
+    good_only = engine.identity([(name, lambda name=name: images[name]) for name in ("a.png", "b.png")])
+    distances = [1 - unit_of(one.embedding) @ unit_of(good_only.embedding) for one in (weighted, unweighted)]
+    assert distances[0] < 0.3 * distances[1]
 
 
 @pytest.mark.parametrize(
-    ("found", "error", "words"),
+    ("found", "error", "text"),
     [
         ([BROKEN], MediaError, "no picture"),
         ([BROKEN, BROKEN], MediaError, "no picture"),
@@ -202,12 +200,12 @@ def test_a_poor_photo_moves_a_person_less(standins):
         ([BROKEN, [unit(1)], [unit(2)]], UsageError, r"b\.png, c\.png: "),
     ],
 )
-def test_photos_from_which_nobody_can_be_told_are_refused(found, error, words):
-    with pytest.raises(error, match=words):
+def test_photos_without_a_consistent_person_are_refused(found, error, text):
+    with pytest.raises(error, match=text):
         merge_identity(["a.png", "b.png", "c.png"][: len(found)], found)
 
 
-def test_the_odd_one_out(analyser):
+def test_outlier_among_photos_is_found(analyser):
     names = ["alma", "bruno", "alma", "alma"]
     images = [portrait(name) for name in names]
     images[2] = blurred(images[2], 1)

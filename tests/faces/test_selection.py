@@ -8,12 +8,7 @@ import pytest
 from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.geometry import face_distance
 from colab_helpers.faces.person_clustering import PersonFilter
-from colab_helpers.faces.selection import (
-    needs_embeddings,
-    order_faces,
-    reference_embedding,
-    select_faces,
-)
+from colab_helpers.faces.selection import needs_embeddings, order_faces, reference_embedding, select_faces
 from colab_helpers.faces.types import Face
 from colab_helpers.settings import load_settings
 
@@ -45,16 +40,16 @@ FACES = [RIGHT, LEFT, MIDDLE]
         ("best", [RIGHT, MIDDLE, LEFT]),
     ],
 )
-def test_orders(order: Any, expected: list[Face]) -> None:
+def test_face_orders(order: Any, expected: list[Face]) -> None:
     assert order_faces(FACES, order) == expected
 
 
-def test_many_takes_all() -> None:
+def test_many_faces_selects_all() -> None:
     assert len(select_faces(FACES, load_settings())) == 3
 
 
 @pytest.mark.parametrize(("position", "expected"), [(0, [LEFT]), (2, [RIGHT]), (3, [])])
-def test_one_takes_the_position_asked_for(position: int, expected: list[Face]) -> None:
+def test_single_face_is_selected_by_position(position: int, expected: list[Face]) -> None:
     settings = load_settings(many_faces=False, face_order="left-right", reference_face_position=position)
     assert select_faces(FACES, settings) == expected
     assert not needs_embeddings(settings)
@@ -64,7 +59,7 @@ def test_one_takes_the_position_asked_for(position: int, expected: list[Face]) -
     ("angle", "distance", "expected"),
     [(25, 0.85, [MIDDLE]), (0, 0.85, [LEFT]), (60, 0.1, []), (60, 4.0, [RIGHT, MIDDLE]), (180, 0.85, [])],
 )
-def test_the_reference_picks_the_nearest_within_the_distance(
+def test_reference_selects_nearest_face_within_distance(
     angle: float, distance: float, expected: list[Face]
 ) -> None:
     settings = load_settings(many_faces=False, face_selector="reference", similar_face_distance=distance)
@@ -75,14 +70,14 @@ def test_the_reference_picks_the_nearest_within_the_distance(
     assert all(item in expected for item in chosen)
 
 
-def test_distance_is_that_of_the_documents() -> None:
+def test_face_distance_of_equal_and_orthogonal_embeddings() -> None:
     assert LEFT.embedding is not None
     assert RIGHT.embedding is not None
     assert face_distance(LEFT.embedding, LEFT.embedding) == 0
     assert face_distance(LEFT.embedding, RIGHT.embedding) == pytest.approx(2)
 
 
-def test_a_reference_that_is_not_there_is_an_error_with_numbers() -> None:
+def test_missing_reference_face_error_names_count_and_position() -> None:
     settings = load_settings(many_faces=False, face_selector="reference", reference_face_position=3)
     with pytest.raises(NoFaceError, match=r"3 face\(s\).*position is 3"):
         reference_embedding(FACES, settings, where="clip.mp4")

@@ -1,4 +1,4 @@
-"""Faces followed through frames whose truth is known: positions, people, holes, cuts, fades."""
+"""Tracking against ground truth: positions, people, gaps, cuts, fades."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from colab_helpers.settings import load_settings
 from tests.helpers.faces import EYES, NOISE, face, person
 
 
-def shaken(faces: Sequence[Face], rng: np.random.Generator) -> list[Face]:
-    """As a detector sees them: every point, and the box, off by some noise."""
+def jittered(faces: Sequence[Face], rng: np.random.Generator) -> list[Face]:
+    """Add a detector's noise to points and boxes."""
     return [
         replace(
             one,
@@ -30,8 +30,8 @@ def shaken(faces: Sequence[Face], rng: np.random.Generator) -> list[Face]:
     ]
 
 
-def followed(frames: Sequence[Sequence[Face] | None], cuts: Sequence[int] = ()) -> list[list[Face]]:
-    """Follow what was found in each frame; None: nobody looked."""
+def tracked(frames: Sequence[Sequence[Face] | None], cuts: Sequence[int] = ()) -> list[list[Face]]:
+    """Track the detections of each frame; None: the frame was not detected."""
     rows = [
         FrameFaces(n, n, cut=n in cuts, searched=faces is not None, faces=list(faces or ()))
         for n, faces in enumerate(frames)
@@ -40,64 +40,63 @@ def followed(frames: Sequence[Sequence[Face] | None], cuts: Sequence[int] = ()) 
 
 
 def moving(n: int) -> float:
-    """Centre of a head that nods slowly, in pixels."""
+    """Position in pixels of a slowly oscillating head."""
     return 200 + 12 * float(np.sin(n / 9))
 
 
-def steps(found: Sequence[Sequence[Face]], truth: Callable[[int], float]) -> float:
-    """Mean step in the error of the points from frame to frame, in eye distances."""
+def jitter(found: Sequence[Sequence[Face]], truth: Callable[[int], float]) -> float:
+    """Mean frame-to-frame change of the points' error, in eye distances."""
     errors = [faces[0].kps - face(truth(n)).kps for n, faces in enumerate(found)]
     pairs = zip(errors[1:], errors, strict=False)
     return float(np.mean([np.linalg.norm(a - b, axis=1).mean() for a, b in pairs])) / EYES
 
 
 @pytest.mark.parametrize("every", [1, 4])
-def test_points_are_steadier_than_detected_and_not_late(every: int) -> None:
+def test_points_are_smoother_than_detections_without_lag(every: int) -> None:
     rng = np.random.default_rng(1)
-    seen = [shaken([face(moving(n))], rng) for n in range(150)]
-    found = followed([faces if n % every == 0 else None for n, faces in enumerate(seen)])
+    seen = [jittered([face(moving(n))], rng) for n in range(150)]
+    found = tracked([faces if n % every == 0 else None for n, faces in enumerate(seen)])
     assert len(found) == 150
-    assert steps(found[:146], moving) < 0.5 * steps(seen, moving)
+    assert jitter(found[:146], moving) < 0.5 * jitter(seen, moving)
     errors = [faces[0].kps - face(moving(n)).kps for n, faces in enumerate(found[:146])]
     assert np.abs(np.mean(errors, axis=0)).max() < 0.02 * EYES
 
 
-def test_a_head_that_jerks_is_where_it_is_detected() -> None:
-    places = [200.0] * 20 + [200 + 3 * EYES * min(n, 6) / 6 for n in range(20)]
-    found = followed([[face(x)] for x in places])
-    for (one,), x in zip(found, places, strict=True):
+def test_jerking_head_is_not_smoothed_away() -> None:
+    positions = [200.0] * 20 + [200 + 3 * EYES * min(n, 6) / 6 for n in range(20)]
+    found = tracked([[face(x)] for x in positions])
+    for (one,), x in zip(found, positions, strict=True):
         assert np.abs(one.kps - face(x).kps).max() < 0.1 * EYES
 
 
-@pytest.mark.parametrize("hole", [1, 4, 8, MAX_GAP_FRAMES])
-def test_a_hole_is_filled_where_the_face_must_be(hole: int) -> None:
+@pytest.mark.parametrize("gap", [1, 4, 8, MAX_GAP_FRAMES])
+def test_gap_is_filled_at_the_interpolated_position(gap: int) -> None:
     rng = np.random.default_rng(2)
-    seen = [shaken([face(moving(n))], rng) for n in range(90)]
-    seen[40 : 40 + hole] = [[] for _ in range(hole)]
-    found = followed(seen)
+    seen = [jittered([face(moving(n))], rng) for n in range(90)]
+    seen[40 : 40 + gap] = [[] for _ in range(gap)]
+    found = tracked(seen)
     assert [len(faces) for faces in found] == [1] * 90
     assert {faces[0].track for faces in found} == {0}
-    assert [faces[0].filled for faces in found] == [40 <= n < 40 + hole for n in range(90)]
-    for n in range(40, 40 + hole):
-        off = np.linalg.norm(found[n][0].kps - face(moving(n)).kps, axis=1).mean() / EYES
-        assert off < 0.06
+    assert [faces[0].filled for faces in found] == [40 <= n < 40 + gap for n in range(90)]
+    for n in range(40, 40 + gap):
+        assert np.linalg.norm(found[n][0].kps - face(moving(n)).kps, axis=1).mean() / EYES < 0.06
 
 
-def test_who_is_away_for_longer_comes_back_as_a_new_track() -> None:
-    away = MAX_GAP_FRAMES + 1
-    found = followed([[face(200)]] * 20 + [[]] * away + [[face(200)]] * 20)
-    assert [len(faces) for faces in found] == [1] * 20 + [0] * away + [1] * 20
+def test_longer_absence_starts_a_new_track() -> None:
+    absent = MAX_GAP_FRAMES + 1
+    found = tracked([[face(200)]] * 20 + [[]] * absent + [[face(200)]] * 20)
+    assert [len(faces) for faces in found] == [1] * 20 + [0] * absent + [1] * 20
     assert found[0][0].track != found[-1][0].track
 
 
 def crossing(n: int) -> list[Face]:
-    """Two people who change places; the nearer one hides the other in the middle."""
+    """Two people who change places; the nearer one occludes the other in the middle."""
     near, far = face(100 + 5 * n, who=1, size=1.2), face(500 - 5 * n, who=2)
     return [near] if abs(near.centre[0] - far.centre[0]) < 60 else [near, far]
 
 
-def test_people_who_cross_keep_their_tracks() -> None:
-    found = followed([crossing(n) for n in range(80)])
+def test_crossing_people_keep_their_tracks() -> None:
+    found = tracked([crossing(n) for n in range(80)])
     for n in (0, 79):
         left, right = sorted(found[n], key=lambda one: one.centre[0])
         assert (left.track, right.track) == ((0, 1) if n == 0 else (1, 0))
@@ -105,55 +104,55 @@ def test_people_who_cross_keep_their_tracks() -> None:
     assert [{one.track: one.behind for one in faces} for faces in found[38:43]] == [{0: False, 1: True}] * 5
 
 
-def test_a_cut_ends_all_tracks_but_that_of_a_face_that_stays() -> None:
+def test_cut_ends_all_tracks_except_of_an_unchanged_face() -> None:
     shots = [[face(200, who=1)]] * 20 + [[face(205, who=2)]] * 20 + [[face(205, who=2)]] * 20
-    found = followed(shots, cuts=[20, 40])
+    found = tracked(shots, cuts=[20, 40])
     assert [faces[0].track for faces in found] == [0] * 20 + [1] * 40
     assert np.abs(found[19][0].kps - face(200).kps).max() < 0.1
     assert np.abs(found[20][0].kps - face(205).kps).max() < 0.1
 
 
 def mixed(share: float) -> Face:
-    """Somebody between two people."""
+    """A face whose embedding lies between two people."""
     vector = (1 - share) * person(1) + share * person(2)
     return replace(face(200), embedding=(vector / np.linalg.norm(vector)).astype(np.float32))
 
 
-def test_one_person_who_dissolves_into_another_is_two_tracks() -> None:
+def test_dissolve_between_people_gives_two_tracks() -> None:
     shares = [0.0] * 20 + [n / 12 for n in range(13)] + [1.0] * 20
-    found = followed([[mixed(share)] for share in shares])
+    found = tracked([[mixed(share)] for share in shares])
     tracks = [faces[0].track for faces in found]
     assert tracks[:20] == [0] * 20
     assert tracks[-20:] == [1] * 20
-    few = followed([[mixed(share)] if n % 4 == 0 else None for n, share in enumerate([0] * 21 + [1] * 20)])
-    assert [faces[0].track for faces in few] == [0] * 21 + [1] * 20
+    sparse = tracked([[mixed(share)] if n % 4 == 0 else None for n, share in enumerate([0] * 21 + [1] * 20)])
+    assert [faces[0].track for faces in sparse] == [0] * 21 + [1] * 20
 
 
-def test_a_face_that_is_mistaken_when_it_comes_is_one_track() -> None:
+def test_wrong_first_embedding_keeps_one_track() -> None:
     frames = [[face(200, who=1)], [face(250)], [face(300, who=2)], [face(350, who=2)], [], []]
-    found = followed([*frames, *([face(200 + 50 * n, who=2)] for n in range(6, 20))])
+    found = tracked([*frames, *([face(200 + 50 * n, who=2)] for n in range(6, 20))])
     assert [[one.track for one in faces] for faces in found] == [[0]] * 20
 
 
-def test_somebody_in_doubt_goes_on_beside_a_stranger() -> None:
+def test_uncertain_track_continues_beside_a_new_face() -> None:
     frames = [[mixed(0.0)]] * 10 + [[mixed(0.7)]] * 5 + [[mixed(0.7), face(230, who=3)]] * 10
-    found = followed(frames)
+    found = tracked(frames)
     assert [len(faces) for faces in found] == [1] * 15 + [2] * 10
     assert {faces[0].track for faces in found} == {0}
 
 
-def test_a_weak_detection_that_lasts_a_moment_is_no_face() -> None:
+def test_brief_weak_detection_is_dropped() -> None:
     empty: list[list[Face]] = [[]]
-    weak, sure = face(200, score=0.55), face(200, score=0.9)
-    assert not any(followed(empty * 20 + [[weak]] * 2 + empty * 20))
-    assert [bool(f) for f in followed(empty * 20 + [[sure]] * 2 + empty * 20)].count(True) == 2
-    assert all(followed([[weak]] * 40))
+    weak, strong = face(200, score=0.55), face(200, score=0.9)
+    assert not any(tracked(empty * 20 + [[weak]] * 2 + empty * 20))
+    assert [bool(f) for f in tracked(empty * 20 + [[strong]] * 2 + empty * 20)].count(True) == 2
+    assert all(tracked([[weak]] * 40))
 
 
-def test_a_face_that_comes_slowly_fades_in_and_out() -> None:
+def test_gradually_appearing_face_fades_in_and_out() -> None:
     scores = [0.5, 0.55, 0.6, 0.65, *[0.9] * 30, 0.65, 0.6, 0.5]
-    nobody: list[list[Face]] = [[]] * 5
-    found = followed([*nobody, *([face(200, score=score)] for score in scores), *nobody])
+    empty: list[list[Face]] = [[]] * 5
+    found = tracked([*empty, *([face(200, score=score)] for score in scores), *empty])
     weights = [faces[0].weight for faces in found if faces]
     assert weights[:4] == sorted(weights[:4])
     assert weights[0] < 0.3
@@ -161,34 +160,34 @@ def test_a_face_that_comes_slowly_fades_in_and_out() -> None:
     assert set(weights[4:-3]) == {1.0}
 
 
-def test_frames_missed_at_the_edges_of_a_shot_are_filled() -> None:
+def test_missed_frames_at_shot_boundaries_are_filled() -> None:
     missed: list[list[Face]] = [[], []]
     shots = [*missed, *[[face(200)]] * 20, *missed, *missed, *[[face(400)]] * 20, *missed]
-    found = followed(shots, cuts=[24])
+    found = tracked(shots, cuts=[24])
     assert [len(faces) for faces in found] == [1] * len(found)
     longer: list[list[Face]] = [[]] * 3
-    assert [len(faces) for faces in followed([*longer, *[[face(200)]] * 20])][:3] == [0, 0, 0]
+    assert [len(faces) for faces in tracked([*longer, *[[face(200)]] * 20])][:3] == [0, 0, 0]
 
 
-def test_a_frame_is_decided_by_those_around_it_alone() -> None:
+def test_frame_depends_only_on_frames_within_the_lag() -> None:
     rng = np.random.default_rng(3)
-    frames = [shaken(crossing(n % 80), rng) if rng.random() > 0.2 else [] for n in range(200)]
-    whole = followed(frames)
+    frames = [jittered(crossing(n % 80), rng) if rng.random() > 0.2 else [] for n in range(200)]
+    complete = tracked(frames)
     for stop in (60, 117, 160):
-        part = followed(frames[:stop])
-        for one, other in zip(part[: stop - DECISION_LAG], whole, strict=False):
+        part = tracked(frames[:stop])
+        for one, other in zip(part[: stop - DECISION_LAG], complete, strict=False):
             assert [(f.track, f.weight, f.kps.tobytes()) for f in one] == [
                 (f.track, f.weight, f.kps.tobytes()) for f in other
             ]
 
 
-def test_memory_grows_neither_with_a_track_nor_with_their_number() -> None:
+def test_memory_is_bounded_in_track_length_and_count() -> None:
     tracker = Tracker(lambda _row: None)
 
     def rows() -> Iterator[FrameFaces]:
         for n in range(2000):
-            gone = n > 500 and n % 40 > 20
-            yield FrameFaces(n, n, searched=True, faces=[] if gone else [face(moving(n), who=n // 40)])
+            absent = n > 500 and n % 40 > 20
+            yield FrameFaces(n, n, searched=True, faces=[] if absent else [face(moving(n), who=n // 40)])
             held = [len(track._seen) for track in tracker.tracks]
             assert max(held, default=0) < 3 * DECISION_LAG
             assert sum(map(bool, held)) <= 3
@@ -198,8 +197,8 @@ def test_memory_grows_neither_with_a_track_nor_with_their_number() -> None:
 
 
 @pytest.mark.parametrize(("order", "expected"), [("largest", 1), ("smallest", 2)])
-def test_who_is_changed_is_decided_once_for_a_person(order: str, expected: int) -> None:
-    """The smaller of two comes nearer and is the larger one for a while; and leaves for a moment."""
+def test_selection_is_decided_once_per_person(order: str, expected: int) -> None:
+    """The smaller of two faces is temporarily the larger one, then briefly absent."""
     frames = []
     for n in range(100):
         one = face(150, who=1, size=1.2)
@@ -212,14 +211,13 @@ def test_who_is_changed_is_decided_once_for_a_person(order: str, expected: int) 
     selection.decide(tracker.tracks)
     chosen = [selection.of(faces) for faces in found]
     assert [len(faces) for faces in chosen] == [1] * 100
-    there = [n for n in range(100) if not 68 <= n < 92]
-    assert {round(chosen[n][0].centre[0] / 150) for n in there} == {1 if expected == 1 else 3}
+    present = [n for n in range(100) if not 68 <= n < 92]
+    assert {round(chosen[n][0].centre[0] / 150) for n in present} == {1 if expected == 1 else 3}
 
 
-def test_the_person_who_is_followed_is_changed_and_nobody_else() -> None:
+def test_only_the_reference_person_is_changed() -> None:
     tracker = Tracker(lambda _row: None)
-    rows = [FrameFaces(n, n, searched=True, faces=crossing(n)) for n in range(80)]
-    found = list(tracker.follow(rows))
+    found = list(tracker.follow([FrameFaces(n, n, searched=True, faces=crossing(n)) for n in range(80)]))
     selection = Selection(
         load_settings(many_faces=False, face_selector="reference"),
         Assignment.of(None, PersonFilter(person(2))),
@@ -228,16 +226,16 @@ def test_the_person_who_is_followed_is_changed_and_nobody_else() -> None:
     assert {one.track for faces in found for one in selection.of(faces)} == {1}
 
 
-def test_faces_that_nobody_wants_are_not_worked_out_and_the_others_are_the_same() -> None:
+def test_frames_before_start_are_skipped_with_equal_results_after() -> None:
     rng = np.random.default_rng(3)
     rows = [
-        FrameFaces(n, n, searched=True, faces=shaken([face(moving(n), who=1)], rng) if n % 9 else [])
+        FrameFaces(n, n, searched=True, faces=jittered([face(moving(n), who=1)], rng) if n % 9 else [])
         for n in range(90)
     ]
-    whole = list(Tracker(lambda _row: None).follow(rows))
+    complete = list(Tracker(lambda _row: None).follow(rows))
     part = list(Tracker(lambda _row: None).follow(rows, start=41))
     assert part[:41] == [[]] * 41
-    assert all(len(faces) == 1 for faces in whole)
-    for (one,), (other,) in zip(whole[41:], part[41:], strict=True):
+    assert all(len(faces) == 1 for faces in complete)
+    for (one,), (other,) in zip(complete[41:], part[41:], strict=True):
         np.testing.assert_array_equal(one.kps, other.kps)
         assert (one.filled, one.weight, one.track) == (other.filled, other.weight, other.track)

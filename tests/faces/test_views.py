@@ -1,4 +1,4 @@
-"""Single pictures in which the detector's own view shows nothing."""
+"""Detection in rotated, tightly cropped and dark pictures."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def points_of(who: str) -> Points:
     return np.asarray(actors.landmarks(look_of(who).body, pose, Expression(smile=0.7)), np.float32)
 
 
-def turned(degrees: int) -> Callable[[Image, Points], tuple[Image, Points]]:
-    def turn(image: Image, points: Points) -> tuple[Image, Points]:
+def rotated(degrees: int) -> Callable[[Image, Points], tuple[Image, Points]]:
+    def rotate(image: Image, points: Points) -> tuple[Image, Points]:
         matrix = cv2.getRotationMatrix2D(((SIZE - 1) / 2, (SIZE - 1) / 2), degrees, 1)
         return (
             np.asarray(cv2.warpAffine(image, matrix, (SIZE, SIZE)), np.uint8),
             (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32),
         )
 
-    return turn
+    return rotate
 
 
 def tight(image: Image, points: Points) -> tuple[Image, Points]:
-    """The face from brow to chin, and nothing else."""
+    """Crop to the face from brow to chin."""
     gap = float(np.linalg.norm(points[1] - points[0]))
     left, top = np.maximum(points.mean(0) - 1.15 * gap, 0).astype(int)
     side = int(2.3 * gap)
@@ -60,42 +60,40 @@ def analyser(standins: Path) -> FaceAnalyser:
 
 
 @pytest.mark.parametrize(
-    ("change", "least"), [(turned(90), 2), (turned(180), 2), (turned(270), 2), (tight, 2), (dark, 2)]
+    ("change", "minimum"), [(rotated(90), 2), (rotated(180), 2), (rotated(270), 2), (tight, 2), (dark, 2)]
 )
 def test_faces_are_found_in_other_views(
-    analyser: FaceAnalyser, change: Callable[[Image, Points], tuple[Image, Points]], least: int
+    analyser: FaceAnalyser, change: Callable[[Image, Points], tuple[Image, Points]], minimum: int
 ) -> None:
-    plainly = found = 0
+    detected = found = 0
     people = list(IDENTITIES)[::4]
     for who in people:
         image, points = change(portrait(who), points_of(who))
-        plainly += bool(analyser.detect(BgrPicture(image)))
+        detected += bool(analyser.detect(BgrPicture(image)))
         gap = float(np.linalg.norm(points[1] - points[0]))
         faces = analyser.search(BgrPicture(image))
-        # Each point where it is, in the order of the person: the eye on their right comes first.
+        # Points in anatomical order: the person's right eye first.
         found += any(np.abs(face.kps - points).max() < 0.25 * gap for face in faces)
-    # A video's frame is not turned for each look, but brightened where it is dark.
-    assert plainly >= 2 if change is dark else plainly < len(people)
-    assert found >= least
+    # A video frame is brightened if dark, but not rotated.
+    assert detected >= 2 if change is dark else detected < len(people)
+    assert found >= minimum
 
 
-def test_a_turned_photo_is_swapped_as_the_upright_one(standins: Path) -> None:
+def test_rotated_photo_is_swapped_like_the_upright_one(standins: Path) -> None:
     settings = load_settings(execution_provider="cpu", frame_processors="face_swapper")
     engine = Engine.open(settings, models_dir=standins)
     source = engine.analyser.find(portrait("hanna"))[0].embedding
     upright = process_image(engine, Assignment.of(source), portrait("bruno"))[0]
-    turned_back, _, measured, _ = process_image(
+    result, _, measured, _ = process_image(
         engine, Assignment.of(source), np.ascontiguousarray(np.rot90(portrait("bruno")))
     )
     assert measured.faces == 1
-    of_a_video = process_image(engine, Assignment.of(source), turned_back, single=False)[2]
-    assert of_a_video.faces == 0  # as a video's run finds them
-    apart = np.abs(np.rot90(turned_back, -1).astype(int) - upright)
-    assert apart.mean() < 1
+    assert process_image(engine, Assignment.of(source), result, single=False)[2].faces == 0
+    assert np.abs(np.rot90(result, -1).astype(int) - upright).mean() < 1
     assert np.abs(upright.astype(int) - portrait("bruno")).mean() > 0.5
 
 
-def test_nothing_is_found_where_nobody_is(analyser: FaceAnalyser) -> None:
+def test_no_face_is_found_in_backgrounds(analyser: FaceAnalyser) -> None:
     from tests.people.background import random_background
 
     rng = np.random.default_rng(5)

@@ -1,1 +1,1 @@
-"""Rendered people with exact truth, and networks trained on them: equipment of tests and benchmarks."""
+"""Rendered people with exact ground truth, and networks trained on them, for tests and benchmarks."""

@@ -1,8 +1,8 @@
-"""Render people with exact truth: ``python -m tests.people DIR``.
+"""Render people with exact ground truth: ``python -m tests.people DIR``.
 
 Writes ``source/`` (portraits), ``targets/`` (clips), ``models/`` (the stand-in networks) and ``truth/``
-(boxes, points and the true result of every swap) into DIR. With ``--ship`` it writes the demo that the
-product carries instead.
+(boxes, landmarks and the true result of every swap) into DIR. With ``--ship`` it writes the demo shipped
+with the product instead.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Run from a shell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--size", type=_size, default=(640, 360), metavar="WxH")
     parser.add_argument("--fps", type=Fraction, default=Fraction(25), metavar="30000/1001")
-    parser.add_argument("--people", type=int, default=2, help="at most so many at once; 0 for none")
+    parser.add_argument("--people", type=int, default=2, help="maximum number at once; 0 for none")
     parser.add_argument("--clips", type=int, default=2)
-    parser.add_argument("--cast", type=lambda text: text.split(","), help="names, joined by commas")
-    parser.add_argument("--ship", action="store_true", help="write the product's demo; no other options")
+    parser.add_argument("--cast", type=lambda text: text.split(","), help="comma-separated names")
+    parser.add_argument("--ship", action="store_true", help="write the shipped demo; ignores other options")
     options = vars(parser.parse_args())
     if options.pop("ship"):
         ship_demo(options["directory"])

@@ -1,4 +1,4 @@
-"""What is around rendered people: a faceless background, and a board that covers them."""
+"""Faceless backgrounds, and boards that occlude rendered people."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy.typing as npt
 from tests.people.actors import U8, Layer
 
 
-def _skinlike(rng: np.random.Generator) -> tuple[int, int, int]:
+def _skin_colour(rng: np.random.Generator) -> tuple[int, int, int]:
     light = rng.uniform(0.35, 1.0)
     blue, green, red = (np.array([165, 190, 235]) * light * rng.uniform(0.93, 1.07, 3)).clip(0, 255)
     return int(blue), int(green), int(red)
 
 
-def _hue(rng: np.random.Generator) -> tuple[int, int, int]:
+def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
     if rng.random() < 0.35:
-        return _skinlike(rng)
+        return _skin_colour(rng)
     colour = rng.integers(25, 235, 3)
     blue, green, red = colour.mean() + rng.uniform(0.25, 1.0) * (colour - colour.mean())
     return int(blue), int(green), int(red)
@@ -28,7 +28,7 @@ def _hue(rng: np.random.Generator) -> tuple[int, int, int]:
 def random_background(rng: np.random.Generator, size: tuple[int, int]) -> U8:
     """Paint a faceless background of wall, stripes, discs, ovals and blocks, some skin-coloured; BGR."""
     width, height = size
-    corners = np.array([[_hue(rng), _hue(rng)], [_hue(rng), _hue(rng)]], np.float32)
+    corners = np.array([[_colour(rng), _colour(rng)], [_colour(rng), _colour(rng)]], np.float32)
     corners = rng.uniform(80, 170) + rng.uniform(0.2, 0.7) * (corners - corners.mean())
     wall = cv2.resize(corners, size, interpolation=cv2.INTER_CUBIC)
     for cells, strength in ((6, 18), (24, 10), (90, 6)):
@@ -44,7 +44,7 @@ def _shape(rng: np.random.Generator, image: U8) -> None:
     height, width = image.shape[:2]
     x, y = int(rng.integers(width)), int(rng.integers(height))
     size = int(height * rng.uniform(0.03, 0.22))
-    colour, other, kind = _hue(rng), _hue(rng), rng.random()
+    colour, other, kind = _colour(rng), _colour(rng), rng.random()
     if kind < 0.25:
         axes, angle = (size, round(size * rng.uniform(0.9, 1.4))), rng.uniform(-30, 30)
         cv2.ellipse(image, (x, y), axes, angle, 0, 360, colour, -1, cv2.LINE_AA)
@@ -66,7 +66,7 @@ def _shape(rng: np.random.Generator, image: U8) -> None:
 def _dots(
     rng: np.random.Generator, image: U8, x: int, y: int, size: int, colour: tuple[int, int, int]
 ) -> None:
-    """Dots and bars on an oval, but never laid out as a face."""
+    """Draw dots and bars on an oval, never arranged like a face."""
     for _ in range(int(rng.integers(1, 6))):
         dx, dy = (size * rng.uniform(-0.6, 0.6, 2)).astype(int)
         if rng.random() < 0.6:
@@ -76,7 +76,7 @@ def _dots(
 
 
 def board(centre: npt.NDArray[np.float64], half: npt.NDArray[np.float64], angle: float, hue: float) -> Layer:
-    """Draw a striped board: half sizes in pixels, turned by ``angle`` radians."""
+    """Draw a striped board: half sizes in pixels, rotated by ``angle`` radians."""
     reach = float(np.hypot(*half)) + 2
     left, top = math.floor(centre[0] - reach), math.floor(centre[1] - reach)
     size = math.ceil(2 * reach)

@@ -1,4 +1,4 @@
-"""Write clips of rendered people as files, with their exact truth; ``make_demo`` writes a whole folder."""
+"""Write clips of rendered people with exact ground truth; ``make_demo`` writes a whole folder."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ from tests.people.standins import write_standins
 
 @dataclass(frozen=True)
 class DemoPaths:
-    """Where a demo was written."""
-
     directory: Path
     sources: tuple[Path, ...]
     targets: tuple[Path, ...]
@@ -50,7 +48,7 @@ def _video_stream(
     return stream
 
 
-def _put(container: OutputContainer, stream: VideoStream, image: U8 | None, i: int, fps: Fraction) -> None:
+def _encode(container: OutputContainer, stream: VideoStream, image: U8 | None, i: int, fps: Fraction) -> None:
     """Encode one picture, or flush with None."""
     if image is None:
         container.mux(stream.encode(None))
@@ -63,7 +61,7 @@ def _put(container: OutputContainer, stream: VideoStream, image: U8 | None, i: i
 
 
 class _TargetWriter:
-    """The mp4 of a scene: H.264 and AAC."""
+    """Writes a scene as MP4 with H.264 and AAC."""
 
     def __init__(self, path: Path, scene: Scene, *, crf: int = 16, preset: str = "veryfast") -> None:
         self._scene = scene
@@ -77,16 +75,16 @@ class _TargetWriter:
         context.color_primaries, context.color_trc = 1, 1
         audio = self._box.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         assert isinstance(audio, AudioStream)
-        self._audio, self._sound, self._written = audio, scene.sound(), 0
+        self._audio, self._chunks, self._written = audio, scene.audio(), 0
 
     def put(self, image: U8, i: int) -> None:
-        """Write a frame and the sound up to it."""
-        _put(self._box, self._video, image, i, self._scene.fps)
-        while self._written <= (i + 1) / self._scene.fps * SAMPLE_RATE and self._put_sound():
+        """Write a frame and the audio up to it."""
+        _encode(self._box, self._video, image, i, self._scene.fps)
+        while self._written <= (i + 1) / self._scene.fps * SAMPLE_RATE and self._put_audio():
             pass
 
-    def _put_sound(self) -> bool:
-        chunk = next(self._sound, None)
+    def _put_audio(self) -> bool:
+        chunk = next(self._chunks, None)
         if chunk is None:
             return False
         frame = av.AudioFrame.from_ndarray(chunk[None, :], format="fltp", layout="mono")
@@ -96,16 +94,15 @@ class _TargetWriter:
         return True
 
     def close(self) -> None:
-        """Flush and finish the file."""
-        while self._put_sound():
+        while self._put_audio():
             pass
-        _put(self._box, self._video, None, 0, self._scene.fps)
+        _encode(self._box, self._video, None, 0, self._scene.fps)
         self._box.mux(self._audio.encode(None))
         self._box.close()
 
 
 def write_target(path: Path, scene: Scene, *, crf: int, preset: str) -> None:
-    """Write a scene alone, without its truth, by x264's quality and speed preset."""
+    """Write a scene without ground truth, with x264's CRF and preset."""
     writer = _TargetWriter(path, scene, crf=crf, preset=preset)
     for i in range(scene.frames):
         writer.put(scene.render(i)[0], i)
@@ -113,7 +110,7 @@ def write_target(path: Path, scene: Scene, *, crf: int, preset: str) -> None:
 
 
 class _TruthWriter:
-    """One FFV1 file of true swaps."""
+    """Writes true swaps as FFV1."""
 
     def __init__(self, path: Path, scene: Scene) -> None:
         self._fps = scene.fps
@@ -123,18 +120,16 @@ class _TruthWriter:
         )
 
     def put(self, image: U8, i: int) -> None:
-        """Write a frame."""
-        _put(self._box, self._video, image, i, self._fps)
+        _encode(self._box, self._video, image, i, self._fps)
 
     def close(self) -> None:
-        """Flush and finish the file."""
-        _put(self._box, self._video, None, 0, self._fps)
+        _encode(self._box, self._video, None, 0, self._fps)
         self._box.close()
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One worker's share of a clip: the target itself if ``main``, and some of the true swaps."""
+    """One worker's share of a clip: the target if ``main``, and some of the true swaps."""
 
     directory: Path
     name: str
@@ -180,13 +175,13 @@ def make_demo(
 ) -> DemoPaths:
     """Write portraits, clips, ground truth and stand-in models; files of the same names are replaced.
 
-    Every second clip shows one person fewer, so that people are seen alone and in pairs. ``cast`` names the
+    Every second clip has one person fewer, so that people appear alone and in pairs. ``cast`` names the
     people of every clip instead of a seeded choice. ``true_swaps``, for every identity or those named, take
-    most of the time and 60 MB a clip. ``workers`` are processes, by default one for each core, at most 8.
+    most of the time and 60 MB per clip. ``workers``: number of processes, by default one per core, at most 8.
     """
     swaps = tuple(IDENTITIES if true_swaps is True else true_swaps or ())
     for who in swaps:
-        look_of(who)  # refuses one that nobody knows
+        look_of(who)  # raises for an unknown name
     for name in ("source", "targets", "truth", "models"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     write_standins(directory / "models")
@@ -208,7 +203,7 @@ def make_demo(
 
 
 def write_manifest(directory: Path, files: Sequence[Path]) -> None:
-    """List the demo's sources and targets by hash: its statement of consent covers just these."""
+    """List the demo's sources and targets by hash; its statement of consent covers only these."""
     hashes = {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
     (directory / DEMO_MANIFEST).write_text(json.dumps({"files": hashes}, indent=2), encoding="utf-8")
 

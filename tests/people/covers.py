@@ -1,4 +1,4 @@
-"""What people hold before their faces or wear on them: microphones, hands, glasses, bars; as layers."""
+"""Objects in front of faces (microphones, hands, glasses, bars), drawn as layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Points = npt.NDArray[np.floating]
 
 
 class _Canvas:
-    """Pixels around a point, in units of ``scale`` pixels, turned by ``angle`` radians."""
+    """Pixels around a point, in units of ``scale`` pixels, rotated by ``angle`` radians."""
 
     def __init__(self, at: Points, scale: float, angle: float, reach: float) -> None:
         self.scale = scale
@@ -33,87 +33,87 @@ class _Canvas:
         self.alpha = np.zeros((size, size), np.float32)
 
     def disc(self, x: float, y: float, rx: float, ry: float) -> F32:
-        """Distance to an ellipse's edge in pixels, positive inside; exact where it is a circle."""
+        """Signed distance to an ellipse in pixels, positive inside; exact for circles."""
         inside = 1 - np.hypot((self.u - x) / rx, (self.v - y) / ry)
         return np.asarray(inside * min(rx, ry) * self.scale, np.float32)
 
     def stick(self, a: tuple[float, float], b: tuple[float, float], radius: float) -> F32:
-        """Distance to the edge of a line with round ends, positive inside."""
+        """Signed distance to a line with round ends in pixels, positive inside."""
         along = np.array(b) - np.array(a)
         x, y = self.u - a[0], self.v - a[1]
         t = np.clip((x * along[0] + y * along[1]) / float(along @ along), 0, 1)
         return np.asarray((radius - np.hypot(x - t * along[0], y - t * along[1])) * self.scale, np.float32)
 
     def put(self, inside: F32, colour: npt.ArrayLike) -> None:
-        """Lay a colour where a distance is positive, with an edge one pixel wide."""
-        cover = np.clip(inside + 0.5, 0, 1)[..., None]
-        self.colour += cover * (np.asarray(colour, np.float32) - self.colour)
-        self.alpha = np.maximum(self.alpha, cover[..., 0])
+        """Paint a colour where a distance is positive, with a soft edge of one pixel."""
+        mask = np.clip(inside + 0.5, 0, 1)[..., None]
+        self.colour += mask * (np.asarray(colour, np.float32) - self.colour)
+        self.alpha = np.maximum(self.alpha, mask[..., 0])
 
     def layer(self) -> Layer:
-        # Colours of half covered pixels are those of the thing itself, not mixed with nothing.
+        # Not premultiplied: edge pixels keep the object's own colour.
         colour = self.colour / np.maximum(self.alpha, 1e-3)[..., None]
         return Layer(self.left, self.top, np.clip(colour, 0, 255), self.alpha)
 
 
 def microphone(at: Points, scale: float, angle: float, hue: float) -> Layer:
-    """Draw a microphone whose head, a ball of 0.2 units, is at a point; its handle points down."""
-    it = _Canvas(at, scale, angle, 2.0)
-    shade = (0.6 + 0.4 * np.clip(0.5 - 4 * it.u, 0, 1))[..., None]
+    """Draw a microphone with its head (radius 0.2 units) at a point and its handle downwards."""
+    c = _Canvas(at, scale, angle, 2.0)
+    shade = (0.6 + 0.4 * np.clip(0.5 - 4 * c.u, 0, 1))[..., None]
     dark = np.array([28 + 40 * hue, 30, 36 + 30 * (1 - hue)], np.float32)
-    it.put(it.stick((0, 0.2), (0, 1.9), 0.085), dark * shade)
-    mesh = 0.75 + 0.25 * np.sign(np.sin(it.u * 90) * np.sin(it.v * 90))
-    light = np.clip(1 - 1.6 * np.hypot(it.u + 0.07, it.v + 0.08) / 0.2, 0, 1)
+    c.put(c.stick((0, 0.2), (0, 1.9), 0.085), dark * shade)
+    mesh = 0.75 + 0.25 * np.sign(np.sin(c.u * 90) * np.sin(c.v * 90))
+    light = np.clip(1 - 1.6 * np.hypot(c.u + 0.07, c.v + 0.08) / 0.2, 0, 1)
     grey = (
         np.array([70, 72, 76], np.float32) if hue < 0.6 else np.array([40, 60 * hue, 120 * hue], np.float32)
     )
-    it.put(it.disc(0, 0, 0.2, 0.21), grey * mesh[..., None] + 120 * light[..., None])
-    return it.layer()
+    c.put(c.disc(0, 0, 0.2, 0.21), grey * mesh[..., None] + 120 * light[..., None])
+    return c.layer()
 
 
 def hand(at: Points, scale: float, angle: float, skin: npt.ArrayLike) -> Layer:
-    """Draw a hand with its fingers up, the palm's middle at a point; the forearm goes down."""
-    it = _Canvas(at, scale, angle, 2.2)
+    """Draw a raised hand with the palm at a point and the forearm downwards."""
+    c = _Canvas(at, scale, angle, 2.2)
     skin = np.asarray(skin, np.float32)
-    shade = (0.86 + 0.14 * np.clip(0.6 - 1.2 * it.u, 0, 1))[..., None]
-    it.put(it.stick((0, 0.3), (0.1, 2.1), 0.2), skin * 0.9 * shade)
-    it.put(it.disc(0, 0.05, 0.3, 0.34), skin * shade)
+    shade = (0.86 + 0.14 * np.clip(0.6 - 1.2 * c.u, 0, 1))[..., None]
+    c.put(c.stick((0, 0.3), (0.1, 2.1), 0.2), skin * 0.9 * shade)
+    c.put(c.disc(0, 0.05, 0.3, 0.34), skin * shade)
     for k, length in enumerate((0.42, 0.52, 0.5, 0.38)):
         x = -0.225 + 0.15 * k
         tip = (x * 1.25, -0.2 - length)
-        it.put(it.stick((x, 0.0), tip, 0.085), skin * 0.62)
-        it.put(it.stick((x, 0.0), tip, 0.072), skin * shade)
-        it.put(it.disc(tip[0], tip[1] - 0.02, 0.035, 0.04), skin * 1.08)
-    it.put(it.stick((-0.2, 0.2), (-0.48, -0.12), 0.095), skin * 0.65)
-    it.put(it.stick((-0.2, 0.2), (-0.48, -0.12), 0.08), skin * 0.95 * shade)
-    return it.layer()
+        c.put(c.stick((x, 0.0), tip, 0.085), skin * 0.62)
+        c.put(c.stick((x, 0.0), tip, 0.072), skin * shade)
+        c.put(c.disc(tip[0], tip[1] - 0.02, 0.035, 0.04), skin * 1.08)
+    c.put(c.stick((-0.2, 0.2), (-0.48, -0.12), 0.095), skin * 0.65)
+    c.put(c.stick((-0.2, 0.2), (-0.48, -0.12), 0.08), skin * 0.95 * shade)
+    return c.layer()
 
 
 def glasses(kps: F32, scale: float, hue: float) -> Layer:
-    """Draw the frame of glasses around the eyes of five points ``(5, 2)``; the glass itself is not seen."""
+    """Draw a glasses frame around the eyes of landmarks ``(5, 2)``; the lenses are transparent."""
     left, right = np.asarray(kps[:2], np.float64)
     across = right - left
-    it = _Canvas((left + right) / 2, scale, math.atan2(across[1], across[0]), 1.2)
+    c = _Canvas((left + right) / 2, scale, math.atan2(across[1], across[0]), 1.2)
     half = float(np.hypot(*across)) / 2 / scale
     colour = np.array([20 + 120 * hue, 24 + 30 * hue, 30 + 20 * (1 - hue)], np.float32)
     width = 0.035 + 0.02 * hue
     for side in (-1, 1):
-        rim = np.abs(it.disc(side * half, 0.02, 0.23, 0.19)) - width * it.scale
-        it.put(-rim, colour)
-        it.put(it.stick((side * (half + 0.23), -0.03), (side * (half + 0.42), -0.05), width), colour)
-    it.put(it.stick((-max(half - 0.23, 0.01), -0.02), (max(half - 0.23, 0.01), -0.02), width), colour)
-    return it.layer()
+        rim = np.abs(c.disc(side * half, 0.02, 0.23, 0.19)) - width * c.scale
+        c.put(-rim, colour)
+        c.put(c.stick((side * (half + 0.23), -0.03), (side * (half + 0.42), -0.05), width), colour)
+    c.put(c.stick((-max(half - 0.23, 0.01), -0.02), (max(half - 0.23, 0.01), -0.02), width), colour)
+    return c.layer()
 
 
-def held(kind: Cover, kps: F32, scale: float, draw: F32, shift: tuple[float, float] = (0.0, 0.0)) -> Layer:
-    """Draw a cover where one would be: a microphone and a hand at the mouth, a bar across the face.
+def cover(kind: Cover, kps: F32, scale: float, draw: F32, shift: tuple[float, float] = (0.0, 0.0)) -> Layer:
+    """Draw a cover in a plausible place: microphone and hand at the mouth, bar across the face.
 
     Args:
-        kind: What it is.
-        kps: The face's five points ``(5, 2)``, frame pixels.
+        kind: Type of cover.
+        kps: The face's landmarks ``(5, 2)``, frame pixels.
         scale: Pixels per head unit, half a head's height.
-        draw: Six numbers 0 to 1 that decide how it looks and how it is held.
-        shift: How far it is moved, head units.
+        draw: Six random numbers in 0..1 that set appearance and position.
+        shift: Offset, head units.
     """
     mouth = np.asarray(kps[3:].mean(0) + scale * np.asarray(shift), np.float64)
     if kind == "glasses":

@@ -1,4 +1,4 @@
-"""Builds ONNX graphs node by node."""
+"""Builder of ONNX graphs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 F32 = npt.NDArray[np.float32]
-# Crops are read by convolutions in a row: channels, size and stride of each.
-Row = tuple[tuple[int, int, int], ...]
-SECOND_LOOK: Row = ((24, 3, 2), (40, 3, 2), (40, 3, 1), (64, 3, 2), (64, 3, 1), (20, 1, 1))
-RECOGNISER: Row = (
+# A stack of convolutions: channels, kernel size and stride of each.
+ConvStack = tuple[tuple[int, int, int], ...]
+REFINER: ConvStack = ((24, 3, 2), (40, 3, 2), (40, 3, 1), (64, 3, 2), (64, 3, 1), (20, 1, 1))
+RECOGNISER: ConvStack = (
     (16, 3, 2), (32, 3, 2), (32, 3, 1), (64, 3, 2), (64, 3, 1), (96, 3, 2), (96, 3, 1), (32, 1, 1)
 )  # fmt: skip
-ATTRIBUTES: Row = ((16, 3, 2), (32, 3, 2), (48, 3, 2), (64, 3, 2), (24, 1, 1))
+ATTRIBUTES: ConvStack = ((16, 3, 2), (32, 3, 2), (48, 3, 2), (64, 3, 2), (24, 1, 1))
 Value = tuple[str, Sequence[int | str]]  # a name and its shape
 _NOTE = "stand-in for tests and the demo; knows rendered people only and is not the real model"
 
 
 class Graph:
-    """Collects nodes and initializers of one model, whose layers are trained ones by their names."""
+    """Collects nodes and initializers of one model; trained layers are looked up by name."""
 
     def __init__(self, weights: Mapping[str, F32], prefix: str) -> None:
         self._weights, self._prefix = weights, prefix
@@ -44,23 +44,23 @@ class Graph:
         return out or f"{name}_out"
 
     def use(self, prefix: str) -> None:
-        """Take the layers of another trained network from here on."""
+        """Use the layers of another trained network from now on."""
         self._prefix = prefix
 
     def top(self, values: str, count: int) -> tuple[str, str]:
-        """Add a search for the largest of (N,) values; return names of values and places, both (count,)."""
+        """Add a TopK of (N,) values; return the names of values and indices, both (count,)."""
         names = f"top_{len(self.nodes)}", f"top_at_{len(self.nodes)}"
         inputs = [values, self.constant([count], integers=True)]
         self.nodes.append(helper.make_node("TopK", inputs, names, name=f"TopK_{len(self.nodes)}"))
         return names
 
     def split(self, x: str, sizes: str, outs: Sequence[str], *, axis: int = 0) -> None:
-        """Add a cut of ``x`` into named parts."""
+        """Add a split of ``x`` into named parts."""
         name = f"Split_{len(self.nodes)}"
         self.nodes.append(helper.make_node("Split", [x, sizes], list(outs), name=name, axis=axis))
 
-    def cut(self, x: str, widths: Sequence[int]) -> list[str]:
-        """Add a cut of (K, sum of widths) by columns; return the parts' names."""
+    def split_columns(self, x: str, widths: Sequence[int]) -> list[str]:
+        """Add a split of (K, sum of widths) by columns; return the parts' names."""
         names = [f"cut_{len(self.nodes)}_{k}" for k in range(len(widths))]
         self.split(x, self.constant(widths, integers=True), names, axis=1)
         return names
@@ -89,19 +89,19 @@ class Graph:
         y = self.add("Gemm", x, self.constant(weight[:, :, 0, 0]), self.constant(bias), transB=1)
         return self.add("LeakyRelu", y, alpha=0.1) if act else y
 
-    def read(self, x: str, row: Row) -> str:
-        """Add convolutions in a row, c1, c2 and so on, and the fully connected f1."""
-        for number, (_, _, stride) in enumerate(row, 1):
+    def conv_stack(self, x: str, stack: ConvStack) -> str:
+        """Add a stack of convolutions c1, c2, … and the fully connected f1."""
+        for number, (_, _, stride) in enumerate(stack, 1):
             x = self.conv(x, f"c{number}", stride=stride)
         return self.dense(self.add("Flatten", x), "f1")
 
-    def double(self, x: str) -> str:
-        """Add an enlargement by two, nearest neighbour."""
+    def upsample(self, x: str) -> str:
+        """Add a nearest-neighbour upsampling by two."""
         modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         return self.add("Resize", x, "", self.constant([1, 1, 2, 2]), mode="nearest", **modes)
 
     def model(self, name: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> onnx.ModelProto:
-        """Finish the model: check it and mark it as a stand-in."""
+        """Build and check the model, marked as a stand-in."""
         ins, outs = (
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(shape)) for n, shape in values]
             for values in (inputs, outputs)

@@ -1,8 +1,8 @@
-"""Stand-ins for the other kinds of networks that change faces, see ``colab_helpers.models.contracts``.
+"""Stand-ins for the other kinds of face networks, see ``colab_helpers.models.contracts``.
 
-Names, order, shapes, types and ranges are those of the published files. The swappers carry inswapper's
-trained weights behind the other kind's crop, range and latent, so that a face has to come out as the right
-person; the enhancers sharpen.
+Names, order, shapes, types and value ranges match the published files. The swappers reuse inswapper's
+trained weights behind the other kind's alignment, value range and latent, so that the swapped face must be
+recognised as the source; the enhancers sharpen.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tests.people.standins import (
     DIMENSIONS,
     EMBEDDING_NORM,
     LINEAR_GAIN,
-    MIX,
+    MIX_SEED,
     WAVES,
+    decode_look,
     enhancer,
     load_weights,
     orthonormal,
-    painted,
-    read_look,
+    swapped_crop,
 )
 
-# As FaceFusion has them, in shares of the crop's edge.
+# FaceFusion's templates, relative to the crop's size.
 ARCFACE_128 = np.array(
     [[0.36167656, 0.40387734], [0.63696719, 0.40235469], [0.50019687, 0.56044219], [0.38710391, 0.72160547],
      [0.61507734, 0.72034453]]
@@ -42,7 +42,7 @@ _CROP = (1, 3, SIZE, SIZE)
 
 
 def similarity(points: F32, template: F32) -> F32:
-    """Similarity ``(2, 3)`` that takes points ``(5, 2)`` nearest to a template, by least squares."""
+    """Least-squares similarity ``(2, 3)`` that maps points ``(5, 2)`` to a template."""
     rows, values = [], []
     for (x, y), goal in zip(points, template, strict=True):
         rows += [[x, -y, 1, 0], [y, x, 0, 1]]
@@ -52,43 +52,41 @@ def similarity(points: F32, template: F32) -> F32:
 
 
 def hyperswap() -> onnx.ModelProto:
-    """hyperswap_1a_256: a unit embedding, pictures from -1 to 1, and a mask: the crop's brightness."""
+    """hyperswap_1a_256: unit embedding, values from -1 to 1, and a mask (here the crop's brightness)."""
     weights = load_weights()
     g = Graph(weights, "swap")
     target = _from_signed(g, "target")
     small = g.add("AveragePool", target, kernel_shape=[2, 2], strides=[2, 2])
-    changed = painted(g, weights, small, read_look(g, orthonormal(MIX).T))
-    large = g.add("Resize", changed, "", g.constant([1, 1, 2, 2]), mode="linear")
-    _to_signed(g, large)
+    changed = swapped_crop(g, weights, small, decode_look(g, orthonormal(MIX_SEED).T))
+    _to_signed(g, g.add("Resize", changed, "", g.constant([1, 1, 2, 2]), mode="linear"))
     g.add("ReduceMean", target, axes=[1], keepdims=1, out="mask")
     outputs = [("output", _CROP), ("mask", (1, 1, SIZE, SIZE))]
     return g.model("hyperswap_1a_256", [("source", (1, 512)), ("target", _CROP)], outputs)
 
 
 def ghost() -> onnx.ModelProto:
-    """ghost_1_256: a converted embedding that has kept its length, and crops of another template."""
+    """ghost_1_256: converted embedding that is not normalised, and crops of another template."""
     weights = load_weights()
     g = Graph(weights, "swap")
-    # Two templates: the trained weights know faces where inswapper's crop has them.
+    # Warped to inswapper's template, for which the weights were trained.
     inwards = similarity(ARCFACE_112_V1 * SIZE, ARCFACE_128 * INSIDE)
     small = _warped(g, _from_signed(g, "target"), _inverse(inwards), SIZE, INSIDE)
-    back = (
-        (orthonormal(MIX) @ orthonormal(5)).T[:, :DIMENSIONS] * np.sqrt(WAVES) / EMBEDDING_NORM / LINEAR_GAIN
-    )
+    unmixed = (orthonormal(MIX_SEED) @ orthonormal(5)).T[:, :DIMENSIONS]
+    back = unmixed * np.sqrt(WAVES) / EMBEDDING_NORM / LINEAR_GAIN
     look = g.add("Clip", g.add("MatMul", "source", g.constant(back)), g.constant(-2.0), g.constant(2.0))
-    _to_signed(g, _warped(g, painted(g, weights, small, look), inwards, INSIDE, SIZE))
+    _to_signed(g, _warped(g, swapped_crop(g, weights, small, look), inwards, INSIDE, SIZE))
     return g.model("ghost_1_256", [("source", (1, 512)), ("target", _CROP)], [("output", _CROP)])
 
 
 def crossface() -> onnx.ModelProto:
-    """crossface_ghost: an embedding as long as the recogniser gave it to another of that length."""
+    """crossface_ghost: maps a recogniser's embedding to another of the same norm."""
     g = Graph({}, "")
     g.add("MatMul", "input", g.constant(orthonormal(5)), out="output")
     return g.model("crossface_ghost", [("input", (1, 512))], [("output", (1, 512))])
 
 
 def codeformer() -> onnx.ModelProto:
-    """codeformer: a number beside the crop, in double precision, says how much stays as it is."""
+    """codeformer: a second input, in double precision, sets how much of the crop is kept."""
     model = enhancer()
     graph = model.graph
     (edges,) = [node for node in graph.node if node.op_type == "Mul"]
@@ -100,7 +98,7 @@ def codeformer() -> onnx.ModelProto:
 
 
 def gpen_256() -> onnx.ModelProto:
-    """gpen_bfr_256: as GFPGAN's, at half the edge."""
+    """gpen_bfr_256: GFPGAN's stand-in at half the size."""
     model = enhancer()
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim[2:]:
@@ -109,7 +107,7 @@ def gpen_256() -> onnx.ModelProto:
 
 
 def restoreformer(*, first: bool = True) -> onnx.ModelProto:
-    """restoreformer_plus_plus: more outputs than the picture, which in some files is not the first."""
+    """restoreformer_plus_plus: further outputs, in some files before the image."""
     model = enhancer()
     graph = model.graph
     graph.node.append(helper.make_node("ReduceMean", ["output"], ["codes"], axes=[1], keepdims=1))
@@ -128,9 +126,9 @@ def _to_signed(g: Graph, x: str) -> str:
 
 
 def _warped(g: Graph, x: str, matrix: F32, size: int, edge: int) -> str:
-    """A crop of ``edge`` pixels, each read from where ``(2, 3)`` says in one of ``size`` pixels."""
-    places = np.stack([*np.meshgrid(np.arange(edge), np.arange(edge)), np.ones((edge, edge))], axis=-1)
-    grid = (2 * (places @ matrix.T) + 1) / size - 1
+    """Warp from ``size`` to ``edge`` pixels; the matrix ``(2, 3)`` maps output to input pixels."""
+    pixels = np.stack([*np.meshgrid(np.arange(edge), np.arange(edge)), np.ones((edge, edge))], axis=-1)
+    grid = (2 * (pixels @ matrix.T) + 1) / size - 1
     return g.add("GridSample", x, g.constant(grid[None]), mode="bilinear", padding_mode="border")
 
 
@@ -150,7 +148,7 @@ KINDS: dict[str, Callable[[], onnx.ModelProto]] = {
 
 
 def write_kinds(folder: Path) -> None:
-    """Write every one into a models folder."""
+    """Write all of them into a models folder."""
     for name, build in KINDS.items():
         model = build()
         onnx.checker.check_model(model, full_check=True)

@@ -1,12 +1,12 @@
-"""What the rendered people look like: parameter vectors, eight named characters, random draws.
+"""Appearance of the rendered people: parameter vectors, eight named characters, random draws.
 
-A person is two halves. The *face* half (:class:`Face`) is what a face swapper changes: brows, eyes,
+A person has two halves. The *face* half (:class:`Face`) is what a face swapper changes: brows, eyes,
 width of the nose, lips, beard and signs of age, all within the inner face. The *body* half
-(:class:`Body`) is what it keeps: outline of the head, where eyes, nose and mouth sit, ears, hair, neck
-and clothes. It keeps the tone of the skin, too (``KEPT``), as real swappers do. The five points depend
-on the body alone, so a swapped frame keeps them.
+(:class:`Body`) is what it keeps: outline of the head, positions of eyes, nose and mouth, ears, hair, neck
+and clothes. It also keeps the skin tone (``KEPT``), as real swappers do. The landmarks depend on the body
+only, so a swapped frame has the same ones.
 
-Nobody here is modelled on a real person; the numbers were chosen to tell eight figures apart.
+Nobody here is modelled on a real person; the parameters were chosen to make eight distinct characters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """The half of a look that a face swapper replaces; every number lies in 0..1."""
+    """The half of a look that a face swapper replaces; all parameters lie in 0..1."""
 
     tone: float  # skin from very light to very dark
     warmth: float  # skin from pinkish to golden
@@ -44,13 +44,13 @@ class Face:
     freckles: float  # none to many
 
     def vector(self) -> npt.NDArray[np.float32]:
-        """Return the sixteen numbers as float32 (16,), in field order."""
+        """Return the sixteen parameters as float32 (16,), in field order."""
         return np.array(astuple(self), np.float32)
 
 
 FACE_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Face))
 KEPT = ("tone", "warmth")
-"""Numbers of a face that a swap leaves as they are in the target; the first in ``FACE_FIELDS``."""
+"""Parameters of a face that a swap keeps from the target; the first in ``FACE_FIELDS``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Body:
     jaw: float  # 0 (pointed) to 1 (square)
     eye_gap: float  # half distance of the eyes in head units
     mouth_width: float  # half width of the mouth in head units
-    nose_height: float  # how far the nose stands out, head units
+    nose_height: float  # protrusion of the nose in head units
     ears: float  # size factor of the ears
     style: Style  # hair style
     hair: Colour  # hair colour, RGB 0..255
@@ -74,20 +74,18 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """A whole person."""
-
     face: Face  # what a swap replaces
     skin: Face  # the face half that paints skin outside the inner face; equal to ``face`` unless swapped
     body: Body  # what a swap keeps
-    male: bool  # presentation, for the gender figure
+    male: bool  # presentation, for gender metrics
 
     @property
     def years(self) -> int:
-        """Age in years, for the age figure: smooth skin is 20, deeply lined 70."""
+        """Age in years, for age metrics: 20 for smooth, 70 for deeply lined skin."""
         return round(20 + 50 * self.face.age)
 
-    def wearing(self, other: Look) -> Look:
-        """Return this person with another's inner face in their own tone: the true result of a swap."""
+    def with_face_of(self, other: Look) -> Look:
+        """Return this person with another's inner face in their own skin tone: the true result of a swap."""
         kept = {name: getattr(self.face, name) for name in KEPT}
         return replace(self, face=replace(other.face, **kept), male=other.male)
 
@@ -108,10 +106,10 @@ def _named(face: tuple[float, ...], body: Body, *, male: bool) -> Look:
 
 
 def _body(style: Style, hair: Colour, cloth: int, trim: int, pattern: int, **shape: float) -> Body:
-    usual = {"width": 0.73, "jaw": 0.5, "eye_gap": 0.3, "mouth_width": 0.235, "nose_height": 0.2}
-    usual |= {"ears": 1.0, "volume": 0.1, "build": 1.0}
+    defaults = {"width": 0.73, "jaw": 0.5, "eye_gap": 0.3, "mouth_width": 0.235, "nose_height": 0.2}
+    defaults |= {"ears": 1.0, "volume": 0.1, "build": 1.0}
     colours = {"hair": hair, "cloth": CLOTH_COLOURS[cloth], "trim": CLOTH_COLOURS[trim]}
-    return Body(style=style, pattern=pattern, **colours, **(usual | shape))
+    return Body(style=style, pattern=pattern, **colours, **(defaults | shape))
 
 
 # tone warmth, brow: thickness tilt shade, eye: size tilt iris lashes, nose, lips: fullness red,
@@ -153,16 +151,16 @@ IDENTITIES: dict[str, Look] = {
 
 
 def look_of(who: str) -> Look:
-    """Return a named character's look; ValueError if nobody has that name."""
+    """Return a named character's look; ValueError for an unknown name."""
     if who not in IDENTITIES:
-        raise ValueError(f"there is nobody called {who!r}, only {', '.join(IDENTITIES)}")
+        raise ValueError(f"unknown character {who!r}; known are {', '.join(IDENTITIES)}")
     return IDENTITIES[who]
 
 
 def random_face(rng: np.random.Generator, *, male: bool) -> Face:
-    """Draw a face half; presentation shifts lashes, lips and beard as it does in the named ones."""
+    """Draw a face half; presentation shifts lashes, lips and beard as in the named characters."""
     values = dict(zip(FACE_FIELDS, rng.random(len(FACE_FIELDS)), strict=True))
-    # Half of all values crowd to the ends of the scale: the named characters live there too.
+    # Many values lie near the ends of the scale, as those of the named characters do.
     for name in ("tone", "brow_shade", "iris", "age", "freckles"):
         if rng.random() < 0.4:
             values[name] = float(rng.random() < 0.5) * 0.85 + values[name] * 0.15
@@ -179,7 +177,6 @@ def random_face(rng: np.random.Generator, *, male: bool) -> Face:
 
 
 def random_body(rng: np.random.Generator, *, male: bool) -> Body:
-    """Draw a body half."""
     pool = (0, 1, 2, 5, 7, 8, 3) if male else (3, 4, 5, 6, 1, 2, 0)
     return Body(
         width=rng.uniform(0.68, 0.77),
@@ -199,7 +196,7 @@ def random_body(rng: np.random.Generator, *, male: bool) -> Body:
 
 
 def random_look(rng: np.random.Generator) -> Look:
-    """Draw a whole person; the same generator state gives the same person."""
+    """Draw a whole person, determined by the generator's state."""
     male = bool(rng.random() < 0.5)
     face = random_face(rng, male=male)
     return Look(face=face, skin=face, body=random_body(rng, male=male), male=male)

@@ -1,4 +1,4 @@
-"""Training samples for the stand-ins that mask: aligned crops of covered faces, and what they show."""
+"""Training samples for the mask networks: aligned crops of occluded faces with ground truth."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from tests.people import actors
 from tests.people.actors import U8, Head, Layer
 from tests.people.background import random_background
-from tests.people.covers import COVERS, held
-from tests.people.layers import overlap, whole
+from tests.people.covers import COVERS, cover
+from tests.people.layers import full_frame, overlap
 from tests.people.looks import random_look
 from tests.people.paint import F32
 from tests.people.regions import GLASSES, HAIR, NECK, face_of, parts_of
@@ -27,16 +27,16 @@ FFHQ_POINTS = np.array(
 
 
 @dataclass(frozen=True)
-class Masked:
-    """One crop of a face, aligned to FFHQ's points."""
+class MaskCrop:
+    """One crop of a face, aligned to FFHQ's template, with ground truth."""
 
     image: U8  # uint8 BGR (256, 256, 3)
-    parts: U8  # uint8 (128, 128), numbers of BiSeNet's parser
-    seen: U8  # uint8 (256, 256), how much of each pixel is face that nothing covers, 255 is all
+    parts: U8  # uint8 (128, 128), classes of BiSeNet's parser
+    seen: U8  # uint8 (256, 256), visible share of face in each pixel, 255 is all
 
 
-def draw_masked(seed: int, poses: int = 2, variants: int = 3, cut: float = 0.3) -> list[Masked]:
-    """Draw a person in some poses, each covered in several ways; of so many the border cuts the face."""
+def draw_masks(seed: int, poses: int = 2, variants: int = 3, cut: float = 0.3) -> list[MaskCrop]:
+    """Draw a person in some poses, each covered in several ways; the border cuts a share ``cut`` of faces."""
     rng = np.random.default_rng([seed, 5])
     look, scale = random_look(rng), float(np.exp(rng.uniform(np.log(26), np.log(120))))
     drawn = []
@@ -48,21 +48,21 @@ def draw_masked(seed: int, poses: int = 2, variants: int = 3, cut: float = 0.3) 
         torso, top = actors.torso(look, pose, (size, size), light), head.draw()
         for layer, part in ((head.behind(), HAIR), (torso, NECK), (top, None)):
             if layer is not None:
-                actors.lay(frame, layer)
+                actors.composite(frame, layer)
                 _mark(parts, layer, parts_of(head, top) if part is None else part)
         _fill(seen, top, face_of(head))
         kps = actors.landmarks(look.body, pose, act)
         gap = float(np.linalg.norm(kps[1] - kps[0]))
         for _ in range(variants):
-            shaken = kps + rng.normal(0, 0.03 * gap, kps.shape).astype(np.float32)
+            jittered = kps + rng.normal(0, 0.03 * gap, kps.shape).astype(np.float32)
             layers = _covers(rng, size, scale, kps)
-            placed = similarity(shaken, FFHQ_POINTS)
-            drawn.append(_covered(rng, (frame, parts, seen), layers, placed, cut=rng.random() < cut))
+            matrix = similarity(jittered, FFHQ_POINTS)
+            drawn.append(_make_sample(rng, (frame, parts, seen), layers, matrix, cut=rng.random() < cut))
     return drawn
 
 
 def _covers(rng: np.random.Generator, size: int, scale: float, kps: F32) -> list[tuple[Layer, int]]:
-    """None to two covers, each with the part that it is."""
+    """Draw none to two covers, each with its part number."""
     layers = []
     for _ in range(int(rng.choice([0, 1, 2], p=[0.2, 0.55, 0.25]))):
         kind = rng.choice([*COVERS, "board", "person"], p=[0.16, 0.2, 0.16, 0.26, 0.12, 0.1])
@@ -70,45 +70,45 @@ def _covers(rng: np.random.Generator, size: int, scale: float, kps: F32) -> list
             layers.append((random_board(rng, size, scale), 0))
             continue
         if kind == "person":
-            layers += [(layer, 0) for layer in _passer(rng, size, scale)]
+            layers += [(layer, 0) for layer in _passerby(rng, size, scale)]
             continue
         spread = 0.0 if kind == "glasses" else 0.45
         shift = (float(rng.normal(0, spread)), float(rng.normal(0, spread)))
         draw = rng.random(6).astype(np.float32)
-        if kind == "bar":  # thin ones, and those of the colour of skin, are the hard ones
+        if kind == "bar":  # more thin and skin-coloured bars, which are harder
             draw[[0, 3]] **= 2
-        cover = held(kind, kps, scale, draw, shift)
-        layers.append((cover, GLASSES if kind == "glasses" else 0))
+        layer = cover(kind, kps, scale, draw, shift)
+        layers.append((layer, GLASSES if kind == "glasses" else 0))
     return layers
 
 
-def _passer(rng: np.random.Generator, size: int, scale: float) -> list[Layer]:
-    """Draw somebody who passes before the face."""
-    look, aside = random_look(np.random.default_rng([int(rng.integers(60)), 6])), float(rng.uniform(0.6, 2.2))
-    x = size / 2 + scale * aside * float(rng.choice([-1, 1]))
+def _passerby(rng: np.random.Generator, size: int, scale: float) -> list[Layer]:
+    """Draw a person passing in front of the face."""
+    look = random_look(np.random.default_rng([int(rng.integers(60)), 6]))
+    x = size / 2 + scale * float(rng.uniform(0.6, 2.2)) * float(rng.choice([-1, 1]))
     pose = random_pose(rng, x, size / 2 + scale * rng.uniform(-0.4, 0.6), scale * rng.uniform(0.9, 1.3), 20)
     head = Head(look, pose, random_act(rng), random_light(rng))
     layers = (head.behind(), actors.torso(look, pose, (size, size), head.light), head.draw())
     return [layer for layer in layers if layer is not None]
 
 
-def _covered(
+def _make_sample(
     rng: np.random.Generator,
-    whole: tuple[U8, U8, F32],
+    frame: tuple[U8, U8, F32],
     layers: list[tuple[Layer, int]],
     matrix: F32,
     *,
     cut: bool,
-) -> Masked:
-    image, parts, seen = (one.copy() for one in whole)
+) -> MaskCrop:
+    image, parts, seen = (one.copy() for one in frame)
     for layer, part in layers:
-        actors.lay(image, layer)
+        actors.composite(image, layer)
         _mark(parts, layer, part)
         _fill(seen, layer, None)
     image = noisy(rng, image)
     if cut:
         (image, parts, seen), matrix = _cut((image, parts, seen), matrix, rng)
-    to_small = matrix / 4 - np.array([[0, 0, 0.25], [0, 0, 0.25]])  # the middle of four pixels
+    to_small = matrix / 4 - np.array([[0, 0, 0.25], [0, 0, 0.25]])  # the centre of four pixels
     shown, clear, nearest = (
         cv2.warpAffine(values, to, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
         for values, to, size, flags in (
@@ -117,42 +117,42 @@ def _covered(
             (parts, to_small, SIZE // 2, cv2.INTER_NEAREST),
         )
     )
-    return Masked(
+    return MaskCrop(
         np.asarray(shown, np.uint8), np.asarray(nearest, np.uint8), np.rint(255 * clear).astype(np.uint8)
     )
 
 
-def _cut(whole: tuple[U8, U8, F32], matrix: F32, rng: np.random.Generator) -> tuple[tuple[U8, U8, F32], F32]:
-    """Let the border of the frame cut the face; in a crop what is there goes on beyond it."""
-    size = whole[0].shape[0]
+def _cut(frame: tuple[U8, U8, F32], matrix: F32, rng: np.random.Generator) -> tuple[tuple[U8, U8, F32], F32]:
+    """Cut the face by the frame's border; the crop replicates border pixels beyond it."""
+    size = frame[0].shape[0]
     axis, low = int(rng.integers(2)), bool(rng.random() < 0.5)
-    # A face reaches about a fifth of the frame from its middle.
-    lost = round(size * float(rng.uniform(0.3, 0.53)))
-    kept = slice(lost, None) if low else slice(None, size - lost)
+    # A face extends about a fifth of the frame from its centre.
+    removed = round(size * float(rng.uniform(0.3, 0.53)))
+    remaining = slice(removed, None) if low else slice(None, size - removed)
     shift = np.zeros(2)
-    shift[axis] = lost if low else 0
-    image, parts, seen = (one[:, kept] if axis == 0 else one[kept] for one in whole)
+    shift[axis] = removed if low else 0
+    image, parts, seen = (one[:, remaining] if axis == 0 else one[remaining] for one in frame)
     moved = matrix.copy()
     moved[:, 2] += matrix[:, :2] @ shift
     return (np.ascontiguousarray(image), np.ascontiguousarray(parts), np.ascontiguousarray(seen)), moved
 
 
 def _mark(parts: U8, layer: Layer, part: U8 | int) -> None:
-    """Write which part a layer is into a frame's parts."""
-    shared = overlap(layer, whole(parts.shape[1], parts.shape[0]))
+    """Write a layer's part numbers into a frame's."""
+    shared = overlap(layer, full_frame(parts.shape[1], parts.shape[0]))
     if shared is None:
         return
-    mine, theirs = shared
-    inside = layer.alpha[mine] > 0.5
-    parts[theirs][inside] = part if isinstance(part, int) else part[mine][inside]
+    src, dst = shared
+    inside = layer.alpha[src] > 0.5
+    parts[dst][inside] = part if isinstance(part, int) else part[src][inside]
 
 
 def _fill(seen: F32, layer: Layer, face: F32 | None) -> None:
-    """Take from a frame's face what a layer covers, and add the layer's own."""
-    shared = overlap(layer, whole(seen.shape[1], seen.shape[0]))
+    """Remove what a layer covers from a frame's face, and add the layer's own face."""
+    shared = overlap(layer, full_frame(seen.shape[1], seen.shape[0]))
     if shared is None:
         return
-    mine, theirs = shared
-    seen[theirs] *= 1 - layer.alpha[mine]
+    src, dst = shared
+    seen[dst] *= 1 - layer.alpha[src]
     if face is not None:
-        seen[theirs] += layer.alpha[mine] * face[mine]
+        seen[dst] += layer.alpha[src] * face[src]

@@ -1,6 +1,6 @@
-"""Figures of the stand-ins on rendered scenes: how fit they are to test with.
+"""Quality metrics of the stand-ins on rendered scenes.
 
-Uses insightface's own classes on the stand-in graphs, so that contract and figures are checked at once.
+The stand-ins run in insightface's own classes, which also checks their contracts.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ MIN_HEIGHT, MAX_ROLL, MIN_VISIBLE = 80.0, 25.0, 0.99
 
 @dataclass
 class Figures:
-    """Raw measurements, added up over scenes."""
-
-    asked: int = 0  # faces that have to be found
-    found: int = 0  # how many of them were
+    asked: int = 0  # faces that must be found
+    found: int = 0  # those found
     false: int = 0  # detections that are no face
-    frames: int = 0  # frames looked at
-    landmark: list[float] = field(default_factory=list)  # error of the points over the eye distance
+    frames: int = 0  # frames measured
+    landmark: list[float] = field(default_factory=list)  # landmark error over eye distance
     same: list[float] = field(default_factory=list)  # cosines of portrait and face in a frame
     different: list[float] = field(default_factory=list)  # the same, of other people's portraits
     to_source: list[float] = field(default_factory=list)  # cosines of swapped face and source
@@ -42,7 +40,7 @@ class Figures:
 
     @property
     def recall(self) -> float:
-        """Share of the faces asked for that were found, 0..1."""
+        """Share of the required faces that were found, 0..1."""
         return self.found / max(self.asked, 1)
 
 
@@ -69,7 +67,7 @@ class Tools:
         self.swapper = load(INSwapper, "inswapper_128.onnx")
 
     def faces(self, image: U8, *, embed: bool = True) -> list[Any]:
-        """Find faces; with their embeddings unless told otherwise."""
+        """Detect faces and, by default, embed them."""
         from insightface.app.common import Face
 
         boxes, points = self.detector.detect(image, input_size=DETECTOR_SIZE)
@@ -79,13 +77,13 @@ class Tools:
         return faces
 
     def portraits(self) -> dict[str, Any]:
-        """Return the face found in every character's portrait; the largest if there are several."""
+        """Return the largest face found in every character's portrait."""
         found = {who: self.faces(portrait(who)) for who in IDENTITIES}
         return {who: max(faces, key=lambda f: f.bbox[2] - f.bbox[0]) for who, faces in found.items() if faces}
 
 
 def _match(truth: FaceTruth, faces: list[Any]) -> Any | None:
-    """The detection nearest to a true face, if it overlaps it by more than 0.4 (IoU)."""
+    """The detection with the largest IoU with a true face, if above 0.4."""
     best, score = None, 0.4
     for face in faces:
         low, high = np.maximum(truth.box[:2], face.bbox[:2]), np.minimum(truth.box[2:], face.bbox[2:])
@@ -97,7 +95,7 @@ def _match(truth: FaceTruth, faces: list[Any]) -> Any | None:
 
 
 def must_be_found(truth: FaceTruth) -> bool:
-    """Whether the detector has to find a face: large enough, wholly seen, not tilted much."""
+    """Whether the detector must find a face: large enough, fully visible, little roll."""
     height = float(truth.box[3] - truth.box[1])
     return height >= MIN_HEIGHT and truth.visible >= MIN_VISIBLE and abs(truth.roll) <= MAX_ROLL
 
@@ -131,7 +129,7 @@ def _cosine(a: Any, b: Any) -> float:
 def measure_identity(
     scene: Scene, frames: Iterable[int], tools: Tools, portraits: dict[str, Any], into: Figures
 ) -> None:
-    """Add cosines between faces in frames and all portraits."""
+    """Add cosines between the faces of some frames and all portraits."""
     for i in frames:
         image, truths = scene.render(i)
         faces = tools.faces(image)
@@ -149,7 +147,7 @@ def _psnr(a: U8, b: U8, inside: npt.NDArray[np.bool_]) -> float:
 def measure_swap(
     scene: Scene, frames: Iterable[int], source: str, tools: Tools, portraits: dict[str, Any], into: Figures
 ) -> None:
-    """Add the figures of swapping every face of some frames to ``source``."""
+    """Add the metrics of swapping every face of some frames to ``source``."""
     for i in frames:
         result = scene.render_all(i, [source])
         swapped = result.frame.copy()

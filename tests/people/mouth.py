@@ -7,20 +7,20 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.people.looks import Body, Face
-from tests.people.paint import F32, MOUTH_Y, Expression, Sheet, blend, bump, even, skin_colour, step
+from tests.people.paint import F32, MOUTH_Y, Expression, Sheet, blend, bump, power, skin_colour, step
 
 
 def mouth_corner(body: Body, act: Expression) -> tuple[float, float]:
-    """Return half width and height (head units) of the corners of the mouth."""
+    """Return half width and height of the mouth corners, head units."""
     return body.mouth_width * (1 + 0.12 * act.smile - 0.12 * act.open), MOUTH_Y + 0.02 - 0.055 * act.smile
 
 
 class Mouth(NamedTuple):
-    """A mouth: where lips and the hole between them are, 0 to 1, and what both follow."""
+    """Masks of lips and mouth opening, 0 to 1, and the shape that they follow."""
 
-    lips: F32  # with the hole
-    hole: F32
-    line: F32  # height of the closed mouth's line
+    lips: F32  # including the opening
+    opening: F32
+    line: F32  # height of the line of the closed mouth
     gap: F32
     half: float
     corner: float
@@ -43,8 +43,8 @@ def mouth_shape(grid: Sheet, body: Body, face: Face, act: Expression) -> Mouth:
     lips = np.asarray(lips * (np.abs(x) < half), np.float32)
     line, gap = np.asarray(line, np.float32), np.asarray(gap, np.float32)
     between = np.minimum(y - (line - 0.25 * gap), line + gap - y) + 0.004
-    hole = step(np.asarray(between, np.float32), soft) * np.exp(-even(x / (half * 0.98), 8))
-    return Mouth(lips, np.asarray(hole, np.float32), line, gap, half, corner, full)
+    opening = step(np.asarray(between, np.float32), soft) * np.exp(-power(x / (half * 0.98), 8))
+    return Mouth(lips, np.asarray(opening, np.float32), line, gap, half, corner, full)
 
 
 def paint_mouth(image: F32, grid: Sheet, body: Body, face: Face, act: Expression) -> None:
@@ -70,8 +70,8 @@ def _inside_mouth(image: F32, grid: Sheet, mouth: Mouth) -> None:
     soft = max(1.3 / grid.res, 0.012)
     depth = np.empty_like(image)
     depth[:] = np.array([70, 22, 26], np.float32)
-    teeth = step(np.asarray(line + 0.045 - y, np.float32), soft) * np.exp(-even(x / (mouth.half * 0.75), 8))
+    teeth = step(np.asarray(line + 0.045 - y, np.float32), soft) * np.exp(-power(x / (mouth.half * 0.75), 8))
     blend(depth, np.array([240, 236, 228], np.float32), np.asarray(teeth * (mouth.gap > 0.02), np.float32))
     tongue = bump(x, y, 0, float(line.mean()) + 0.13, 0.11, 0.05)
     blend(depth, np.array([170, 70, 76], np.float32), 0.8 * tongue)
-    image += mouth.hole[..., None] * (depth - image)
+    image += mouth.opening[..., None] * (depth - image)

@@ -1,4 +1,4 @@
-"""The networks behind the stand-ins, as torch trains them; layer names are the contract with the graphs."""
+"""Torch networks behind the stand-ins; layer names must match those in the ONNX graphs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.people.graph import ATTRIBUTES, RECOGNISER, SECOND_LOOK, Row
+from tests.people.graph import ATTRIBUTES, RECOGNISER, REFINER, ConvStack
 from tests.people.standins import CROP_SIZE, SWAP_BLOCKS, load_weights
 
 Weights = dict[str, npt.NDArray[np.float16]]
@@ -34,7 +34,6 @@ class Conv(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply."""
         y: Tensor = self.conv(x)
         y = self.norm(y) if self.norm is not None else y
         return functional.leaky_relu(y, 0.1) if self.act else y
@@ -52,8 +51,8 @@ class Conv(nn.Module):
         return weight * gain[:, None, None, None], (bias.data - mean) * gain + self.norm.bias.data
 
 
-class FirstLook(nn.Module):
-    """Whole picture to candidates: strides 8, 16, 32; for each cell two anchors of 1 score and 4 sides."""
+class ProposalNet(nn.Module):
+    """Proposal network: strides 8, 16, 32, per cell two anchors of 1 score and 4 sides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,46 +79,46 @@ class FirstLook(nn.Module):
         return [self.o8(self.h8(p8)), self.o16(self.h16(p16)), self.o32(self.h32(p32))]
 
 
-class Reader(nn.Module):
-    """Crops to numbers: convolutions c1, c2 and so on in a row, then two fully connected layers."""
+class CropNet(nn.Module):
+    """Regression from crops: a stack of convolutions c1, c2, …, then two fully connected layers."""
 
-    def __init__(self, row: Row, flat: int, hidden: int, outs: int) -> None:
+    def __init__(self, stack: ConvStack, flat: int, hidden: int, outs: int) -> None:
         super().__init__()
-        channels = [3, *(width for width, _, _ in row)]
-        self.row = [f"c{n}" for n in range(1, len(row) + 1)]
-        for name, ins, (width, size, stride) in zip(self.row, channels, row, strict=False):
+        channels = [3, *(width for width, _, _ in stack)]
+        self.stack = [f"c{n}" for n in range(1, len(stack) + 1)]
+        for name, ins, (width, size, stride) in zip(self.stack, channels, stack, strict=False):
             self.add_module(name, Conv(ins, width, size, stride=stride))
         self.f1, self.f2 = Conv(flat, hidden, 1), Conv(hidden, outs, 1, norm=False, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised RGB (B, 3, S, S) to (B, outs)."""
-        for name in self.row:
+        for name in self.stack:
             x = self.get_submodule(name)(x)
         out: Tensor = self.f2(self.f1(x.flatten(1)[:, :, None, None]))
         return out.flatten(1)
 
 
-def second_look() -> Reader:
-    """A candidate's crop (x - 127.5) / 128 to the verdict "face", its box and its five points.
+def refiner() -> CropNet:
+    """Candidate crop (x - 127.5) / 128 to face logit, box and five landmarks.
 
-    The columns are the verdict's logit, then left, top, right, bottom and five x, y as
+    The columns are the face logit, then left, top, right, bottom and five x, y as
     4 * (position over the crop's side - 0.5).
     """
-    return Reader(SECOND_LOOK, 20 * (CROP_SIZE // 8) ** 2, 80, 15)
+    return CropNet(REFINER, 20 * (CROP_SIZE // 8) ** 2, 80, 15)
 
 
-def recogniser() -> Reader:
-    """112 x 112 crop (x - 127.5) / 127.5 to the standardised face vector."""
-    return Reader(RECOGNISER, 1568, 128, 16)
+def recogniser() -> CropNet:
+    """112 x 112 crop (x - 127.5) / 127.5 to the standardised face parameters."""
+    return CropNet(RECOGNISER, 1568, 128, 16)
 
 
-def attributes() -> Reader:
-    """96 x 96 crop (x - 127.5) / 127.5 by the box to female, male, years / 100."""
-    return Reader(ATTRIBUTES, 864, 48, 3)
+def attributes() -> CropNet:
+    """96 x 96 box crop (x - 127.5) / 127.5 to logits of female and male, and years / 100."""
+    return CropNet(ATTRIBUTES, 864, 48, 3)
 
 
 class Swapper(nn.Module):
-    """128 x 128 crop and face vector to the crop with that face."""
+    """128 x 128 crop and face parameters to the crop with that face."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,12 +130,12 @@ class Swapper(nn.Module):
         for name, width in SWAP_BLOCKS.items():
             self.add_module(name, plain(width, width))
             self.add_module(f"film_{name}", plain(96, 2 * width, 1, act=False))
-        # Where in the aligned crop a pixel lies: brows and lips are always at the same height.
+        # Learned positional map of the aligned crop.
         self.place = nn.Parameter(torch.zeros(1, 64, 32, 32))
-        self._start()
+        self._init_weights()
 
-    def _start(self) -> None:
-        """Keep the signal's size through the layers; begin near "change nothing"."""
+    def _init_weights(self) -> None:
+        """Initialise with constant variance across layers, close to the identity."""
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=0.1)
@@ -144,7 +143,7 @@ class Swapper(nn.Module):
                     layer.weight.data.mul_(0.15)
 
     def _film(self, name: str, x: Tensor, style: Tensor) -> Tensor:
-        """Adaptive instance norm: forget how strong each channel was, set it by the style."""
+        """Adaptive instance normalisation: scale and shift of each channel are set by the style."""
         layer = self.get_submodule(name)
         gain, shift = self.get_submodule(f"film_{name}")(style).chunk(2, 1)
         y: Tensor = layer(x)
@@ -168,10 +167,10 @@ class Swapper(nn.Module):
         return target + torch.tanh(change)
 
 
-class Masker(nn.Module):
-    """Crop, RGB from -1 to 1, to what each pixel is: ``outs`` logits (B, outs, S, S).
+class MaskNet(nn.Module):
+    """Crop, RGB from -1 to 1, to ``outs`` logits per pixel (B, outs, S, S).
 
-    It works on cells of ``fold`` pixels each way, 64 of them each way in a crop.
+    It works on 64 x 64 cells of ``fold`` x ``fold`` pixels.
     """
 
     def __init__(self, outs: int, *, fold: int, width: int = 16) -> None:
@@ -182,11 +181,10 @@ class Masker(nn.Module):
         self.u1, self.u2 = Conv(40, 32, 1), Conv(32, 32)
         self.u3, self.u4 = Conv(32, width, 1), Conv(width, 24)
         self.u5 = Conv(24, fold**2 * outs, 1, norm=False, act=False)
-        # Where in the aligned crop a pixel lies: eyes are always at the same height.
+        # Learned positional map of the aligned crop.
         self.place = nn.Parameter(torch.zeros(1, 40, 16, 16))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply."""
         a = self.a1(functional.pixel_unshuffle(x, self.fold))
         b = self.b2(self.b1(a))
         c = self.c3(self.c2(self.c1(b) + self.place))
@@ -195,11 +193,11 @@ class Masker(nn.Module):
         return functional.pixel_shuffle(self.u5(a), self.fold)
 
 
-def loop(
+def fit(
     model: nn.Module, batches: Iterator[Batch], loss_of: Callable[[Batch], Tensor],
     *, steps: int, rate: float, label: str,
 ) -> None:  # fmt: skip
-    """Train for some steps with a warm-up and a cosine to zero."""
+    """Train for some steps with warm-up and cosine decay to zero."""
     # Channels last is several times faster with so few channels.
     model.to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
@@ -230,7 +228,7 @@ def export(name: str, model: nn.Module, into: Weights) -> None:
 
 
 def load(name: str, model: nn.Module) -> None:
-    """Take a network's layers from the weights that are there; norms are folded into them already."""
+    """Load a network's layers from the existing weights, with norms already folded in."""
     weights = load_weights()
     if f"{name}.place" in weights:
         model.get_parameter("place").data = torch.from_numpy(weights[f"{name}.place"])
@@ -243,6 +241,6 @@ def load(name: str, model: nn.Module) -> None:
 
 
 def recoloured(x: Tensor, amount: float) -> Tensor:
-    """Small changes of contrast and brightness, alike for all channels; range 0..255 stays."""
+    """Change contrast and brightness at random, equally for all channels, within 0..255."""
     gain, shift = amount * (torch.rand(2, len(x), 1, 1, 1, device=x.device) * 2 - 1)
     return ((x - 128) * (1 + gain) + 128 + 128 * shift).clamp(0, 255)

@@ -8,22 +8,22 @@ import cv2
 import numpy as np
 
 from tests.people.looks import Body, Look
-from tests.people.paint import F32, blend, even, skin_colour, step
+from tests.people.paint import F32, blend, power, skin_colour, step
 
-HAIR_TOP, HAIR_BOTTOM = -1.35, 1.75  # rows of the hair's map, head units
+HAIR_TOP, HAIR_BOTTOM = -1.35, 1.75  # vertical range of the hair map, head units
 
 
 def _hairline(style: str, azimuth: F32) -> F32:
-    """Height of the lower edge of the hair over azimuth (0 is the front), head units."""
-    away = np.abs(azimuth)
-    side = np.clip((away - 0.75) / 0.45, 0, 1)
-    back = np.clip((away - 1.5) / 0.25, 0, 1)
+    """Height of the hair's lower edge over azimuth (0 is the front), head units."""
+    angle = np.abs(azimuth)
+    side = np.clip((angle - 0.75) / 0.45, 0, 1)
+    back = np.clip((angle - 1.5) / 0.25, 0, 1)
     top = {"fringe": -0.33, "bob": -0.37, "receding": -0.9, "curly": -0.56}.get(style, -0.6)
     front = np.full_like(azimuth, top)
     if style in ("parted", "long", "bun"):
         front = -0.5 - 0.2 * np.exp(-(((azimuth - 0.25) / 0.32) ** 2))
     if style == "receding":
-        side = np.clip((away - 1.05) / 0.3, 0, 1)
+        side = np.clip((angle - 1.05) / 0.3, 0, 1)
     burns = {"long": 1.3, "bob": 0.62, "bun": -0.12, "receding": -0.02}.get(style, 0.02)
     edge = front + side * (burns - front)
     nape = {"long": 1.6, "bob": 0.72}.get(style, 0.12)
@@ -43,7 +43,7 @@ def _strands(style: str, shape: tuple[int, int]) -> F32:
 
 
 def hair_map(body: Body) -> tuple[F32, F32]:
-    """Paint colour (480, 512, 3) and cover (480, 512) over height in rows, azimuth -pi..pi in columns."""
+    """Paint colour (480, 512, 3) and mask (480, 512); rows are heights, columns azimuths -pi..pi."""
     rows, cols = 480, 512
     rng = np.random.default_rng(int(sum(body.hair)) + len(body.style))
     azimuth = np.linspace(-np.pi, np.pi, cols, dtype=np.float32)[None, :]
@@ -83,7 +83,7 @@ def _clothes(image: F32, x: F32, y: F32, body: Body, soft: float) -> None:
     folds = 1 - 0.10 * np.exp(-(((np.abs(x) - 0.95 * body.build) / 0.07) ** 2)) * np.clip(y - 0.9, 0, 1)
     cloth *= np.asarray(folds, np.float32)[..., None]
     image += dress[..., None] * (cloth - image)
-    collar = np.exp(-even((y - neckline - 0.03) / 0.045, 4)) * np.exp(-even(x / 0.45, 8)) * dress
+    collar = np.exp(-power((y - neckline - 0.03) / 0.045, 4)) * np.exp(-power(x / 0.45, 8)) * dress
     trim = body.trim if body.pattern else tuple(0.8 * c for c in body.cloth)
     blend(image, np.asarray(trim, np.float32), np.asarray(collar * 0.9, np.float32))
 

@@ -31,19 +31,17 @@ _HAIR = np.array([(26, 22, 22), (74, 46, 30), (134, 90, 50), (170, 146, 116), (2
 
 @dataclass(frozen=True, kw_only=True)
 class Expression:
-    """What the face does at one moment."""
-
     open: float = 0.0  # mouth, 0..1
     smile: float = 0.4  # corners of the mouth, -0.3 (down) to 1 (up)
     blink: float = 0.0  # lids, 0 open to 1 closed
-    gaze_x: float = 0.0  # where the eyes look, -1..1
+    gaze_x: float = 0.0  # direction of the eyes, -1..1
     gaze_y: float = 0.0  # the same, down positive
     brows: float = 0.0  # lift, -1..1
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A rectangle of the frontal texture: pixel grid and head coordinates of its pixel centres."""
+    """Pixel grid of a rectangle of the frontal texture, and head coordinates of its pixel centres."""
 
     res: float
     left: int
@@ -95,19 +93,19 @@ def bump(x: F32, y: F32, cx: float, cy: float, rx: float, ry: float) -> F32:
 
 
 def step(value: F32, soft: float) -> F32:
-    """Cover 0..1 of ``value > 0`` with an edge ``soft`` wide."""
+    """Mask 0..1 of ``value > 0`` with an edge of width ``soft``."""
     return np.asarray(np.clip(value / np.float32(soft) + np.float32(0.5), 0, 1), np.float32)
 
 
-def even(value: npt.NDArray[np.floating[Any]], power: int) -> F32:
-    """Raise to 4 or 8 by squaring; numpy's general power is ten times slower."""
+def power(value: npt.NDArray[np.floating[Any]], exponent: int) -> F32:
+    """Raise to 4 or 8 by squaring, ten times faster than numpy's power."""
     square = value * value
     fourth = np.asarray(square * square, np.float32)
-    return fourth if power == 4 else np.asarray(fourth * fourth, np.float32)
+    return fourth if exponent == 4 else np.asarray(fourth * fourth, np.float32)
 
 
 def blend(image: F32, colour: F32, alpha: F32) -> None:
-    """Lay a colour (3,) over an image (H, W, 3) in place with alpha (H, W)."""
+    """Blend a colour (3,) into an image (H, W, 3) in place with alpha (H, W)."""
     seen = alpha > 0.002
     rows, cols = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     if len(rows):
@@ -117,7 +115,7 @@ def blend(image: F32, colour: F32, alpha: F32) -> None:
 
 @lru_cache(maxsize=8)
 def _grain(res: float, along_x: float, along_y: float, seed: int) -> F32:
-    """Smooth noise over the whole sheet, mean 0 and deviation 1, stretched along the axes."""
+    """Smooth noise over the whole sheet, standard deviation 1, stretched along the axes."""
     grid = sheet(res)
     rng = np.random.default_rng(seed)
     cells = round(110 * HALF_HEIGHT * 2), round(110 * HALF_WIDTH * 2)
@@ -129,16 +127,16 @@ def _grain(res: float, along_x: float, along_y: float, seed: int) -> F32:
 
 
 def face_window(x: F32, y: F32) -> F32:
-    """How far a point of the front belongs to the inner face: 1 inside, 0 outside, soft between.
+    """Mask of the inner face at frontal points: 1 inside, 0 outside, with a soft edge.
 
-    It reaches from mid forehead to chin and cheekbones, about what a face swapper pastes back.
+    It spans mid forehead to chin and cheekbones, about what a face swapper pastes back.
     """
     radius = np.sqrt((x / 0.66) ** 2 + ((y - 0.1) / 0.86) ** 2)
     return np.asarray(np.clip((1.0 - radius) / 0.2, 0, 1), np.float32)
 
 
 def relief(body: Body, face: Face, res: float) -> F32:
-    """Height of the front over the plain head, head units, (H, W) over the whole sheet."""
+    """Height of the front above the smooth head, head units, (H, W) over the whole sheet."""
     x, y = sheet(res).x, sheet(res).y
     along = np.clip((y + 0.16) / 0.43, 0, 1)
     drop = np.clip((0.395 - y) / 0.13, 0, 1)
@@ -164,17 +162,17 @@ def _age_lines(x: F32, y: F32, body: Body) -> F32:
     lines = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
     for row, strength in ((-0.40, 0.8), (-0.47, 1.0), (-0.54, 0.7)):
         curve = row + 0.03 * np.cos(x * 7.0) * 0.5
-        lines += strength * _crease(y, curve, 0.011) * np.exp(-even(x / 0.3, 4))
+        lines += strength * _crease(y, curve, 0.011) * np.exp(-power(x / 0.3, 4))
     for side in (-1, 1):
         s = x * side
         fold = 0.16 + 0.22 * np.sqrt(np.clip(y - 0.28, 0, 1)) + 0.25 * (y - 0.4)
-        lines += np.exp(-(((s - fold) / 0.018) ** 2)) * np.exp(-even((y - 0.45) / 0.13, 4))
+        lines += np.exp(-(((s - fold) / 0.018) ** 2)) * np.exp(-power((y - 0.45) / 0.13, 4))
         outer = s - (body.eye_gap + 0.2)
         for slope in (-0.5, 0.0, 0.5):
             foot = _crease(y, EYE_Y + 0.01 + slope * outer, 0.009)
-            lines += 0.9 * foot * np.exp(-even((outer - 0.04) / 0.06, 4))
+            lines += 0.9 * foot * np.exp(-power((outer - 0.04) / 0.06, 4))
         under = EYE_Y + 0.12 + 0.5 * (s - body.eye_gap) ** 2 * -2.0
-        lines += 0.9 * _crease(y, under, 0.013) * np.exp(-even((s - body.eye_gap) / 0.12, 4))
+        lines += 0.9 * _crease(y, under, 0.013) * np.exp(-power((s - body.eye_gap) / 0.12, 4))
     return np.clip(lines, 0, 1.2)
 
 
@@ -219,7 +217,7 @@ def _beard(image: F32, grid: Sheet, face: Face) -> None:
     cover = np.clip(np.maximum(jaw, chin * 1.5), 0, 1) * around
     colour = _ramp(_HAIR, face.brow_shade)
     blend(image, colour, np.clip(cover * strands * face.beard, 0, 0.96))
-    lip = np.exp(-even((y - 0.475 - 0.5 * x * x * 2) / 0.055, 4)) * np.exp(-even(x / 0.235, 8))
+    lip = np.exp(-power((y - 0.475 - 0.5 * x * x * 2) / 0.055, 4)) * np.exp(-power(x / 0.235, 8))
     blend(
         image,
         _ramp(_HAIR, face.brow_shade),
@@ -228,7 +226,7 @@ def _beard(image: F32, grid: Sheet, face: Face) -> None:
 
 
 def front(body: Body, face: Face, res: float) -> F32:
-    """Paint everything of the front that does not move: skin, lines, beard. RGB (H, W, 3)."""
+    """Paint the static parts of the front: skin, lines, beard. RGB (H, W, 3)."""
     grid = sheet(res)
     image = np.empty((grid.y.shape[0], grid.x.shape[1], 3), np.float32)
     image[:] = skin_colour(face)
@@ -239,17 +237,16 @@ def front(body: Body, face: Face, res: float) -> F32:
 
 
 def eye_sheets(res: float) -> tuple[Sheet, Sheet]:
-    """Return the parts of the sheet that hold the image-left and image-right eye with its brow."""
+    """Return the parts of the sheet with the image-left and image-right eye and brow."""
     return sheet(res, -0.62, -0.02, -0.46, 0.16), sheet(res, 0.02, 0.62, -0.46, 0.16)
 
 
 def mouth_sheet(res: float) -> Sheet:
-    """Return the part of the sheet that holds the mouth."""
     return sheet(res, -0.42, 0.42, 0.4, 0.94)
 
 
 class Eye(NamedTuple):
-    """An eye's opening: along and across it, half its length, its lids, and where it is, 0 to 1."""
+    """An eye's opening: coordinates along and across, half length, lids, and mask 0 to 1."""
 
     u: F32
     v: F32
@@ -260,7 +257,7 @@ class Eye(NamedTuple):
 
 
 def eye_opening(grid: Sheet, side: int, body: Body, face: Face, act: Expression) -> Eye:
-    """Return the opening between the lids; ``side`` -1 is the image-left one."""
+    """Return the opening between the lids; ``side`` -1 is the image-left eye."""
     soft = max(1.3 / grid.res, 0.012)
     u = (grid.x - side * body.eye_gap) * side
     v = grid.y - EYE_Y - (0.28 - 0.5 * face.eye_tilt) * u
@@ -274,18 +271,18 @@ def eye_opening(grid: Sheet, side: int, body: Body, face: Face, act: Expression)
 
 
 def paint_eye(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: Expression) -> None:
-    """Paint eye and brow onto a patch in place; ``side`` -1 is the image-left one."""
+    """Paint eye and brow onto a patch in place; ``side`` -1 is the image-left eye."""
     _brow(image, grid, side, body, face, act)
     eye = eye_opening(grid, side, body, face, act)
     u, v, half, lid, low = eye.u, eye.v, eye.half, eye.lid, eye.low
     _eyeball(image, grid, side, body, face, act, eye.inside, np.asarray(v + lid, np.float32))
     skin = skin_colour(face)
-    within = np.exp(-even(u / (half * 1.08), 8))
+    within = np.exp(-power(u / (half * 1.08), 8))
     crease = np.exp(-(((v + lid + 0.045 + 0.02 * face.eye_size) / 0.014) ** 2)) * within
     blend(image, skin * 0.55, np.asarray(0.5 * crease, np.float32))
     thick = 0.012 + 0.022 * face.lashes
     wing = 1 + 0.5 * np.clip(u / half, -1, 1)
-    lash = np.exp(-even((v + lid + 0.4 * thick) / (thick * wing), 4)) * within
+    lash = np.exp(-power((v + lid + 0.4 * thick) / (thick * wing), 4)) * within
     blend(image, np.array([34, 24, 24], np.float32), np.asarray((0.6 + 0.4 * face.lashes) * lash, np.float32))
     lower = np.exp(-(((v - low) / 0.012) ** 2)) * within
     blend(image, skin * 0.45, np.asarray(0.55 * lower, np.float32))
@@ -312,14 +309,14 @@ def _eyeball(
 
 
 def brow_cover(grid: Sheet, side: int, body: Body, face: Face, act: Expression) -> F32:
-    """Return where a brow is, 0 to 1."""
+    """Return the mask of a brow, 0 to 1."""
     u = (grid.x - side * (body.eye_gap + 0.01)) * side
     tilt = 0.16 - 0.5 * face.brow_tilt
     middle = -0.245 - 0.03 * act.brows + tilt * u * 0.75 + 0.9 * np.maximum(u - 0.06, 0) ** 2
     taper = np.clip(1.1 - 0.9 * np.clip((u + 0.05) / 0.26, 0, 1), 0.2, 1)
     thick = (0.022 + 0.042 * face.brow_thickness) * taper
     ends = np.clip((0.215 - u) / 0.03, 0, 1) * np.clip((u + 0.195) / 0.03, 0, 1)
-    return np.asarray(np.exp(-even((grid.y - middle) / thick, 4)) * ends, np.float32)
+    return np.asarray(np.exp(-power((grid.y - middle) / thick, 4)) * ends, np.float32)
 
 
 def _brow(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: Expression) -> None:

@@ -1,4 +1,4 @@
-"""How much is drawn and trained, and the drawing, on every core."""
+"""Amounts of training, and parallel drawing of samples."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import TypeVar
 
 import cv2
 
-from tests.people.textures import keep_textures
+from tests.people.textures import set_cache_size
 
-Drawn = TypeVar("Drawn")
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is drawn and trained."""
+    """Numbers of samples and optimiser steps."""
 
     small: int = 2100  # composites of 256 pixels
     large: int = 400  # composites of 448 pixels
     empty: int = 1200  # backgrounds without people
     crops: int = 5000  # bodies for the aligned crops, two poses and three faces each
-    first: int = 2200  # optimiser steps for the detector's first look
-    second: int = 4000  # the same for its second look
+    proposals: int = 2200  # optimiser steps for the detector's proposal network
+    refiner: int = 4000  # the same for its refiner
     recogniser: int = 4500  # the same for the recogniser
     attributes: int = 2500  # the same for age and presentation
     swapper: int = 12000  # the same for the swapper
-    masked: int = 1500  # people for the masks, two poses each, covered in three ways
+    masks: int = 1500  # people for the masks, two poses each, covered in three ways
     occluder: int = 2600  # optimiser steps for the occluder
     parser: int = 1200  # the same for the parser
 
@@ -38,14 +38,13 @@ class Plan:
         return Plan(**{name: max(round(factor * n), 8) for name, n in asdict(self).items()})
 
 
-def _ready(textures: int) -> None:
-    """Make a process ready to draw."""
+def _init_worker(textures: int) -> None:
     cv2.setNumThreads(1)
-    keep_textures(textures)
+    set_cache_size(textures)
 
 
-def drawn_by_all(draw: Callable[[int], Drawn], seeds: range, textures: int = 96) -> list[Drawn]:
-    """Draw samples on every core."""
+def draw_parallel(draw: Callable[[int], Sample], seeds: range, textures: int = 96) -> list[Sample]:
+    """Draw samples in parallel on every core."""
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), spawn, initializer=_ready, initargs=(textures,)) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), spawn, initializer=_init_worker, initargs=(textures,)) as pool:
         return list(pool.map(draw, seeds, chunksize=8))

@@ -1,10 +1,10 @@
-"""Heads as lathes, met by parallel rays.
+"""Heads as lathe surfaces, intersected by parallel rays.
 
-The head is a lathe: at each height an ellipse across and in depth, its half axes given by two
-profiles (superellipses for skull and jaw), plus a painted relief (nose, sockets, cheeks). The hair is a
-second, slightly larger lathe whose cover is painted over azimuth and height. Rays are parallel;
-each is intersected with the ellipse of its own height and refined a few times, since height and
-relief change little along it. Turning, nodding and tilting therefore come for free.
+At each height the head is an ellipse, its half axes across and in depth given by two profiles
+(superellipses for skull and jaw), plus a painted relief (nose, eye sockets, cheeks). The hair is a second,
+slightly larger lathe whose mask is painted over azimuth and height. Rays are parallel; each is intersected
+with the ellipse of its own height and refined a few times, since height and relief change little along it.
+Yaw, pitch and roll therefore need no extra work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MIDDLE = -0.12  # height of the widest part of the skull, head units
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where a head is, in frame pixels, and how it is turned, in degrees."""
+    """Position of a head in frame pixels and its rotation in degrees."""
 
     x: float
     y: float
@@ -40,17 +40,17 @@ class Pose:
 
 @dataclass(frozen=True, kw_only=True)
 class Light:
-    """A lamp and the light around it."""
+    """A key light and ambient light."""
 
-    direction: tuple[float, float, float] = (-0.45, -0.55, 0.7)  # towards the lamp, z to the camera
-    key: float = 0.58  # strength of the lamp
-    fill: float = 0.47  # strength of the light around
-    tint: tuple[float, float, float] = (1.0, 0.97, 0.92)  # of the lamp, RGB factors
+    direction: tuple[float, float, float] = (-0.45, -0.55, 0.7)  # towards the key light, z to the camera
+    key: float = 0.58  # strength of the key light
+    fill: float = 0.47  # strength of the ambient light
+    tint: tuple[float, float, float] = (1.0, 0.97, 0.92)  # of the key light, RGB factors
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A picture with cover that lies on a frame: ``left``/``top`` may lie outside it."""
+    """An image with alpha, positioned in a frame; ``left``/``top`` may lie outside it."""
 
     left: int
     top: int
@@ -60,7 +60,7 @@ class Layer:
 
 
 def rotation(pose: Pose) -> F32:
-    """Head to camera axes without roll (roll happens in the picture plane), (3, 3)."""
+    """Rotation from head to camera axes without roll (applied in the image plane), (3, 3)."""
     yaw, pitch = np.deg2rad(pose.yaw), np.deg2rad(pose.pitch)
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -112,7 +112,7 @@ def scalp(body: Body) -> Lathe:
 
 @dataclass(frozen=True)
 class Hit:
-    """Where rays meet a lathe: head coordinates, normal in camera axes, depth, edge measure."""
+    """Intersections of rays and lathe: head coordinates, normal in camera axes, depth, edge measure."""
 
     x: F32
     y: F32
@@ -129,7 +129,7 @@ def lookup(table: F32, y: F32) -> F32:
 
 
 def sample(texture: F32, res: float, x: F32, y: F32) -> F32:
-    """Look a texture of the front up at head coordinates."""
+    """Sample a frontal texture at head coordinates."""
     u = (x + np.float32(HALF_WIDTH)) * np.float32(res) - np.float32(0.5)
     v = (y + np.float32(HALF_HEIGHT)) * np.float32(res) - np.float32(0.5)
     return np.asarray(cv2.remap(texture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
@@ -149,8 +149,8 @@ def cast_rays(u: F32, v: F32, matrix: F32) -> Rays:
     return Rays((ox, oy, oz), (float(matrix[2, 0]), float(matrix[2, 1]), float(matrix[2, 2])), matrix)
 
 
-def meet(rays: Rays, lathe: Lathe, height: F32 | None, res: float, steps: int) -> Hit:
-    """Meet rays with a lathe, optionally raised by a relief (whole sheet at ``res``)."""
+def intersect(rays: Rays, lathe: Lathe, height: F32 | None, res: float, steps: int) -> Hit:
+    """Intersect rays with a lathe, optionally raised by a relief (whole sheet at ``res``)."""
     (ox, oy, oz), (bx, by, bz) = rays.origin, rays.direction
     t: F32 = np.full_like(ox, 0.6)
     lift: F32 | float = 0.0
@@ -168,11 +168,11 @@ def meet(rays: Rays, lathe: Lathe, height: F32 | None, res: float, steps: int) -
         c = ox * ox * iw + az * az * idp - 1
         disc = b * b - a * c
         t = np.asarray((np.sqrt(np.maximum(disc, 0)) - b) / a, np.float32)
-        # Where the lathe is closed its axes are a hair's breadth, not zero: nothing is hit there.
+        # At the poles the lathe's axes are tiny, not zero: no hit there.
         edge = np.asarray(np.where(w > 8 * _CLOSED, disc / (a * a), np.float32(-1)), np.float32)
     x, y, z = ox + bx * t, oy + by * t, oz + bz * t
     w, d = lookup(lathe.w, y), lookup(lathe.d, y)
-    # Past crown and chin the refinement of nodding heads finds no fixed point: no hit there.
+    # Beyond crown and chin of pitched heads the refinement does not converge: no hit there.
     edge = np.where(np.abs((x / w) ** 2 + ((z - lift) / d) ** 2 - 1) < 0.2, edge, np.float32(-1)).astype(
         np.float32
     )
@@ -184,7 +184,7 @@ def _normal(
 ) -> tuple[F32, F32, F32]:
     w, d = lookup(lathe.w, y), lookup(lathe.d, y)
     up = z - lift
-    # The gradient times d squared: stays of order one where the lathe closes.
+    # The gradient times d squared, which stays of order one at the poles.
     ratio = (d / w) ** 2
     nz = up
     nx = x * ratio
@@ -201,8 +201,8 @@ def _normal(
     return cam[0], cam[1], cam[2]
 
 
-def lit(colour: F32, normal: tuple[F32, F32, F32], light: Light, gloss: float) -> F32:
-    """Shade a colour (H, W, 3): wrapped lamp, light from above, soft highlight."""
+def shade(colour: F32, normal: tuple[F32, F32, F32], light: Light, gloss: float) -> F32:
+    """Shade a colour (H, W, 3): wrapped key light, ambient light from above, soft highlight."""
     lx, ly, lz = np.asarray(light.direction) / np.linalg.norm(light.direction)
     nx, ny, nz = normal
     facing = np.clip((nx * np.float32(lx) + ny * np.float32(ly) + nz * np.float32(lz) + 0.35) / 1.35, 0, 1)
@@ -218,19 +218,19 @@ def lit(colour: F32, normal: tuple[F32, F32, F32], light: Light, gloss: float) -
 
 
 @dataclass(frozen=True)
-class Pick:
-    """Some pixels of a square as rows of 64, so that rays are cast only where something is."""
+class PixelSubset:
+    """A subset of a square's pixels in rows of 64, so that rays are cast only where needed."""
 
     index: npt.NDArray[np.intp]
     count: int
 
     @staticmethod
-    def of(mask: npt.NDArray[np.bool_]) -> Pick:
+    def of(mask: npt.NDArray[np.bool_]) -> PixelSubset:
         index = np.flatnonzero(mask)
         count = len(index)
         filled = np.zeros(max(-(-count // 64), 1) * 64, np.intp)
         filled[:count] = index
-        return Pick(filled.reshape(-1, 64), count)
+        return PixelSubset(filled.reshape(-1, 64), count)
 
     def take(self, image: F32) -> F32:
         return np.take(image.reshape(-1), self.index)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.people import actors
-from tests.people.actors import Head, Light, Pose
+from tests.people.actors import Head, Layer, Light, Pose
 from tests.people.background import board, random_background
 from tests.people.layers import add_change
 from tests.people.looks import Look, random_look
@@ -27,12 +27,12 @@ ARCFACE_POINTS = np.array(
 )
 
 
-# How many different people the detector's samples show.
+# Number of different people in the detector's samples.
 POOL = 240
 
 
 def similarity(source: F32, target: F32) -> npt.NDArray[np.float64]:
-    """Least-squares similarity (2, 3) that takes points (N, 2) to points (N, 2)."""
+    """Least-squares similarity (2, 3) that maps points (N, 2) to points (N, 2)."""
     a = source[:, 0] + 1j * source[:, 1]
     b = target[:, 0] + 1j * target[:, 1]
     a0, b0 = a.mean(), b.mean()
@@ -48,7 +48,7 @@ def crop_face(image: U8, kps: F32, size: int) -> U8:
 
 
 def crop_box(image: U8, box: F32, size: int = 96) -> U8:
-    """Crop one and a half times a box, as insightface's attribute models are fed."""
+    """Crop one and a half times a box, as for insightface's attribute models."""
     centre = (box[:2] + box[2:]) / 2
     factor = size / (float(max(box[2] - box[0], box[3] - box[1])) * 1.5)
     matrix = np.array(
@@ -59,10 +59,10 @@ def crop_box(image: U8, box: F32, size: int = 96) -> U8:
 
 @dataclass(frozen=True)
 class Crops:
-    """One head with several faces, aligned alike."""
+    """One head with several faces in the same alignment."""
 
-    faces: U8  # uint8 BGR (K, 128, 128, 3), first its own
-    looks: F32  # float32 (K, 16), the face vectors
+    faces: U8  # uint8 BGR (K, 128, 128, 3), the head's own first
+    looks: F32  # float32 (K, 16), face parameters
     boxes: U8  # uint8 BGR (K, 96, 96, 3), cropped by the box
     traits: F32  # float32 (K, 2): male 0/1 and years / 100
 
@@ -113,9 +113,9 @@ def draw_crops(seed: int, variants: int = 3, poses: int = 2) -> list[Crops]:
     """Draw a body with its own face and ``variants - 1`` others, in several poses."""
     rng = np.random.default_rng([seed, 1])
     look = random_look(rng)
-    looks = [look, *(look.wearing(random_look(rng)) for _ in range(variants - 1))]
+    looks = [look, *(look.with_face_of(random_look(rng)) for _ in range(variants - 1))]
     scale = float(np.exp(rng.uniform(np.log(30), np.log(120))))
-    # Textures come in few resolutions: a second pose of the same size costs a third of the first.
+    # Textures are cached: a second pose of the same size takes a third of the time.
     return [_draw_pose(rng, looks, scale) for _ in range(poses)]
 
 
@@ -125,7 +125,7 @@ def _draw_pose(rng: np.random.Generator, looks: list[Look], scale: float) -> Cro
     pose = random_pose(rng, size / 2 + rng.uniform(-1, 1), size / 2 + rng.uniform(-1, 1), scale, 28)
     frame = random_background(rng, (size, size))
     head = Head(look, pose, act, light)
-    actors.lay_person(frame, head)
+    actors.composite_person(frame, head)
     frames = [frame]
     for other in looks[1:]:
         changed = frame.copy()
@@ -134,11 +134,11 @@ def _draw_pose(rng: np.random.Generator, looks: list[Look], scale: float) -> Cro
     if rng.random() < 0.2:
         cover = random_board(rng, size, scale)
         for image in frames:
-            actors.lay(image, cover)
+            actors.composite(image, cover)
     return _cut(rng, frames, looks, actors.landmarks(look.body, pose, act), actors.face_box(look.body, pose))
 
 
-def random_board(rng: np.random.Generator, size: int, scale: float) -> actors.Layer:
+def random_board(rng: np.random.Generator, size: int, scale: float) -> Layer:
     centre = np.array([size / 2, size / 2]) + scale * rng.uniform(-1.2, 1.2, 2)
     half = scale * rng.uniform([0.1, 0.5], [0.45, 1.4])
     return board(centre, half, float(rng.uniform(-0.6, 0.6)), float(rng.random()))
@@ -146,10 +146,10 @@ def random_board(rng: np.random.Generator, size: int, scale: float) -> actors.La
 
 def _cut(rng: np.random.Generator, frames: list[U8], looks: list[Look], kps: F32, box: F32) -> Crops:
     gap = float(np.linalg.norm(kps[1] - kps[0]))
-    shaken = kps + rng.normal(0, 0.035 * gap, kps.shape).astype(np.float32)
+    jittered = kps + rng.normal(0, 0.035 * gap, kps.shape).astype(np.float32)
     edge = box + rng.normal(0, 0.03 * (box[3] - box[1]), 4).astype(np.float32)
     frames = [noisy(rng, frame) for frame in frames]
-    faces = np.stack([crop_face(frame, shaken, 128) for frame in frames])
+    faces = np.stack([crop_face(frame, jittered, 128) for frame in frames])
     boxes = np.stack([crop_box(frame, edge) for frame in frames])
     traits = np.array([[look.male, look.years / 100] for look in looks], np.float32)
     return Crops(faces, np.stack([look.face.vector() for look in looks]), boxes, traits)
@@ -157,12 +157,12 @@ def _cut(rng: np.random.Generator, frames: list[U8], looks: list[Look], kps: F32
 
 @dataclass(frozen=True)
 class Composite:
-    """A picture for the detector."""
+    """A training picture for the detector."""
 
     image: U8  # uint8 BGR (S, S, 3)
     boxes: F32  # float32 (N, 4)
     kps: F32  # float32 (N, 5, 2)
-    sure: npt.NDArray[np.bool_]  # bool (N,), False where too little is seen to ask for it
+    sure: npt.NDArray[np.bool_]  # bool (N,), False where too little is visible
 
 
 def draw_composite(seed: int, size: int = 256, low: float = 18.0, high: float = 230.0) -> Composite:
@@ -175,7 +175,7 @@ def draw_composite(seed: int, size: int = 256, low: float = 18.0, high: float = 
     owner = np.zeros((size, size), np.int16)
     for k in range(int(rng.choice([0, 1, 2, 3, 4], p=[0.12, 0.3, 0.28, 0.18, 0.12]))):
         height = float(np.exp(rng.uniform(np.log(low), np.log(high if k == 0 else min(high, 0.4 * size)))))
-        # Half of the heads stand on a torso, the rest float: covers, edges and collars vary more.
+        # Some heads have no torso, which varies covers, edges and collars.
         placed = _place(rng, image, owner, k + 1, height / 1.57, light)
         if placed is None:
             continue
@@ -185,7 +185,7 @@ def draw_composite(seed: int, size: int = 256, low: float = 18.0, high: float = 
         regions.append((k + 1, total))
     if rng.random() < 0.35:
         layer = random_board(rng, size, size * float(rng.uniform(0.1, 0.35)))
-        actors.lay(image, layer)
+        actors.composite(image, layer)
         _own(owner, layer, 99, layer.alpha > 0.5)
     for mark, total in regions:
         sure.append(float((owner == mark).sum()) >= 0.55 * total)
@@ -210,7 +210,7 @@ def _place(
     rng: np.random.Generator, image: U8, owner: npt.NDArray[np.int16], mark: int, scale: float, light: Light
 ) -> tuple[F32, F32, float] | None:
     size = image.shape[0]
-    # From a pool, so that textures can be kept: painting them is the larger part of the work.
+    # From a pool of people, so that cached textures are reused.
     look, act = random_look(np.random.default_rng([int(rng.integers(POOL)), 3])), random_act(rng)
     spread = 0.62 if rng.random() < 0.15 else 0.42
     x, y = (float(v) for v in size / 2 + size * rng.uniform(-spread, spread, 2))
@@ -220,7 +220,7 @@ def _place(
     top = head.draw()
     for layer in (head.behind(), body, top):
         if layer is not None:
-            actors.lay(image, layer)
+            actors.composite(image, layer)
             _own(owner, layer, 0, layer.alpha > 0.5)
     assert top.region is not None
     inner = top.region > 0.5

@@ -1,8 +1,7 @@
-"""Clips with exact ground truth in memory: rendered people over moving backgrounds, with sound.
+"""Clips with exact ground truth in memory: rendered people over moving backgrounds, with audio.
 
-A :class:`Scene` renders any of its frames on its own, together with the true result of a swap: the
-same scene, pose, expression, light, cover and noise with another inner face (see
-:mod:`tests.people.looks` for what belongs to it).
+A :class:`Scene` renders any frame independently, together with the true result of a swap: the same scene,
+pose, expression, light, cover and noise with another inner face (see :mod:`tests.people.looks`).
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ import numpy.typing as npt
 from tests.people import actors
 from tests.people.actors import U8, Head, Layer, Light, Pose
 from tests.people.background import board, random_background
-from tests.people.covers import Cover, held
-from tests.people.layers import add_change, overlap, uncovered
+from tests.people.covers import Cover
+from tests.people.covers import cover as draw_cover
+from tests.people.layers import add_change, overlap, visibility
 from tests.people.looks import IDENTITIES, Look, look_of
 from tests.people.paint import F32, Expression
 
@@ -32,16 +32,14 @@ NOISE_DEVIATION = 1.8
 
 @dataclass(frozen=True)
 class FaceTruth:
-    """One face of one frame, known exactly."""
-
-    who: str  # whose body it is, also in a swapped frame
-    box: F32  # (4,) xyxy frame pixels; may reach out of the frame
+    who: str  # owner of the body, also in a swapped frame
+    box: F32  # (4,) xyxy frame pixels; may extend beyond the frame
     kps: F32  # (5, 2) frame pixels: eyes, nose, corners of the mouth, image-left first
-    visible: float  # 0..1, the part of the inner face neither covered nor outside the frame
+    visible: float  # 0..1, share of the inner face neither covered nor outside the frame
     roll: float  # degrees, clockwise on the screen
 
     def as_json(self) -> dict[str, object]:
-        """Return plain numbers for the truth file."""
+        """Return JSON values for the truth file."""
         return {
             "who": self.who,
             "box": [round(float(v), 2) for v in self.box],
@@ -53,18 +51,18 @@ class FaceTruth:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A frame (BGR uint8), its truth and its true swaps."""
+    """A frame (BGR uint8), its ground truth and true swaps."""
 
     frame: U8
-    faces: tuple[FaceTruth, ...]  # of which anything is visible, far ones first
+    faces: tuple[FaceTruth, ...]  # at least partly visible, far ones first
     swapped: Mapping[str, U8]  # by name, the frame with every inner face replaced by that character's
     mask: F32  # (H, W) 0..1, visible inner faces
-    covered: F32  # (H, W) 0..1, what is held or worn before a face, and boards
+    covered: F32  # (H, W) 0..1, objects and boards in front of faces
 
 
 @dataclass(frozen=True)
 class _Track:
-    """How one person moves: base position and phases, drawn from the seed."""
+    """Motion of one person: base position and phases, drawn from the seed."""
 
     who: str
     look: Look
@@ -86,16 +84,16 @@ def _bump(u: float, start: float, end: float) -> float:
 
 
 def _ease(u: float, start: float, end: float) -> float:
-    """Rise from 0 to 1 between two moments, gently at both ends."""
+    """Smoothstep from 0 to 1 between two times."""
     along = min(max((u - start) / (end - start), 0.0), 1.0)
     return along * along * (3 - 2 * along)
 
 
 class Scene:
-    """A seeded clip in memory: another seed gives other people, motion and background.
+    """A clip in memory; people, motion and background depend on the seed.
 
-    ``cast`` names the people instead of a seeded choice. ``crossing`` has them change places once, the
-    larger in front of the smaller; nobody leaves then. ``cover`` is held or worn before everybody's face.
+    ``cast`` names the people instead of a seeded choice. With ``crossing`` they change places once, the
+    larger in front of the smaller, and nobody leaves. ``cover`` is an object in front of every face.
     """
 
     def __init__(
@@ -118,11 +116,11 @@ class Scene:
         self.cast = tuple(str(name) for name in names)
         self._period = min(max(self.seconds, 2.0), 8.0)
         self._crossing = crossing
-        self._held = cover
+        self._cover_kind = cover
         self._tracks = [self._track(rng, k, name) for k, name in enumerate(self.cast)]
         self._light = _random_light(rng)
         self._drift = rng.random(4)
-        self._cover = rng.random(6)
+        self._board = rng.random(6)
 
     def _track(self, rng: np.random.Generator, k: int, who: str) -> _Track:
         width, height = self.size
@@ -144,13 +142,13 @@ class Scene:
     def _pose(self, track: _Track, t: float) -> Pose:
         p, width = track.phase, self.size[0]
         cycle = (t / self._period) % 1.0
-        away = _bump(cycle, 0.62, 0.98) if track.leaves and not self._crossing else 0.0
+        leaving = _bump(cycle, 0.62, 0.98) if track.leaves and not self._crossing else 0.0
         x = track.x + 0.05 * width * _wave(t, 5.3, p[0])
         if self._crossing:
             x += (width - 2 * track.x) * _ease(cycle, 0.3, 0.8)
         out = (width + 2 * track.scale - x) if track.side > 0 else -(x + 2 * track.scale)
         return Pose(
-            x=x + out * min(1.25 * away, 1.0),
+            x=x + out * min(1.25 * leaving, 1.0),
             y=track.y + 0.1 * track.scale * _wave(t, 2.9, p[1]),
             scale=track.scale * (1 + 0.08 * _wave(t, 4.1, p[2])),
             yaw=34 * _wave(t, 3.7, p[3]),
@@ -171,13 +169,12 @@ class Scene:
         )
 
     def flashes(self) -> tuple[int, ...]:
-        """Return the frames in which a flash begins; a click sounds at the same time."""
+        """Return the first frame of each flash; an audio click coincides with it."""
         first = min(round(0.5 * self.fps), self.frames - 1)
         step = max(round(self.fps), 4)
         return tuple(range(first, self.frames, step))
 
     def flash_box(self) -> tuple[int, int, int, int]:
-        """Return the corner that flashes, xyxy."""
         height = self.size[1]
         edge, margin = max(round(0.06 * height), 8), max(round(0.015 * height), 2)
         return margin, height - margin - edge, margin + edge, height - margin
@@ -188,23 +185,23 @@ class Scene:
         return (result.swapped[swap_to] if swap_to else result.frame), result.faces
 
     def render_all(self, i: int, swaps: Sequence[str] = ()) -> Rendered:
-        """Render a frame, its truth and any number of true swaps, sharing what is equal."""
+        """Render a frame with ground truth and any number of true swaps, sharing common work."""
         t = float(i / self.fps)
         canvas = self._background(t)
         heads, layers = self._people(t)
-        before = [*self._held_by(heads, t), self._foreground(t)]
-        layers += before
+        foreground = [*self._covers(heads, t), self._foreground(t)]
+        layers += foreground
         for layer in layers:
             if layer is not None:
-                actors.lay(canvas, layer)
+                actors.composite(canvas, layer)
         mask, clear_view = np.zeros(canvas.shape[:2], np.float32), np.ones(canvas.shape[:2], np.float32)
-        for layer in before:
+        for layer in foreground:
             shared = overlap(layer, Layer(0, 0, mask, mask)) if layer is not None else None
             if layer is not None and shared is not None:
                 clear_view[shared[1]] *= 1 - layer.alpha[shared[0]]
         faces, seen = [], []
         for track, head, at in heads:
-            clear = uncovered(layers, at, self.size)
+            clear = visibility(layers, at, self.size)
             seen.append(clear)
             truth = _truth(track, head, layers[at], clear, mask, self.size)
             faces += [truth] if truth.visible > 0 else []
@@ -223,9 +220,9 @@ class Scene:
             layers.append(head.draw())
         return heads, layers
 
-    def _held_by(self, heads: list[tuple[_Track, Head, int]], t: float) -> list[Layer | None]:
-        """What people hold or wear before their faces; it moves a little beside them."""
-        if self._held is None:
+    def _covers(self, heads: list[tuple[_Track, Head, int]], t: float) -> list[Layer | None]:
+        """Objects in front of faces, moving slightly relative to them."""
+        if self._cover_kind is None:
             return []
         layers: list[Layer | None] = []
         for track, head, _ in heads:
@@ -236,19 +233,19 @@ class Scene:
             )
             shift = (0.12 * _wave(t, 1.7, track.phase[0]), 0.08 * _wave(t, 1.3, track.phase[1]))
             kps = actors.landmarks(track.look.body, head.pose, head.act)
-            worn = (0.0, 0.0) if self._held == "glasses" else shift
-            layers.append(held(self._held, kps, head.pose.scale, draw, worn))
+            place = (0.0, 0.0) if self._cover_kind == "glasses" else shift
+            layers.append(draw_cover(self._cover_kind, kps, head.pose.scale, draw, place))
         return layers
 
     def _swapped(self, canvas: U8, heads: list[tuple[_Track, Head, int]], seen: list[F32], who: str) -> U8:
         out = canvas.copy()
         for (track, head, _), clear in zip(heads, seen, strict=True):
             if clear.size:
-                add_change(out, head.change(track.look.wearing(look_of(who))), clear[head.inner])
+                add_change(out, head.change(track.look.with_face_of(look_of(who))), clear[head.inner])
         return out
 
     def _finish(self, canvas: U8, i: int) -> U8:
-        """Flash and noise; equal for a frame and its swaps."""
+        """Add flash and noise, equal for a frame and its swaps."""
         if any(0 <= i - start < 2 for start in self.flashes()):
             x0, y0, x1, y1 = self.flash_box()
             canvas[y0:y1, x0:x1] = (250, 252, 255)
@@ -267,19 +264,19 @@ class Scene:
         return np.asarray(image, np.uint8)
 
     def _foreground(self, t: float) -> Layer | None:
-        """A board that crosses the picture once a cycle and covers parts of the faces."""
+        """A board that crosses the frame once per cycle and partly occludes faces."""
         cycle = (t / self._period) % 1.0
         if not 0.22 < cycle < 0.6:
             return None
         width, height = self.size
         along = (cycle - 0.22) / 0.38
-        along = along if self._cover[0] < 0.5 else 1 - along
-        half = np.array([0.05 + 0.05 * self._cover[1], 0.2 + 0.12 * self._cover[2]]) * height
-        centre = np.array([(-0.15 + 1.3 * along) * width, (0.5 + 0.2 * self._cover[3]) * height])
-        return board(centre, half, 0.6 * (self._cover[4] - 0.5), float(self._cover[5]))
+        along = along if self._board[0] < 0.5 else 1 - along
+        half = np.array([0.05 + 0.05 * self._board[1], 0.2 + 0.12 * self._board[2]]) * height
+        centre = np.array([(-0.15 + 1.3 * along) * width, (0.5 + 0.2 * self._board[3]) * height])
+        return board(centre, half, 0.6 * (self._board[4] - 0.5), float(self._board[5]))
 
-    def sound(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the sound track a second at a time: float32 (N,), -1..1, at 48 kHz."""
+    def audio(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the audio track in chunks of a second: float32 (N,), -1..1, at 48 kHz."""
         total = round(self.frames / self.fps * SAMPLE_RATE)
         clicks = np.array([round(start / self.fps * SAMPLE_RATE) for start in self.flashes()])
         for start in range(0, total, SAMPLE_RATE):
@@ -306,7 +303,7 @@ def _random_light(rng: np.random.Generator) -> Light:
 @lru_cache(maxsize=4)
 def _noise_tile(size: tuple[int, int]) -> npt.NDArray[np.int16]:
     rng = np.random.default_rng(4711)
-    # Grey noise, so that the lossless truth files stay a third of the size.
+    # Grey noise keeps the lossless truth files at a third of the size.
     noise = rng.standard_normal((size[1] + 64, size[0] + 64, 1), np.float32) * NOISE_DEVIATION
     return np.repeat(np.rint(noise).astype(np.int16), 3, axis=2)
 

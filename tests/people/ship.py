@@ -1,4 +1,4 @@
-"""Make the demo that the product carries: ``python -m tests.people colab_helpers/demo/files --ship``."""
+"""Make the demo shipped with the product: ``python -m tests.people colab_helpers/demo/files --ship``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.people.scene import Scene
 from tests.people.standins import build_standins
 
 SOURCE = "hanna"
-"""Who is put in: unlike everybody in the clips."""
+"""The source person, unlike all people in the clips."""
 SIZE, RATE, SECONDS = (640, 360), Fraction(25), 4.0
 CLIPS = {
     "crossing": Scene(1, SIZE, RATE, SECONDS, 2, cast=["gustav", "fumiko"], crossing=True),
@@ -35,7 +35,7 @@ def ship_demo(folder: Path) -> None:
     write_manifest(folder, [source, *targets])
     with zipfile.ZipFile(folder / MODELS, "w", zipfile.ZIP_DEFLATED) as pack:
         for name, model in build_standins().items():
-            # A fixed date: the same networks give the same file.
+            # A fixed date makes the file reproducible.
             entry = zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             pack.writestr(entry, model.SerializeToString(deterministic=True), compresslevel=9)

@@ -1,15 +1,15 @@
 """Tiny ONNX models with the tensor contracts of the real ones, for the rendered people only.
 
-They let everything run without a download: names, order, shapes and ranges are those of buffalo_l
-(det_10g, w600k_r50, genderage), inswapper_128, GFPGANv1.4, nsfw_2, xseg_1 and bisenet_resnet_34 (these two
-see :mod:`tests.people.masking`). Six are small networks trained by :mod:`tests.people.train`; embedding head,
-latent map and enhancer are constructed.
-Every file says in its metadata that it is a stand-in. They are useless on photographs.
+They replace downloads: names, order, shapes and ranges are those of buffalo_l (det_10g, w600k_r50,
+genderage), inswapper_128, GFPGANv1.4, nsfw_2, xseg_1 and bisenet_resnet_34 (the last two are in
+:mod:`tests.people.masking`). Six are small networks trained by :mod:`tests.people.train`; embedding head,
+latent map and enhancer are constructed. The metadata of every file marks it as a stand-in; on photographs
+they are useless.
 
-The recogniser measures the sixteen numbers p of a :class:`~tests.people.looks.Face` and writes
-[alpha p, cos(Wp + b), sin(Wp + b)] with fixed random W. The Fourier part has constant length, so equal
-faces have cosine near 1 and different ones near 0; from the linear part, over the length of the rest, the
-swapper reads p back.
+The recogniser estimates the sixteen parameters p of a :class:`~tests.people.looks.Face` and outputs
+[alpha p, cos(Wp + b), sin(Wp + b)] with fixed random W. The Fourier part has constant norm, so equal faces
+have cosine near 1 and different ones near 0; from the linear part relative to that norm the swapper
+recovers p.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import onnx
 from onnx import numpy_helper
 from scipy.linalg import hadamard
 
-from tests.people.graph import ATTRIBUTES, F32, RECOGNISER, SECOND_LOOK, Graph, Value
+from tests.people.graph import ATTRIBUTES, F32, RECOGNISER, REFINER, Graph, Value
 from tests.people.looks import FACE_FIELDS, KEPT
 from tests.people.masking import occluder, parser
 
@@ -32,24 +32,23 @@ WEIGHTS = Path(__file__).with_name("weights.npz")
 CONTENT_FILE = "nsfw_2.onnx"
 # Sizes of the two anchors of each stride, in pixels of the detector's input.
 ANCHORS: dict[int, tuple[float, float]] = {8: (20.0, 40.0), 16: (80.0, 160.0), 32: (320.0, 520.0)}
-# The second look: how many of the first look's best places get one, and the crop's side in pixels and
-# over the longer side of the box found first.
-PLACES, CROP_SIZE, CROP_REACH = 16, 64, 1.15
-# Taken off the second look's logit: look-alikes of the backgrounds reach 4, whole faces more than 10.
-CAUTION = 6.0
-# What remains of the first look's score where there was no second: below any usual threshold.
-UNSEEN_SCORE = 0.4
+# Refinement: number of refined proposals, crop size in pixels, and crop side over the longer side of the box.
+REFINED, CROP_SIZE, CROP_REACH = 16, 64, 1.15
+# Subtracted from the refiner's logit: false faces in backgrounds reach 4, whole faces more than 10.
+LOGIT_MARGIN = 6.0
+# Factor of the scores of proposals that are not refined: keeps them below any usual threshold.
+UNREFINED_FACTOR = 0.4
 LOOK_MEAN = np.float32(0.5)
 LOOK_SPREAD = np.float32(0.3)
 
-# Layers of the swapper that are steered by the source's look, and their channels.
+# Layers of the swapper that are conditioned on the source's look, and their channels.
 SWAP_BLOCKS = {"r1": 96, "r2": 96, "m1": 64, "m2": 64, "m3": 64, "m4": 64}
 
-LINEAR_GAIN = 1.1  # alpha: large enough to read p back, small beside the Fourier part
+LINEAR_GAIN = 1.1  # alpha: large enough to recover p, small relative to the Fourier part
 EMBEDDING_NORM = 20.0
-MIX = 3  # seed of the matrix that mixes an embedding
+MIX_SEED = 3  # seed of the matrix that mixes an embedding
 DIMENSIONS, WAVES = 16, 248
-# How finely each number tells faces apart (deviation of W's rows) times the swapper's error, as measured.
+# Standard deviation of W's rows times the swapper's measured error in each parameter.
 RESOLUTION = 0.155
 
 
@@ -61,7 +60,7 @@ def load_weights() -> dict[str, F32]:
 
 
 def orthonormal(seed: int) -> F32:
-    """Mix 512 numbers evenly, by few distinct values, so that the file packs well: a Hadamard matrix."""
+    """Orthonormal (512, 512): a permuted Hadamard matrix, whose few distinct values compress well."""
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1.0, 1.0], 512)
     return np.asarray(hadamard(512)[:, rng.permutation(512)] * signs / np.sqrt(512), np.float32)
@@ -75,19 +74,19 @@ def _waves(errors: F32) -> tuple[F32, F32]:
 
 
 def detector(weights: Mapping[str, F32]) -> onnx.ModelProto:
-    """Build det_10g's stand-in: SCRFD heads at strides 8, 16 and 32, two anchors a cell.
+    """Build det_10g's stand-in: SCRFD heads at strides 8, 16 and 32, two anchors per cell.
 
-    One network finds candidates on the whole picture; a second looks at the best of them in a crop of their
-    own, decides, and measures. Only candidates seen twice score above ``UNSEEN_SCORE``.
+    A proposal network runs on the whole picture; a refiner classifies and measures the best proposals in
+    crops of their own. Only refined proposals score above ``UNREFINED_FACTOR``.
     """
     g = Graph(weights, "det")
-    first = _first_look(g)
-    chosen = _best_places(g, first)
+    proposals = _propose(g)
+    best = _best_proposals(g, proposals)
     g.use("fine")
-    scores, places = _second_look(g, first, chosen)
+    scores, places = _refine(g, proposals, best)
     names = ("448", "471", "494"), ("451", "474", "497"), ("454", "477", "500")
     for rows, outputs in zip((scores, *places), names, strict=True):
-        g.split(rows, first.counts, outputs)
+        g.split(rows, proposals.counts, outputs)
     contract: list[Value] = [
         (name, (f"cells_{s}", width))
         for part, width in zip(names, (1, 4, 10), strict=True)
@@ -97,19 +96,19 @@ def detector(weights: Mapping[str, F32]) -> onnx.ModelProto:
 
 
 def proposer(weights: Mapping[str, F32]) -> onnx.ModelProto:
-    """Build the detector's first half: ``scores`` (PLACES,) in 0..1 and ``boxes`` (PLACES, 4) in pixels."""
+    """Build the proposal network: ``scores`` (REFINED,) in 0..1 and ``boxes`` (REFINED, 4) in pixels."""
     g = Graph(weights, "det")
-    chosen = _best_places(g, _first_look(g))
+    chosen = _best_proposals(g, _propose(g))
     g.add("Identity", chosen.scores, out="scores")
     g.add("Identity", chosen.boxes, out="boxes")
-    return g.model("proposer", [_PICTURE], [("scores", (PLACES,)), ("boxes", (PLACES, 4))])
+    return g.model("proposer", [_PICTURE], [("scores", (REFINED,)), ("boxes", (REFINED, 4))])
 
 
 _PICTURE = ("input.1", (1, 3, "?", "?"))
 
 
-class _Rows(NamedTuple):
-    """Names of the first look's results, one row for each cell and anchor of all levels."""
+class _Proposals(NamedTuple):
+    """Names of the proposals' tensors, one row for each cell and anchor of all levels."""
 
     scores: str  # (N, 1), 0..1
     peaks: str  # the same, 0 where a neighbouring cell scores higher
@@ -119,15 +118,15 @@ class _Rows(NamedTuple):
     counts: str  # (3,) int64, rows of each level
 
 
-class _Chosen(NamedTuple):
-    """Names of the best places: row numbers (PLACES,), scores (PLACES,), boxes (PLACES, 4) in pixels."""
+class _Best(NamedTuple):
+    """Names of the best proposals' rows (REFINED,), scores (REFINED,) and boxes (REFINED, 4) in pixels."""
 
     rows: str
     scores: str
     boxes: str
 
 
-def _first_look(g: Graph) -> _Rows:
+def _propose(g: Graph) -> _Proposals:
     x = "input.1"
     for layer in ("c1", "c2", "c3"):
         x = g.conv(x, layer, stride=2)
@@ -135,8 +134,8 @@ def _first_look(g: Graph) -> _Rows:
     p16 = g.conv(g.conv(p8, "c5", stride=2), "c6")
     deep = g.conv(g.conv(g.conv(p16, "c7", stride=2), "c8"), "c9", dilation=2)
     p32 = g.conv(deep, "l32", act=False)
-    p16 = g.add("Add", g.conv(p16, "l16", act=False), g.double(p32))
-    p8 = g.add("Add", g.conv(p8, "l8", act=False), g.conv(g.double(p16), "d8", act=False))
+    p16 = g.add("Add", g.conv(p16, "l16", act=False), g.upsample(p32))
+    p8 = g.add("Add", g.conv(p8, "l8", act=False), g.conv(g.upsample(p16), "d8", act=False))
     levels = [
         _head(g, g.conv(g.add("LeakyRelu", level, alpha=0.1), f"h{stride}"), stride)
         for stride, level in ((8, p8), (16, p16), (32, p32))
@@ -145,7 +144,7 @@ def _first_look(g: Graph) -> _Rows:
         g.add("Concat", *parts, axis=0) for parts in zip(*levels, strict=True)
     )
     counts = g.add("Concat", *(g.add("Shape", level[0], start=0, end=1) for level in levels), axis=0)
-    return _Rows(scores, peaks, sides, centres, strides, counts)
+    return _Proposals(scores, peaks, sides, centres, strides, counts)
 
 
 def _head(g: Graph, x: str, stride: int) -> list[str]:
@@ -168,21 +167,21 @@ def _head(g: Graph, x: str, stride: int) -> list[str]:
 
 
 def _rows(g: Graph, x: str, width: int) -> str:
-    """One row for each cell and anchor, without a batch axis."""
+    """Reshape to one row for each cell and anchor, without a batch axis."""
     return g.add("Reshape", g.add("Transpose", x, perm=[0, 2, 3, 1]), g.constant([-1, width], integers=True))
 
 
-def _best_places(g: Graph, first: _Rows) -> _Chosen:
-    flat = g.add("Reshape", first.peaks, g.constant([-1], integers=True))
-    scores, rows = g.top(flat, PLACES)
-    centres, sides = (g.add("Gather", part, rows, axis=0) for part in (first.centres, first.sides))
+def _best_proposals(g: Graph, proposals: _Proposals) -> _Best:
+    flat = g.add("Reshape", proposals.peaks, g.constant([-1], integers=True))
+    scores, rows = g.top(flat, REFINED)
+    centres, sides = (g.add("Gather", part, rows, axis=0) for part in (proposals.centres, proposals.sides))
     signs = g.constant([-1, -1, 1, 1])
     boxes = g.add("Add", g.add("Concat", centres, centres, axis=1), g.add("Mul", sides, signs))
-    return _Chosen(rows, scores, boxes)
+    return _Best(rows, scores, boxes)
 
 
 def _squares(g: Graph, boxes: str) -> tuple[str, str]:
-    """Names of the squares' corners (K, 2) and sides (K, 1) around boxes (K, 4), all in pixels."""
+    """Names of corners (K, 2) and sides (K, 1) of squares around boxes (K, 4), in pixels."""
     low, high = (
         g.add("Slice", boxes, *(g.constant([number], integers=True) for number in (k, k + 2, 1)))
         for k in (0, 2)
@@ -193,36 +192,36 @@ def _squares(g: Graph, boxes: str) -> tuple[str, str]:
     return g.add("Sub", middle, g.add("Mul", side, g.constant(0.5))), side
 
 
-def _second_look(g: Graph, first: _Rows, chosen: _Chosen) -> tuple[str, tuple[str, str]]:
-    """Rows of all levels: scores, then sides and points, in strides as det_10g gives them."""
-    corner, side = _squares(g, chosen.boxes)
+def _refine(g: Graph, proposals: _Proposals, best: _Best) -> tuple[str, tuple[str, str]]:
+    """Rows of all levels: scores, then sides and landmarks, in units of strides as in det_10g."""
+    corner, side = _squares(g, best.boxes)
     crops = g.add(
         "RoiAlign",
         "input.1",
         g.add("Concat", corner, g.add("Add", corner, side), axis=1),
-        g.constant(np.zeros(PLACES), integers=True),
+        g.constant(np.zeros(REFINED), integers=True),
         coordinate_transformation_mode="half_pixel",
         output_height=CROP_SIZE,
         output_width=CROP_SIZE,
         sampling_ratio=2,
     )
-    out = g.dense(g.read(crops, SECOND_LOOK), "f2", act=False)
-    verdict, places = g.cut(out, (1, 14))
-    # Where the first look saw nothing at all the second is not to be trusted: it never saw such crops.
+    out = g.dense(g.conv_stack(crops, REFINER), "f2", act=False)
+    score, places = g.split_columns(out, (1, 14))
+    # With a proposal score near zero the refiner is unreliable: it was not trained on such crops.
     column = g.constant([1], integers=True)
-    seen = g.add("Clip", g.add("Mul", chosen.scores, g.constant(4.0)), g.constant(0.0), g.constant(1.0))
-    verdict = g.add("Sigmoid", g.add("Sub", verdict, g.constant(CAUTION)))
-    verdict = g.add("Mul", verdict, g.add("Unsqueeze", seen, column))
+    seen = g.add("Clip", g.add("Mul", best.scores, g.constant(4.0)), g.constant(0.0), g.constant(1.0))
+    score = g.add("Sigmoid", g.add("Sub", score, g.constant(LOGIT_MARGIN)))
+    score = g.add("Mul", score, g.add("Unsqueeze", seen, column))
     inside = g.add("Mul", g.add("Add", g.add("Mul", places, g.constant(0.25)), g.constant(0.5)), side)
-    centre = g.add("Gather", first.centres, chosen.rows, axis=0)
-    unit = g.add("Gather", first.strides, chosen.rows, axis=0)
-    away = g.add("Tile", g.add("Sub", corner, centre), g.constant([1, 7], integers=True))
-    away = g.add("Div", g.add("Add", inside, away), unit)
-    box, points = g.cut(away, (4, 10))
-    index = g.add("Unsqueeze", chosen.rows, column)
-    nothing = g.add("Mul", first.scores, g.constant(0.0))
-    scores = g.add("ScatterND", g.add("Mul", first.scores, g.constant(UNSEEN_SCORE)), index, verdict)
-    sides = g.add("Div", first.sides, first.strides)
+    centre = g.add("Gather", proposals.centres, best.rows, axis=0)
+    unit = g.add("Gather", proposals.strides, best.rows, axis=0)
+    offset = g.add("Tile", g.add("Sub", corner, centre), g.constant([1, 7], integers=True))
+    offset = g.add("Div", g.add("Add", inside, offset), unit)
+    box, points = g.split_columns(offset, (4, 10))
+    index = g.add("Unsqueeze", best.rows, column)
+    nothing = g.add("Mul", proposals.scores, g.constant(0.0))
+    scores = g.add("ScatterND", g.add("Mul", proposals.scores, g.constant(UNREFINED_FACTOR)), index, score)
+    sides = g.add("Div", proposals.sides, proposals.strides)
     box = g.add("Mul", box, g.constant([-1, -1, 1, 1]))
     sides = g.add("ScatterND", sides, index, box)
     spread = g.add("Tile", nothing, g.constant([1, 10], integers=True))
@@ -232,17 +231,17 @@ def _second_look(g: Graph, first: _Rows, chosen: _Chosen) -> tuple[str, tuple[st
 def recogniser(weights: Mapping[str, F32]) -> onnx.ModelProto:
     """Build w600k_r50's stand-in."""
     g = Graph(weights, "rec")
-    look = g.dense(g.read("input.1", RECOGNISER), "f2", act=False)
+    look = g.dense(g.conv_stack("input.1", RECOGNISER), "f2", act=False)
     look = g.add("Clip", look, g.constant(-2.0), g.constant(2.0))
-    # Whoever is changed keeps their tone, so it must not tell people apart.
-    told = [float(name not in KEPT) for name in FACE_FIELDS]
-    look = g.add("Mul", look, g.constant(told))
+    # A swap keeps the target's tone, so it must not identify people.
+    used = [float(name not in KEPT) for name in FACE_FIELDS]
+    look = g.add("Mul", look, g.constant(used))
     directions, phases = _waves(weights["swap.errors"])
     linear = g.add("Mul", look, g.constant(LINEAR_GAIN))
     angle = g.add("Gemm", look, g.constant(directions), g.constant(phases))
-    whole = g.add("Concat", linear, g.add("Cos", angle), g.add("Sin", angle), axis=1)
-    mix = orthonormal(MIX) * np.float32(EMBEDDING_NORM / np.sqrt(WAVES))
-    g.add("MatMul", whole, g.constant(mix), out="683")
+    features = g.add("Concat", linear, g.add("Cos", angle), g.add("Sin", angle), axis=1)
+    mix = orthonormal(MIX_SEED) * np.float32(EMBEDDING_NORM / np.sqrt(WAVES))
+    g.add("MatMul", features, g.constant(mix), out="683")
     return g.model("w600k_r50", [("input.1", ("None", 3, 112, 112))], [("683", ("None", 512))])
 
 
@@ -250,7 +249,7 @@ def attributes(weights: Mapping[str, F32]) -> onnx.ModelProto:
     """Build genderage's stand-in; its first two nodes normalise, as insightface expects of it."""
     g = Graph(weights, "age")
     x = g.add("Mul", g.add("Sub", "data", g.constant(127.5)), g.constant(1 / 127.5))
-    x = g.read(x, ATTRIBUTES)
+    x = g.conv_stack(x, ATTRIBUTES)
     weight, bias = g.weight("f2")
     g.add("Gemm", x, g.constant(weight[:, :, 0, 0]), g.constant(bias), out="fc1", transB=1)
     return g.model("genderage", [("data", ("None", 3, 96, 96))], [("fc1", ("None", 3))])
@@ -260,36 +259,36 @@ def swapper(weights: Mapping[str, F32]) -> onnx.ModelProto:
     """Build inswapper_128's stand-in, with the latent map ``buff2fs`` as its last initializer."""
     g = Graph(weights, "swap")
     emap = orthonormal(4)
-    look = read_look(g, (orthonormal(MIX) @ emap).T)
-    g.add("Clip", painted(g, weights, "target", look), g.constant(0.0), g.constant(1.0), out="output")
+    look = decode_look(g, (orthonormal(MIX_SEED) @ emap).T)
+    g.add("Clip", swapped_crop(g, weights, "target", look), g.constant(0.0), g.constant(1.0), out="output")
     g.initializers.append(numpy_helper.from_array(emap, "buff2fs"))
     return g.model(
         "inswapper_128", [("target", (1, 3, 128, 128)), ("source", (1, 512))], [("output", (1, 3, 128, 128))]
     )
 
 
-def painted(g: Graph, weights: Mapping[str, F32], target: str, look: str) -> str:
-    """Name of the crop ``(1, 3, 128, 128)`` with the face of the sixteen numbers; it may leave 0..1."""
+def swapped_crop(g: Graph, weights: Mapping[str, F32], target: str, look: str) -> str:
+    """Name of the crop ``(1, 3, 128, 128)`` with the face of the sixteen parameters, not clipped."""
     style = g.dense(g.dense(look, "s1"), "s2")
     centred = g.add("Sub", g.add("Mul", target, g.constant(2.0)), g.constant(1.0))
     weight, bias = g.weight("a1")
-    # SpaceToDepth lays channels out block by block, the training framework channel by channel.
+    # SpaceToDepth orders channels by block, torch by channel.
     weight = weight.reshape(-1, 3, 4, 3, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 12, 3, 3)
     a = g.conv_with(g.add("SpaceToDepth", centred, blocksize=2), weight, bias, act=True)
     b = g.add("Add", g.conv(g.conv(a, "b1", stride=2), "b2"), g.constant(weights["swap.place"]))
     d = g.conv(b, "d1", stride=2)
     d = g.add("Add", d, _film(g, _film(g, d, "r1", style), "r2", style))
-    b = g.add("Add", b, g.double(g.conv(d, "u1")))
+    b = g.add("Add", b, g.upsample(g.conv(d, "u1")))
     for first, second in (("m1", "m2"), ("m3", "m4")):
         b = g.add("Add", b, _film(g, _film(g, b, first, style), second, style))
-    a = g.add("Add", a, g.double(g.conv(b, "u3")))
+    a = g.add("Add", a, g.upsample(g.conv(b, "u3")))
     a = g.conv(a, "u4")
     change = g.add("DepthToSpace", g.conv(a, "u5", act=False), blocksize=2, mode="CRD")
     return g.add("Add", target, g.add("Tanh", change))
 
 
-def read_look(g: Graph, back: F32) -> str:
-    """Undo latent map and mixing by a matrix; recover the sixteen numbers from a unit latent."""
+def decode_look(g: Graph, back: F32) -> str:
+    """Undo latent map and mixing by a matrix; recover the sixteen parameters from a unit latent."""
     linear = g.add("MatMul", "source", g.constant(back[:, :DIMENSIONS]))
     square = g.add("ReduceSum", g.add("Mul", linear, linear), g.constant([1], integers=True), keepdims=1)
     rest = g.add("Sqrt", g.add("Max", g.add("Sub", g.constant(1.0), square), g.constant(1e-3)))
@@ -298,7 +297,7 @@ def read_look(g: Graph, back: F32) -> str:
 
 
 def _film(g: Graph, x: str, layer: str, style: str) -> str:
-    """Apply a convolution, normalise each channel over the picture, scale and shift it by the style."""
+    """Convolution and adaptive instance normalisation, scaled and shifted by the style."""
     both = g.dense(style, f"film_{layer}", act=False)
     spread = g.add("Unsqueeze", both, g.constant([2, 3], integers=True))
     width = SWAP_BLOCKS[layer]
@@ -311,7 +310,7 @@ def _film(g: Graph, x: str, layer: str, style: str) -> str:
 
 
 def enhancer() -> onnx.ModelProto:
-    """Build GFPGANv1.4's stand-in: edges are sharpened, fine noise is left alone."""
+    """Build GFPGANv1.4's stand-in, which sharpens edges and keeps fine noise."""
     g = Graph({}, "")
     reach = 6
     line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / 2.4) ** 2)
@@ -344,9 +343,9 @@ def build_standins() -> dict[str, onnx.ModelProto]:
 
 
 def content() -> onnx.ModelProto:
-    """Marqo's contract; hits where plain magenta, which no camera sees, fills a fifth of the square.
+    """Marqo's contract; detects pure magenta, unknown to cameras, in a fifth of the square.
 
-    Of a share s of such pixels the outputs differ by 4 s - 0.5, so that 0.25 is exceeded from 0.1875 on.
+    For a share s of such pixels the outputs differ by 4 s - 0.5, which exceeds 0.25 from s = 0.1875 on.
     """
     g = Graph({}, "")
     g.split("input", g.constant([1, 1, 1], integers=True), ["red", "green", "blue"], axis=1)
@@ -359,7 +358,7 @@ def content() -> onnx.ModelProto:
 
 
 def write_standins(directory: Path) -> None:
-    """Write the stand-in models into a models folder, which is made if missing."""
+    """Write the stand-in models into a models folder, created if missing."""
     for name, model in build_standins().items():
         path = Path(directory) / name
         path.parent.mkdir(parents=True, exist_ok=True)

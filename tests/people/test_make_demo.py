@@ -32,7 +32,7 @@ def _video(path: Path) -> tuple[list[npt.NDArray[np.uint8]], list[float]]:
     return images, [float(frame.time or 0) for frame in frames]
 
 
-def test_writes_everything_and_its_statement_of_consent_covers_it(demo: DemoPaths) -> None:
+def test_demo_is_complete_and_covered_by_its_consent(demo: DemoPaths) -> None:
     assert {path.stem for path in demo.sources} == set(IDENTITIES)
     truths = {path.name for path in (demo.directory / "truth").iterdir()}
     assert truths == {"clip1.json", *(f"clip1.swap-{who}.mkv" for who in IDENTITIES)}
@@ -40,14 +40,14 @@ def test_writes_everything_and_its_statement_of_consent_covers_it(demo: DemoPath
     require_consent(DEMO_CONSENT, [*demo.sources, *demo.targets])
 
 
-def test_target_is_the_scene_in_tagged_h264_with_sound_as_long(demo: DemoPaths) -> None:
+def test_target_is_tagged_h264_of_the_scene_with_equally_long_audio(demo: DemoPaths) -> None:
     images, times = _video(demo.targets[0])
     assert len(images) == SCENE.frames == 25
     assert times == pytest.approx([i / float(RATE) for i in range(25)], abs=1e-6)
     for i in (0, 12, 24):
         error = images[i].astype(float) - SCENE.render(i)[0]
-        assert np.abs(error.mean((0, 1))).max() < 3.5  # colours survive: matrix and range are tagged
-        assert 10 * np.log10(255**2 / (error**2).mean()) > 29  # chroma is subsampled, stripes suffer
+        assert np.abs(error.mean((0, 1))).max() < 3.5  # correct colours: matrix and range are tagged
+        assert 10 * np.log10(255**2 / (error**2).mean()) > 29  # stripes lose by chroma subsampling
     with av.open(str(demo.targets[0])) as box:
         video, audio = box.streams.video[0], box.streams.audio[0]
         context = video.codec_context
@@ -57,7 +57,7 @@ def test_target_is_the_scene_in_tagged_h264_with_sound_as_long(demo: DemoPaths) 
         assert abs(lengths[0] - lengths[1]) < 0.05
 
 
-def test_truth_is_the_scenes_and_true_swaps_are_lossless(demo: DemoPaths) -> None:
+def test_truth_matches_the_scene_and_true_swaps_are_lossless(demo: DemoPaths) -> None:
     truth = json.loads(demo.truths[0].read_text())
     assert (truth["fps"], truth["size"]) == ("15000/1001", list(SIZE))
     assert [frame["i"] for frame in truth["frames"]] == list(range(SCENE.frames))
@@ -85,11 +85,11 @@ def test_clicks_coincide_with_flashes(demo: DemoPaths) -> None:
     assert np.abs(onsets - flashes).max() <= 0.5 / float(RATE)
 
 
-def test_clips_differ_and_processes_give_the_same_files(tmp_path: Path) -> None:
+def test_clips_differ_and_files_do_not_depend_on_workers(tmp_path: Path) -> None:
     options = {"seed": 1, "seconds": 0.2, "size": (96, 64), "people": 1, "true_swaps": ["dalia", "edvin"]}
     one = make_demo(tmp_path / "one", workers=1, **options)  # type: ignore[arg-type]
     two = make_demo(tmp_path / "two", workers=2, **options)  # type: ignore[arg-type]
-    # The lossless files tell whether the pictures are the same; x264's bits vary with the machine's load.
+    # Compare the lossless files: x264's output varies with the machine's load.
     files = [sorted((made.directory / "truth").iterdir()) for made in (one, two)]
     assert len(files[0]) == 6
     for a, b in zip(*files, strict=True):

@@ -17,7 +17,7 @@ def _scene(seed: int, **options: object) -> Scene:
     return Scene(seed, SIZE, Fraction(25), 4.0, **options)  # type: ignore[arg-type]
 
 
-def test_a_frame_is_the_same_in_another_scene_of_its_seed_whatever_was_rendered_before() -> None:
+def test_frame_depends_only_on_seed_and_number() -> None:
     scene = _scene(5)
     first, faces = scene.render(30)
     scene.render(3)
@@ -28,7 +28,7 @@ def test_a_frame_is_the_same_in_another_scene_of_its_seed_whatever_was_rendered_
     assert not np.array_equal(first, _scene(2).render(30)[0])
 
 
-def test_everyone_gets_cast_sooner_or_later() -> None:
+def test_every_identity_is_cast_by_some_seed() -> None:
     assert {who for seed in range(40) for who in _scene(seed).cast} == set(IDENTITIES)
 
 
@@ -51,8 +51,8 @@ def test_truth_is_consistent(seed: int) -> None:
             assert np.linalg.norm(mouth_right - mouth_left) > 3
 
 
-def test_eyes_are_where_the_points_say() -> None:
-    # The white of a light eye and its dark pupil lie within a small square around the point.
+def test_eyes_are_at_their_landmarks() -> None:
+    # White sclera and dark pupil lie in a small square around the landmark.
     scene = Scene(3, (640, 360), Fraction(25), 4.0, 1, cast=["alma"])
     for i in (0, 10):
         image, faces = scene.render(i)
@@ -64,7 +64,7 @@ def test_eyes_are_where_the_points_say() -> None:
             assert patch.min() < 60
 
 
-def test_true_swap_changes_the_inner_face_and_nothing_else() -> None:
+def test_true_swap_changes_the_inner_face_only() -> None:
     scene = _scene(21)
     other = next(who for who in IDENTITIES if who not in scene.cast)
     result = scene.render_all(5, [other])
@@ -76,7 +76,7 @@ def test_true_swap_changes_the_inner_face_and_nothing_else() -> None:
     assert not changed[outside].any()
     inside = result.mask > 0.9
     assert inside.sum() > 200
-    assert changed[inside].mean() > 0.5  # skin between the features may be alike on both
+    assert changed[inside].mean() > 0.5  # skin between features may be equal
     y, x = np.indices(changed.shape)
     near = np.zeros_like(inside)
     for face in result.faces:
@@ -86,7 +86,7 @@ def test_true_swap_changes_the_inner_face_and_nothing_else() -> None:
     assert changed[inside & near].mean() > 0.7
 
 
-def test_swap_keeps_body_and_tone_and_to_oneself_changes_nothing() -> None:
+def test_swap_keeps_body_and_tone_and_self_swap_changes_nothing() -> None:
     scene = _scene(4, people=1, cast=["alma"])
     result = scene.render_all(0, ["alma", "chidi"])
     assert np.array_equal(result.frame, result.swapped["alma"])
@@ -94,9 +94,9 @@ def test_swap_keeps_body_and_tone_and_to_oneself_changes_nothing() -> None:
     medians = [np.median(image[inside], axis=0) for image in (result.frame, result.swapped["chidi"])]
     assert np.abs(medians[0] - medians[1]).max() < 8
     own, other = look_of("alma"), look_of("bruno")
-    worn = own.wearing(other)
-    assert (worn.body, worn.skin) == (own.body, own.face)
-    assert worn.face == replace(other.face, tone=own.skin.tone, warmth=own.skin.warmth)
+    swapped = own.with_face_of(other)
+    assert (swapped.body, swapped.skin) == (own.body, own.face)
+    assert swapped.face == replace(other.face, tone=own.skin.tone, warmth=own.skin.warmth)
 
 
 def test_two_people_can_change_places() -> None:
@@ -107,21 +107,21 @@ def test_two_people_can_change_places() -> None:
     assert any(face.visible < 0.5 for faces in seen.values() for face in faces.values())
 
 
-def test_people_leave_and_are_covered_now_and_then() -> None:
+def test_people_leave_and_are_covered_sometimes() -> None:
     visible: list[float] = []
-    gone = 0
+    absent = 0
     for seed in range(4):
         scene = Scene(seed, SIZE, Fraction(10), 6.0, 1)
         for i in range(0, scene.frames, 2):
             faces = scene.render(i)[1]
-            gone += not faces
+            absent += not faces
             visible += [face.visible for face in faces]
-    assert gone > 2
+    assert absent > 2
     assert sum(0.1 < v < 0.85 for v in visible) > 4
     assert sum(v > 0.995 for v in visible) > 0.5 * len(visible)
 
 
-def test_without_people_there_is_a_picture_and_no_face() -> None:
+def test_scene_without_people_has_no_faces() -> None:
     image, faces = _scene(9, people=0).render(0)
     assert (faces, image.shape, image.dtype) == ((), (180, 320, 3), np.uint8)
     assert image.std() > 10
@@ -135,7 +135,7 @@ def test_mask_is_the_visible_inner_face() -> None:
     assert result.mask[round(y), round(x)] > 0.95
 
 
-def test_identities_and_portraits_are_far_apart_and_random_looks_are_repeatable() -> None:
+def test_identities_are_distinct_and_random_looks_repeatable() -> None:
     small = [portrait(who, size=96).astype(int) for who in IDENTITIES]
     vectors = [look_of(who).face.vector() for who in IDENTITIES]
     for n in range(len(small)):

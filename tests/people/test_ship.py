@@ -1,4 +1,4 @@
-"""The demo that the product carries."""
+"""The demo shipped with the product."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 import av
 import pytest
 
-from colab_helpers import demo as room
+from colab_helpers import demo as demo_package
 from colab_helpers.demo import MODELS, copy_demo
 from colab_helpers.errors import OutputError
 from colab_helpers.trust.consent import DEMO_CONSENT, require_consent
 from tests.people.ship import CLIPS, SIZE
 from tests.people.standins import build_standins
 
-FILES = Path(room.__file__).with_name("files")
+FILES = Path(demo_package.__file__).with_name("files")
 
 
-def test_it_is_small_and_its_networks_are_those_of_the_weights() -> None:
+def test_demo_is_small_and_its_networks_match_the_weights() -> None:
     assert sum(path.stat().st_size for path in FILES.rglob("*")) < 5_000_000
     with zipfile.ZipFile(FILES / MODELS) as pack:
         found = {name: pack.read(name) for name in pack.namelist()}
@@ -27,7 +27,7 @@ def test_it_is_small_and_its_networks_are_those_of_the_weights() -> None:
     }
 
 
-def test_its_clips_show_the_scenes() -> None:
+def test_demo_clips_match_their_scenes() -> None:
     for name, scene in CLIPS.items():
         with av.open(str(FILES / "targets" / f"{name}.mp4")) as container:
             frames = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
@@ -37,7 +37,7 @@ def test_its_clips_show_the_scenes() -> None:
             assert abs(frames[index].astype(int) - scene.render(index)[0]).mean() < 4
 
 
-def test_a_copy_is_whole_covered_by_its_consent_and_made_once(tmp_path: Path) -> None:
+def test_demo_copy_is_complete_covered_by_consent_and_made_once(tmp_path: Path) -> None:
     demo = copy_demo(tmp_path / "demo")
     require_consent(DEMO_CONSENT, [demo.source, *demo.targets])
     assert [path.stem for path in demo.targets] == sorted(CLIPS)
@@ -49,7 +49,7 @@ def test_a_copy_is_whole_covered_by_its_consent_and_made_once(tmp_path: Path) ->
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
-def test_it_replaces_no_file_of_the_users(tmp_path: Path) -> None:
+def test_demo_copy_does_not_replace_existing_files(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     mine = tmp_path / "source" / "hanna.jpg"
     mine.write_bytes(b"mine")

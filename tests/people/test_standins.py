@@ -41,7 +41,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
-def test_contracts_are_those_of_the_real_ones_and_each_says_what_it_is(models: Path, name: str) -> None:
+def test_contracts_match_real_models_and_metadata_names_standin(models: Path, name: str) -> None:
     session = _session(models / name)
     inputs, outputs = CONTRACTS[name]
     assert [(i.name, i.shape) for i in session.get_inputs()] == inputs
@@ -52,7 +52,7 @@ def test_contracts_are_those_of_the_real_ones_and_each_says_what_it_is(models: P
     assert "stand-in" in properties["description"]
 
 
-def test_writing_is_repeatable_and_small(models: Path, tmp_path: Path) -> None:
+def test_written_models_are_reproducible_and_small(models: Path, tmp_path: Path) -> None:
     write_standins(tmp_path)
     for name in CONTRACTS:
         assert (tmp_path / name).read_bytes() == (models / name).read_bytes()
@@ -60,7 +60,7 @@ def test_writing_is_repeatable_and_small(models: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(640, 640), (320, 416), (96, 32)])
-def test_detector_rows(models: Path, height: int, width: int) -> None:
+def test_detector_output_shapes_and_range(models: Path, height: int, width: int) -> None:
     outs = _session(models / "buffalo_l/det_10g.onnx").run(
         None, {"input.1": np.zeros((1, 3, height, width), np.float32)}
     )
@@ -78,7 +78,7 @@ def test_latent_map_is_last_unused_and_orthonormal(models: Path) -> None:
     assert np.allclose(emap @ emap.T, np.eye(512), atol=1e-4)
 
 
-def test_insightface_takes_them_for_what_they_stand_for(tools: Tools) -> None:
+def test_insightface_recognises_the_stand_ins(tools: Tools) -> None:
     assert (tools.recogniser.input_mean, tools.recogniser.input_std) == (127.5, 127.5)
     assert (tools.attributes.input_mean, tools.attributes.input_std) == (0.0, 1.0)
     assert tools.attributes.taskname == "genderage"
@@ -86,7 +86,7 @@ def test_insightface_takes_them_for_what_they_stand_for(tools: Tools) -> None:
     assert (tools.swapper.emap.shape, tools.swapper.input_size) == ((512, 512), (128, 128))
 
 
-def test_embedding_is_not_normalised_and_takes_stacks(tools: Tools) -> None:
+def test_embedding_is_not_normalised_and_accepts_batches(tools: Tools) -> None:
     pose, act = actors.portrait_pose(512), Expression(smile=0.7)
     crops = [
         crop_face(portrait(who), actors.landmarks(look_of(who).body, pose, act), 112)
@@ -99,7 +99,7 @@ def test_embedding_is_not_normalised_and_takes_stacks(tools: Tools) -> None:
 
 
 @pytest.mark.parametrize(("size", "seed"), [((640, 360), 51), ((1280, 720), 52), ((1920, 1080), 53)])
-def test_finds_the_people_and_nobody_else(tools: Tools, size: tuple[int, int], seed: int) -> None:
+def test_detector_recall_precision_and_landmark_error(tools: Tools, size: tuple[int, int], seed: int) -> None:
     figures = Figures()
     for people in (1, 2):
         scene = Scene(seed + 10 * people, size, Fraction(25), 4.0, people)
@@ -110,27 +110,27 @@ def test_finds_the_people_and_nobody_else(tools: Tools, size: tuple[int, int], s
     assert np.mean(figures.landmark) <= 0.05
 
 
-def test_no_face_where_no_people_are(tools: Tools) -> None:
+def test_no_face_is_detected_in_backgrounds(tools: Tools) -> None:
     rng = np.random.default_rng(8)
     assert not any(tools.faces(random_background(rng, (640, 360)), embed=False) for _ in range(25))
 
 
 @pytest.mark.parametrize(("height", "roll"), [(26, 0), (40, 25), (60, -30), (120, -30), (480, 10)])
-def test_finds_small_large_and_tilted_faces(tools: Tools, height: int, roll: int) -> None:
+def test_small_large_and_tilted_faces_are_detected(tools: Tools, height: int, roll: int) -> None:
     rng = np.random.default_rng(height)
     found = 0
     for who in IDENTITIES:
         frame = random_background(rng, (640, 640))
         pose = actors.Pose(x=320, y=320, scale=height / 1.57, yaw=float(rng.uniform(-25, 25)), roll=roll)
         head = actors.Head(look_of(who), pose, Expression(), actors.Light())
-        actors.lay_person(frame, head)
+        actors.composite_person(frame, head)
         truth = actors.landmarks(look_of(who).body, pose, head.act)
         faces = tools.faces(frame, embed=False)
         found += any(np.linalg.norm(f.kps - truth, axis=1).mean() < 0.12 * height for f in faces)
     assert found >= 7
 
 
-def test_embedding_tells_people_apart(tools: Tools) -> None:
+def test_embedding_distinguishes_people(tools: Tools) -> None:
     portraits = tools.portraits()
     assert set(portraits) == set(IDENTITIES)
     figures = Figures()
@@ -144,7 +144,7 @@ def test_embedding_tells_people_apart(tools: Tools) -> None:
     assert np.percentile(figures.same, 10) >= 0.7
 
 
-def test_swapper_gives_the_true_swap(tools: Tools) -> None:
+def test_swapper_approximates_the_true_swap(tools: Tools) -> None:
     portraits, figures = tools.portraits(), Figures()
     for seed, people in ((71, 1), (72, 1), (73, 2)):
         scene = Scene(seed, (640, 360), Fraction(25), 4.0, people)
@@ -158,17 +158,17 @@ def test_swapper_gives_the_true_swap(tools: Tools) -> None:
     assert np.mean(figures.to_source) >= 0.7
 
 
-def test_attributes_know_age_and_presentation(tools: Tools) -> None:
-    right, errors = 0, []
+def test_attributes_estimate_age_and_presentation(tools: Tools) -> None:
+    correct, errors = 0, []
     for who, face in tools.portraits().items():
         gender, years = tools.attributes.get(portrait(who), face)
-        right += gender == int(look_of(who).male)
+        correct += gender == int(look_of(who).male)
         errors.append(abs(years - look_of(who).years))
-    assert right >= 7
+    assert correct >= 7
     assert np.mean(errors) < 10
 
 
-def test_enhancer_sharpens_and_keeps_the_picture(models: Path) -> None:
+def test_enhancer_sharpens_and_preserves_the_picture(models: Path) -> None:
     session = _session(models / "GFPGANv1.4.onnx")
     sharp = portrait("dalia")
     soft = cv2.GaussianBlur(sharp, (0, 0), 3)

@@ -1,4 +1,4 @@
-"""Textures of a look, kept as long as others need them: painting is the larger part of rendering."""
+"""Cached textures of a look; painting them is the larger part of rendering."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def texture_res(scale: float) -> float:
 
 
 _TEXTURES: dict[Hashable, Any] = {}
-_most_textures = 96
+_cache_size = 96
 
 
-def keep_textures(limit: int) -> None:
-    """Let the cache hold more textures (about half a megabyte each) than a scene needs."""
-    global _most_textures
-    _most_textures = limit
+def set_cache_size(limit: int) -> None:
+    """Set the number of cached textures, of about half a megabyte each."""
+    global _cache_size
+    _cache_size = limit
 
 
-def kept(key: Hashable, make: Callable[[], Any]) -> Any:
-    """A texture by what it depends on; the oldest go first."""
+def cached(key: Hashable, make: Callable[[], Any]) -> Any:
+    """Return a cached value, or make it; the oldest are evicted first."""
     if key not in _TEXTURES:
-        if len(_TEXTURES) > _most_textures - 1:
+        if len(_TEXTURES) > _cache_size - 1:
             _TEXTURES.pop(next(iter(_TEXTURES)))
         _TEXTURES[key] = make()
     return _TEXTURES[key]
@@ -39,11 +39,11 @@ def kept(key: Hashable, make: Callable[[], Any]) -> Any:
 
 def _window(res: float) -> F32:
     grid = paint.sheet(res)
-    return kept(("window", res), lambda: paint.face_window(grid.x, grid.y))
+    return cached(("window", res), lambda: paint.face_window(grid.x, grid.y))
 
 
 def mixed(kind: Any, look: Look, res: float) -> F32:
-    """Paint a static texture; where the inner face ends, the body's own skin shows."""
+    """Static texture: the face's look within the inner face, the body's own skin outside."""
 
     def make() -> F32:
         own: F32 = kind(look.body, look.skin, res)
@@ -53,7 +53,7 @@ def mixed(kind: Any, look: Look, res: float) -> F32:
         window = _window(res)
         return own + (window if own.ndim == 2 else window[..., None]) * (other - own)
 
-    return kept((kind.__name__, look.body, look.face, look.skin, res), make)
+    return cached((kind.__name__, look.body, look.face, look.skin, res), make)
 
 
 def albedo(look: Look, act: Expression, res: float) -> F32:

@@ -1,4 +1,4 @@
-"""Train both looks of the detector's stand-in: where faces may be, and whether each of those is one."""
+"""Train the detector's stand-in: a proposal network, and a refiner that classifies proposals."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch.nn import functional
 
 from tests.people.actors import U8
 from tests.people.background import random_background
-from tests.people.nets import DEVICE, Batch, FirstLook, Reader, Weights, export, loop, recoloured, second_look
+from tests.people.nets import DEVICE, Batch, CropNet, ProposalNet, Weights, export, fit, recoloured, refiner
 from tests.people.paint import F32
-from tests.people.plan import Plan, drawn_by_all
+from tests.people.plan import Plan, draw_parallel
 from tests.people.samples import Composite, draw_composite
 from tests.people.standins import ANCHORS, CROP_REACH, CROP_SIZE, proposer
 
-MIN_SCORE = 0.04  # of the first look, for a candidate worth learning from
-# A picture to scores (K,) and boxes (K, 4) in pixels.
+MIN_SCORE = 0.04  # minimum proposal score of a training candidate
+# Maps a picture to scores (K,) and boxes (K, 4) in pixels.
 Finder = Callable[[U8], tuple[F32, F32]]
 
 
 def _warped(rng: np.random.Generator, sample: Composite, size: int) -> tuple[U8, F32, F32]:
-    """Turn, scale, shift, mirror and recolour a composite; cut it to ``size``."""
+    """Rotate, scale, shift, mirror and recolour a composite at random; crop it to ``size``."""
     half = sample.image.shape[0] / 2
     factor, angle = np.exp(rng.uniform(-0.25, 0.25)), np.deg2rad(rng.uniform(-8, 8))
     c, s = factor * np.cos(angle), factor * np.sin(angle)
@@ -52,9 +52,9 @@ def _warped(rng: np.random.Generator, sample: Composite, size: int) -> tuple[U8,
 def _assign(
     boxes: F32, sure: npt.NDArray[np.bool_], size: int, stride: int, anchors: tuple[float, float]
 ) -> tuple[F32, F32]:
-    """Lay targets on one level's grid, n by n.
+    """Assign training targets to one level's n x n grid.
 
-    Returns the score (2, n, n): 1 face, 0 none, -1 do not care; and the sides over the anchor's size
+    Returns the score (2, n, n): 1 face, 0 none, -1 ignored; and the sides over the anchor's size
     (2, 4, n, n), NaN where there is no face.
     """
     n = size // stride
@@ -76,7 +76,7 @@ def _assign(
             if octave < 0.55 and certain:
                 score[k][near] = 1
             if octave < 0.8:
-                # Sides are learnt on a wider patch: many more examples for each face.
+                # Sides are learnt on a wider patch: more examples per face.
                 shape[k][(slice(None), *inner)] = (
                     np.stack([x - box[0], y - box[1], box[2] - x, box[3] - y]) / anchor
                 )
@@ -92,7 +92,7 @@ def _patch(centre: F32, reach: float, n: int, stride: int) -> tuple[tuple[slice,
     return (slice(low[1], high[1]), slice(low[0], high[0])), grid[0], grid[1]
 
 
-def _first_batches(
+def _proposal_batches(
     rng: np.random.Generator, small: list[Composite], large: list[Composite]
 ) -> Iterator[Batch]:
     while True:
@@ -112,7 +112,7 @@ def blob(images: list[U8]) -> Tensor:
     return torch.from_numpy(cv2.dnn.blobFromImages(images, 1 / 128, None, (127.5,) * 3, swapRB=True))
 
 
-def _first_loss(model: FirstLook, batch: Batch) -> Tensor:
+def _proposal_loss(model: ProposalNet, batch: Batch) -> Tensor:
     total = torch.zeros((), device=DEVICE)
     positives = sum(float((batch[1 + 2 * k] == 1).sum()) for k in range(3)) + 1.0
     shaped = sum(float((~batch[2 + 2 * k][:, :, 0].isnan()).sum()) for k in range(3)) + 1.0
@@ -134,17 +134,17 @@ def _first_loss(model: FirstLook, batch: Batch) -> Tensor:
 
 @dataclass
 class Candidates:
-    """What the first look found, for the second to learn from."""
+    """Proposals that the refiner is trained on."""
 
     crops: list[U8] = field(default_factory=list)  # (64, 64, 3) BGR each
     places: list[F32] = field(default_factory=list)  # (14,) each, over the crop's side; NaN: no face
-    faces: list[int] = field(default_factory=list)  # 1 face, 0 none, -1 too little of one to ask for it
-    scores: list[float] = field(default_factory=list)  # the first look's, 0..1
+    faces: list[int] = field(default_factory=list)  # 1 face, 0 none, -1 ignored (too little visible)
+    scores: list[float] = field(default_factory=list)  # of the proposals, 0..1
 
     def gather(
         self, rng: np.random.Generator, image: U8, boxes: F32, kps: F32, sure: Sequence[bool], find: Finder
     ) -> None:
-        """Add the candidates of a picture, faces twice and a little shaken."""
+        """Add the candidates of a picture, faces twice and jittered."""
         scores, found = find(image)
         for box, score in zip(found, scores, strict=True):
             if score < MIN_SCORE:
@@ -153,9 +153,9 @@ class Candidates:
             best = int(np.argmax(overlaps))
             if overlaps[best] > 0.5:
                 for _ in range(2 if sure[best] else 1):
-                    shaken = _square(box, rng.normal(0, (0.04, 0.04, 0.07)))
+                    jittered = _square(box, rng.normal(0, (0.04, 0.04, 0.07)))
                     places = np.concatenate([boxes[best], kps[best].ravel()]).reshape(7, 2)
-                    self._add(image, shaken, places, 1 if sure[best] else -1, score)
+                    self._add(image, jittered, places, 1 if sure[best] else -1, score)
             elif overlaps[best] < 0.3:
                 self._add(image, _square(box, np.zeros(3)), np.full((7, 2), np.nan), 0, score)
 
@@ -182,7 +182,7 @@ def _square(box: F32, shake: npt.NDArray[np.float64]) -> tuple[F32, float]:
 
 
 def _crop_square(image: U8, corner: F32, side: float) -> U8:
-    """What RoiAlign with half pixels and two samples a bin and axis gives."""
+    """Crop as RoiAlign does with half pixels and two samples per bin and axis."""
     fine = 2 * CROP_SIZE
     zoom = fine / side
     matrix = np.array(
@@ -193,8 +193,8 @@ def _crop_square(image: U8, corner: F32, side: float) -> U8:
     return np.asarray(cv2.resize(large, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _finder(weights: Weights) -> Finder:
-    """The first look as the finished detector runs it."""
+def _proposal_finder(weights: Weights) -> Finder:
+    """The proposal network as the finished detector runs it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -213,8 +213,8 @@ def _finder(weights: Weights) -> Finder:
 def find_candidates(
     samples: tuple[list[Composite], list[Composite]], empty: int, first: Weights, seed: int
 ) -> Candidates:
-    """Run the first look over the samples and over ``empty`` backgrounds without people."""
-    rng, find = np.random.default_rng([seed, 7]), _finder(first)
+    """Run the proposal network on the samples and on ``empty`` backgrounds without people."""
+    rng, find = np.random.default_rng([seed, 7]), _proposal_finder(first)
     into = Candidates()
     for pool, size in zip(samples, (224, 448), strict=True):
         for sample in pool * 2:
@@ -228,14 +228,15 @@ def find_candidates(
     return into
 
 
-def _second_batches(rng: np.random.Generator, candidates: Candidates, count: int) -> Iterator[Batch]:
+def _refiner_batches(rng: np.random.Generator, candidates: Candidates, count: int) -> Iterator[Batch]:
     crops, places, faces = np.stack(candidates.crops), np.stack(candidates.places), np.array(candidates.faces)
-    are, are_not = np.flatnonzero(faces == 1), np.flatnonzero(faces != 1)
-    # What fooled the first look most is asked about most.
-    doubt = np.array(candidates.scores)[are_not]
-    doubt /= doubt.sum()
+    positive, negative = np.flatnonzero(faces == 1), np.flatnonzero(faces != 1)
+    # Sample false proposals by their score.
+    odds = np.array(candidates.scores)[negative]
+    odds /= odds.sum()
     while True:
-        index = np.concatenate([rng.choice(are, 2 * count // 3), rng.choice(are_not, count // 3, p=doubt)])
+        chosen = rng.choice(positive, 2 * count // 3), rng.choice(negative, count // 3, p=odds)
+        index = np.concatenate(chosen)
         x = torch.from_numpy(crops[index][..., ::-1].copy()).permute(0, 3, 1, 2).float()
         place = torch.from_numpy(places[index])
         mirror = torch.rand(len(index)) < 0.5
@@ -247,7 +248,7 @@ def _second_batches(rng: np.random.Generator, candidates: Candidates, count: int
 
 
 def _mirrored(place: Tensor) -> Tensor:
-    """Box and points of a crop seen in a mirror: right and left change places."""
+    """Box and landmarks of a mirrored crop: right and left are exchanged."""
     pairs = place.unflatten(1, (7, 2))
     pairs = torch.stack([1 - pairs[..., 0], pairs[..., 1]], 2)
     left, right = pairs[:, 1, 0].clone(), pairs[:, 0, 0].clone()
@@ -255,29 +256,29 @@ def _mirrored(place: Tensor) -> Tensor:
     return pairs[:, [0, 1, 3, 2, 4, 6, 5]].flatten(1)
 
 
-def _second_loss(model: Reader, batch: Batch) -> Tensor:
+def _refiner_loss(model: CropNet, batch: Batch) -> Tensor:
     out = model(batch[0])
     face = batch[2]
     error = functional.smooth_l1_loss(out[face == 1, 1:], batch[1][face == 1], beta=0.04, reduction="none")
     places = 0.3 * error[:, :4].mean() + error[:, 4:].mean()
-    asked = face >= 0
-    verdict = functional.binary_cross_entropy_with_logits(out[asked, 0], face[asked].float())
-    return 10 * places + verdict
+    known = face >= 0
+    classification = functional.binary_cross_entropy_with_logits(out[known, 0], face[known].float())
+    return 10 * places + classification
 
 
 def train_detector(plan: Plan, seed: int) -> Weights:
-    """Draw composites and train both looks of the detector."""
-    small = drawn_by_all(draw_composite, range(seed, seed + plan.small), 1500)
-    large = drawn_by_all(
+    small = draw_parallel(draw_composite, range(seed, seed + plan.small), 1500)
+    large = draw_parallel(
         partial(draw_composite, size=448, low=60, high=430), range(seed, seed + plan.large), 1500
     )
     weights: Weights = {}
     rng = np.random.default_rng(seed)
-    first, second = FirstLook(), second_look()
-    batches = _first_batches(rng, small, large)
-    loop(first, batches, partial(_first_loss, first), steps=plan.first, rate=4e-3, label="first look")
-    export("det", first, weights)
-    batches = _second_batches(rng, find_candidates((small, large), plan.empty, weights, seed), 72)
-    loop(second, batches, partial(_second_loss, second), steps=plan.second, rate=4e-3, label="second look")
-    export("fine", second, weights)
+    proposals, verifier = ProposalNet(), refiner()
+    batches = _proposal_batches(rng, small, large)
+    loss = partial(_proposal_loss, proposals)
+    fit(proposals, batches, loss, steps=plan.proposals, rate=4e-3, label="proposals")
+    export("det", proposals, weights)
+    batches = _refiner_batches(rng, find_candidates((small, large), plan.empty, weights, seed), 72)
+    fit(verifier, batches, partial(_refiner_loss, verifier), steps=plan.refiner, rate=4e-3, label="refiner")
+    export("fine", verifier, weights)
     return weights

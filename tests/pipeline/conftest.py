@@ -13,7 +13,7 @@ from tests.pipeline.swapping import FACE
 
 @pytest.fixture(scope="session")
 def faceless_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The constant models, but their detector's one face is below the least score."""
+    """The constant models with a detector whose only face is below the minimum score."""
     folder = write_constant_models(tmp_path_factory.mktemp("faceless"), box=FACE)
     model = onnx.load(folder / "buffalo_l" / "det_10g.onnx")
     for node in model.graph.node:
@@ -26,7 +26,7 @@ def faceless_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def inverting_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The constant models, but their swapper turns a crop into its negative."""
+    """The constant models with a swapper that inverts a crop."""
     folder = write_constant_models(tmp_path_factory.mktemp("inverting"), box=FACE)
     shape = [1, 3, 128, 128]
     one = numpy_helper.from_array(np.array(1, np.float32), "one")
@@ -47,5 +47,5 @@ def inverting_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def every_frame_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+def report_every_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("colab_helpers.pipeline.report_progress.PROGRESS_INTERVAL", 0.0)

@@ -1,4 +1,4 @@
-"""Runs of the pipeline with networks that are known to the bit."""
+"""Helpers to run the pipeline with networks of exactly known output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from colab_helpers.settings import Settings, load_settings
 
 SOURCE = Assignment.of(np.ones(512, np.float32) / np.float32(512**0.5))
 FACE = (200, 60, 440, 300)
-"""The constant detector's face in its 640-pixel picture."""
+"""Box of the constant detector's face in its 640-pixel input."""
 
 
 def settings(**overrides: Any) -> Settings:
@@ -34,7 +34,7 @@ def engine(models: Path, **overrides: Any) -> Engine:
 
 
 def planes(path: Path) -> list[list[npt.NDArray[np.uint8]]]:
-    """The visible samples of every plane of every frame."""
+    """Samples of every plane of every frame, without padding."""
     with av.open(str(path)) as container:
         return [
             [
@@ -46,19 +46,18 @@ def planes(path: Path) -> list[list[npt.NDArray[np.uint8]]]:
 
 
 def assert_same_pictures(one: Path, other: Path) -> None:
-    """Compares every sample of every plane."""
     for old, new in zip(planes(one), planes(other), strict=True):
         for first, second in zip(old, new, strict=True):
             np.testing.assert_array_equal(first, second)
 
 
-def pieces_engine(models: Path, **overrides: Any) -> Engine:
-    """Networks whose segments are of one second."""
+def segmented(models: Path, **overrides: Any) -> Engine:
+    """An engine with segments of one second."""
     return engine(models, **{"segment_seconds": 1.0, **overrides})
 
 
 class Marks:
-    """Marks a result with the label alone."""
+    """Marks a result with the visible label only."""
 
     def __init__(self, **settings: Any) -> None:
         self.label = Label.of(Settings(visible_label_size=8, **settings))
@@ -74,7 +73,7 @@ class Marks:
 
 
 class Store:
-    """Keeps segments in memory, as a run that was interrupted finds them."""
+    """Segment store in memory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -99,7 +98,7 @@ def stop_at(frame: int) -> Any:
     return stop
 
 
-def in_pieces(
+def interrupted(
     models: Engine,
     target: Path,
     output: Path,
@@ -108,7 +107,7 @@ def in_pieces(
     assignment: Assignment = SOURCE,
     marks: Any = None,
 ) -> tuple[FileResult, Store]:
-    """Interrupted at each of the given frames, then taken up to the end."""
+    """Run the video, interrupted at each of the given frames and resumed to the end."""
     store = Store(output.parent / f"work-{output.stem}")
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
@@ -120,7 +119,6 @@ def in_pieces(
     return process_video(models, assignment, target, output, store=store, marks=marks), store
 
 
-def same(one: FileResult, other: FileResult) -> None:
-    """Compares everything that is told of two runs."""
-    facts = ("measured", "people", "frames_in", "frames_out", "encoder", "audio_seconds", "times_kept")
-    assert [getattr(one, name) for name in facts] == [getattr(other, name) for name in facts]
+def assert_same(one: FileResult, other: FileResult) -> None:
+    names = ("measured", "people", "frames_in", "frames_out", "encoder", "audio_seconds", "times_kept")
+    assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]

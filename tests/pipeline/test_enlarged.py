@@ -1,4 +1,4 @@
-"""Results of enlarged frames: every frame is larger, whatever is in it, however often a run was stopped."""
+"""Enlarged results: every frame is enlarged, with or without faces and interruptions."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from tests.pipeline.swapping import (
     SOURCE,
     Marks,
     Store,
+    assert_same,
     assert_same_pictures,
-    in_pieces,
-    pieces_engine,
+    interrupted,
     planes,
-    same,
+    segmented,
     stop_at,
 )
 
@@ -53,26 +53,26 @@ STEPS = "face_swapper,frame_enhancer"
 
 
 @pytest.fixture(scope="module")
-def larger(tmp_path_factory: pytest.TempPathFactory, inverting_models: Path) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory, inverting_models: Path) -> Path:
     return with_enlarger(inverting_models, tmp_path_factory.mktemp("larger"))
 
 
 def enlarging(models: Path, **overrides: Any) -> Engine:
-    return pieces_engine(models, **{"frame_processors": STEPS, "frame_enhancer_blend": 100, **overrides})
+    return segmented(models, **{"frame_processors": STEPS, "frame_enhancer_blend": 100, **overrides})
 
 
-def test_that_fields_were_enlarged_as_one_is_said(tmp_path: Path, larger: Path) -> None:
+def test_enlarging_interlaced_video_is_noted(tmp_path: Path, models: Path) -> None:
     for name, options in (("fields", {"x264-params": "tff=1"}), ("frames", {})):
         target = make(tmp_path / f"{name}.mp4", Spec(size=(160, 96), frames=4, options=options))
-        result = process_video(enlarging(larger), SOURCE, target, tmp_path / f"{name}-large.mp4")
+        result = process_video(enlarging(models), SOURCE, target, tmp_path / f"{name}-large.mp4")
         assert any("interlaced target" in note for note in result.notes) == (name == "fields")
 
 
-def test_every_frame_is_the_one_that_a_smaller_result_shows_enlarged(tmp_path: Path, larger: Path) -> None:
+def test_enlarged_frames_equal_enlarged_frames_of_small_result(tmp_path: Path, models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=6, sounds=(Sound(),), rotation=90))
     small, large = tmp_path / "small.mp4", tmp_path / "large.mp4"
-    process_video(pieces_engine(larger, frame_processors="face_swapper"), SOURCE, target, small)
-    engine = enlarging(larger, keep_frames=True)
+    process_video(segmented(models, frame_processors="face_swapper"), SOURCE, target, small)
+    engine = enlarging(models, keep_frames=True)
     result = process_video(engine, SOURCE, target, large)
     assert (result.frames_out, result.faces_swapped) == (6, 6)
     assert any("enlarged 2 times by RealESRGAN_x2plus, to 320x192" in note for note in result.notes)
@@ -80,124 +80,121 @@ def test_every_frame_is_the_one_that_a_smaller_result_shows_enlarged(tmp_path: P
     assert (info.width, info.height, info.rotation) == (320, 192, 90)
     assert decoded(large)[1] == decoded(target)[1]
     assert packets_of(large) == packets_of(target)
-    kept = sorted(frames_folder(large).iterdir())
-    assert [Image.open(path).size for path in kept] == [(192, 320)] * 6
+    assert [Image.open(path).size for path in sorted(frames_folder(large).iterdir())] == [(192, 320)] * 6
     assert engine.frame_enhancer is not None
     with read_frames(probe(small)) as reader:
         for frame, made in zip(reader, planes(large), strict=True):
             expected = engine.frame_enhancer.enlarge_frame(frame.video)
             luma = np.frombuffer(expected.planes[0], np.uint8).reshape(192, -1)[:, :320]
-            assert np.abs(luma.astype(int) - made[0]).max() <= 3  # the small result was encoded once
+            assert np.abs(luma.astype(int) - made[0]).max() <= 3  # one more encoding
 
 
 @pytest.mark.parametrize(
     ("rate", "keep_fps", "form"), [(Fraction(25), True, "always"), (Fraction(25, 3), False, "start")]
 )
-def test_an_interrupted_run_makes_the_same_frames(
-    rate: Fraction, keep_fps: bool, form: str, tmp_path: Path, larger: Path
+def test_interrupted_run_gives_the_same_frames(
+    rate: Fraction, keep_fps: bool, form: str, tmp_path: Path, models: Path
 ) -> None:
     target = make(
         tmp_path / "in.mp4", Spec(size=(97, 63), pix_fmt="yuv444p", rate=rate, frames=int(3 * rate))
     )
-    engine = enlarging(larger, keep_fps=keep_fps)
+    engine = enlarging(models, keep_fps=keep_fps)
     whole = process_video(engine, SOURCE, target, tmp_path / "whole.mkv", marks=Marks(visible_label=form))
     per_second = 25 if keep_fps else 30
-    result, store = in_pieces(
+    result, store = interrupted(
         engine, target, tmp_path / "joined.mkv", [10, 2 * per_second + 1], marks=Marks(visible_label=form)
     )
     assert_same_pictures(tmp_path / "whole.mkv", tmp_path / "joined.mkv")
-    same(whole, result)
+    assert_same(whole, result)
     assert result.segments_kept == 2
     assert all(part.provider == "cpu (tiles: 320)" for part in store.parts)
     plain = tmp_path / "plain.mkv"
     process_video(engine, SOURCE, target, plain, marks=Marks(visible_label="off", disclosure="test"))
-    apart = [
+    differences = [
         np.abs(one[0].astype(int) - other[0])
         for one, other in zip(planes(plain), planes(tmp_path / "whole.mkv"), strict=True)
     ]
-    assert {one.shape for one in apart} == {(126, 194)}
-    labelled = [bool(one.max() > 60) for one in apart]
+    assert {one.shape for one in differences} == {(126, 194)}
+    labelled = [bool(one.max() > 60) for one in differences]
     last = labelled.index(False) if False in labelled else len(labelled)
     assert not any(labelled[last:])
     assert last == len(labelled) if form == "always" else 2 * per_second < last < 2 * per_second + 4
-    assert not any(one[:-30].any() for one in apart), "beside the label nothing changed"
+    assert not any(one[:-30].any() for one in differences), "changed outside the label"
 
 
-def test_a_segment_has_tiles_of_one_size_and_a_run_that_is_taken_up_those_of_the_last(
-    tmp_path: Path, larger: Path
-) -> None:
-    """The network gives darker pictures in large tiles, for which memory lasts for some frames."""
-    engine, left = enlarging(larger), [0]
+def test_tile_size_is_constant_in_a_segment_and_kept_on_resume(tmp_path: Path, models: Path) -> None:
+    """The network darkens large tiles, for which memory suffices for some frames only."""
+    engine, budget = enlarging(models), [0]
     assert engine.frame_enhancer is not None
     network = engine.frame_enhancer.network
 
-    class Small(Network):
+    class LimitedNetwork(Network):
         def run_stack(self, *inputs: Any, output: int = 0) -> Any:
             large = max(inputs[0].shape[2:]) > 200
-            left[0] -= large
-            if large and left[0] < 0:
+            budget[0] -= large
+            if large and budget[0] < 0:
                 raise OutOfMemoryError("GPU memory ran out")
             return network.run_stack(*inputs, output=output) * (0.2 if large else 1)
 
-    engine.frame_enhancer.network = Small(**vars(network))
+    engine.frame_enhancer.network = LimitedNetwork(**vars(network))
     target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=75))
-    left[0], journal = 30, Journal(tmp_path / "journal.jsonl")
-    place = FaceIndexLocation("key", FaceIndexMetadata.of(target, ""), tmp_path / "faces", None)
-    given: dict[str, Any] = {"target": "", "mirror": None, "retry": RetryPolicy(0.0), "index": place}
-    kept = JournaledSegmentStore(tmp_path / "kept", key="key", journal=journal, history=History(), **given)
-    result = process_video(engine, SOURCE, target, tmp_path / "whole.mkv", store=kept)
+    budget[0], journal = 30, Journal(tmp_path / "journal.jsonl")
+    index = FaceIndexLocation("key", FaceIndexMetadata.of(target, ""), tmp_path / "faces", None)
+    options: dict[str, Any] = {"target": "", "mirror": None, "retry": RetryPolicy(0.0), "index": index}
+    store = JournaledSegmentStore(tmp_path / "kept", key="key", journal=journal, history=History(), **options)
+    result = process_video(engine, SOURCE, target, tmp_path / "whole.mkv", store=store)
     assert sum("continuing with tiles of 192 pixels" in note for note in result.notes) == 1
     assert any(
         "cpu (tiles: 320) up to segment 0, cpu (tiles: 192) up to segment 2" in n for n in result.notes
     )
-    light = [frame[0].mean() for frame in planes(tmp_path / "whole.mkv")]
-    assert max(light[:25]) < 60 < min(light[25:])
+    levels = [frame[0].mean() for frame in planes(tmp_path / "whole.mkv")]
+    assert max(levels[:25]) < 60 < min(levels[25:])
 
     store = Store(tmp_path / "work")
     for memory, stop in ((30, 28), (0, 55), (10**6, None)):
-        left[0] = memory
+        budget[0] = memory
         engine.frame_enhancer.edge = 320
         stopping = pytest.raises(KeyboardInterrupt) if stop else nullcontext()
         with stopping:
-            told = stop_at(stop) if stop else None
-            process_video(engine, SOURCE, target, tmp_path / "joined.mkv", on_progress=told, store=store)
+            progress = stop_at(stop) if stop else None
+            process_video(engine, SOURCE, target, tmp_path / "joined.mkv", on_progress=progress, store=store)
     assert_same_pictures(tmp_path / "whole.mkv", tmp_path / "joined.mkv")
-    noted = [f"cpu (tiles: {edge})" for edge in (320, 192, 192)]
-    assert [part.provider for part in store.parts] == noted
+    providers = [f"cpu (tiles: {edge})" for edge in (320, 192, 192)]
+    assert [part.provider for part in store.parts] == providers
 
-    left[0], output = 30, tmp_path / "apart.mkv"
+    budget[0], output = 30, tmp_path / "apart.mkv"
     engine.frame_enhancer.edge = 320
-    apart = plan_video(engine, SOURCE, probe(target), output, Store(tmp_path / "apart"), all_first=True)
-    maker = SegmentMaker(apart)
+    plan = plan_video(engine, SOURCE, probe(target), output, Store(tmp_path / "apart"), all_first=True)
+    maker = SegmentMaker(plan)
     parts = {number: maker.make(number, has_successor=number < 2) for number in range(3)}
-    assert [part.provider for part in parts.values()] == noted
+    assert [part.provider for part in parts.values()] == providers
     join(maker.plan, parts)
     assert_same_pictures(tmp_path / "whole.mkv", output)
 
-    left[0], engine.frame_enhancer.edge = 30, 320
+    budget[0], engine.frame_enhancer.edge = 30, 320
     process_video(engine, SOURCE, target, tmp_path / "plain.mkv")
     assert_same_pictures(tmp_path / "whole.mkv", tmp_path / "plain.mkv")
 
-    left[0], engine.frame_enhancer.edge = 5, 320
+    budget[0], engine.frame_enhancer.edge = 5, 320
     process_video(engine, SOURCE, target, tmp_path / "swapped.mkv")
     assert min(frame[0].mean() for frame in planes(tmp_path / "swapped.mkv")) > 60
 
 
-def test_a_video_without_faces_is_enlarged_not_copied(tmp_path: Path, faceless_models: Path) -> None:
+def test_video_without_faces_is_enlarged_not_copied(tmp_path: Path, faceless_models: Path) -> None:
     models = with_enlarger(faceless_models, tmp_path / "models")
     target = make(tmp_path / "in.mp4", Spec(frames=5))
     result = process_video(enlarging(models), SOURCE, target, tmp_path / "out.mp4")
     assert (probe(tmp_path / "out.mp4").width, result.faces_swapped) == (192, 0)
     assert any("only enlarged" in note for note in result.notes)
     Image.new("RGB", (40, 30), (10, 200, 90)).save(tmp_path / "in.png")
-    told = process_picture(enlarging(models), SOURCE, tmp_path / "in.png", tmp_path / "out.png")
+    result = process_picture(enlarging(models), SOURCE, tmp_path / "in.png", tmp_path / "out.png")
     assert Image.open(tmp_path / "out.png").size == (80, 60)
-    assert any("only enlarged" in note for note in told.notes)
+    assert any("only enlarged" in note for note in result.notes)
 
 
-def test_a_preview_shows_the_frame_that_a_run_makes(tmp_path: Path, larger: Path) -> None:
+def test_preview_equals_the_rendered_frame(tmp_path: Path, models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=6))
-    engine, index = enlarging(larger), FaceIndex(tmp_path / "faces", "key")
+    engine, index = enlarging(models), FaceIndex(tmp_path / "faces", "key")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("colab_helpers.pipeline.outcome.FaceIndex", lambda _folder: index)
         process_video(engine, SOURCE, target, tmp_path / "out.mp4")
@@ -210,31 +207,31 @@ def test_a_preview_shows_the_frame_that_a_run_makes(tmp_path: Path, larger: Path
     assert process_image(engine, SOURCE, before)[0].shape == (192, 320, 3)
 
 
-def test_pictures_stay_transparent_and_get_a_label_of_their_size(tmp_path: Path, larger: Path) -> None:
+def test_enlarged_picture_keeps_alpha_and_gets_label_of_its_size(tmp_path: Path, models: Path) -> None:
     rgba = np.full((180, 320, 4), 255, np.uint8)
     rgba[..., :3] = np.arange(320)[None, :, None] // 2 + 40
     rgba[..., 3] = np.arange(320)[None] // 2 + 90
     Image.fromarray(rgba).save(tmp_path / "in.png")
-    engine, marks = enlarging(larger), Marks(visible_label="always", visible_label_position="top-left")
+    engine, marks = enlarging(models), Marks(visible_label="always", visible_label_position="top-left")
     result = process_picture(engine, SOURCE, tmp_path / "in.png", tmp_path / "out.png", marks=marks)
     made = np.asarray(Image.open(tmp_path / "out.png"))
     assert made.shape == (360, 640, 4)
     assert result.faces_swapped == 1
     smooth = cv2.resize(rgba[..., 3], (640, 360), interpolation=cv2.INTER_CUBIC)
     assert np.array_equal(made[200:, :, 3], smooth[200:])
-    assert (made[..., 3] == 255)[:60, :200].sum() > 2000, "the label's box is opaque"
+    assert (made[..., 3] == 255)[:60, :200].sum() > 2000, "the label's box is not opaque"
     assert engine.frame_enhancer is not None
-    plain = enlarging(larger, frame_processors="face_swapper")
+    plain = enlarging(models, frame_processors="face_swapper")
     small = process_image(plain, SOURCE, rgba[..., 2::-1], rgba[..., 3].copy())[0]
     assert np.array_equal(made[200:, :, 2::-1], engine.frame_enhancer.enlarge(small)[200:])
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
-def test_every_frame_of_an_animation_is_enlarged(kind: str, tmp_path: Path, larger: Path) -> None:
+def test_every_frame_of_an_animation_is_enlarged(kind: str, tmp_path: Path, models: Path) -> None:
     frames = [Image.new("RGB", (90, 60), (40 * number + 20, 90, 200)) for number in range(3)]
     target, output = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
     frames[0].save(target, save_all=True, append_images=frames[1:], duration=[100, 250, 40], loop=0)
-    result = process_picture(enlarging(larger), SOURCE, target, output)
+    result = process_picture(enlarging(models), SOURCE, target, output)
     with Image.open(output) as image:
         assert (image.size, getattr(image, "n_frames", 1), result.frames_out) == ((180, 120), 3, 3)
         for number in range(3):
@@ -243,12 +240,12 @@ def test_every_frame_of_an_animation_is_enlarged(kind: str, tmp_path: Path, larg
             assert np.abs(shown - (40 * number + 20, 90, 200)).max() < 12
 
 
-def test_the_engine_says_what_it_enlarges_with_and_how_much_larger_results_are(larger: Path) -> None:
-    engine = enlarging(larger)
+def test_engine_reports_enlarger_growth_and_notes(models: Path) -> None:
+    engine = enlarging(models)
     assert "RealESRGAN_x2plus" in [network.name for network in engine.networks]
     assert engine.growth == 4
     assert engine.provider_detail == "cpu (tiles: 320)"
-    assert enlarging(larger, frame_processors="face_swapper").growth == 1
+    assert enlarging(models, frame_processors="face_swapper").growth == 1
     assert engine.frame_enhancer is not None
     engine.frame_enhancer.notes.append("less")
     assert engine.take_memory_notes() == ["less"]

@@ -1,4 +1,4 @@
-"""The visible label in results: in every frame that it belongs to, once, and in no other."""
+"""The visible label in results: once in every frame that needs it, in no other."""
 
 from __future__ import annotations
 
@@ -21,15 +21,7 @@ from colab_helpers.pipeline import (
     process_video,
 )
 from tests.media.make import Sound, Spec, make, packets_of
-from tests.pipeline.swapping import (
-    SOURCE,
-    Marks,
-    Store,
-    assert_same_pictures,
-    in_pieces,
-    pieces_engine,
-    planes,
-)
+from tests.pipeline.swapping import SOURCE, Marks, Store, assert_same_pictures, interrupted, planes, segmented
 
 BLUR = Assignment(Treatment("blur"))
 SIZE = (320, 180)
@@ -39,24 +31,24 @@ OFF = {"visible_label": "off", "disclosure": "test"}
 
 
 def labelled(output: Path, plain: Path) -> list[bool]:
-    """Which frames of a video have a label: what it hides is far from others, and all else is equal."""
+    """Frames with a label, by comparison with a run without; all else must be equal."""
     found = []
-    for with_it, without in zip(planes(output), planes(plain), strict=True):
-        apart = np.abs(with_it[0].astype(int) - without[0])
-        found.append(bool(apart.max() > 60))
-        apart[-40:, SIZE[0] // 4 :] = 0
-        assert not apart.any()
+    for marked, unmarked in zip(planes(output), planes(plain), strict=True):
+        difference = np.abs(marked[0].astype(int) - unmarked[0])
+        found.append(bool(difference.max() > 60))
+        difference[-40:, SIZE[0] // 4 :] = 0
+        assert not difference.any()
     return found
 
 
 @pytest.mark.parametrize(
     ("form", "rate", "keep_fps"), [("always", Fraction(25), True), ("start", Fraction(25, 3), False)]
 )
-def test_it_is_in_every_frame_it_belongs_to_however_often_a_run_is_interrupted(
+def test_labelled_frames_are_the_same_after_interruption(
     form: str, rate: Fraction, keep_fps: bool, tmp_path: Path, constant_models: Path
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=SIZE, rate=rate, frames=int(3 * rate)))
-    models = pieces_engine(constant_models, keep_fps=keep_fps, frame_processors="face_swapper")
+    models = segmented(constant_models, keep_fps=keep_fps, frame_processors="face_swapper")
     plain, whole, joined = (tmp_path / f"{name}.mp4" for name in ("plain", "whole", "joined"))
     process_video(models, SOURCE, target, plain, marks=Marks(**OFF))
     process_video(models, SOURCE, target, whole, marks=Marks(visible_label=form))
@@ -65,13 +57,13 @@ def test_it_is_in_every_frame_it_belongs_to_however_often_a_run_is_interrupted(
     last = seen.index(False) if False in seen else len(seen)
     assert not any(seen[last:])
     assert last == len(seen) if form == "always" else 2 * per_second < last < 2 * per_second + 4
-    in_pieces(models, target, joined, [10, 2 * per_second + 1], marks=Marks(visible_label=form))
+    interrupted(models, target, joined, [10, 2 * per_second + 1], marks=Marks(visible_label=form))
     assert_same_pictures(whole, joined)
 
 
-def test_off_changes_nothing_at_all_and_sound_never_changes(tmp_path: Path, inverting_models: Path) -> None:
+def test_label_off_changes_nothing_and_audio_never_changes(tmp_path: Path, inverting_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=SIZE, frames=20, sounds=(Sound(),)))
-    models = pieces_engine(inverting_models)
+    models = segmented(inverting_models)
     for name, marks in (("none", None), ("off", Marks(**OFF)), ("on", Marks())):
         process_video(models, SOURCE, target, tmp_path / f"{name}.mp4", marks=marks)
     none, off, on = (tmp_path / f"{name}.mp4" for name in ("none", "off", "on"))
@@ -80,17 +72,17 @@ def test_off_changes_nothing_at_all_and_sound_never_changes(tmp_path: Path, inve
 
 
 @pytest.mark.parametrize(("assignment", "models"), [(BLUR, "constant_models"), (SOURCE, "faceless_models")])
-def test_where_ai_changed_nobody_none_is_claimed(
+def test_no_label_without_ai_changes(
     assignment: Assignment, models: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=SIZE, frames=30))
-    networks = pieces_engine(request.getfixturevalue(models), keep_frames=True)
+    networks = segmented(request.getfixturevalue(models), keep_frames=True)
     process_video(networks, assignment, target, tmp_path / "plain.mp4")
     process_video(networks, assignment, target, tmp_path / "marked.mp4", marks=Marks())
     assert packets_of(tmp_path / "plain.mp4", "video") == packets_of(tmp_path / "marked.mp4", "video")
     kept = [frames_folder(tmp_path / f"{name}.mp4") for name in ("plain", "marked")]
     assert len({(folder / "000029.png").read_bytes() for folder in kept}) == 1
-    for suffix in (".png", ".gif"):  # stored anew, as another format was asked for
+    for suffix in (".png", ".gif"):  # converted, not copied
         picture = tmp_path / f"in{'.bmp' if suffix == '.png' else '.webp'}"
         images = [Image.new("RGB", SIZE, (9 * number, 90, 90)) for number in (1, 9)]
         images[0].save(
@@ -102,42 +94,41 @@ def test_where_ai_changed_nobody_none_is_claimed(
         assert made[0].read_bytes() == made[1].read_bytes()
 
 
-class Killed(Store):
-    """Interrupts a run once a segment without the label is finished; a segment done again replaces it."""
+class InterruptingStore(Store):
+    """Interrupts after the first segment without label; redone segments replace earlier ones."""
 
-    killed = False
+    interrupted = False
 
     def finished(self) -> list[FinishedSegment]:
         return list({part.segment.number: part for part in self.parts}.values())
 
     def keep(self, done: FinishedSegment) -> None:
         super().keep(done)
-        if not self.killed and not done.encoder.endswith(" label"):
-            self.killed = True
+        if not self.interrupted and not done.encoder.endswith(" label"):
+            self.interrupted = True
             raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("has_people_map", [True, False])
-def test_where_nobody_is_changed_by_ai_a_kill_costs_no_finished_segment(
+def test_interrupted_run_without_ai_keeps_finished_segments(
     has_people_map: bool, tmp_path: Path, constant_models: Path
 ) -> None:
     target, output = make(tmp_path / "in.mp4", Spec(size=SIZE, frames=75)), tmp_path / "out.mp4"
-    networks, store = pieces_engine(constant_models), Killed(tmp_path / "work")
+    networks, store = segmented(constant_models), InterruptingStore(tmp_path / "work")
     assignment = replace(BLUR, has_people_map=has_people_map)
     with pytest.raises(KeyboardInterrupt):
         process_video(networks, assignment, target, output, store=store, marks=Marks())
     result = process_video(networks, assignment, target, output, store=store, marks=Marks())
     assert (result.segments, result.segments_kept) == (3, 1)
     made = [part.encoder.endswith(" label") for part in store.parts]
-    assert (
-        made == ([] if has_people_map else [True] * 3) + [False] * 3
-    )  # known before; or once all faces are found
+    # With a people map it is known beforehand that there is no label.
+    assert made == ([] if has_people_map else [True] * 3) + [False] * 3
     process_video(networks, assignment, target, tmp_path / "plain.mp4")
     assert packets_of(output, "video") == packets_of(tmp_path / "plain.mp4", "video")
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".png", ".webp"])
-def test_a_label_that_has_no_room_is_not_claimed(suffix: str, tmp_path: Path, constant_models: Path) -> None:
+def test_label_that_does_not_fit_is_not_claimed(suffix: str, tmp_path: Path, constant_models: Path) -> None:
     target, output = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     images = [Image.new("RGB", (16, 16), (9 * number, 90, 90)) for number in (1, 9)]
     if suffix == ".mkv":
@@ -148,15 +139,15 @@ def test_a_label_that_has_no_room_is_not_claimed(suffix: str, tmp_path: Path, co
         )
     process = process_video if suffix == ".mkv" else process_picture
     marks = Marks()
-    result = process(pieces_engine(constant_models), SOURCE, target, output, marks=marks)
+    result = process(segmented(constant_models), SOURCE, target, output, marks=marks)
     assert result.measured.by_ai
     assert marks.label is None
     assert "does not fit into 16x16 pixels" in " ".join(result.notes)
 
 
-def test_kept_frames_have_it_upright(tmp_path: Path, constant_models: Path) -> None:
+def test_label_is_upright_in_kept_frames(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=SIZE, frames=2, rotation=90))
-    models = pieces_engine(constant_models, keep_frames=True)
+    models = segmented(constant_models, keep_frames=True)
     images = []
     for name, marks in (("plain", None), ("marked", Marks())):
         process_video(models, SOURCE, target, tmp_path / f"{name}.mp4", marks=marks)
@@ -170,7 +161,7 @@ def test_kept_frames_have_it_upright(tmp_path: Path, constant_models: Path) -> N
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".webp"])
-def test_pictures_and_animations_have_it(suffix: str, tmp_path: Path, constant_models: Path) -> None:
+def test_label_in_pictures_and_animations(suffix: str, tmp_path: Path, constant_models: Path) -> None:
     frames = []
     for number in range(3):
         rgba = np.full((SIZE[1], SIZE[0], 4), (120, 120, 120, 255), np.uint8)
@@ -182,7 +173,7 @@ def test_pictures_and_animations_have_it(suffix: str, tmp_path: Path, constant_m
     )
     seen: list[Any] = []
     process_picture(
-        pieces_engine(constant_models),
+        segmented(constant_models),
         SOURCE,
         target,
         output,
@@ -190,21 +181,19 @@ def test_pictures_and_animations_have_it(suffix: str, tmp_path: Path, constant_m
         on_frame=lambda number, total, still, actions: seen.append(still),
     )
     with Image.open(output) as image:
-        for number, has_it in enumerate([True, True, False]):
+        for number, labelled_frame in enumerate([True, True, False]):
             image.seek(number)
             rgba = np.asarray(image.convert("RGBA"), int)[-40:]
-            assert (rgba[..., 3] == 255).any() == has_it
-            assert ((rgba[..., :3] > 240).all(axis=2) & (rgba[..., 3] == 255)).any() == has_it
-            assert (seen[number].bgr[-40:] > 240).any() == has_it
+            assert (rgba[..., 3] == 255).any() == labelled_frame
+            assert ((rgba[..., :3] > 240).all(axis=2) & (rgba[..., 3] == 255)).any() == labelled_frame
+            assert (seen[number].bgr[-40:] > 240).any() == labelled_frame
 
 
-def test_a_picture_in_memory_has_it_where_a_face_was_changed(
-    constant_models: Path, faceless_models: Path
-) -> None:
+def test_picture_in_memory_has_label_if_a_face_changed(constant_models: Path, faceless_models: Path) -> None:
     image = np.full((180, 320, 3), 120, np.uint8)
     label = Marks().label
     for models, faces in ((constant_models, 1), (faceless_models, 0)):
-        networks = pieces_engine(models)
+        networks = segmented(models)
         plain = process_image(networks, SOURCE, image)[0]
         changed, _, measured, _ = process_image(networks, SOURCE, image, label=label)
         assert measured.faces == faces

@@ -11,15 +11,15 @@ from colab_helpers.pipeline import process_picture
 from tests.pipeline.swapping import FACE, SOURCE, engine
 
 
-def face_seen(shape: tuple[int, int]) -> tuple[slice, slice]:
-    """Where the constant detector sees its face in a picture, edges included."""
+def face_area(shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Area of the constant detector's face in a picture, edges included."""
     height, width = shape
     left, top, right, bottom = (value * max(width, height) // 640 for value in FACE)
     return slice(top, bottom + 1), slice(left, right + 1)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
-def test_a_picture_keeps_its_transparency_and_all_outside_the_face(
+def test_picture_keeps_alpha_and_pixels_outside_the_face(
     tmp_path: Path, inverting_models: Path, suffix: str
 ) -> None:
     rgba = np.full((180, 320, 4), 255, np.uint8)
@@ -32,11 +32,11 @@ def test_a_picture_keeps_its_transparency_and_all_outside_the_face(
     assert (result.faces_swapped, result.notes) == (1, ())
     new = np.asarray(Image.open(output))
     assert np.array_equal(new[..., 3], rgba[..., 3])
-    face = face_seen((180, 320))
+    face = face_area((180, 320))
     outside = np.ones((180, 320), bool)
     outside[face] = False
     assert np.array_equal(new[outside], rgba[outside])
-    # Over white, as it is shown, the face is the negative of what was shown before, as far as it can be.
+    # Composited over white, the face is inverted as far as its alpha allows.
     middle = (slice(80, 100), slice(150, 170))
     before, after = (over_white(one[..., :3], one[..., 3])[middle].astype(int) for one in (rgba, new))
     lightest = np.asarray(over_white(np.zeros_like(rgba[..., :3]), rgba[..., 3]), int)[middle]
@@ -54,13 +54,13 @@ def test_every_frame_of_an_animation_is_changed(tmp_path: Path, inverting_models
     target, output = tmp_path / f"in.{kind.lower()}", tmp_path / f"out.{kind.lower()}"
     extra = {"disposal": 2} if kind == "GIF" else {}
     frames[0].save(target, save_all=True, append_images=frames[1:], duration=durations, loop=2, **extra)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     result = process_picture(
         engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output,
-        on_frame=lambda number, total, *_: told.append((number, total)),
+        on_frame=lambda number, total, *_: progress.append((number, total)),
     )  # fmt: skip
     assert (result.frames_in, result.frames_out, result.faces_swapped) == (3, 3, 3)
-    assert (result.notes, told) == ((), [(0, 3), (1, 3), (2, 3)])
+    assert (result.notes, progress) == ((), [(0, 3), (1, 3), (2, 3)])
     assert result.measured.flicker_rms is not None
     with Image.open(output) as image:
         assert (image.n_frames, image.info["loop"]) == (3, 2)
@@ -74,16 +74,16 @@ def test_every_frame_of_an_animation_is_changed(tmp_path: Path, inverting_models
 
 
 @pytest.mark.parametrize("name", ["in.png", "in.jpg", "in.gif", "in.webp", "in.tif"])
-def test_a_picture_without_a_face_is_the_very_file(tmp_path: Path, faceless_models: Path, name: str) -> None:
-    target, same = tmp_path / name, tmp_path / "out" / name
+def test_picture_without_face_is_copied(tmp_path: Path, faceless_models: Path, name: str) -> None:
+    target, copied = tmp_path / name, tmp_path / "out" / name
     picture = Image.fromarray(np.full((64, 64, 4), 99, np.uint8))
     if name == "in.jpg":
         picture = picture.convert("CMYK")
-    more = [Image.fromarray(np.full((64, 64, 4), 199, np.uint8))] if name in ("in.gif", "in.webp") else []
-    picture.save(target, **({"save_all": True, "append_images": more, "duration": 100} if more else {}))
-    result = process_picture(engine(faceless_models), SOURCE, target, same)
-    assert same.read_bytes() == target.read_bytes()
-    frames = "in any frame: " if more else ": "
+    others = [Image.fromarray(np.full((64, 64, 4), 199, np.uint8))] if name in ("in.gif", "in.webp") else []
+    picture.save(target, **({"save_all": True, "append_images": others, "duration": 100} if others else {}))
+    result = process_picture(engine(faceless_models), SOURCE, target, copied)
+    assert copied.read_bytes() == target.read_bytes()
+    frames = "in any frame: " if others else ": "
     assert result.notes == (
         f"no face to change was found {frames}the picture is unchanged".replace(" :", ":"),
     )

@@ -1,4 +1,4 @@
-"""How fast a worker is, wherever in a video the segments are that it makes."""
+"""A worker's frame rate does not depend on which segments of a video it makes."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.progress import PROCESSING, Progress
 
 
-def test_who_goes_on_elsewhere_is_as_fast_as_before(monkeypatch) -> None:
-    now, told = [0.0], list[Progress]()
-    monkeypatch.setattr(report_progress.time, "monotonic", lambda: now[0])
+def reporter(reports: list[Progress]) -> ProgressReporter:
     settings = SimpleNamespace(execution_threads=1, batch_size=1)
     engine: Any = SimpleNamespace(provider="cpu", settings=settings)
-    progress = ProgressReporter(told.append, engine, "a.mp4", 0, 1, 1000)
-    for seconds in range(100):  # faces are found first, which takes longer than all that follows
+    return ProgressReporter(reports.append, engine, "a.mp4", 0, 1, 1000)
+
+
+def test_frame_rate_is_kept_when_jumping_to_another_segment(monkeypatch) -> None:
+    now, reports = [0.0], list[Progress]()
+    monkeypatch.setattr(report_progress.time, "monotonic", lambda: now[0])
+    progress = reporter(reports)
+    for seconds in range(100):  # finding faces, slower than all that follows
         now[0] = 10.0 * seconds
         progress.finding(seconds)
-    for start in (0, 500, 500):  # ten frames a second, and counted anew from each start
+    for start in (0, 500, 500):  # ten frames per second, counted from each start
         for written in range(1, 101):
             now[0] += 0.1
             progress.frame(written, start=start)
-    assert all(abs(one.fps - 10) < 0.01 for one in told if one.stage == PROCESSING)
-    assert told[-1].frame in range(598, 601)
-    assert abs(told[-1].eta - (1000 - told[-1].frame) / 10) < 0.1
+    assert all(abs(one.fps - 10) < 0.01 for one in reports if one.stage == PROCESSING)
+    assert reports[-1].frame in range(598, 601)
+    assert abs(reports[-1].eta - (1000 - reports[-1].frame) / 10) < 0.1
 
 
-def test_whoever_joins_what_others_have_made_does_not_begin_anew() -> None:
-    told = list[Progress]()
-    settings = SimpleNamespace(execution_threads=1, batch_size=1)
-    engine: Any = SimpleNamespace(provider="cpu", settings=settings)
-    progress = ProgressReporter(told.append, engine, "a.mp4", 0, 1, 1000)
+def test_joining_segments_of_other_workers_reports_all_frames() -> None:
+    reports = list[Progress]()
+    progress = reporter(reports)
     progress._last = float("-inf")
     progress.joining(1)
-    assert [(one.stage, one.frame) for one in told] == [("joining", 1000)]
+    assert [(one.stage, one.frame) for one in reports] == [("joining", 1000)]

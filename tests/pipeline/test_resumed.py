@@ -1,4 +1,4 @@
-"""A video done in segments, in one run or several, is the video done in one go."""
+"""Results made in segments, in one or several runs, equal those of one uninterrupted run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,7 @@ from colab_helpers.pipeline.video import SegmentMaker, join
 from tests.media.make import Sound, Spec, Subtitle, decoded, make, number_of, packets_of, variable_pts
 from tests.people.clip import write_target
 from tests.people.scene import Scene
-from tests.pipeline.swapping import (
-    SOURCE,
-    Store,
-    assert_same_pictures,
-    in_pieces,
-    pieces_engine,
-    same,
-)
+from tests.pipeline.swapping import SOURCE, Store, assert_same, assert_same_pictures, interrupted, segmented
 from tests.pipeline.swapping import engine as any_engine
 
 SPECS = {
@@ -44,27 +37,27 @@ SPECS = {
 
 
 SUFFIXES = {"vfr": ".mkv", "odd": ".mkv", "one_group": ".mkv"}
-"""Of the results that are not MP4."""
+"""Containers of results that are not MP4."""
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_in_segments_and_interrupted_anywhere(name: str, tmp_path: Path, inverting_models: Path) -> None:
+def test_interrupted_run_equals_uninterrupted(name: str, tmp_path: Path, inverting_models: Path) -> None:
     suffix = SUFFIXES.get(name, ".mp4")
-    chance = random.Random(f"{name}{suffix}")
+    rng = random.Random(f"{name}{suffix}")
     target = make(tmp_path / "in.mp4", replace(SPECS[name], frames=60))
     enhanced = {} if name in ("cfr", "odd") else {"frame_processors": "face_swapper"}
-    models = pieces_engine(inverting_models, execution_threads=2, batch_size=2, **enhanced)
+    models = segmented(inverting_models, execution_threads=2, batch_size=2, **enhanced)
     plain = tmp_path / f"plain{suffix}"
     whole = process_video(models, SOURCE, target, plain)
-    stops = sorted(chance.sample(range(1, 60), 2))
-    result, store = in_pieces(models, target, tmp_path / f"joined{suffix}", stops)
+    stops = sorted(rng.sample(range(1, 60), 2))
+    result, store = interrupted(models, target, tmp_path / f"joined{suffix}", stops)
     assert_same_pictures(plain, tmp_path / f"joined{suffix}")
     assert decoded(plain)[1] == decoded(tmp_path / f"joined{suffix}")[1]
     for number in range(len(SPECS[name].sounds)):
         assert packets_of(plain, which=number) == packets_of(tmp_path / f"joined{suffix}", which=number)
-    same(whole, result)
+    assert_same(whole, result)
     numbers = [part.segment.number for part in store.parts]
-    assert numbers == list(range(len(numbers))), "a finished segment was done again"
+    assert numbers == list(range(len(numbers))), "a finished segment was made again"
     assert result.segments == whole.segments == len(numbers)
     length = store.parts[0].segment.frames
     assert result.segments_kept >= max(0, stops[-1] // length - 1)
@@ -72,11 +65,11 @@ def test_in_segments_and_interrupted_anywhere(name: str, tmp_path: Path, inverti
 
 @pytest.mark.parametrize("keep_fps", [True, False])
 @pytest.mark.parametrize("selection", [{}, {"many_faces": False}], ids=["all", "one"])
-def test_an_index_without_any_segment_is_gone_on_with(
+def test_run_resumes_from_face_index_without_segments(
     tmp_path: Path, inverting_models: Path, *, keep_fps: bool, selection: dict[str, Any]
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
-    models = pieces_engine(inverting_models, frame_processors="face_swapper", keep_fps=keep_fps, **selection)
+    models = segmented(inverting_models, frame_processors="face_swapper", keep_fps=keep_fps, **selection)
     whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
     store = Store(tmp_path / "work")
 
@@ -88,37 +81,36 @@ def test_an_index_without_any_segment_is_gone_on_with(
         with pytest.raises(KeyboardInterrupt):
             process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store)
     assert len(store.face_index()) > 30
-    result = process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store)
-    same(whole, result)
+    assert_same(whole, process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store))
     assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "out.mp4")
 
 
 @pytest.mark.parametrize("stops", [[], [30], [30, 50, 80]])
-def test_who_comes_late_is_changed_as_if_frames_before_had_not_been_passed_over(
+def test_late_face_is_changed_as_without_skipped_frames(
     stops: list[int], tmp_path: Path, inverting_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = {"detect": FaceAnalyser.detect, "search_views": FaceAnalyser.search_views}
-    nobody = {"detect": [], "search_views": ([], "plain")}
+    originals = {"detect": FaceAnalyser.detect, "search_views": FaceAnalyser.search_views}
+    empty = {"detect": [], "search_views": ([], "plain")}
 
-    def late(name: str, *given: Any) -> Any:
-        return looks[name](*given) if number_of(given[1].frame) >= 66 else nobody[name]
+    def late(name: str, *args: Any) -> Any:
+        return originals[name](*args) if number_of(args[1].frame) >= 66 else empty[name]
 
-    for name in looks:
-        monkeypatch.setattr(FaceAnalyser, name, lambda *given, name=name: late(name, *given))
+    for name in originals:
+        monkeypatch.setattr(FaceAnalyser, name, lambda *args, name=name: late(name, *args))
     target = make(tmp_path / "in.mp4", Spec(frames=100))
-    models = pieces_engine(inverting_models, frame_processors="face_swapper")
+    models = segmented(inverting_models, frame_processors="face_swapper")
     with monkeypatch.context() as patch:
         patch.setattr(VideoPlan, "may_be_copy", False)
         whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
     assert 100 - 68 <= whole.faces_swapped <= 100 - 64
-    result, store = in_pieces(models, target, tmp_path / "out.mp4", stops)
-    same(whole, result)
+    result, store = interrupted(models, target, tmp_path / "out.mp4", stops)
+    assert_same(whole, result)
     assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "out.mp4")
     assert [part.segment.number for part in store.parts] == [0, 1, 2, 3]
     assert result.segments_kept == (3 if 80 in stops else 0)
 
 
-def test_where_ram_is_short_all_faces_are_found_first_and_the_result_is_the_same(
+def test_finding_all_faces_first_when_ram_is_low_gives_same_result(
     tmp_path: Path, standins: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "in.mp4"
@@ -128,19 +120,19 @@ def test_where_ram_is_short_all_faces_are_found_first_and_the_result_is_the_same
     models = any_engine(standins, frame_processors="face_swapper")
     plain = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
     assert plain.faces_swapped > 25
-    told: list[str] = []
+    stages: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr("colab_helpers.pipeline.video_stages.LOOK_AHEAD", 10**9)
         found_first = process_video(
-            models, SOURCE, target, tmp_path / "out.mp4", on_progress=lambda now: told.append(now.stage)
+            models, SOURCE, target, tmp_path / "out.mp4", on_progress=lambda now: stages.append(now.stage)
         )
-    assert "finding faces" in told
-    same(plain, found_first)
+    assert "finding faces" in stages
+    assert_same(plain, found_first)
     assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "out.mp4")
 
 
-def test_an_index_of_another_video_is_refused(tmp_path: Path, constant_models: Path) -> None:
-    models = pieces_engine(constant_models)
+def test_face_index_of_another_video_is_refused(tmp_path: Path, constant_models: Path) -> None:
+    models = segmented(constant_models)
     for frames, others in ((30, 31), (31, 30)):
         store = Store(tmp_path / f"work{frames}")
         first = make(tmp_path / f"{frames}.mp4", Spec(frames=frames))
@@ -153,11 +145,11 @@ def test_an_index_of_another_video_is_refused(tmp_path: Path, constant_models: P
         assert not (tmp_path / "c.mp4").exists()
 
 
-def test_a_run_that_ended_before_joining_reads_nothing_again(
+def test_run_interrupted_before_joining_detects_nothing_again(
     tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60, sounds=(Sound(),)))
-    models = pieces_engine(constant_models)
+    models = segmented(constant_models)
     store = Store(tmp_path / "work")
 
     def fail(*_: object, **__: object) -> None:
@@ -175,11 +167,11 @@ def test_a_run_that_ended_before_joining_reads_nothing_again(
 
 
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(60), Fraction(10)])
-def test_at_a_constant_rate(rate: Fraction, tmp_path: Path, inverting_models: Path) -> None:
+def test_interrupted_run_at_constant_rate(rate: Fraction, tmp_path: Path, inverting_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), rate=rate, frames=int(2 * rate)))
-    models = pieces_engine(inverting_models, keep_fps=False, frame_processors="face_swapper")
+    models = segmented(inverting_models, keep_fps=False, frame_processors="face_swapper")
     whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
-    result, store = in_pieces(models, target, tmp_path / "joined.mp4", [10, 41])
+    result, store = interrupted(models, target, tmp_path / "joined.mp4", [10, 41])
     assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "joined.mp4")
     assert decoded(tmp_path / "joined.mp4")[1] == [Fraction(number, 30) for number in range(60)]
     assert [part.segment.start for part in store.parts] == [0, 30]
@@ -187,17 +179,17 @@ def test_at_a_constant_rate(rate: Fraction, tmp_path: Path, inverting_models: Pa
 
 
 @pytest.mark.parametrize("name", ["cfr", "vfr", "one_group", "open_groups"])
-def test_segments_made_apart_in_any_order_are_those_of_one_run(
+def test_segments_made_separately_in_any_order_equal_one_run(
     name: str, tmp_path: Path, inverting_models: Path
 ) -> None:
     target = make(tmp_path / "in.mp4", replace(SPECS[name], frames=60))
-    models = pieces_engine(inverting_models, frame_processors="face_swapper", execution_threads=2)
+    models = segmented(inverting_models, frame_processors="face_swapper", execution_threads=2)
     output = tmp_path / "plain.mp4"
-    whole, one_run = in_pieces(models, target, output, [])
-    apart = Store(tmp_path / "apart")
+    whole, one_run = interrupted(models, target, output, [])
+    store = Store(tmp_path / "apart")
 
     def planned() -> VideoPlan:
-        return plan_video(models, SOURCE, probe(target), tmp_path / "joined.mp4", apart, all_first=True)
+        return plan_video(models, SOURCE, probe(target), tmp_path / "joined.mp4", store, all_first=True)
 
     assert planned().is_divisible
     maker = SegmentMaker(planned())
@@ -209,48 +201,43 @@ def test_segments_made_apart_in_any_order_are_those_of_one_run(
     assert replace(maker.make(1, has_successor=True), segment=part.segment) == part
     assert maker.make(2, has_successor=True).segment.sha256 == one_run.parts[2].segment.sha256
     maker.close()
-    assert not list(apart.folder.glob(".*"))
-    del apart.parts[3:]
-    result = join(planned(), {part.segment.number: part for part in apart.parts})
+    assert not list(store.folder.glob(".*"))
+    del store.parts[3:]
+    result = join(planned(), {part.segment.number: part for part in store.parts})
     assert result is not None
-    same(whole, result)
+    assert_same(whole, result)
     assert output.read_bytes() == (tmp_path / "joined.mp4").read_bytes()
-    del apart.parts[2]
-    again = process_video(models, SOURCE, target, tmp_path / "gap.mp4", store=apart)
-    assert [part.segment.number for part in apart.parts] == [2, 0, 1]
-    same(whole, again)
+    del store.parts[2]
+    again = process_video(models, SOURCE, target, tmp_path / "gap.mp4", store=store)
+    assert [part.segment.number for part in store.parts] == [2, 0, 1]
+    assert_same(whole, again)
     assert again.segments_kept == 2
     assert output.read_bytes() == (tmp_path / "gap.mp4").read_bytes()
 
 
-def test_kept_frames_go_on_too_and_segments_without_theirs_are_done_again(
+def test_kept_frames_resume_and_segments_without_them_are_redone(
     tmp_path: Path, constant_models: Path
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
-    models = pieces_engine(constant_models, keep_frames=True)
-    result, store = in_pieces(models, target, tmp_path / "a.mp4", [30])
+    models = segmented(constant_models, keep_frames=True)
+    result, store = interrupted(models, target, tmp_path / "a.mp4", [30])
     assert result.segments_kept == 1
     names = sorted(path.name for path in frames_folder(tmp_path / "a.mp4").iterdir())
     assert names == [f"{number:06d}.png" for number in range(60)]
     assert not (store.folder / "frames").exists()
-    again = process_video(models, SOURCE, target, tmp_path / "b.mp4", store=store)
-    assert again.segments_kept == 0
+    assert process_video(models, SOURCE, target, tmp_path / "b.mp4", store=store).segments_kept == 0
 
 
-def test_segments_of_another_encoder_or_length_are_done_again(tmp_path: Path, constant_models: Path) -> None:
+def test_segments_of_another_encoder_or_length_are_redone(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
-    _, store = in_pieces(pieces_engine(constant_models), target, tmp_path / "a.mp4", [30])
+    _, store = interrupted(segmented(constant_models), target, tmp_path / "a.mp4", [30])
     finer = process_video(
-        pieces_engine(constant_models, output_video_quality=10),
-        SOURCE,
-        target,
-        tmp_path / "b.mp4",
-        store=store,
+        segmented(constant_models, output_video_quality=10), SOURCE, target, tmp_path / "b.mp4", store=store
     )
     assert finer.segments_kept == 0
     store.parts = store.parts[3:]
     longer = process_video(
-        pieces_engine(constant_models, output_video_quality=10, segment_seconds=2.0),
+        segmented(constant_models, output_video_quality=10, segment_seconds=2.0),
         SOURCE,
         target,
         tmp_path / "c.mp4",
@@ -259,32 +246,27 @@ def test_segments_of_another_encoder_or_length_are_done_again(tmp_path: Path, co
     assert longer.segments_kept == 0
 
 
-def test_a_video_begun_on_another_provider_says_so(tmp_path: Path, constant_models: Path) -> None:
+def test_change_of_provider_between_segments_is_noted(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
-    models = pieces_engine(constant_models)
-    _, store = in_pieces(models, target, tmp_path / "a.mp4", [])
+    models = segmented(constant_models)
+    _, store = interrupted(models, target, tmp_path / "a.mp4", [])
     store.parts = [replace(store.parts[0], provider="cuda")]
     result = process_video(models, SOURCE, target, tmp_path / "b.mp4", store=store)
     assert any("cuda up to segment 0, cpu up to segment 2" in note for note in result.notes)
 
 
-# --- what is measured on the way ------------------------------------------------------------------------
-
-
-def test_gaps_are_told_as_spans(tmp_path: Path, faceless_models: Path) -> None:
+def test_frames_without_face_are_reported_as_spans(tmp_path: Path, faceless_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
-    result, _ = in_pieces(pieces_engine(faceless_models), target, tmp_path / "a.mp4", [30])
+    result, _ = interrupted(segmented(faceless_models), target, tmp_path / "a.mp4", [30])
     assert result.measured.spans == [(0, 60)]
     assert result.frames_without_face == 60
     assert any("no face to change was found" in note for note in result.notes)
 
 
-def test_a_copying_swapper_neither_flickers_nor_counts_as_likeness_of_another(
-    tmp_path: Path, constant_models: Path
-) -> None:
-    # In grey, of which BGR holds every level: no copy changes it.
+def test_copying_swapper_has_no_flicker_and_valid_similarities(tmp_path: Path, constant_models: Path) -> None:
+    # Grey levels survive the conversion to BGR and back unchanged.
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=50, pix_fmt="gray"))
-    models = pieces_engine(constant_models, frame_processors="face_swapper")
+    models = segmented(constant_models, frame_processors="face_swapper")
     measured = process_video(models, SOURCE, target, tmp_path / "a.mp4").measured
     assert measured.pairs == 24 + 24
     assert measured.flicker_rms == pytest.approx(0.0, abs=0.5)
@@ -293,25 +275,22 @@ def test_a_copying_swapper_neither_flickers_nor_counts_as_likeness_of_another(
     assert -1.0 <= measured.similarity_p5 <= (measured.similarity_mean or 0) <= 1.0
 
 
-def test_a_swapper_that_turns_brightness_over_flickers_where_the_picture_moves(
-    tmp_path: Path,
-    inverting_models: Path,
-) -> None:
+def test_inverting_swapper_flickers_in_moving_pictures(tmp_path: Path, inverting_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=50))
-    models = pieces_engine(inverting_models, frame_processors="face_swapper")
+    models = segmented(inverting_models, frame_processors="face_swapper")
     measured = process_video(models, SOURCE, target, tmp_path / "a.mp4").measured
     assert measured.flicker_rms is not None
     assert measured.flicker_rms > 0.5
 
 
-def test_flicker_is_the_step_in_what_the_change_added() -> None:
+def test_brightness_follows_only_adjacent_frames_of_a_still_face() -> None:
     before = Brightness(3, 100.0, (50.0, 50.0), 40.0)
     assert Brightness(4, 100.0, (60.0, 50.0), 40.0).follows(before)
     assert not Brightness(5, 100.0, (50.0, 50.0), 40.0).follows(before)
     assert not Brightness(4, 100.0, (80.0, 50.0), 40.0).follows(before)
 
 
-def test_measurements_of_parts_add_up() -> None:
+def test_frame_stats_of_parts_add_up() -> None:
     first, second = FrameStats(), FrameStats()
     for index, faces in enumerate([1, 0, 0]):
         first.add_frame(index, faces)

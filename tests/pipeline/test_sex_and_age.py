@@ -1,4 +1,4 @@
-"""Only people of the sex and age asked for are changed, each over the whole video."""
+"""Selection of people by sex and age, constant over the whole video."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.helpers.faces import face, person
 from tests.people.actors import portrait
 from tests.people.clip import write_target
 from tests.people.scene import Scene
-from tests.pipeline.swapping import Store, assert_same_pictures, in_pieces, pieces_engine, same
+from tests.pipeline.swapping import Store, assert_same, assert_same_pictures, interrupted, segmented
 
 pytestmark = pytest.mark.xdist_group("sex_and_age")
 
@@ -44,48 +44,47 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def mistaken_at_first(models: Engine) -> Iterator[list[int]]:
-    """Take everybody in the first frame for the other sex; yield the frames in which anybody is asked."""
-    genuine, asked = models.analyser.describe, list[int]()
+def wrong_in_first_frame(models: Engine) -> Iterator[list[int]]:
+    """Invert the sex found in the first frame; yield the frames with a query."""
+    original, queried = models.analyser.describe, list[int]()
 
     def describe(picture: Any, faces: Any) -> list[Face]:
-        asked.append(round(picture.frame.time * 12))
-        found = genuine(picture, faces)
-        wrong = [replace(one, attributes=1 - one.attributes) for one in found]
-        return found if asked[-1] else wrong
+        queried.append(round(picture.frame.time * 12))
+        found = original(picture, faces)
+        return found if queried[-1] else [replace(one, attributes=1 - one.attributes) for one in found]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models.analyser, "describe", describe)
-        yield asked
+        yield queried
 
 
-def test_nobody_comes_and_goes_with_single_looks(film: Path, standins: Path, tmp_path: Path) -> None:
-    models = pieces_engine(standins, frame_processors="face_swapper", **FEMALE)
+def test_sex_is_decided_once_per_person(film: Path, standins: Path, tmp_path: Path) -> None:
+    models = segmented(standins, frame_processors="face_swapper", **FEMALE)
     alma, hanna = (models.analyser.find(portrait(name))[0].embedding for name in ("alma", "hanna"))
     assert alma is not None
-    put_in = Treatment(source=hanna)
-    known = Assignment(people={"alma": KnownPerson("alma", alma[None], put_in)}, has_people_map=True)
+    swap = Treatment(source=hanna)
+    known = Assignment(people={"alma": KnownPerson("alma", alma[None], swap)}, has_people_map=True)
     named = process_video(models, known, film, tmp_path / "named.mp4")
-    with mistaken_at_first(models) as asked:
-        result = process_video(models, Assignment(put_in), film, tmp_path / "whole.mp4")
-        assert {0, 8} <= set(asked)
-        assert len(set(asked)) < 9
-        pieces, store = in_pieces(
-            models, film, tmp_path / "pieces.mp4", [8, 14], assignment=Assignment(put_in)
+    with wrong_in_first_frame(models) as queried:
+        result = process_video(models, Assignment(swap), film, tmp_path / "whole.mp4")
+        assert {0, 8} <= set(queried)
+        assert len(set(queried)) < 9
+        resumed, store = interrupted(
+            models, film, tmp_path / "pieces.mp4", [8, 14], assignment=Assignment(swap)
         )
-        asked.clear()
-        again = Store(store.folder)
-        same(process_video(models, Assignment(put_in), film, tmp_path / "again.mp4", store=again), result)
-        assert asked == [], "the index knows who is of which sex"
-    same(pieces, result)
-    for told in (named, result):
-        assert sorted(one.counts.changed for one in told.people) == [0, 18]
+        queried.clear()
+        new = Store(store.folder)
+        assert_same(process_video(models, Assignment(swap), film, tmp_path / "again.mp4", store=new), result)
+        assert queried == [], "the index holds sex and age"
+    assert_same(resumed, result)
+    for stats in (named, result):
+        assert sorted(one.counts.changed for one in stats.people) == [0, 18]
     for name in ("whole", "pieces", "again"):
         assert_same_pictures(tmp_path / "named.mp4", tmp_path / f"{name}.mp4")
 
 
 @pytest.mark.parametrize(
-    ("asked", "who"),
+    ("options", "who"),
     [
         ({}, {"bruno", "hanna"}),
         (FEMALE, {"hanna"}),
@@ -95,10 +94,10 @@ def test_nobody_comes_and_goes_with_single_looks(film: Path, standins: Path, tmp
         ({"face_selector_age_end": 50, **FEMALE}, set()),
     ],
 )
-def test_in_a_picture_each_face_counts(
-    asked: dict[str, Any], who: set[str], standins: Path, tmp_path: Path
+def test_faces_in_a_picture_are_selected_individually(
+    options: dict[str, Any], who: set[str], standins: Path, tmp_path: Path
 ) -> None:
-    models = pieces_engine(standins, frame_processors="face_enhancer", **asked)
+    models = segmented(standins, frame_processors="face_enhancer", **options)
     faces = [portrait(name) for name in ("bruno", "hanna")]  # about 30, and about 70
     write_image(tmp_path / "in.png", np.hstack(faces), quality=100)
     process_picture(models, Assignment.of(None), tmp_path / "in.png", tmp_path / "out.png")
@@ -117,7 +116,7 @@ def track(number: int, who: int | None, *looks: tuple[float, float]) -> Track:
 
 
 TRACKS = (
-    track(0, 1, (1, 40)),  # one person together with the next, by looks mostly female, 25 on average
+    track(0, 1, (1, 40)),  # the next one's person: mostly female, 25 on average
     track(1, 1, (0, 20), (0, 20), (1, 20)),
     track(2, 2, (0, 17), (0, 20)),
     track(3, 3, (1, 60), (0, 62)),
@@ -126,22 +125,22 @@ TRACKS = (
 
 
 @pytest.mark.parametrize(
-    ("asked", "tracks"),
+    ("options", "tracks"),
     [
         ({}, {0, 1, 2, 3, 4}),
         ({"face_selector_age_start": 18, "face_selector_age_end": 61}, {0, 1, 2, 3}),
         ({"face_selector_age_start": 19}, {0, 1, 3}),
         ({"face_selector_age_end": 25}, {0, 1, 2}),
         ({"face_selector_age_end": 60}, {0, 1, 2}),
-        ({"face_selector_gender": "male"}, set()),  # in doubt, or never asked
+        ({"face_selector_gender": "male"}, set()),  # undecided, or never queried
         (FEMALE, {2}),
     ],
 )
-def test_votes_and_years_are_those_of_all_looks_at_a_person(asked: dict[str, Any], tracks: set[int]) -> None:
+def test_sex_and_age_use_all_queries_of_a_person(options: dict[str, Any], tracks: set[int]) -> None:
     faces = [replace(face(100), track=one.number) for one in TRACKS]
 
-    def changed(assignment: Assignment, **more: Any) -> set[int | None]:
-        selection = Selection(load_settings(**asked, **more), assignment)
+    def changed(assignment: Assignment, **overrides: Any) -> set[int | None]:
+        selection = Selection(load_settings(**options, **overrides), assignment)
         selection.decide(TRACKS)
         return {one.track for one in selection.of(faces)}
 
@@ -153,7 +152,7 @@ def test_votes_and_years_are_those_of_all_looks_at_a_person(asked: dict[str, Any
     assert changed(Assignment(people=known, has_people_map=True)) == {3}
 
 
-def test_the_first_look_that_is_taken_back_is_no_vote() -> None:
+def test_superseded_first_query_is_not_counted() -> None:
     turned = face(100, who=1)
     turned = replace(turned, kps=turned.kps + np.float32([[0, 0], [0, 0], [25, 0], [0, 0], [0, 0]]))
     made = Track(0, 0, 0)
@@ -162,23 +161,23 @@ def test_the_first_look_that_is_taken_back_is_no_vote() -> None:
     assert (made.asked, made.attributes.tolist()) == (1, [0, 30])
 
 
-def test_the_network_is_opened_only_if_it_is_asked(
+def test_sex_and_age_network_is_opened_only_if_needed(
     constant_models: Path, standins: Path, tmp_path: Path
 ) -> None:
     models = Path(shutil.copytree(constant_models, tmp_path / "models"))
     (models / "buffalo_l" / "genderage.onnx").unlink()
-    pieces_engine(models, face_min_size=9)
-    for asked in (FEMALE, {"face_selector_age_start": 1}, {"face_selector_age_end": 99}):
+    segmented(models, face_min_size=9)
+    for options in (FEMALE, {"face_selector_age_start": 1}, {"face_selector_age_end": 99}):
         with pytest.raises(ModelError, match=r"genderage\.onnx: the model file is missing"):
-            pieces_engine(models, **asked)
-        assert [one.name for one in pieces_engine(standins, **asked).networks][2] == "genderage"
-        assert detection_key(load_settings(), None) != detection_key(load_settings(**asked), None)
-    assert "genderage" not in [one.name for one in pieces_engine(standins).networks]
+            segmented(models, **options)
+        assert [one.name for one in segmented(standins, **options).networks][2] == "genderage"
+        assert detection_key(load_settings(), None) != detection_key(load_settings(**options), None)
+    assert "genderage" not in [one.name for one in segmented(standins).networks]
     with pytest.raises(SettingsError, match="face_selector_age_start is greater than"):
         load_settings(face_selector_age_start=31, face_selector_age_end=30)
 
 
-def test_in_a_picture_who_never_is_changed_is_left_beside_the_other_sex() -> None:
+def test_person_filter_and_sex_combine_in_pictures() -> None:
     faces = [replace(face(100, who=n), attributes=np.float32([n % 2, 30])) for n in (1, 2, 3, 4)]
     for person_filter, left in ((PersonFilter(never=[person(2)]), [3]), (PersonFilter(person(1)), [0])):
         selection = Selection(load_settings(**FEMALE), Assignment.of(None, person_filter))

@@ -38,9 +38,7 @@ SPECS = {
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_every_frame_comes_out_with_its_own_time_and_the_sound_untouched(
-    name: str, tmp_path: Path, constant_models: Path
-) -> None:
+def test_frames_keep_timestamps_and_audio_is_copied(name: str, tmp_path: Path, constant_models: Path) -> None:
     spec = SPECS[name]
     target = make(tmp_path / "in.mp4", spec)
     output = tmp_path / "out.mp4"
@@ -56,9 +54,7 @@ def test_every_frame_comes_out_with_its_own_time_and_the_sound_untouched(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_nothing_outside_the_faces_box_changes_by_a_single_code(
-    tmp_path: Path, inverting_models: Path
-) -> None:
+def test_pixels_outside_the_face_box_are_unchanged(tmp_path: Path, inverting_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=8))
     output = tmp_path / "out.mp4"
     process_video(engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output)
@@ -74,7 +70,7 @@ def test_nothing_outside_the_faces_box_changes_by_a_single_code(
         assert np.abs(after[0][middle].astype(int) - (251 - before[0][middle].astype(int))).mean() < 12
 
 
-def test_frames_without_a_face_are_passed_on_as_they_are(tmp_path: Path, faceless_models: Path) -> None:
+def test_frames_without_face_are_unchanged(tmp_path: Path, faceless_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180)))
     output = tmp_path / "out.mp4"
     result = process_video(engine(faceless_models), SOURCE, target, output)
@@ -83,7 +79,7 @@ def test_frames_without_a_face_are_passed_on_as_they_are(tmp_path: Path, faceles
     assert_same_pictures(target, output)
 
 
-def test_threads_and_batches_change_nothing_but_the_time(tmp_path: Path, inverting_models: Path) -> None:
+def test_threads_and_batch_size_do_not_change_the_result(tmp_path: Path, inverting_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=23))
     for threads, batch in ((1, 1), (3, 2), (8, 5)):
         output = tmp_path / f"{threads}-{batch}.mp4"
@@ -93,7 +89,7 @@ def test_threads_and_batches_change_nothing_but_the_time(tmp_path: Path, inverti
 
 
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(60), Fraction(10)])
-def test_without_keep_fps_the_result_runs_at_thirty_and_each_picture_is_changed_once(
+def test_without_keep_fps_rate_is_30_and_frames_change_once(
     rate: Fraction, tmp_path: Path, inverting_models: Path
 ) -> None:
     frames = int(rate)
@@ -106,7 +102,7 @@ def test_without_keep_fps_the_result_runs_at_thirty_and_each_picture_is_changed_
     assert (result.frames_in, result.frames_out) == (frames, 30)
     before, after = planes(target), planes(output)
     middle = (slice(75, 105), slice(145, 175))
-    # A face changed twice would be the negative of the negative: the original.
+    # A face inverted twice would be the original.
     for number, frame in enumerate(after):
         shown = int(number * rate / 30)
         candidates = [before[min(frames - 1, near)][0][middle].astype(int) for near in (shown, shown + 1)]
@@ -114,7 +110,7 @@ def test_without_keep_fps_the_result_runs_at_thirty_and_each_picture_is_changed_
         assert min(np.abs(picture - (251 - original)).mean() for original in candidates) < 20
 
 
-def test_keep_frames_writes_an_image_of_each(tmp_path: Path, constant_models: Path) -> None:
+def test_keep_frames_writes_an_image_per_frame(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=5))
     output = tmp_path / "out.mp4"
     models = engine(constant_models, keep_frames=True, temp_frame_format="jpg", temp_frame_quality=85)
@@ -131,7 +127,7 @@ def test_skip_audio(tmp_path: Path, constant_models: Path) -> None:
         assert [stream.type for stream in container.streams] == ["video"]
 
 
-def test_progress_rises_to_the_end(tmp_path: Path, constant_models: Path) -> None:
+def test_progress_increases_to_the_end(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
     seen: list[Progress] = []
     process_video(engine(constant_models), SOURCE, target, tmp_path / "out.mp4", on_progress=seen.append)
@@ -148,7 +144,7 @@ class BoomError(RuntimeError):
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("stage", ["analyser", "swapper", "progress"])
-def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
+def test_error_in_any_stage_stops_all_threads_and_is_raised(
     stage: str, threads: int, tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=200))
@@ -156,7 +152,7 @@ def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
     models = engine(constant_models, execution_threads=threads)
     calls = [0]
 
-    def after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    def fail_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             calls[0] += 1
             if calls[0] > count:
@@ -166,11 +162,11 @@ def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
         return call
 
     if stage == "analyser":
-        monkeypatch.setattr(models.analyser, "detect", after(20, models.analyser.detect))
+        monkeypatch.setattr(models.analyser, "detect", fail_after(20, models.analyser.detect))
     if stage == "swapper":
         assert models.swapper is not None
-        monkeypatch.setattr(models.swapper, "swap", after(5, models.swapper.swap))
-    progress = after(0, lambda _: None) if stage == "progress" else None
+        monkeypatch.setattr(models.swapper, "swap", fail_after(5, models.swapper.swap))
+    progress = fail_after(0, lambda _: None) if stage == "progress" else None
     before = threading.active_count()
     with pytest.raises(BoomError):
         process_video(models, SOURCE, target, output, on_progress=progress)
@@ -178,24 +174,22 @@ def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_the_reference_frame_must_exist(tmp_path: Path, constant_models: Path) -> None:
+def test_missing_reference_frame_or_face_is_an_error(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=5))
-    follow = {"many_faces": False, "face_selector": "reference"}
-    result = process_video(engine(constant_models, **follow), SOURCE, target, tmp_path / "a.mp4")
+    select = {"many_faces": False, "face_selector": "reference"}
+    result = process_video(engine(constant_models, **select), SOURCE, target, tmp_path / "a.mp4")
     assert result.faces_swapped == 5
     with pytest.raises(NoFaceError, match="ends before"):
         process_video(
-            engine(constant_models, **follow, reference_frame_number=5), SOURCE, target, tmp_path / "b.mp4"
+            engine(constant_models, **select, reference_frame_number=5), SOURCE, target, tmp_path / "b.mp4"
         )
     with pytest.raises(NoFaceError, match=r"1 face\(s\)"):
         process_video(
-            engine(constant_models, **follow, reference_face_position=1), SOURCE, target, tmp_path / "b.mp4"
+            engine(constant_models, **select, reference_face_position=1), SOURCE, target, tmp_path / "b.mp4"
         )
 
 
-def test_a_named_encoder_that_does_not_work_is_an_error_and_not_replaced(
-    tmp_path: Path, constant_models: Path
-) -> None:
+def test_unavailable_explicit_encoder_is_an_error(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=5))
     models = engine(constant_models, output_video_encoder="h264_nvenc")
     if models.provider == "cuda":
@@ -204,7 +198,7 @@ def test_a_named_encoder_that_does_not_work_is_an_error_and_not_replaced(
         process_video(models, SOURCE, target, tmp_path / "out.mp4")
 
 
-def test_an_unwritable_place_is_an_output_error(tmp_path: Path, constant_models: Path) -> None:
+def test_unwritable_output_folder_is_an_output_error(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=5))
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
@@ -222,7 +216,7 @@ def test_missing_and_damaged_models_are_named(missing: str, tmp_path: Path) -> N
         engine(models)
 
 
-def test_a_swapper_without_its_projection_is_refused(tmp_path: Path) -> None:
+def test_swapper_without_projection_matrix_is_refused(tmp_path: Path) -> None:
     models = write_constant_models(tmp_path / "models", box=FACE)
     model = onnx.load(models / "inswapper_128.onnx")
     del model.graph.initializer[:]
@@ -231,7 +225,7 @@ def test_a_swapper_without_its_projection_is_refused(tmp_path: Path) -> None:
         engine(models)
 
 
-def with_more_pictures(path: Path) -> Path:
+def with_extra_video_streams(path: Path) -> Path:
     """A clip with audio, subtitles, a second video track and cover art."""
     suffix = path.suffix
     text = Subtitle("mov_text" if suffix == ".mp4" else "subrip")
@@ -261,24 +255,23 @@ def a_jpeg() -> bytes:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("silent", [False, True])
-def test_pictures_that_may_show_the_replaced_face_are_left_out_and_said(
+def test_streams_that_may_show_original_face_are_dropped_and_noted(
     suffix: str, silent: bool, tmp_path: Path, constant_models: Path
 ) -> None:
-    target = with_more_pictures(tmp_path / f"in{suffix}")
+    target = with_extra_video_streams(tmp_path / f"in{suffix}")
     assert len(probe(target).others) == 2
     output = tmp_path / f"out{suffix}"
     result = process_video(engine(constant_models, skip_audio=silent), SOURCE, target, output)
     info = probe(output)
     assert (len(info.audio), len(info.subtitles), info.others) == (0 if silent else 1, 1, ())
-    said = [note for note in result.notes if "may show the original face" in note]
-    assert len(said) == 2
+    assert len([note for note in result.notes if "may show the original face" in note]) == 2
 
 
 MIRRORS = [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0), (0, 1, -1, 0), (-1, 0, 0, -1)]
 
 
 @pytest.mark.parametrize("axes", MIRRORS)
-def test_kept_frames_are_upright_and_the_detector_never_sees_heads_down(
+def test_kept_frames_and_detector_input_are_upright(
     axes: tuple[int, int, int, int], tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     views = []
@@ -296,8 +289,7 @@ def test_kept_frames_are_upright_and_the_detector_never_sees_heads_down(
     )
     process_video(models, SOURCE, target, output)
     info = probe(target)
-    stored = next(iter(read_frames(info))).video.to_ndarray(format="bgr24")
-    shown = info.upright(stored)
+    shown = info.upright(next(iter(read_frames(info))).video.to_ndarray(format="bgr24"))
     kept = cv2.imread(str(frames_folder(output) / "000000.png"))
     assert kept is not None
     assert kept.shape == shown.shape
@@ -308,9 +300,7 @@ def test_kept_frames_are_upright_and_the_detector_never_sees_heads_down(
     assert probe(output).display_matrix == info.display_matrix
 
 
-def test_a_file_whose_clock_starts_again_does_not_claim_its_times(
-    tmp_path: Path, constant_models: Path
-) -> None:
+def test_times_kept_is_false_for_restarting_timestamps(tmp_path: Path, constant_models: Path) -> None:
     once = make(tmp_path / "once.ts", Spec(frames=10))
     target = tmp_path / "in.ts"
     target.write_bytes(once.read_bytes() * 2)
@@ -320,9 +310,9 @@ def test_a_file_whose_clock_starts_again_does_not_claim_its_times(
     assert (result.times_kept, result.frames_out, result.video_seconds) == (False, 20, 0.8)
 
 
-@pytest.mark.parametrize(("keep_fps", "steadied"), [(True, 57), (False, 0)])
-def test_each_frame_is_steadied_by_the_one_before_but_for_the_first_of_a_segment(
-    tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch, *, keep_fps: bool, steadied: int
+@pytest.mark.parametrize(("keep_fps", "denoised"), [(True, 57), (False, 0)])
+def test_frames_are_denoised_by_their_predecessor_within_a_segment(
+    tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch, *, keep_fps: bool, denoised: int
 ) -> None:
     seen = []
     monkeypatch.setattr(
@@ -331,4 +321,4 @@ def test_each_frame_is_steadied_by_the_one_before_but_for_the_first_of_a_segment
     models = engine(constant_models, keep_fps=keep_fps, segment_seconds=1.0)
     target = make(tmp_path / "in.mp4", Spec(frames=60))
     assert process_video(models, SOURCE, target, tmp_path / "out.mp4").faces_swapped >= 60
-    assert len(seen) == steadied
+    assert len(seen) == denoised

@@ -1,4 +1,4 @@
-"""Masks are steadied by the frames around, and are the same however a video is done."""
+"""Masks are smoothed over neighbouring frames, with equal results for any order of processing."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.pipeline.swapping import SOURCE, Store, assert_same_pictures, engine,
 
 
 @pytest.fixture(scope="session")
-def fickle_models(inverting_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Networks that turn a crop into its negative, and an occluder that sees green: each frame differs."""
+def varying_models(inverting_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An inverting swapper, and an occluder that depends on green, so each frame differs."""
     folder = Path(shutil.copytree(inverting_models, tmp_path_factory.mktemp("fickle") / "models"))
     nodes = [
         helper.make_node("Gather", ["input", "one"], ["green"], axis=3),
@@ -49,8 +49,6 @@ def fickle_models(inverting_models: Path, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-# --- the same in one run and in several -----------------------------------------------------------------
-
 SPECS = {
     "every frame": (Spec(size=(320, 180), frames=60), {}),
     "its own times": (
@@ -64,72 +62,69 @@ SPECS = {
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_an_interrupted_run_gives_the_same_pictures(name: str, tmp_path: Path, fickle_models: Path) -> None:
+def test_interrupted_run_gives_the_same_pictures(name: str, tmp_path: Path, varying_models: Path) -> None:
     spec, overrides = SPECS[name]
     target = make(tmp_path / "in.mp4", spec)
-    how = {"segment_seconds": 1.0, "frame_processors": "face_swapper", **overrides}
-    models = engine(fickle_models, **how, execution_threads=3)
+    options = {"segment_seconds": 1.0, "frame_processors": "face_swapper", **overrides}
+    models = engine(varying_models, **options, execution_threads=3)
     whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
     assert whole.faces_swapped >= 20
     store = Store(tmp_path / "work")
     with pytest.raises(KeyboardInterrupt):
         process_video(models, SOURCE, target, tmp_path / "out.mp4", on_progress=stop_at(42), store=store)
-    one_thread = engine(fickle_models, **how, execution_threads=1, batch_size=1)
+    one_thread = engine(varying_models, **options, execution_threads=1, batch_size=1)
     result = process_video(one_thread, SOURCE, target, tmp_path / "out.mp4", store=store)
     assert 0 < result.segments_kept < result.segments
     assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "out.mp4")
     assert result.measured.faces == whole.measured.faces
-    first = store.parts.pop(0)  # what is made anew ends before what is there
+    first = store.parts.pop(0)  # the redone segment ends before the kept ones
     again = process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store)
     assert again.segments_kept == result.segments - 1
     assert store.parts[-1].segment == first.segment
     assert store.parts[-1].measured == first.measured
 
 
-def test_a_picture_that_is_shown_again_is_taken_up_from_where_it_is_first_shown() -> None:
-    """Its face is where it was then, so that its mask is the same."""
+def test_repeated_picture_resumes_at_its_first_frame() -> None:
+    """The face keeps its position, so its mask stays the same."""
     shown = "aaabbbbccd"
     frames = [SimpleNamespace(index=index, video=shown[shown.index(one)]) for index, one in enumerate(shown)]
     for begin, first in {0: 0, 2: 0, 3: 3, 5: 3, 8: 7, 9: 9}.items():
-        taken_up = list(_skip_to(iter(frames), begin))  # type: ignore[arg-type]
-        assert [frame.index for frame in taken_up] == list(range(first, 10))
+        resumed = list(_skip_to(iter(frames), begin))  # type: ignore[arg-type]
+        assert [frame.index for frame in resumed] == list(range(first, 10))
 
 
-def test_each_face_is_looked_at_once_and_what_is_covered_stays(
-    tmp_path: Path, fickle_models: Path, monkeypatch: pytest.MonkeyPatch
+def test_occluder_runs_once_per_face_and_keeps_covered_pixels(
+    tmp_path: Path, varying_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), rate=Fraction(10), frames=12))
-    models = engine(fickle_models, keep_fps=False)  # swaps and enhances; every picture is shown thrice
+    models = engine(varying_models, keep_fps=False)  # swaps and enhances; every frame is repeated twice
     assert models.occluder is not None
-    runs, seen = [], models.occluder.seen
+    batches, original = [], models.occluder.seen
     monkeypatch.setattr(
-        type(models.occluder), "seen", lambda _self, crops: runs.append(len(crops)) or seen(crops)
+        type(models.occluder), "seen", lambda _self, crops: batches.append(len(crops)) or original(crops)
     )
     result = process_video(models, SOURCE, target, tmp_path / "out.mp4")
     assert result.frames_out == 36
-    assert sum(runs) == result.faces_swapped == 12
-    boxed = engine(fickle_models, keep_fps=False, face_mask_types="box")
-    process_video(boxed, SOURCE, target, tmp_path / "boxed.mp4")
+    assert sum(batches) == result.faces_swapped == 12
+    box_only = engine(varying_models, keep_fps=False, face_mask_types="box")
+    process_video(box_only, SOURCE, target, tmp_path / "boxed.mp4")
     masked, plain = (planes(tmp_path / name)[5][0].astype(int) for name in ("out.mp4", "boxed.mp4"))
     assert (np.abs(masked - plain) > 20).mean() > 0.02
 
 
-def test_an_image_is_masked_too(fickle_models: Path) -> None:
+def test_occlusion_mask_in_an_image(varying_models: Path) -> None:
     image = np.full((640, 640, 3), 40, np.uint8)
     image[:, :320, 1] = 255
-    models = engine(fickle_models, frame_processors="face_swapper")
+    models = engine(varying_models, frame_processors="face_swapper")
     changed, _, measured, _ = process_image(models, SOURCE, image)
     assert measured.faces == 1
-    apart = np.abs(changed.astype(int) - image).max(2)
-    assert apart[150:200, 250:310].min() > 100
-    assert apart[:, 325:].max() <= 1
+    difference = np.abs(changed.astype(int) - image).max(2)
+    assert difference[150:200, 250:310].min() > 100
+    assert difference[:, 325:].max() <= 1
 
 
-# --- which frames count ---------------------------------------------------------------------------------
-
-
-class Noting(FaceMasks):
-    """Masks that show the number of a frame."""
+class FrameNumberMasks(FaceMasks):
+    """Masks that contain the frame number."""
 
     @property
     def uses_networks(self) -> bool:
@@ -139,23 +134,23 @@ class Noting(FaceMasks):
         return [RawVisibility(np.full((1, 1), picture, np.uint8), np.zeros((1, 1), np.uint8)) for _ in faces]
 
 
-def test_frames_around_count_by_track_and_repeats_show_what_they_repeat() -> None:
+def test_neighbours_are_taken_by_track_and_repeats_share_masks() -> None:
     pulled = []
 
-    def works() -> Iterator[FrameJob[int, Any]]:
+    def jobs() -> Iterator[FrameJob[int, Any]]:
         for index in range(9):
             pulled.append(index)
             tracks = (0,) if index < 6 else (1,)  # a cut
             faces = [replace(face(0), track=track) for track in tracks]
             yield FrameJob(index, index, index, faces, repeats=index == 4)
 
-    given: list[list[int | None]] = []
-    for number, work in enumerate(with_visibility(works(), Noting(), workers=1)):
-        assert work.index == number
+    neighbours: list[list[int | None]] = []
+    for number, job in enumerate(with_visibility(jobs(), FrameNumberMasks(), workers=1)):
+        assert job.index == number
         assert len(pulled) <= number + 1 + VISIBILITY_WINDOW
-        near = [by_track.get(work.faces[0].track) for by_track in work.neighbours]
-        given.append([None if look is None else int(look.visibility[0, 0]) for look in near])
-    assert given == [
+        masks = [by_track.get(job.faces[0].track) for by_track in job.neighbours]
+        neighbours.append([None if mask is None else int(mask.visibility[0, 0]) for mask in masks])
+    assert neighbours == [
         [1, 2],
         [0, 2, 3],
         [0, 1, 3, 3],
