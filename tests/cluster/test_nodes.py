@@ -57,7 +57,7 @@ def test_token_is_created_for_this_user_only(home: Path, monkeypatch: pytest.Mon
     assert "--node-ip-address=127.0.0.1" in commands[0]
 
 
-def test_a_folder_that_somebody_else_has_made_is_refused(
+def test_socket_folder_of_another_user_is_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -66,7 +66,7 @@ def test_a_folder_that_somebody_else_has_made_is_refused(
         nodes.start("127.0.0.1", 7777)
 
 
-def test_a_cluster_that_does_not_start_in_time_is_an_error(
+def test_start_timeout_of_ray_is_an_error(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     program = tmp_path / "python"

@@ -293,7 +293,7 @@ def test_missing_package_of_the_doctor_is_reported(
     assert error.startswith(f"error: packages: No module named 'pynvml'. What to do: run '{INSTALL}'")
 
 
-def test_what_is_missing_is_counted_beside_a_network_of_ones_own(doctor: Doctor, tmp_path: Path) -> None:
+def test_missing_models_are_counted_beside_an_own_network(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "mine.onnx").write_bytes(b"a swapper that is in no catalogue")
     settings = load_settings(swapper_model="mine", frame_processors="face_swapper")
     found = findings.Subject.here(settings, models_dir=tmp_path, folder=Path())

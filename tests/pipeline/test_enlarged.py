@@ -253,8 +253,8 @@ def test_engine_reports_enlarger_growth_and_notes(models: Path) -> None:
     assert replace(engine, frame_enhancer=None).provider_detail == "cpu"
 
 
-def test_smaller_tiles_lose_neither_a_note_nor_the_time(
-    tmp_path: Path, larger: Path, monkeypatch: pytest.MonkeyPatch
+def test_retry_with_smaller_tiles_keeps_notes_and_start_time(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=4))
     plans: list[VideoPlan] = []
@@ -267,6 +267,6 @@ def test_smaller_tiles_lose_neither_a_note_nor_the_time(
 
     monkeypatch.setattr(video, "complete_video", complete)
     marks = Marks(visible_label_text="W" * 80)
-    result = process_video(enlarging(larger), SOURCE, target, tmp_path / "out.mp4", marks=marks)
+    result = process_video(enlarging(models), SOURCE, target, tmp_path / "out.mp4", marks=marks)
     assert plans[0].started == plans[1].started
     assert sum("label does not fit" in note for note in result.notes) == 1
