@@ -131,7 +131,7 @@ class History:
         return {e.part.segment.number: e.part for e in self.of(key) if isinstance(e, SegmentDone)}
 
     def result(self, key: str, output: str | None = None) -> FileDone | None:
-        """Return the latest result of a target, under its planned name or that with a suffix added.
+        """Return the latest result of a target, under its planned name or that name plus a file extension.
 
         Copies of a target share its key; their results are told apart by ``output``.
         """
@@ -208,7 +208,7 @@ def _local_copy(path: Path) -> Path:
 def sync_journal(path: Path) -> None:
     """Make a journal in a store and its local file the same, before anything is appended.
 
-    The store's content counts, and after it entries that a run wrote locally but died before it sent them.
+    The store's content counts, followed by entries that a run had written locally but not sent when it died.
     """
     if address_of(path) is None:
         return
@@ -264,7 +264,7 @@ class Journal:
         self._write(entry)
 
     def _made_by(self, key: str, segments: int) -> dict[str, list[tuple[int, int]]]:
-        """Return the spans of segments that each worker made; empty if there was a single worker."""
+        """Return the spans of segments that each worker made; empty if the batch had no worker pool."""
         makers, spans = self._makers.pop(key, {}), dict[str, list[tuple[int, int]]]()
         if len(makers) < segments:  # earlier runs made the others
             earlier = read_journal(self._path).of(key)
@@ -280,17 +280,20 @@ class Journal:
         line = f"{_HEAD.format(zlib.crc32(body.encode()))}{body}}}\n".encode()
         if self._has_torn_line:  # after a crash, or a failed write
             line = b"\n" + line
-        self._has_torn_line, start = True, self._file.seek(0, os.SEEK_END)
-        with _wrap_error(self._path, mark("the journal cannot be written to ({reason})")):
-            while line:
-                line = line[self._file.write(line) or 0 :]
-            os.fsync(self._file.fileno())
-            self._has_torn_line = False
+        was_torn, start = self._has_torn_line, self._file.seek(0, os.SEEK_END)
+        self._has_torn_line = True
         try:
+            with _wrap_error(self._path, mark("the journal cannot be written to ({reason})")):
+                while line:
+                    line = line[self._file.write(line) or 0 :]
+                os.fsync(self._file.fileno())
             _send(self._path, start)
-        except OutputError:
-            self._file.truncate(start)
+        except OutputError:  # the entry may be complete, and only not on disk or not in the store
+            with suppress(OSError):
+                self._file.truncate(start)
+                self._has_torn_line = was_torn
             raise
+        self._has_torn_line = False
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
 """The people map ``people.yaml`` in the output folder: what is done to whom. The user may edit it.
 
-When the command line, the panel or a run rewrites it, a text that holds anything else, such as comments, is
-kept beside it as ``people.yaml.old``, with a number if that exists.
+If rewriting it would lose anything, such as comments, the old file is kept beside it as ``people.yaml.old``,
+with a number if that exists.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _REMEDY = mark("correct {name}, or delete it and run again: a new one is written
 
 
 class _Loader(yaml.BaseLoader):
-    """Loads all scalars as strings, so that nobody is called ``False``."""
+    """Loads all scalars as strings, so that a person named ``No`` stays text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse duplicate keys, of which YAML would drop one."""
         known: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in known:
-                problem = tr("{key} is there twice", key=key.value)
+                problem = tr("{key} occurs twice", key=key.value)
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             known.add(key.value if isinstance(key, yaml.ScalarNode) else "")
         return super().construct_mapping(node, deep)
@@ -111,7 +111,7 @@ class MappedPerson(BaseModel, extra="forbid", frozen=True):
     @model_validator(mode="after")
     def _check_identified(self) -> Self:
         if not self.faces and not self.photos:
-            raise ValueError(tr("faces or photos must say who this is"))
+            raise ValueError(tr("give faces or photos, to identify this person"))
         return self
 
 
@@ -202,7 +202,7 @@ class PeopleMap(BaseModel, extra="forbid"):
         return {group: name for name, person in self.people.items() for group in person.faces}
 
     def merge(self, one: str, other: str) -> None:
-        """Merge two people, keeping name, source and settings of ``one``; raise UsageError if same."""
+        """Merge two people, keeping name, source and settings of ``one``; raise UsageError if same person."""
         if one == other:
             what, remedy = tr("cannot merge {name} with itself", name=one), tr("name two different people")
             raise UsageError(what, remedy=remedy)
@@ -218,7 +218,7 @@ class PeopleMap(BaseModel, extra="forbid"):
         self.people = {new if name == old else name: person for name, person in self.people.items()}
 
     def put(self, name: str, **fields: Any) -> None:
-        """Set fields of a person, adding them if new; raise UsageError if a value is not allowed."""
+        """Set fields of a person, adding the person if new; raise UsageError if a value is not allowed."""
         person = self.people.get(name)
         values = (person.model_dump() if person else {}) | fields
         try:

@@ -116,7 +116,7 @@ class Supervisor:
         self._watcher.clear_stop_file()
         while True:
             if self._watcher.interrupts:
-                raise self._stopped_by_us()
+                raise self._stopped_error()
             journal_size = self._journal_size()
             end = self._follow(watched_run) if watched_run else self.start_worker(cause)
             if end.code == 0:
@@ -125,7 +125,7 @@ class Supervisor:
                 end_status(self._watcher.status_files, end.run, cancelled=True)
                 raise BatchStopped(self._report_of(end.run))
             if self._watcher.interrupts:
-                raise self._stopped_by_us()
+                raise self._stopped_error()
             if end.code in (BUSY, REFUSED):
                 watched_run = self._active_run() if end.code == BUSY else None
                 if watched_run is None:
@@ -142,8 +142,8 @@ class Supervisor:
                 end_status(self._watcher.status_files, self.job.run, cancelled=False, note=str(error))
                 raise error
 
-    def _stopped_by_us(self) -> BatchStopped:
-        """Clean up after a worker that had to be killed, or was never started."""
+    def _stopped_error(self) -> BatchStopped:
+        """Clean up after a worker that was killed or never started; return the error to raise."""
         end_status(self._watcher.status_files, self.job.run, cancelled=True)
         self._watcher.clear_stop_file()
         return BatchStopped(self._report_of(self.job.run))

@@ -45,7 +45,8 @@ _METHODS = {"prepare": "prepare", "segment": "make_segment"}  # for other calls 
 def devices_of(settings: Settings) -> list[str]:
     """Return the device of each worker by ``gpus``: a GPU's identifier, or "" for none.
 
-    The list is empty for a single worker, as with one GPU. Raise UsageError for a GPU that does not exist.
+    It is empty if one in-process worker is enough: ``gpus`` is empty, or ``all`` with at most one GPU. Raise
+    UsageError for a GPU that does not exist.
     """
     gpus = "" if settings.gpus == "all" and settings.execution_provider == "cpu" else settings.gpus
     if gpus.startswith("cpu"):
@@ -89,7 +90,7 @@ class WorkerPool(BatchRunner):
 
     def __post_init__(self) -> None:
         job = self.context.job
-        # The first worker looks at all files; the others start once it has.
+        # With a people map, the first worker scans all files, and the others wait for it.
         self._wait_for_first = job.request.mapped or job.request.people != "auto"
         history = self.context.read_journal()
         begun = {entry.target: entry.key for entry in history.entries if isinstance(entry, WorkStarted)}
@@ -97,7 +98,7 @@ class WorkerPool(BatchRunner):
         self._earlier_deaths = {target: history.interruptions(key, job.run) for target, key in begun.items()}
         states = {n: size_and_mtime(task.target) for n, task in enumerate(job.tasks)}
         sizes = {n: state[0] for n, state in states.items() if state}
-        # Copies of an image share no stored work, and many images have the same size.
+        # Images have size 0: they are never split, and equal sizes do not mean copies, done one by one.
         sizes |= {n: 0 for n, task in enumerate(job.tasks) if is_image(task.target)}
         self._schedule = Scheduler(self.order, sizes=sizes)
 
@@ -247,7 +248,7 @@ class WorkerPool(BatchRunner):
         hopeless = none_left or (invalid_request and self.loaded == WorkerInfo())
         if hopeless and not (self._workers or self._ending):
             raise error
-        self.context.status.note(tr("continuing with one worker less: {error}", error=error_text(error)))
+        self.context.status.note(tr("continuing with one worker fewer: {error}", error=error_text(error)))
 
     def _on_failed(self, worker: WorkerHandle, report: FileReport, leaves: bool) -> None:
         self._finish_call(worker, self._schedule.failed(worker), report, leaves)
@@ -313,7 +314,7 @@ class WorkerPool(BatchRunner):
         self._spawn_missing()
 
     def _remove(self, worker: WorkerHandle) -> None:
-        """Remove a worker, as when it holds too much memory; another one takes its place."""
+        """Kill and forget a worker, for example one that uses too much memory; a new one takes its place."""
         self._workers.remove(worker)
         worker.process.kill()
 

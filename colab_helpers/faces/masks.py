@@ -41,19 +41,19 @@ VISIBILITY_SIZE = 256
 VISIBILITY_TEMPLATE = FFHQ_512 / 2 - np.float32(0.25)
 _EDGE_SIGMA = 0.8  # pixels, by which a visibility's edges are blurred before they are made twice as steep
 _TOLERANCE = 0.01  # pixels; a visibility that is this well aligned with the mask is not warped
-# Two frames differ at a pixel from this many grey levels on, averaged over a square of this edge in pixels.
+# Grey levels by which two frames differ at a pixel at least, averaged over a square of this edge in pixels.
 _DIFFERENT, _PATCH = 20, 5
 
 
 @cache
 def face_mask(size: int, blur: float = 0.3, padding: Padding = (0, 0, 0, 0), box: bool = True) -> FloatArray:
-    """Return a rounded square with soft edges, ``(size, size)`` float32: 1 inside, 0 along the border.
+    """Return the box mask, a soft superellipse, ``(size, size)`` float32: 1 inside, 0 at the border.
 
     Args:
         size: Edge of the crop in pixels.
         blur: Softness of the edges, 0 to 1.
         padding: Percent of the edge to leave out: top, right, bottom, left.
-        box: If False, the mask is 1 up to the border.
+        box: If False, the mask is 1 except for the border pixels.
     """
     if box:
         axis = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / (_HALF_AXIS * size)
@@ -98,7 +98,7 @@ class FaceMasks:
     """The masks that limit the change of a face; they are combined by the minimum.
 
     Attributes:
-        box: Whether to use the soft square; for ``blur`` and ``padding`` see `face_mask`.
+        box: Whether to use the box mask; for ``blur`` and ``padding`` see `face_mask`.
         occluder: Masks out occluders; None to ignore them.
         parser: Masks out all but ``regions``; None to keep the whole face.
     """
@@ -175,8 +175,9 @@ def smooth_visibility(
 
     Args:
         own: Visibility by the face's own frame.
-        near: The same for up to four neighbouring frames. Each pixel is the median over those frames that
-            show the same there: uncertain masks do not flicker, yet fast occluders are not smoothed away.
+        near: The same for up to four neighbouring frames. Each pixel is the median of five values, with
+            the own value in place of frames that are missing or differ there: uncertain masks do not flicker,
+            yet fast occluders are not smoothed away.
     """
     if own is None:
         return None

@@ -13,7 +13,7 @@ from colab_helpers.faces.types import FloatArray
 from colab_helpers.stages import in_groups
 
 SAME_PERSON_COSINE = 0.4
-"""Mean cosine between two groups of tracks from which on they count as one person."""
+"""Mean cosine between two groups of tracks at or above which they count as one person."""
 # Tracks that share this many frames cannot show one person; for fewer, a face may have been tracked twice.
 _MIN_SHARED_FRAMES = 3
 # Tracks that are clustered at once, which bounds memory; further ones join the groups found so far.
@@ -63,7 +63,7 @@ class TrackSummary:
         return cls(video, track.number, track.first, track.last, *details)
 
     def simultaneous(self, other: TrackSummary) -> bool:
-        """Return whether both tracks are seen at the same time."""
+        """Return whether both tracks share at least ``_MIN_SHARED_FRAMES`` frames of a video."""
         shared_frames = min(self.last, other.last) - max(self.first, other.first) + 1
         return self.video == other.video and shared_frames >= _MIN_SHARED_FRAMES
 
@@ -79,7 +79,7 @@ class TrackSummary:
 
 
 def group_tracks(tracks: Sequence[Track]) -> list[list[Track]]:
-    """Group the tracks of one video by the person they show, the person seen longest first."""
+    """Group a video's tracks by person, the person seen longest first; tracks without embedding last."""
     with_embedding = [track for track in tracks if track.embedding is not None]
     summaries = [one for track in with_embedding if (one := TrackSummary.of("", track)) is not None]
     groups = [[with_embedding[n] for n in group] for group in cluster_tracks(summaries)]
@@ -141,7 +141,7 @@ def _cluster(
 
 
 def _simultaneous_pairs(seen: Sequence[TrackSummary]) -> list[tuple[int, int]]:
-    """Return the pairs of tracks, as indices, that are seen at the same time."""
+    """Return the pairs of tracks, as indices, that are simultaneous."""
     order = sorted(range(len(seen)), key=lambda n: (seen[n].video, seen[n].first))
     pairs, present = [], list[int]()
     for n in order:
@@ -171,7 +171,7 @@ def _similar_group(n: int, seen: Sequence[TrackSummary], groups: Sequence[list[i
 
 
 def _possible_groups(n: int, seen: Sequence[TrackSummary], groups: Sequence[list[int]]) -> list[list[int]]:
-    """Return the groups of which no track is seen at the same time as a fragment."""
+    """Return the groups of which no track is simultaneous with a fragment."""
     return [group for group in groups if not any(seen[n].simultaneous(seen[m]) for m in group)]
 
 
@@ -189,6 +189,8 @@ class PersonFilter:
 
     def distance(self, look: FloatArray, *, limit: float) -> float:
         """Return the squared distance of a face from the wanted person; infinite if it is not changed.
+
+        The distance is 0 if everybody is wanted.
 
         Args:
             look: ``(512,)`` unit embedding of the face.

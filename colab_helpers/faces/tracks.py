@@ -107,7 +107,7 @@ class Track:
         return 1.0 if face.embedding is None or mean is None else float(face.embedding @ mean)
 
     def split_from(self, other: Track, frame: int, new: Face) -> None:
-        """Take over another track's latest detections, since ``frame`` shows a different person there."""
+        """Take over another track's latest detections, because ``frame`` shows a different person there."""
         # In a dissolve, a face stops being recognised before the midpoint.
         since = (other._certain_at + 2 * frame) / 3
         taken = [(at, face) for at, face in other._seen if at > since]
@@ -265,7 +265,7 @@ class Tracker:
             self._open = [track for track in self._open if track.last == row.frame]
 
     def _split_track(self, new: Track, frame: int, face: Face, expected: Sequence[FloatArray]) -> None:
-        """Move to a new track the detections of its person that were added to a track in the same place.
+        """Give a new track the detections of its person that went to the old track in the same place.
 
         The new track also gets the frames before them in which the detector did not run.
         """
@@ -297,7 +297,7 @@ class Tracker:
 
 
 def _is_behind(face: Face, distance: int, pairs: Iterable[tuple[Face, int]]) -> bool:
-    """Return whether another face, detected clearly nearer in time, is in the place of a lost one."""
+    """Return whether another face, detected more recently, covers the place of a lost one."""
     near = (other for other, nearer in pairs if nearer + 1 < distance)
     return any(overlap(face.box, other.box) >= _MIN_OVERLAP for other in near)
 

@@ -29,7 +29,7 @@ _START_SECONDS = 2.0
 """Duration of a label shown at the start (GB 45438-2025 requires no less)."""
 _MIN_EM, _LEGIBLE_EM = 9, 6  # pixels per em: least wanted, and least accepted where the frame is too small
 _PADDING, _MARGIN = 0.35, 0.5  # around the text, and around its box, in ems
-# Weights of 1 and of the background in the box; on a white background, white text has a contrast of 5.7.
+# Full weight, and the background's weight in the box: on white, white text has a contrast of 5.7.
 _ONE, _BACKGROUND = 256, 102
 _WHITE = {16: 0.58, 18: 0.75}
 """Signal level of graphics white (203 cd/m²) by transfer: PQ and HLG (ITU-R BT.2408, table 1)."""
@@ -62,7 +62,8 @@ class Label:
         text = " ".join(settings.visible_label_text.split()) or tr(DEFAULT_TEXT)
         if missing := _missing_glyphs(text):
             what = tr(
-                "visible_label_text has characters that cannot be drawn here: {letters}", letters=missing
+                "visible_label_text has characters that cannot be drawn on this machine: {letters}",
+                letters=missing,
             )
             remedy = tr("use ASCII characters, or install opencv-python-headless 5, which has more glyphs")
             raise SettingsError(what, remedy=remedy)
@@ -147,8 +148,8 @@ def _layer(left: int, top: int, keep: Samples, add: Samples, space: ColourSpace)
 def _lay_out(label: Label, width: int, height: int) -> tuple[int, int, Samples, Samples] | None:
     """Lay out a label on a frame as shown; return None if there is no room for legible text.
 
-    Else return left and top of its box, and the weights of the background and of white in it, both ``(h, w)``
-    from 0 to 256; the remaining weight is black's.
+    Otherwise return left and top of its box, and the weights of the background and of white in it, both
+    ``(h, w)`` from 0 to 256; the remaining weight is black's.
     """
     wanted = max(_MIN_EM, round(label.share * min(width, height)))
     glyphs, border = _render(label.text, wanted), 2 * wanted * (_PADDING + _MARGIN) + 4

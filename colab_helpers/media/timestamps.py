@@ -1,7 +1,8 @@
 """Repair timestamps of real files: one monotonic clock for all streams.
 
 Recordings that were concatenated bytewise, restarted or damaged have timestamps that restart in the middle.
-All packets are read through `ContinuousClock`, so that video and audio are shifted alike.
+All packets are read through `ContinuousClock`, so that video and audio are shifted alike; `FrameClock` and
+`MonotonicTimestamps` then make the times of frames and packets strictly increase.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from colab_helpers.language import mark, tr
 from colab_helpers.media.formats import DEFAULT_RATE, is_joinable, is_mov
 from colab_helpers.media.probe import VideoInfo
 
-# Seconds backwards that are no restart: except in joinable formats FFmpeg guesses some decoding timestamps.
+# Seconds of a step back that is no restart, except in joinable formats: FFmpeg guesses decoding times.
 _DTS_TOLERANCE = Fraction(1, 2)
 # Seconds ahead that are a restart (as FFmpeg's -dts_delta_threshold) unless other streams jump, too.
 _MAX_GAP = Fraction(10)
@@ -32,11 +33,12 @@ _HALF = Fraction(1, 2)
 
 
 class ContinuousClock:
-    """Shifts the packets of a file onto a clock that never goes backwards.
+    """Shifts the packets of a file onto one clock without restarts.
 
     If the video's decoding time goes backwards or jumps far ahead, the clock has restarted: from there on
     video is shifted to continue where it ended, and other streams by the same amount, each from its own first
-    packet after the restart. The clock ``is_continuous`` in the MP4 family, whose header lists durations.
+    packet after the restart. Nothing is shifted in the MP4 family (``is_continuous``), whose header
+    lists durations.
     """
 
     def __init__(self, container: InputContainer, video_index: int) -> None:

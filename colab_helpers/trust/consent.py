@@ -133,7 +133,7 @@ class _ConsentFile:
         for key, value in node.value:
             name = self._text(key)
             if name in fields:
-                raise self._error(key.start_mark, tr("{key} is there twice", key=name))
+                raise self._error(key.start_mark, tr("{key} occurs twice", key=name))
             if allowed and name not in allowed:
                 message = tr("there is no {name!r}; allowed: {names}", name=name, names=", ".join(allowed))
                 raise self._error(key.start_mark, message)

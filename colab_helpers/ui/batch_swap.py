@@ -1,4 +1,4 @@
-"""Functions called by the cells of ``batch_swap.ipynb`` after the panel; the notebook has no logic itself."""
+"""Functions called by the cells of ``batch_swap.ipynb``; the notebook has no logic of its own."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class StoppedError(BatchError):
 def run_batch_swap(form_state: FormState | BatchRequest) -> Run | None:
     """Run the batch that the panel or the form describes; join it if the panel's button has started it.
 
-    Without any sources and targets, run the demo. Return the run with its report; None if the frontend has no
-    cells, where the panel's button starts it.
+    Without any sources and targets, run the demo. Return the run with its report; None in a
+    frontend without cells (Voila), where the panel's button starts it.
 
     Raises:
         ConsentError: There is no usable statement of consent; nothing was done.

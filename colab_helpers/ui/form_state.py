@@ -103,14 +103,17 @@ class Run:
 class RunController(HasTraits):
     """Holds the latest batch of a notebook, whether a cell or the button has started it.
 
-    ``running_from`` is the run's at the last ``update``; observers are called in the main thread.
+    ``running_from`` is that of the run as of the last ``update``; observers are called in the main thread.
     """
 
     latest = Instance(Run, allow_none=True)
     running_from = Enum(("", "cell", "button"), default_value="")
 
     def begin(self, request: BatchRequest, host: Host) -> Run:
-        """Return the latest run if it is for this request, else a new one; raise UsageError if one runs."""
+        """Return the latest run if it is for this request, else a new one.
+
+        Raise UsageError if another run is in progress.
+        """
         last = self.latest
         if last is not None and last.request == request:
             return last

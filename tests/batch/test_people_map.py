@@ -211,8 +211,8 @@ def test_yaml_scalars_are_read_as_text() -> None:
 
 WRONG = {
     "people:\n  a:\n    faces: [p1]\n    sorce: x": ("people.a.sorce", "allowed: faces"),
-    "people:\n  a: {faces: p1}\n  a: {faces: p2}": ("line 3", "a is there twice"),
-    "people:\n  a: {source: leave}": ("people.a", "faces or photos must say"),
+    "people:\n  a: {faces: p1}\n  a: {faces: p2}": ("line 3", "a occurs twice"),
+    "people:\n  a: {source: leave}": ("people.a", "give faces or photos"),
     "people:\n  a: {faces: p1}\n  b: {faces: [p2, p1]}": ("p1 is listed in the faces of both a and b",),
     "people:\n  a: {faces: p1,\n    settings: {enhancer_blend: 400}}": ("people.a.settings", "0 to 100"),
     "people:\n  a: {faces: p1, settings: {max_memory: 4}}": ("max_memory", "allowed: frame_processors"),

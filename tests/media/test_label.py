@@ -158,7 +158,7 @@ def test_label_can_be_limited_to_the_start_or_disabled() -> None:
 def test_text_with_undrawable_letters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.delattr(cv2, "FontFace", raising=False)  # as in OpenCV 4
-        with pytest.raises(SettingsError, match="cannot be drawn here: ñ¡"):
+        with pytest.raises(SettingsError, match="cannot be drawn on this machine: ñ¡"):
             label(visible_label_text="ñam ¡ñ")
         plain = label(visible_label_text="AI altered")
         image = np.full((240, 320, 3), 120, np.uint8)

@@ -145,7 +145,7 @@ def test_statement_is_generated_for_a_file_without_one(file: Path) -> None:
         ("people:\n  Ana: her own idea\n", "line 2: the ground of Ana is missing, or none of: self"),
         ("people:\n  Ana: {given_by: me}\n", "line 2: the ground of Ana is missing"),
         ("people:\n  Ana:\n    ground: licensed\n", "line 3: Ana: given_by has to say who gave the licensed"),
-        ("people:\n  Ana: self\n  Ana: self\n", "line 3: Ana is there twice"),
+        ("people:\n  Ana: self\n  Ana: self\n", "line 3: Ana occurs twice"),
         ("people:\n  Ana:\n    ground: self\n    since: 2020\n", "line 4: there is no 'since'; allowed"),
         ("persons:\n  Ana: self\n", "line 1: there is no 'persons'; allowed: statement, people"),
         ("people:\n- Ana\n", "line 2: a name and a colon are expected here"),
