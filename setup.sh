@@ -74,7 +74,7 @@ make_venv() {
   if command -v uv >/dev/null && uv venv --clear --seed --python "$base" "$venv"; then return; fi
   rm -rf "$venv"
   die "create .venv" "$base cannot create an environment (see above)" \
-    "install its venv module (apt install python3-venv), or use the current Python: bash setup.sh --system"
+    "install its venv module (apt install python3-venv), or use the current Python: bash setup.sh --system install"
 }
 
 # Set $python to the interpreter to use.

@@ -27,7 +27,7 @@ GIB = 1024**3
 SYSTEM_RESERVE = 2 * GIB
 """Bytes of RAM left to the operating system and the notebook server."""
 VRAM_OF_A_VIDEO = 5 * 10**9
-"""Peak bytes of a process with all networks in float32, as measured (docs/gpu.md, "From file to file")."""
+"""Peak bytes of a process with all networks in float32, as measured (docs/gpu.md, "End to end")."""
 
 _CGROUP_MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),  # cgroup v2

@@ -89,7 +89,7 @@ class WorkerContext:
             entry = {"key": key, "run": earlier.run, "target": str(task.target)}
             journal.append(WorkStarted(**entry, pid=os.getpid(), number=number))
         except OutputError as error:
-            text = mark("if the worker dies on this file, the next run cannot detect it: {error}")
+            text = mark("if the worker dies on this file, that will not be detected: {error}")
             notes.append(tr(text, error=error))
         if times or short_of_memory:
             reason = tr("a worker process died on this file") if times else tr("RAM is short")

@@ -142,7 +142,8 @@ class PeopleFinder:
         digest = self.earlier.models[recogniser.name]
         if known.recogniser not in ("", digest):
             text = mark("the people here were identified with a different recognition model than {name}")
-            remedy, where = tr("use that model, or another output folder"), self._folder / PEOPLE_FOLDER_NAME
+            remedy = tr("use the model that was used before, or another output folder")
+            where = self._folder / PEOPLE_FOLDER_NAME
             raise UsageError(tr(text, name=recogniser.name), where=str(where), remedy=remedy)
         known.recogniser = digest
         return known

@@ -47,7 +47,7 @@ def may_have_segments(task: Task, settings: Settings) -> bool:
 def resolve_output(task: Task) -> tuple[Path, str | None]:
     """Return the output's final name, and a note if it differs from the target's type.
 
-    A video keeps its container if that can hold the result; a picture that cannot be written becomes WebP or
+    A video keeps its container if that can hold the result; a picture whose format cannot be written becomes
     PNG.
     """
     if task.demanded:

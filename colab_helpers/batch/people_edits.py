@@ -112,10 +112,10 @@ def merge(folder: Path, one: str, other: str) -> None:
 
 
 def split(folder: Path, name: str) -> list[str]:
-    """Split a person into its groups or, if there is one, the group by similarity; return the parts' names.
+    """Split a person into its groups, or an only group by similarity; return the names of the parts.
 
     Raises:
-        UsageError: The only group looks like one person.
+        UsageError: There is nobody of that name, or the only group looks like one person.
         FolderBusyError: A batch is running in the folder.
     """
     with folder_lock(folder):

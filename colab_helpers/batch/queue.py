@@ -113,7 +113,7 @@ class Queue:
         with self._state_lock:
             self.current = None
             if not _records(job.folder)[2]:  # otherwise another batch runs there, and this one stays queued
-                _end(job, *filter(None, [note]), cancelled=cancelled)
+                _end(job, note, cancelled=cancelled)
 
 
 def _records(folder: Path) -> tuple[Job | None, BatchStatus | None, bool]:

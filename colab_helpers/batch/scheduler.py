@@ -21,7 +21,7 @@ class FilePlan:
     """How a file is processed, once its faces are found.
 
     Attributes:
-        segments: Number of segments; 0 if the file is processed as a whole.
+        segments: Number of segments; 0 if the file is processed as a whole, or if there is a report.
         length: Frames of each segment but the last.
         encoder: Name of the encoder for all segments.
         finished: Numbers of the segments that earlier runs have finished.

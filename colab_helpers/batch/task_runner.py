@@ -136,7 +136,7 @@ class TaskRunner:
     def prepare(self, index: int, *, deaths: Deaths = NO_DEATHS) -> FilePlan:
         """Find a file's faces and plan its segments; ``deaths`` as for `make_segment`.
 
-        A plan without segments means that the file is processed as a whole.
+        A plan with neither segments nor a report means that the file is processed as a whole.
         """
         self.close()
         task, report = self.tasks[index], self._new_report(index)

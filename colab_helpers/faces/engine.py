@@ -36,7 +36,7 @@ from colab_helpers.settings import MAX_BATCH_SIZE, FrameProcessor, Settings
 _MAX_FACES = 8  # of a photo that are considered, the largest first
 GPU_RESERVE = 512 << 20
 """VRAM left for the encoder and other programs, in bytes."""
-_CUDA_THREADS = 8  # enough to keep the GPU busy while other threads wait for copies (requirement A2)
+_CUDA_THREADS = 8  # enough to keep the GPU busy while other threads wait for copies
 
 
 @dataclass(frozen=True, eq=False)

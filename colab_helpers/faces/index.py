@@ -43,7 +43,7 @@ class FrameFaces:
         cut: Whether a new shot seems to begin with this frame.
         searched: Whether the detector ran; if not, ``faces`` is empty.
         faces: Detections, best score first.
-        view: View in which frames around this one are searched if the plain view shows no face.
+        view: View in which frames around this one are searched if the plain view shows no sure face.
         picture: The pixels; dropped, like ``grid``, once the row is appended to the index.
         grid: Coarse sample of the brightness.
     """

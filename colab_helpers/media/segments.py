@@ -140,10 +140,8 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         try:
             packets = self._stream.encode(video)
         except av.FFmpegError as error:
-            failed, number = (
-                mark("{name} failed near frame {number} ({reason})"),
-                self._start + self._frames - 1,
-            )
+            failed = mark("{name} failed near frame {number} ({reason})")
+            number = self._start + self._frames - 1
             what = tr(failed, name=self._choice.name, number=number, reason=error.strerror)
             raise encoder_error(what) from error
         self._output.mux(packets)

@@ -36,7 +36,7 @@ _running = {"calls": 0, "captures": 0}
 
 
 @contextmanager
-def _exclusive(kind: str) -> Iterator[None]:
+def _locked_for(kind: str) -> Iterator[None]:
     """Hold the lock, shared for ``calls`` or exclusive for ``captures``."""
     with _changed:
         _changed.wait_for(lambda: not _running["captures"] and (kind == "calls" or not _running["calls"]))
@@ -128,7 +128,7 @@ class GpuSession:
         self._session: Any = None
         if capture:
             try:
-                with _exclusive("captures"):
+                with _locked_for("captures"):
                     self._session = create(True)
                     feed = example(self._session)
                     future = self._executor.submit(copy_context().run, self._capture, feed)
@@ -140,7 +140,7 @@ class GpuSession:
                     raise
                 on_problem(first_line(error))
         self._session = None  # frees its memory for the next one
-        with _exclusive("calls"):
+        with _locked_for("calls"):
             self._session = create(False)
         try:
             self.run(self._output_names(), example(self._session))  # allocates the workspaces
@@ -174,7 +174,7 @@ class GpuSession:
     def _run(
         self, names: list[str], feed: Arrays, within: Callable[[DeviceBuffers], Any] | None, kind: str
     ) -> Any:
-        with _exclusive(kind):
+        with _locked_for(kind):
             buffers = self._device_buffers
             if within is not None:
                 if buffers is None:

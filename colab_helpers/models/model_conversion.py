@@ -185,14 +185,14 @@ def _apply_verdict(choice: ModelChoice, target: Path, verdict: Verdict) -> Model
 
 
 def convert(path: Path, *, half: bool, runtime: Runtime | None = None) -> ModelChoice:
-    """Convert a swapper or enhancer for this machine, once; later calls only read the records.
+    """Convert a swapper or enhancer for this machine, once; later calls use the result.
 
     GFPGAN's ``.pth`` file is exported to ONNX. With ``half``, a float16 copy is made and compared with the
     original on ``runtime`` (default: ``Runtime("auto")``); if it is rejected, the result's ``notes`` say why.
 
     Raises:
-        ModelError: The model is missing, damaged, or neither a swapper nor an enhancer; or a ``.pth`` file
-            cannot be exported.
+        ModelError: The model is missing or damaged, or has inputs that are neither pictures nor vectors; or a
+            ``.pth`` file cannot be exported.
         OutputError: The folder of converted models cannot be written.
     """
     from filelock import FileLock  # slow to import, and needed only here
@@ -200,9 +200,9 @@ def convert(path: Path, *, half: bool, runtime: Runtime | None = None) -> ModelC
     if not path.is_file():
         raise missing_model_error(path)
     folder = converted_folder(path)
-    unwritable_error = mark("a converted model cannot be written ({reason})")
+    text = mark("a converted model cannot be written ({reason})")
     remedy = mark("free space, check the permissions, or name another folder")
-    with wrap_os_error(OutputError, unwritable_error, folder, remedy):
+    with wrap_os_error(OutputError, text, folder, remedy):
         (folder / ".locks").mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".locks" / f"{path.name}.lock"):
             source = _export_weights(path) if path.suffix == WEIGHTS else path

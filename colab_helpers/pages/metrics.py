@@ -28,7 +28,7 @@ class Metric:
     """A metric and how it is shown; texts are in English, marked for translation.
 
     Attributes:
-        name: Key in ``monitor.json``.
+        name: Identifier, as in ``EVERY_GPU``; not shown.
         title: Heading.
         unit: Unit of its values.
         read: Returns the value in a sample, in ``unit``; None if unknown.

@@ -96,7 +96,7 @@ Jobs = Generator[FrameJob[Item, AnyPicture], None, None]
 class FrameChanger:
     """Changes and measures the faces of frames; safe to use from several threads.
 
-    In one of ``every`` so many frames the changed faces are compared with their source and portraits are
+    In one out of ``every`` frames the changed faces are compared with their source and portraits are
     taken. ``upright`` rotates a picture as players show it.
     """
 

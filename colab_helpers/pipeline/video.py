@@ -47,7 +47,7 @@ def process_video(
     store: SegmentStore | None = None,
     **options: Unpack[PlanOptions],
 ) -> FileResult:
-    """Change the faces of a video; ``options`` are those of `plan_video`.
+    """Change the faces of a video; ``options`` are the `PlanOptions`, explained at `plan_video`.
 
     The result is published atomically. Without a ``store`` no segments are kept for a later run. On an error
     no result is left behind, but finished segments stay in the store.

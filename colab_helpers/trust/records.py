@@ -76,8 +76,8 @@ class ContentDecision(BaseModel, frozen=True):
     # Times of the first twenty hits, or doubtful frames if an apparent minor is the reason.
     seconds: tuple[float, ...] = ()
     samples: int = 0  # checked frames
-    hits: int = 0  # frames above the threshold
-    doubts: int = 0  # frames above half of the threshold
+    hits: int = 0  # frames above the threshold of the network, or of two with ``content_check=vote``
+    doubts: int = 0  # frames above half of the threshold of any network
     scores: dict[str, float] = {}  # highest score of each network
     thresholds: dict[str, float] = {}  # threshold of each network
     networks: dict[str, str] = {}  # SHA-256 of each network's file

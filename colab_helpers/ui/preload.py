@@ -185,7 +185,7 @@ def _convert(plan: PreloadPlan) -> tuple[tuple[Path, ...], list[str]]:
 def show_preload(plan: PreloadPlan, result: PreloadResult) -> None:
     """Show what was fetched and converted, and the test run of each network.
 
-    Raise PreloadError, after everything was shown, if a network failed its test run.
+    Raise PreloadError, after everything was shown, if a check failed: the GPU's, or a network's test run.
     """
     notes = [*(result.fetched.notes if result.fetched else ()), *result.notes]
     lines = [tr("converted: {path}", path=path) for path in result.converted]

@@ -285,7 +285,7 @@ def test_result_stays_valid_if_it_cannot_be_journaled(batch, monkeypatch) -> Non
     monkeypatch.setattr(Journal, "append", full)
     report = batch(settings=CPU.with_overrides(output_wait=0.0))
     assert report.ok
-    assert "the next run cannot detect it" in report.files[0].fallbacks[0]
+    assert "that will not be detected" in report.files[0].fallbacks[0]
     assert all("a later run will redo this file" in file.fallbacks[-1] for file in report.files)
     monkeypatch.undo()
     again = batch()
